@@ -1,0 +1,120 @@
+//! A workload's private key: made in memory, never written, wiped on drop (invariant 2).
+
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, DistinguishedName, PKCS_ECDSA_P256_SHA256, SanType};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::SigningKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::spiffe::SpiffeId;
+
+/// An ECDSA P-256 key pair and what can be done with it.
+pub struct WorkloadKey(rcgen::KeyPair);
+
+/// Why a key could not be made or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The cryptographic library could not make or use a key.
+    #[error("cannot make a private key or its signing request: {0}")]
+    Generate(#[from] rcgen::Error),
+    /// The text holds no private key.
+    #[error("no private key found: expected a PEM section `PRIVATE KEY` (PKCS#8), `EC PRIVATE KEY` or `RSA PRIVATE KEY`")]
+    Pem,
+    /// The key is damaged or of a kind that is not supported.
+    #[error("private key is damaged or of an unsupported kind: expected ECDSA P-256 or P-384, Ed25519 or RSA")]
+    Unsupported,
+}
+
+impl WorkloadKey {
+    /// Makes a new key.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn generate() -> Result<Self, KeyError> {
+        Ok(Self(rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?))
+    }
+
+    /// A PKCS#10 request, DER, signed with this key. `id` goes into its URI SAN where it is known already
+    /// (renewal); control decides on the name either way.
+    ///
+    /// # Errors
+    /// When the request cannot be signed.
+    pub fn csr(&self, id: Option<&SpiffeId>) -> Result<Vec<u8>, KeyError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        if let Some(id) = id {
+            params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
+        }
+        Ok(params.serialize_request(&self.0)?.der().to_vec())
+    }
+
+    /// The key in the form rustls signs with.
+    ///
+    /// # Errors
+    /// When the cryptographic library does not accept its own key.
+    pub fn signing_key(&self) -> Result<Arc<dyn SigningKey>, KeyError> {
+        let pkcs8 = Zeroizing::new(self.0.serialize_der());
+        any_supported_type(&PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_slice())))
+            .map_err(|_| KeyError::Unsupported)
+    }
+
+    /// The key as PKCS#8 PEM, for an operator's own credentials on disk. Workloads never call this.
+    #[must_use]
+    pub fn to_pem(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.0.serialize_pem())
+    }
+
+    /// Reads a private key that something else keeps on disk (the `files` identity source).
+    ///
+    /// # Errors
+    /// When the text holds no private key of a supported kind.
+    pub fn signing_key_from_pem(pem: &[u8]) -> Result<Arc<dyn SigningKey>, KeyError> {
+        let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| KeyError::Pem)?;
+        let signing_key = any_supported_type(&key).map_err(|_| KeyError::Unsupported);
+        wipe(key);
+        signing_key
+    }
+}
+
+impl Drop for WorkloadKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl std::fmt::Debug for WorkloadKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WorkloadKey(..)")
+    }
+}
+
+fn wipe(mut key: PrivateKeyDer<'static>) {
+    key.zeroize();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_key_signs_and_reads_back_from_pem() {
+        let key = WorkloadKey::generate().unwrap();
+        let ours = key.signing_key().unwrap();
+        let read = WorkloadKey::signing_key_from_pem(key.to_pem().as_bytes()).unwrap();
+        assert_eq!(ours.public_key().unwrap().as_ref(), read.public_key().unwrap().as_ref());
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        assert_eq!(format!("{:?}", WorkloadKey::generate().unwrap()), "WorkloadKey(..)");
+    }
+
+    #[test]
+    fn text_without_a_key_is_refused() {
+        assert!(matches!(WorkloadKey::signing_key_from_pem(b"hello"), Err(KeyError::Pem)));
+    }
+}

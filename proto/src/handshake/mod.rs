@@ -1,0 +1,36 @@
+//! The TLS handshake between identities: the only room that touches rustls.
+//!
+//! ```text
+//!   WorkloadKey ──csr──▶ (control signs) ──chain──▶ Svid ─┐
+//!   TrustBundle per domain + Revocations ─────────▶ Trust ┼─▶ server_config / client_config
+//!                                                         │        │ handshake
+//!                                          PeerIdentity ◀─┴────────┘
+//! ```
+//!
+//! Rules kept here: TLS 1.3 only; the post-quantum hybrid first; a peer is verified with nothing but its own
+//! trust domain's bundle (invariant 7); every element of its chain is matched against revocations
+//! (invariant 9); nothing is resumed, so that no session outlives what was checked (invariant 6). Configs
+//! are prepared once per snapshot, never per connection.
+
+mod config;
+mod key;
+mod peer;
+mod revocations;
+mod svid;
+#[cfg(test)]
+pub(crate) mod test_ca;
+mod trust;
+mod verifier;
+
+pub use config::{ClientAuth, ConfigError, client_config, pinned_client_config, server_config, server_name};
+pub use key::{KeyError, WorkloadKey};
+pub use peer::{PeerError, PeerIdentity};
+pub use revocations::{Revocations, RevokedBecause};
+pub use svid::{Svid, SvidMismatch};
+pub use trust::Trust;
+pub use verifier::{VerifyError, verify_failure};
+
+/// ALPN of HTTP/2, as gRPC needs it (RFC 7301, RFC 9113).
+pub const ALPN_H2: &[u8] = b"h2";
+/// ALPN of HTTP/1.1.
+pub const ALPN_HTTP1: &[u8] = b"http/1.1";

@@ -1,0 +1,67 @@
+//! Who is at the other end of a finished handshake.
+
+use std::time::SystemTime;
+
+use rustls_pki_types::CertificateDer;
+
+use crate::spiffe::{
+    CertificateHandle, InstanceId, SpiffeId, SvidError, certificate_handle, check_leaf, sha256,
+};
+
+/// A verified peer, with what later changes may be matched against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// Its SPIFFE ID.
+    pub id: SpiffeId,
+    /// Its attested instance, if its SVID is Signet's.
+    pub instance: Option<InstanceId>,
+    /// Serial of its leaf, big-endian.
+    pub serial: Vec<u8>,
+    /// SHA-256 of its leaf's DER: `Hash` of x-forwarded-client-cert.
+    pub leaf_sha256: [u8; 32],
+    /// Start of its leaf's validity.
+    pub not_before: SystemTime,
+    /// End of its leaf's validity.
+    pub not_after: SystemTime,
+    /// What a revocation can match, for every element of its chain.
+    pub handles: Vec<CertificateHandle>,
+    pub(super) chain: Vec<CertificateDer<'static>>,
+}
+
+/// The peer's certificates could not be read after the handshake.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerError {
+    /// A required certificate did not come.
+    #[error("peer presented no certificate")]
+    None,
+    /// What the verifier accepted does not parse again: not expected to happen.
+    #[error("peer's certificate cannot be read: {0}")]
+    Unreadable(#[from] SvidError),
+}
+
+impl PeerIdentity {
+    /// The identity in a chain that a verifier of this room accepted: pass `peer_certificates()` of the
+    /// connection after its handshake.
+    ///
+    /// # Errors
+    /// When there is no certificate.
+    pub fn from_verified(chain: Option<&[CertificateDer<'_>]>) -> Result<Self, PeerError> {
+        let chain = chain.unwrap_or_default();
+        let leaf = chain.first().ok_or(PeerError::None)?;
+        let profile = check_leaf(leaf)?;
+        Ok(Self {
+            id: profile.id,
+            instance: profile.instance,
+            serial: profile.serial,
+            leaf_sha256: sha256(leaf),
+            not_before: profile.not_before,
+            not_after: profile.not_after,
+            handles: chain
+                .iter()
+                .map(|element| certificate_handle(element))
+                .collect::<Result<_, _>>()?,
+            chain: chain.iter().map(|element| element.clone().into_owned()).collect(),
+        })
+    }
+}

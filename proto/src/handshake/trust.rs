@@ -1,0 +1,175 @@
+//! Whom to believe: one bundle per trust domain, never pooled, and what is revoked.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+
+use super::config::provider;
+use super::verifier::VerifyError;
+use super::{PeerIdentity, Revocations, RevokedBecause};
+use crate::spiffe::{
+    SpiffeId, SvidProfile, TrustBundle, TrustDomain, certificate_handle, check_intermediate,
+    check_leaf,
+};
+
+/// Leaf, two intermediates and a root: more than that is work an attacker asks for (SPIRE 1.14.2).
+const MAX_CHAIN: usize = 4;
+
+/// The bundles and revocations in force together.
+#[derive(Debug)]
+pub struct Trust {
+    domains: BTreeMap<TrustDomain, Domain>,
+    revocations: Revocations,
+}
+
+#[derive(Debug)]
+struct Domain {
+    bundle: TrustBundle,
+    anchors: Vec<Anchor>,
+}
+
+/// rustls-webpki looks at neither the validity nor the constraints of an anchor: [`TrustBundle`] checks the
+/// constraints when it is made, and the validity is checked here whenever the anchor is used.
+#[derive(Debug)]
+struct Anchor {
+    anchor: TrustAnchor<'static>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+/// Which end of a connection is verified; it selects the extended key usage that is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Client,
+    Server,
+}
+
+impl Trust {
+    /// Brings bundles and revocations together. Two bundles of one domain: the later one counts.
+    #[must_use]
+    pub fn new(bundles: impl IntoIterator<Item = TrustBundle>, revocations: Revocations) -> Self {
+        let domains = bundles
+            .into_iter()
+            .map(|bundle| {
+                let anchors = bundle.authorities().iter().filter_map(anchor).collect();
+                (bundle.trust_domain().clone(), Domain { bundle, anchors })
+            })
+            .collect();
+        Self { domains, revocations }
+    }
+
+    /// The bundle of a trust domain, if that domain is trusted at all.
+    #[must_use]
+    pub fn bundle(&self, domain: &TrustDomain) -> Option<&TrustBundle> {
+        self.domains.get(domain).map(|domain| &domain.bundle)
+    }
+
+    /// The bundles in force.
+    pub fn bundles(&self) -> impl Iterator<Item = &TrustBundle> {
+        self.domains.values().map(|domain| &domain.bundle)
+    }
+
+    /// What is revoked.
+    #[must_use]
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    /// The revocation that a verified peer matches, if any.
+    #[must_use]
+    pub fn revoked(&self, peer: &PeerIdentity) -> Option<RevokedBecause> {
+        self.revocations.matching(&peer.id, peer.instance.as_ref(), &peer.handles)
+    }
+
+    /// Whether a peer that was verified before still chains to an authority of its domain's bundle. Its
+    /// certificate's expiry does not matter here: a live connection outlives rotation, and control reports
+    /// an instance that stopped renewing.
+    #[must_use]
+    pub fn believes(&self, peer: &PeerIdentity) -> bool {
+        let then = peer.not_before + Duration::from_secs(1);
+        self.chain(&peer.chain, &peer.id, then, Role::Client).is_ok()
+    }
+
+    /// Verifies a chain, leaf first, as the SVID of a peer at `now`: profile, chain to its own domain's
+    /// bundle, revocation.
+    pub(super) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: SystemTime,
+        role: Role,
+    ) -> Result<SvidProfile, VerifyError> {
+        if intermediates.len() >= MAX_CHAIN {
+            return Err(VerifyError::ChainTooLong { found: intermediates.len() + 1, allowed: MAX_CHAIN });
+        }
+        let profile = check_leaf(leaf)?;
+        let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).cloned().collect();
+        self.chain(&chain, &profile.id, now, role)?;
+        let handles =
+            chain.iter().map(|element| certificate_handle(element)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(because) = self.revocations.matching(&profile.id, profile.instance.as_ref(), &handles) {
+            return Err(VerifyError::Revoked { id: profile.id, because });
+        }
+        Ok(profile)
+    }
+
+    fn chain(
+        &self,
+        chain: &[CertificateDer<'_>],
+        id: &SpiffeId,
+        at: SystemTime,
+        role: Role,
+    ) -> Result<(), VerifyError> {
+        let untrusted = |error: webpki::Error| VerifyError::Untrusted { id: id.clone(), error };
+        let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
+        let domain = self
+            .domains
+            .get(id.trust_domain())
+            .ok_or_else(|| VerifyError::UnknownTrustDomain { id: id.clone() })?;
+        // A root sent along is harmless but is no intermediate: the anchor comes from the bundle.
+        let intermediates: Vec<_> = intermediates
+            .iter()
+            .filter(|element| !domain.bundle.authorities().contains(element))
+            .cloned()
+            .collect();
+        for intermediate in &intermediates {
+            check_intermediate(intermediate, id.trust_domain())?;
+        }
+        let anchors: Vec<_> = domain
+            .anchors
+            .iter()
+            .filter(|anchor| anchor.not_before <= at && at < anchor.not_after)
+            .map(|anchor| anchor.anchor.clone())
+            .collect();
+        let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let usage = match role {
+            Role::Client => KeyUsage::client_auth(),
+            Role::Server => KeyUsage::server_auth(),
+        };
+        EndEntityCert::try_from(leaf)
+            .map_err(untrusted)?
+            .verify_for_usage(
+                provider().signature_verification_algorithms.all,
+                &anchors,
+                &intermediates,
+                UnixTime::since_unix_epoch(since_epoch),
+                usage,
+                None,
+                None,
+            )
+            .map_err(untrusted)?;
+        Ok(())
+    }
+}
+
+fn anchor(certificate: &CertificateDer<'static>) -> Option<Anchor> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let instant = |seconds: i64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.try_into().ok()?));
+    Some(Anchor {
+        not_before: instant(parsed.validity().not_before.timestamp())?,
+        not_after: instant(parsed.validity().not_after.timestamp())?,
+        anchor: webpki::anchor_from_trusted_cert(certificate).ok()?.to_owned(),
+    })
+}

@@ -1,0 +1,19 @@
+//! The vocabulary that proxies and control share: messages, identities, policy and the TLS handshake.
+//!
+//! Whatever both ends must agree on lives here, so that what control predicts is what a proxy does.
+//! Nothing here does I/O, and nothing but [`clock`] reads the time.
+
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod handshake;
+pub mod policy;
+pub mod spiffe;
+pub mod ticket;
+
+/// Messages and services generated from `signet/v1/*.proto`.
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
+#[allow(clippy::needless_pass_by_value, clippy::large_futures)]
+pub mod v1 {
+    tonic::include_proto!("signet.v1");
+}

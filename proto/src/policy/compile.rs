@@ -1,0 +1,253 @@
+//! Documents into the form that decides quickly.
+//!
+//! A decision looks at the documents that target the destination only: one look-up for the exact
+//! identity, and one for each `/` in its path. Within a rule, a caller is found by binary search. What
+//! is not understood does not compile, and a set that could not be read at all denies everything.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::document::{
+    Document, Effect, Http, MAX_METHODS, MAX_PATHS, MAX_PATTERNS, MAX_PORTS, MAX_RULES, Mode, Rule,
+};
+use super::pattern::{Pattern, ancestors};
+use crate::spiffe::SpiffeId;
+
+/// Most documents in one set.
+pub const MAX_DOCUMENTS: usize = 4096;
+
+/// All the policy that a decision is made with. Immutable; share it behind an `Arc`.
+#[derive(Debug, Default)]
+pub struct PolicySet {
+    /// By the workload they protect; each list in the order of names.
+    exact: HashMap<SpiffeId, Vec<Arc<CompiledDocument>>>,
+    /// By the prefix of the subtree they protect; each list in the order of names.
+    subtrees: HashMap<Arc<str>, Vec<Arc<CompiledDocument>>>,
+    /// The `until` of all rules that decide, sorted.
+    changes: Vec<SystemTime>,
+    count: usize,
+    unreadable: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+pub(super) struct CompiledDocument {
+    pub(super) name: Arc<str>,
+    pub(super) rules: Vec<CompiledRule>,
+}
+
+#[derive(Debug)]
+pub(super) struct CompiledRule {
+    pub(super) name: Arc<str>,
+    pub(super) effect: Effect,
+    pub(super) mode: Mode,
+    pub(super) from: Option<Identities>,
+    pub(super) ports: Option<Vec<u16>>,
+    pub(super) http: Option<Http>,
+    pub(super) until: Option<SystemTime>,
+}
+
+/// Patterns, arranged for finding; both lists are sorted.
+#[derive(Debug)]
+pub(super) struct Identities {
+    pub(super) exact: Vec<SpiffeId>,
+    /// Prefixes of subtrees, each ending in a slash.
+    pub(super) subtrees: Vec<Arc<str>>,
+}
+
+impl PolicySet {
+    /// Compiles documents; their order does not matter.
+    ///
+    /// # Errors
+    /// When a name is taken twice or a bound is exceeded, or a document made by a program breaks a rule
+    /// of the language that the parsers enforce.
+    pub fn compile(documents: Vec<Document>) -> Result<Self, CompileError> {
+        if documents.len() > MAX_DOCUMENTS {
+            return Err(CompileError::TooManyDocuments { count: documents.len() });
+        }
+        let mut documents = documents;
+        documents.sort_by(|one, other| one.name.cmp(&other.name));
+        if let Some([document, _]) = documents.array_windows().find(|[one, other]| one.name == other.name) {
+            return Err(CompileError::DuplicateDocument { name: document.name.clone() });
+        }
+        let mut set = Self { count: documents.len(), ..Self::default() };
+        for document in documents {
+            check(&document)?;
+            set.add(document);
+        }
+        set.changes.sort_unstable();
+        set.changes.dedup();
+        Ok(set)
+    }
+
+    /// The policy without documents: denies everything, for `no_policy`.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// The policy of a reader that could not read it: denies everything, for `policy_unreadable`.
+    #[must_use]
+    pub fn deny_all(why: String) -> Self {
+        Self { unreadable: Some(why.into()), ..Self::default() }
+    }
+
+    /// How many documents there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are no documents, so that everything is denied.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Why everything is denied, when the policy could not be read.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<&str> {
+        self.unreadable.as_deref()
+    }
+
+    /// The next moment after `now` at which a decision may change by itself: the earliest `until` that
+    /// is still to come.
+    #[must_use]
+    pub fn next_change(&self, now: SystemTime) -> Option<SystemTime> {
+        self.changes.get(self.changes.partition_point(|&until| until <= now)).copied()
+    }
+
+    /// Whether `document` has a say in connections to `id`: whether a proxy in front of it needs it.
+    #[must_use]
+    pub fn concerns(document: &Document, id: &SpiffeId) -> bool {
+        document.target.matches(id)
+    }
+
+    /// The documents that protect `destination`: those for it alone, then the narrowest subtree first.
+    pub(super) fn targeting(&self, destination: &SpiffeId) -> impl Iterator<Item = &CompiledDocument> {
+        let around = ancestors(destination).rev().filter_map(|prefix| self.subtrees.get(prefix));
+        self.exact.get(destination).into_iter().chain(around).flatten().map(Arc::as_ref)
+    }
+
+    fn add(&mut self, document: Document) {
+        let deciding = document.rules.iter().filter(|rule| rule.mode == Mode::Enforce);
+        self.changes.extend(deciding.filter_map(|rule| rule.until));
+        let compiled = Arc::new(CompiledDocument {
+            name: document.name.into(),
+            rules: document.rules.into_iter().map(CompiledRule::new).collect(),
+        });
+        match document.target {
+            Pattern::Exact(id) => self.exact.entry(id).or_default().push(compiled),
+            Pattern::Subtree(subtree) => {
+                self.subtrees.entry(Arc::clone(subtree.prefix())).or_default().push(compiled);
+            }
+        }
+    }
+}
+
+impl CompiledRule {
+    fn new(rule: Rule) -> Self {
+        Self {
+            name: rule.name.into(),
+            effect: rule.effect,
+            mode: rule.mode,
+            from: rule.from.map(Identities::new),
+            ports: rule.ports,
+            http: rule.http,
+            until: rule.until,
+        }
+    }
+}
+
+impl Identities {
+    fn new(patterns: Vec<Pattern>) -> Self {
+        let mut identities = Self { exact: Vec::new(), subtrees: Vec::new() };
+        for pattern in patterns {
+            match pattern {
+                Pattern::Exact(id) => identities.exact.push(id),
+                Pattern::Subtree(subtree) => identities.subtrees.push(Arc::clone(subtree.prefix())),
+            }
+        }
+        identities.exact.sort_unstable();
+        identities.subtrees.sort_unstable();
+        identities
+    }
+
+    pub(super) fn contain(&self, id: &SpiffeId) -> bool {
+        let below = |prefix: &str| self.subtrees.binary_search_by(|other| (**other).cmp(prefix)).is_ok();
+        self.exact.binary_search(id).is_ok() || ancestors(id).any(below)
+    }
+}
+
+/// What the parsers refuse is refused from programs too: an empty list that got here would never match,
+/// and a deny rule that never matches opens something.
+fn check(document: &Document) -> Result<(), CompileError> {
+    let document_name = &document.name;
+    let fail = |rule: &Rule, problem: &'static str| {
+        let (document, rule) = (document_name.clone(), rule.name.clone());
+        Err(CompileError::Rule { document, rule, problem })
+    };
+    if document.rules.len() > MAX_RULES {
+        let (name, count) = (document_name.clone(), document.rules.len());
+        return Err(CompileError::TooManyRules { name, count });
+    }
+    let mut names = HashSet::new();
+    for rule in &document.rules {
+        let http = rule.http.as_ref();
+        let lists = [
+            (rule.from.as_ref().map(Vec::len), MAX_PATTERNS),
+            (rule.ports.as_ref().map(Vec::len), MAX_PORTS),
+            (http.and_then(|http| http.methods.as_ref()).map(Vec::len), MAX_METHODS),
+            (http.and_then(|http| http.paths.as_ref()).map(Vec::len), MAX_PATHS),
+        ];
+        if !names.insert(&rule.name) {
+            return fail(rule, "has the name of an earlier rule of the document");
+        }
+        if lists.iter().any(|&(length, _)| length == Some(0)) {
+            return fail(rule, "has an empty list of conditions: leave the condition out to mean any");
+        }
+        if lists.iter().any(|&(length, most)| length.is_some_and(|length| length > most)) {
+            return fail(rule, "has more conditions than the policy language allows");
+        }
+        if http.is_some_and(|http| http.methods.is_none() && http.paths.is_none()) {
+            return fail(rule, "has an `http` condition with neither methods nor paths");
+        }
+    }
+    Ok(())
+}
+
+/// Why documents make no policy together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompileError {
+    /// Two documents with one name.
+    #[error("two policy documents are named `{name}`: rename one of them")]
+    DuplicateDocument {
+        /// The name.
+        name: String,
+    },
+    /// More than [`MAX_DOCUMENTS`].
+    #[error("{count} policy documents, expected at most {MAX_DOCUMENTS}: merge some of them")]
+    TooManyDocuments {
+        /// Documents found.
+        count: usize,
+    },
+    /// More than [`MAX_RULES`] in one document.
+    #[error("policy `{name}` has {count} rules, expected at most {MAX_RULES}: split it")]
+    TooManyRules {
+        /// The document.
+        name: String,
+        /// Rules found.
+        count: usize,
+    },
+    /// A rule that the language does not have.
+    #[error("rule `{rule}` of policy `{document}` {problem}")]
+    Rule {
+        /// The document.
+        document: String,
+        /// The rule.
+        rule: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}

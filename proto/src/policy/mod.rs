@@ -1,0 +1,40 @@
+//! Who may talk to whom: the policy document, its compiled form, and the decision.
+//!
+//! ```text
+//!   YAML ──parse_yaml──▶ Document ──to_json──▶ the wire ──parse_json──▶ Document
+//!                            └──────── PolicySet::compile ────────┐
+//!            Request (source, destination, port, layer, now) ──▶ decide ──▶ Verdict
+//!                                                               explain ──▶ a sentence
+//! ```
+//!
+//! Control and proxies use the same `decide`, so what control predicts is what a proxy does. The room
+//! is pure: no clock (the request carries the time), no I/O, and no negative conditions, so that a peer
+//! without identity matches nothing. Deny by default is the invariant: an unknown field, an empty list
+//! or a missing document can take rights away, never give any; removing an allow never widens access.
+//!
+//! Deny wins, then any allow, then deny. An absent condition means any; `deny` reads doubt as a match
+//! and `allow` reads it as none (bytes that are not HTTP, a path that the app may read differently).
+
+mod compile;
+mod decide;
+mod document;
+mod explain;
+mod parse;
+mod path;
+mod pattern;
+mod read;
+#[cfg(test)]
+mod testing;
+mod tree;
+mod yaml;
+
+pub use compile::{CompileError, MAX_DOCUMENTS, PolicySet};
+pub use decide::{Audited, Layer, Reason, Request, Verdict};
+pub use document::{
+    Document, Effect, Http, KIND, MAX_METHODS, MAX_NAME_BYTES, MAX_PATHS, MAX_PATTERNS, MAX_PORTS, MAX_RULES,
+    Mode, Rule,
+};
+pub use explain::Explanation;
+pub use parse::{MAX_TEXT_BYTES, ParseError, parse_json, parse_yaml};
+pub use path::{PathPattern, PathPatternError};
+pub use pattern::{Pattern, PatternError, Subtree};

@@ -1,0 +1,1 @@
+//! Policies, requests and strategies for the tests of this room.

@@ -1,0 +1,401 @@
+//! The JWK set form of a bundle (SPIFFE Trust Domain and Bundle section 4, X509-SVID section 6,
+//! RFC 7517).
+//!
+//! A name that occurs twice in an object is refused, at every level: readers disagree on which of the
+//! two counts. Keys of another `use` are ignored, as the standard wants it; a key of ours that is
+//! wrong makes the whole set an error, because a bundle that lost an authority is not that bundle.
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use rustls_pki_types::CertificateDer;
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value, json};
+
+use super::bundle::MAX_AUTHORITIES;
+use super::certificate::{Certificate, MAX_CERTIFICATE_BYTES};
+use super::key::PublicKey;
+
+/// Largest JWK set that is looked at, in bytes.
+const MAX_JWKS_BYTES: usize = 2 * 1024 * 1024;
+
+/// How often a reader should come back, in seconds: the standard's suggestion for a busy domain.
+const REFRESH_HINT: u64 = 300;
+
+const X509_SVID: &str = "x509-svid";
+
+/// What a JWK set says.
+#[derive(Debug)]
+pub(super) struct JwkSet {
+    pub(super) authorities: Vec<CertificateDer<'static>>,
+    pub(super) sequence: u64,
+}
+
+pub(super) fn read(text: &str) -> Result<JwkSet, JwksError> {
+    if text.len() > MAX_JWKS_BYTES {
+        return Err(JwksError::TooLarge { length: text.len() });
+    }
+    let UniqueNames(set) = serde_json::from_str(text).map_err(|error| JwksError::Json(error.to_string()))?;
+    let sequence = whole_number(&set, "spiffe_sequence")?.unwrap_or(0);
+    whole_number(&set, "spiffe_refresh_hint")?;
+    let keys = set.get("keys").and_then(Value::as_array).ok_or(JwksError::NoKeys)?;
+    let mut authorities = Vec::new();
+    for (position, key) in keys.iter().enumerate() {
+        authorities.extend(authority(key).map_err(|problem| JwksError::Key { position, problem })?);
+        if authorities.len() > MAX_AUTHORITIES {
+            return Err(JwksError::TooMany);
+        }
+    }
+    if authorities.is_empty() {
+        return Err(JwksError::NoUsableKey);
+    }
+    Ok(JwkSet { authorities, sequence })
+}
+
+pub(super) fn write(authorities: &[CertificateDer<'static>], sequence: u64) -> String {
+    let keys: Vec<Value> = authorities
+        .iter()
+        .map(|der| {
+            let mut key = Certificate::read(der).map(|read| public_members(&read.key)).unwrap_or_default();
+            key.insert("use".into(), X509_SVID.into());
+            key.insert("x5c".into(), json!([STANDARD.encode(der)]));
+            Value::Object(key)
+        })
+        .collect();
+    json!({ "keys": keys, "spiffe_sequence": sequence, "spiffe_refresh_hint": REFRESH_HINT }).to_string()
+}
+
+fn whole_number(set: &Value, name: &'static str) -> Result<Option<u64>, JwksError> {
+    match set.get(name) {
+        None => Ok(None),
+        Some(value) => value.as_u64().map(Some).ok_or(JwksError::Number { name }),
+    }
+}
+
+/// The certificate of one key of the set; none when the key is for something else.
+fn authority(key: &Value) -> Result<Option<CertificateDer<'static>>, &'static str> {
+    let key = key.as_object().ok_or("expected an object")?;
+    match key.get("use") {
+        Some(Value::String(purpose)) if purpose == X509_SVID => {}
+        None | Some(Value::String(_)) => return Ok(None),
+        Some(_) => return Err("expected `use` to be a string"),
+    }
+    let Some([Value::String(text)]) = key.get("x5c").and_then(Value::as_array).map(Vec::as_slice) else {
+        return Err("expected `x5c` with exactly one certificate, base64");
+    };
+    if text.len() > MAX_CERTIFICATE_BYTES * 2 {
+        return Err("the certificate in `x5c` is too large");
+    }
+    let der =
+        STANDARD.decode(text).map_err(|_| "expected `x5c` in standard base64 with padding, not base64url")?;
+    // The bundle will name the rule that a wrong certificate breaks; here only its key is compared
+    // with what the JWK says about it (RFC 7517 section 4.7).
+    if let Ok(certificate) = Certificate::read(&der) {
+        let differs = |(name, value): (&String, &Value)| key.get(name) != Some(value);
+        if public_members(&certificate.key).iter().any(differs) {
+            return Err(
+                "`kty` and the other parts of the key differ from the key of the certificate in `x5c`",
+            );
+        }
+    }
+    Ok(Some(der.into()))
+}
+
+/// A public key as RFC 7518 section 6 and RFC 8037 write it.
+fn public_members(key: &PublicKey<'_>) -> Map<String, Value> {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let members = match key {
+        PublicKey::Ec { curve, x, y } => json!({ "kty": "EC", "crv": curve, "x": encode(x), "y": encode(y) }),
+        PublicKey::Ed25519 { x } => json!({ "kty": "OKP", "crv": "Ed25519", "x": encode(x) }),
+        PublicKey::Rsa { modulus, exponent } => {
+            json!({ "kty": "RSA", "n": encode(modulus), "e": encode(exponent) })
+        }
+    };
+    match members {
+        Value::Object(members) => members,
+        _ => Map::new(),
+    }
+}
+
+/// Why a text is not a SPIFFE JWK set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JwksError {
+    /// Larger than is looked at.
+    #[error("it has {length} bytes, expected at most {MAX_JWKS_BYTES}")]
+    TooLarge {
+        /// Bytes found.
+        length: usize,
+    },
+    /// Not JSON, or a name twice in one object.
+    #[error("{0}")]
+    Json(String),
+    /// No `keys`.
+    #[error("expected an object with `keys`, a list")]
+    NoKeys,
+    /// A number that is not one.
+    #[error("expected `{name}` to be a whole number")]
+    Number {
+        /// Which member.
+        name: &'static str,
+    },
+    /// An `x509-svid` key that is wrong.
+    #[error("keys[{position}]: {problem}")]
+    Key {
+        /// Counted from 0.
+        position: usize,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// More authorities than [`MAX_AUTHORITIES`].
+    #[error("more than {MAX_AUTHORITIES} keys of use `{X509_SVID}`")]
+    TooMany,
+    /// No key of use `x509-svid`.
+    #[error("no key of use `{X509_SVID}`: such a bundle distrusts its whole trust domain")]
+    NoUsableKey,
+}
+
+/// A JSON value in which no object has the same name twice; `serde_json` alone keeps the last.
+struct UniqueNames(Value);
+
+impl<'de> Deserialize<'de> for UniqueNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueNamesVisitor).map(Self)
+    }
+}
+
+struct UniqueNamesVisitor;
+
+impl<'de> Visitor<'de> for UniqueNamesVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(UniqueNames(item)) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(name) = members.next_key::<String>()? {
+            if object.contains_key(&name) {
+                return Err(de::Error::custom(format_args!("{name:?} is there twice in one object")));
+            }
+            let UniqueNames(value) = members.next_value()?;
+            object.insert(name, value);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bundle::{BundleError, TrustBundle};
+    use super::super::testing::{Parts, p256_key};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn authority(fill: u8) -> Vec<u8> {
+        Parts { spki: p256_key(fill), ..Parts::authority("spiffe://prod.example") }.der()
+    }
+
+    fn bundle() -> TrustBundle {
+        let authorities = vec![authority(1).into(), authority(2).into()];
+        TrustBundle::new("prod.example".parse().unwrap(), authorities, 7).unwrap()
+    }
+
+    fn parse(text: &str) -> Result<TrustBundle, BundleError> {
+        TrustBundle::from_jwks("prod.example".parse().unwrap(), text)
+    }
+
+    /// The bundle's JWK set after a change to its tree.
+    fn changed(change: impl FnOnce(&mut Value)) -> Result<TrustBundle, BundleError> {
+        let mut set = serde_json::from_str(&bundle().to_jwks()).unwrap();
+        change(&mut set);
+        parse(&set.to_string())
+    }
+
+    fn key_error(result: Result<TrustBundle, BundleError>) -> &'static str {
+        match result {
+            Err(BundleError::Jwks(JwksError::Key { position: 0, problem })) => problem,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_the_same_after_the_way_through_a_jwk_set() {
+        assert_eq!(parse(&bundle().to_jwks()), Ok(bundle()));
+        let set: Value = serde_json::from_str(&bundle().to_jwks()).unwrap();
+        assert_eq!(set["spiffe_sequence"], 7);
+        let key = &set["keys"][0];
+        assert_eq!(
+            (&key["use"], &key["kty"], &key["crv"]),
+            (&json!("x509-svid"), &json!("EC"), &json!("P-256"))
+        );
+        assert_eq!(key["x"], URL_SAFE_NO_PAD.encode([1; 32]));
+        assert_eq!(key["x5c"], json!([STANDARD.encode(authority(1))]));
+    }
+
+    #[test]
+    fn sets_without_sequence_and_with_other_members_are_read() {
+        let read = changed(|set| {
+            set.as_object_mut().unwrap().remove("spiffe_sequence");
+            set["someone_elses"] = json!({ "member": [1.5, null, true, -1] });
+        });
+        assert_eq!(read.unwrap().sequence(), 0);
+    }
+
+    #[test]
+    fn keys_for_other_uses_are_ignored_whatever_is_in_them() {
+        let others = [
+            json!({ "use": "jwt-svid", "kty": "EC", "x5c": 5 }),
+            json!({ "use": "unheard-of" }),
+            json!({ "kty": "EC" }),
+        ];
+        let read = changed(|set| set["keys"].as_array_mut().unwrap().extend(others.clone()));
+        assert_eq!(read, Ok(bundle()));
+        let only_others = changed(|set| set["keys"] = json!(others));
+        assert_eq!(only_others, Err(BundleError::Jwks(JwksError::NoUsableKey)));
+        assert_eq!(changed(|set| set["keys"] = json!([])), Err(BundleError::Jwks(JwksError::NoUsableKey)));
+    }
+
+    #[test]
+    fn x5c_is_exactly_one_certificate_in_standard_base64() {
+        let certificate = STANDARD.encode(authority(1));
+        let unpadded = certificate.trim_end_matches('=').to_owned();
+        for x5c in [json!([]), json!([certificate, certificate]), json!(certificate), json!([1]), json!(null)]
+        {
+            assert!(key_error(changed(|set| set["keys"][0]["x5c"] = x5c)).contains("exactly one"));
+        }
+        assert!(
+            key_error(changed(|set| {
+                set["keys"][0].as_object_mut().unwrap().remove("x5c");
+            }))
+            .contains("exactly one")
+        );
+        for text in ["%%%", "AA-_"] {
+            assert!(
+                key_error(changed(|set| set["keys"][0]["x5c"] = json!([text]))).contains("standard base64")
+            );
+        }
+        if unpadded != certificate {
+            assert!(changed(|set| set["keys"][0]["x5c"] = json!([unpadded])).is_err());
+        }
+        let large = "A".repeat(4 * MAX_CERTIFICATE_BYTES);
+        assert!(key_error(changed(|set| set["keys"][0]["x5c"] = json!([large]))).contains("too large"));
+        let leaf = STANDARD.encode(Parts::leaf("spiffe://prod.example/a").der());
+        assert!(changed(|set| set["keys"][0]["x5c"] = json!([leaf])).is_err());
+    }
+
+    #[test]
+    fn the_key_is_the_key_of_its_certificate() {
+        for (member, value) in [("kty", "RSA"), ("crv", "P-384"), ("x", "AAAA"), ("y", "AAAA")] {
+            assert!(key_error(changed(|set| set["keys"][0][member] = json!(value))).contains("differ"));
+            let missing = changed(|set| {
+                set["keys"][0].as_object_mut().unwrap().remove(member);
+            });
+            assert!(key_error(missing).contains("differ"));
+        }
+    }
+
+    #[test]
+    fn a_name_twice_is_refused_at_every_level() {
+        let good = bundle().to_jwks();
+        for (from, to) in [
+            ("{", r#"{"keys":[],"#),
+            (r#""kty""#, r#""use":"jwt-svid","kty""#),
+            ("{", r#"{"other":{"deep":[{"a":1,"a":1}]},"#),
+        ] {
+            let text = good.replacen(from, to, 1);
+            let Err(BundleError::Jwks(JwksError::Json(error))) = parse(&text) else { panic!("{text}") };
+            assert!(error.contains("is there twice in one object"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_set_is_refused() {
+        for text in ["", "[]", "5", "{}", r#"{"keys":{}}"#, r#"{"keys":5}"#, "{\"keys\":[", "null"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        assert_eq!(key_error(changed(|set| set["keys"][0] = json!("key"))), "expected an object");
+        assert_eq!(
+            key_error(changed(|set| set["keys"][0]["use"] = json!(1))),
+            "expected `use` to be a string"
+        );
+        for number in [json!(-1), json!(1.5), json!("1"), json!(null)] {
+            let error = changed(|set| set["spiffe_sequence"] = number.clone());
+            assert_eq!(error, Err(BundleError::Jwks(JwksError::Number { name: "spiffe_sequence" })));
+            assert!(changed(|set| set["spiffe_refresh_hint"] = number).is_err());
+        }
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(parse(&deep).is_err());
+        let large = format!("{}{}", bundle().to_jwks(), " ".repeat(MAX_JWKS_BYTES));
+        assert!(matches!(parse(&large), Err(BundleError::Jwks(JwksError::TooLarge { .. }))));
+        let many = changed(|set| {
+            let key = set["keys"][0].clone();
+            set["keys"] = json!(vec![key; MAX_AUTHORITIES + 1]);
+        });
+        assert_eq!(many, Err(BundleError::Jwks(JwksError::TooMany)));
+    }
+
+    #[test]
+    fn keys_of_every_kind_go_both_ways() {
+        use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+        let rsa = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+        let kinds = [
+            (KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap(), "EC"),
+            (KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap(), "OKP"),
+            (rsa, "RSA"),
+        ];
+        for (key, kty) in kinds {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            let certificate = params.self_signed(&key).unwrap();
+            let bundle =
+                TrustBundle::new("prod.example".parse().unwrap(), vec![certificate.into()], 1).unwrap();
+            let set: Value = serde_json::from_str(&bundle.to_jwks()).unwrap();
+            assert_eq!(set["keys"][0]["kty"], kty);
+            assert_eq!(parse(&bundle.to_jwks()), Ok(bundle));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "\\PC{0,60}", cut in any::<prop::sample::Index>()) {
+            let _ = parse(&text);
+            let good = bundle().to_jwks();
+            let _ = parse(&good[..cut.index(good.len())]);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Who a workload is: SPIFFE IDs, trust bundles, and the X.509-SVID profile.
+//!
+//! Strings and certificates become the types of this room at the edge and stay so. Every MUST of
+//! the SPIFFE-ID, X509-SVID and Trust-Domain-and-Bundle standards is checked here, in its strictest
+//! reading, and so are the rules of RFC 5280 that decide what a certificate means; where a standard
+//! leaves a choice, the choice that accepts less is taken. So the invariant is: a [`SpiffeId`] that exists is well
+//! formed and safe to print in a header, a log line or a label; a [`TrustBundle`] that exists has at
+//! least one authority, and all of them may sign; and what [`check_leaf`] returns was read from the
+//! only place it could have been read from.
+//!
+//! What is *not* decided here: signatures, chains, expiry, revocation and trust. Those need a clock
+//! and a snapshot and belong to [`crate::handshake`].
+
+mod bundle;
+mod certificate;
+mod der;
+mod extension;
+mod id;
+mod instance;
+mod jwks;
+mod key;
+mod svid;
+#[cfg(test)]
+mod testing;
+
+pub use bundle::{BundleError, MAX_AUTHORITIES, TrustBundle};
+pub use certificate::MAX_CERTIFICATE_BYTES;
+pub(crate) use id::ParsedText;
+pub use id::{MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, SpiffeIdError, TrustDomain};
+pub use instance::{InstanceId, InstanceIdError};
+pub use jwks::JwksError;
+pub use svid::{
+    CertificateHandle, SvidError, SvidProfile, certificate_handle, check_intermediate, check_leaf, sha256,
+};
