@@ -19,6 +19,8 @@ mod revocations;
 mod svid;
 #[cfg(test)]
 pub(crate) mod test_ca;
+#[cfg(test)]
+mod tests;
 mod trust;
 mod verifier;
 

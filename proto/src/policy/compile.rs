@@ -251,3 +251,93 @@ pub enum CompileError {
         problem: &'static str,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse::parse_yaml;
+    use super::super::testing::{at, id, policy};
+    use super::*;
+
+    fn document(name: &str) -> Document {
+        let text = format!(
+            "{{kind: Policy, name: {name}, target: spiffe://td/a, rules: [{{name: r, allow: {{}}}}]}}"
+        );
+        parse_yaml("p.yaml", &text).unwrap().remove(0)
+    }
+
+    fn changed(change: impl FnOnce(&mut Rule)) -> Result<PolicySet, CompileError> {
+        let mut document = document("p");
+        change(&mut document.rules[0]);
+        PolicySet::compile(vec![document])
+    }
+
+    #[test]
+    fn names_are_unique_and_numbers_bounded() {
+        assert_eq!(
+            PolicySet::compile(vec![document("a"), document("b"), document("a")]).unwrap_err(),
+            CompileError::DuplicateDocument { name: "a".into() }
+        );
+        let many = (0..=MAX_DOCUMENTS).map(|number| document(&format!("p{number}"))).collect::<Vec<_>>();
+        assert_eq!(
+            PolicySet::compile(many.clone()).unwrap_err(),
+            CompileError::TooManyDocuments { count: MAX_DOCUMENTS + 1 }
+        );
+        assert_eq!(PolicySet::compile(many[1..].to_vec()).unwrap().len(), MAX_DOCUMENTS);
+        let mut long = document("p");
+        long.rules = vec![long.rules[0].clone(); MAX_RULES + 1];
+        assert!(matches!(PolicySet::compile(vec![long]), Err(CompileError::TooManyRules { .. })));
+    }
+
+    #[test]
+    fn programs_cannot_make_what_the_language_does_not_have() {
+        let refused = |change: fn(&mut Rule)| {
+            assert!(matches!(changed(change), Err(CompileError::Rule { .. })));
+        };
+        refused(|rule| rule.from = Some(Vec::new()));
+        refused(|rule| rule.ports = Some(Vec::new()));
+        refused(|rule| rule.ports = Some(vec![1; MAX_PORTS + 1]));
+        refused(|rule| rule.http = Some(Http { methods: None, paths: None }));
+        refused(|rule| rule.http = Some(Http { methods: Some(Vec::new()), paths: None }));
+        refused(|rule| rule.http = Some(Http { methods: None, paths: Some(Vec::new()) }));
+        let mut twice = document("p");
+        twice.rules.push(twice.rules[0].clone());
+        assert!(matches!(PolicySet::compile(vec![twice]), Err(CompileError::Rule { .. })));
+        assert!(changed(|_| ()).is_ok());
+    }
+
+    #[test]
+    fn the_next_change_is_the_earliest_until_that_decides() {
+        let rule = |name: &str, rest: &str| format!("{{name: {name}, {rest}}}");
+        let set = policy(&format!(
+            "{{kind: Policy, name: p, target: spiffe://td/a, rules: [{}, {}, {}, {}]}}",
+            rule("a", "allow: {}, until: '1970-01-01T00:00:20Z'"),
+            rule("b", "deny: {}, until: '1970-01-01T00:00:10Z'"),
+            rule("c", "deny: {}, until: '1970-01-01T00:00:15Z', mode: audit"),
+            rule("d", "allow: {}"),
+        ));
+        assert_eq!(set.next_change(at(0)), Some(at(10)));
+        assert_eq!(set.next_change(at(10)), Some(at(20)));
+        assert_eq!(set.next_change(at(20)), None);
+        assert_eq!(PolicySet::empty().next_change(at(0)), None);
+    }
+
+    #[test]
+    fn a_document_concerns_whom_it_protects() {
+        let document = document("p");
+        assert!(PolicySet::concerns(&document, &id("spiffe://td/a")));
+        assert!(!PolicySet::concerns(&document, &id("spiffe://td/b")));
+    }
+
+    #[test]
+    fn callers_are_found_among_many_patterns() {
+        let patterns = (0..500).flat_map(|n| [format!("spiffe://td/w{n}"), format!("spiffe://td/g{n}/*")]);
+        let identities = Identities::new(patterns.map(|text| text.parse().unwrap()).collect());
+        for n in [0, 1, 42, 499] {
+            assert!(identities.contain(&id(&format!("spiffe://td/w{n}"))));
+            assert!(identities.contain(&id(&format!("spiffe://td/g{n}/a/b"))));
+            assert!(!identities.contain(&id(&format!("spiffe://td/g{n}"))));
+            assert!(!identities.contain(&id(&format!("spiffe://td/w{n}/a"))));
+        }
+        assert!(!identities.contain(&id("spiffe://td/w500")));
+    }
+}

@@ -10,6 +10,9 @@ use super::document::{Effect, Http, Mode};
 use super::path::is_ambiguous;
 use crate::spiffe::SpiffeId;
 
+#[cfg(test)]
+mod tests;
+
 /// One question: may `source` do this to `destination`, now?
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {

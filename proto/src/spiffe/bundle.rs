@@ -305,7 +305,7 @@ mod tests {
         };
         let (mid_2025, spring_2026, autumn_2026, year_2030) =
             (1_750_000_000, 1_775_000_000, 1_790_000_000, 1_900_000_000);
-        assert_eq!(at(mid_2025), [early.clone()]);
+        assert_eq!(at(mid_2025), std::slice::from_ref(&early));
         assert_eq!(at(spring_2026), [early, authority(1)]);
         assert_eq!(at(autumn_2026), [authority(1)]);
         assert!(at(year_2030).is_empty());
@@ -347,7 +347,7 @@ mod tests {
         let message = v1::Bundle::from(&bundle());
         let wrong = v1::Bundle { trust_domain: "Prod".into(), ..message.clone() };
         assert!(matches!(TrustBundle::try_from(&wrong), Err(BundleError::TrustDomain(_))));
-        let many = v1::Bundle { x509_authorities: vec![Vec::new().into(); 65], ..message };
+        let many = v1::Bundle { x509_authorities: vec![Vec::new(); 65], ..message };
         assert_eq!(TrustBundle::try_from(&many), Err(BundleError::TooMany { count: 65 }));
     }
 }

@@ -43,6 +43,7 @@ pub(super) struct Certificate<'a> {
 impl<'a> Certificate<'a> {
     pub(super) fn read(der: &'a [u8]) -> Result<Self, SvidError> {
         let fields = Fields::read(der)?;
+        check_times(fields.validity)?;
         let parsed = parse(der)?;
         if parsed.version() != X509Version::V3 {
             return Err(SvidError::Version);
@@ -54,7 +55,7 @@ impl<'a> Certificate<'a> {
         if is_empty_name(fields.issuer) {
             return Err(SvidError::Issuer);
         }
-        let [not_before, not_after] = validity(fields.validity, &parsed)?;
+        let [not_before, not_after] = validity(&parsed)?;
         let key = PublicKey::read(fields.spki).map_err(|error| SvidError::Key { found: error.what() })?;
         let extensions = Extensions::read(parsed.extensions())?;
         let instance = instance(&parsed)?;
@@ -177,24 +178,24 @@ fn is_empty_name(name: &[u8]) -> bool {
 }
 
 /// RFC 5280 section 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050, in UTC, to the second.
-fn validity(value: &[u8], parsed: &X509Certificate<'_>) -> Result<[SystemTime; 2], SvidError> {
+fn check_times(value: &[u8]) -> Result<(), SvidError> {
     let mut times = Reader::new(value);
     for _ in 0..2 {
         let time = times.next().map_err(not_der)?;
-        let (digits, zone) =
-            time.value.split_at_checked(time.value.len().saturating_sub(1)).unwrap_or_default();
-        let written_out = zone == b"Z" && digits.iter().all(u8::is_ascii_digit);
+        let digits = time.value.strip_suffix(b"Z").ok_or(SvidError::TimeFormat)?;
         let form_of_its_year = match time.tag {
             tag::UTC_TIME => digits.len() == 12,
             tag::GENERALIZED_TIME => digits.len() == 14 && digits >= b"2050".as_slice(),
             _ => false,
         };
-        if !written_out || !form_of_its_year {
+        if !form_of_its_year || !digits.iter().all(u8::is_ascii_digit) {
             return Err(SvidError::TimeFormat);
         }
     }
-    times.finish().map_err(not_der)?;
+    times.finish().map_err(not_der)
+}
 
+fn validity(parsed: &X509Certificate<'_>) -> Result<[SystemTime; 2], SvidError> {
     let validity = parsed.validity();
     let times = [validity.not_before, validity.not_after].map(|time| system_time(time.timestamp()));
     match times {

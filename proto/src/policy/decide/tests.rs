@@ -1,0 +1,321 @@
+//! The decision by scenario, and its properties against a reading of the documents one by one.
+
+use super::super::document::{Document, Rule};
+use super::super::testing::{Asked, PAYMENTS, at, documents, id, policy, requests, rules};
+use super::*;
+use proptest::prelude::*;
+
+const CHECKOUT: &str = "spiffe://prod.example/checkout";
+
+/// 2026-01-01.
+fn today() -> SystemTime {
+    at(1_767_225_600)
+}
+
+fn ask<'a>(source: &'a SpiffeId, destination: &'a SpiffeId, port: u16, layer: Layer<'a>) -> Request<'a> {
+    Request { source: Some(source), destination, port, layer, now: today() }
+}
+
+/// What the example policy says to `source` on port 8080.
+fn payments(source: &str, port: u16, layer: Layer<'_>) -> Verdict {
+    policy(PAYMENTS).decide(&ask(&id(source), &id("spiffe://prod.example/payments"), port, layer))
+}
+
+fn http<'a>(method: &'a str, path: &'a str) -> Layer<'a> {
+    Layer::Http { method, path }
+}
+
+#[track_caller]
+fn assert_reason(verdict: &Verdict, reason: Reason) {
+    assert_eq!(verdict.reason, reason);
+    assert_eq!(verdict.allowed, reason == Reason::Allowed);
+}
+
+#[test]
+fn the_example_lets_checkout_charge() {
+    let verdict = payments(CHECKOUT, 8080, http("POST", "/charge/7"));
+    assert_reason(&verdict, Reason::Allowed);
+    assert_eq!(
+        (verdict.policy.as_deref(), verdict.rule.as_deref()),
+        (Some("payments"), Some("checkout-charges"))
+    );
+}
+
+#[test]
+fn each_condition_of_the_example_is_needed() {
+    for (source, port, layer) in [
+        ("spiffe://prod.example/shop", 8080, http("POST", "/charge/7")),
+        ("spiffe://other.example/checkout", 8080, http("POST", "/charge/7")),
+        ("spiffe://prod.example/checkout/v2", 8080, http("POST", "/charge/7")),
+        (CHECKOUT, 8081, http("POST", "/charge/7")),
+        (CHECKOUT, 8080, http("GET", "/charge/7")),
+        (CHECKOUT, 8080, http("post", "/charge/7")),
+        (CHECKOUT, 8080, http("POST", "/charge")),
+        (CHECKOUT, 8080, http("POST", "/chargex")),
+        (CHECKOUT, 8080, http("POST", "/refund")),
+        (CHECKOUT, 8080, http("POST", "/charge/../refund")),
+        (CHECKOUT, 8080, http("POST", "/charge/%2e%2e/refund")),
+        (CHECKOUT, 8080, http("POST", "/charge//x")),
+        (CHECKOUT, 8080, Layer::Opaque),
+    ] {
+        let verdict = payments(source, port, layer);
+        assert_reason(&verdict, Reason::NoRule);
+        assert_eq!((verdict.policy.as_deref(), verdict.rule), (Some("payments"), None));
+    }
+}
+
+#[test]
+fn a_connection_is_allowed_while_some_request_may_be() {
+    assert_reason(&payments(CHECKOUT, 8080, Layer::Connection), Reason::Allowed);
+    assert_reason(&payments(CHECKOUT, 8081, Layer::Connection), Reason::NoRule);
+    assert_reason(&payments("spiffe://prod.example/shop", 8080, Layer::Connection), Reason::NoRule);
+    assert_reason(&payments("spiffe://prod.example/batch/a", 8080, Layer::Connection), Reason::DeniedByRule);
+}
+
+#[test]
+fn no_identity_is_denied_before_anything_else() {
+    let everything =
+        policy("{kind: Policy, name: all, target: spiffe://td/*, rules: [{name: all, allow: {}}]}");
+    let destination = id("spiffe://td/a");
+    for set in [everything, PolicySet::empty(), PolicySet::deny_all("broken".into())] {
+        let request = Request {
+            source: None,
+            destination: &destination,
+            port: 1,
+            layer: Layer::Connection,
+            now: today(),
+        };
+        assert_reason(&set.decide(&request), Reason::NoIdentity);
+    }
+}
+
+#[test]
+fn without_a_document_for_the_destination_nobody_gets_in() {
+    let (source, other) = (id(CHECKOUT), id("spiffe://prod.example/ledger"));
+    let request = ask(&source, &other, 8080, Layer::Connection);
+    assert_reason(&policy(PAYMENTS).decide(&request), Reason::NoPolicy);
+    assert_reason(&PolicySet::empty().decide(&request), Reason::NoPolicy);
+    assert_reason(&PolicySet::deny_all("line 3".into()).decide(&request), Reason::PolicyUnreadable);
+}
+
+#[test]
+fn deny_wins_over_allow_in_any_order_and_document() {
+    let text = r"
+kind: Policy
+name: a-wide
+target: spiffe://td/*
+rules: [{ name: everyone, allow: {} }]
+---
+kind: Policy
+name: z-narrow
+target: spiffe://td/db
+rules: [{ name: not-batch, deny: { from: [spiffe://td/batch/*] } }]
+";
+    let (batch, shop, db) = (id("spiffe://td/batch/x"), id("spiffe://td/shop"), id("spiffe://td/db"));
+    let verdict = policy(text).decide(&ask(&batch, &db, 1, Layer::Connection));
+    assert_reason(&verdict, Reason::DeniedByRule);
+    assert_eq!(verdict.policy.as_deref(), Some("z-narrow"));
+    assert_reason(&policy(text).decide(&ask(&shop, &db, 1, Layer::Connection)), Reason::Allowed);
+    assert_reason(&policy(text).decide(&ask(&batch, &shop, 1, Layer::Connection)), Reason::Allowed);
+}
+
+#[test]
+fn a_deny_with_http_reads_doubt_as_a_match() {
+    let text = r#"
+kind: Policy
+name: web
+target: spiffe://td/web
+rules:
+  - { name: all, allow: {} }
+  - { name: no-admin, deny: { http: { paths: ["/admin", "/admin/*"] } } }
+"#;
+    let (source, web) = (id("spiffe://td/a"), id("spiffe://td/web"));
+    let decide = |layer| policy(text).decide(&ask(&source, &web, 1, layer)).reason;
+    assert_eq!(decide(Layer::Connection), Reason::Allowed);
+    assert_eq!(decide(http("GET", "/public")), Reason::Allowed);
+    assert_eq!(decide(Layer::Opaque), Reason::DeniedByRule);
+    for path in
+        ["/admin", "/admin/", "/admin/x", "/%61dmin", "/x/../admin", "//admin", "/admin;x", "/a%2fb", "*", ""]
+    {
+        assert_eq!(decide(http("GET", path)), Reason::DeniedByRule, "{path}");
+    }
+}
+
+#[test]
+fn a_rule_ends_at_its_until() {
+    let text = "{kind: Policy, name: p, target: spiffe://td/a, rules: [\
+        {name: visit, allow: {from: [spiffe://td/b]}, until: '1970-01-01T00:01:40Z'},\
+        {name: ban, deny: {from: [spiffe://td/c]}, until: '1970-01-01T00:01:40Z'},\
+        {name: stay, allow: {from: [spiffe://td/c]}}]}";
+    let set = policy(text);
+    let (a, b, c) = (id("spiffe://td/a"), id("spiffe://td/b"), id("spiffe://td/c"));
+    let decide = |source, now| set.decide(&Request { now, ..ask(source, &a, 1, Layer::Connection) });
+    assert_reason(&decide(&b, at(99)), Reason::Allowed);
+    assert_reason(&decide(&b, at(100)), Reason::ExpiredRule);
+    assert_eq!(decide(&b, at(101)).rule.as_deref(), Some("visit"));
+    assert_reason(&decide(&c, at(99)), Reason::DeniedByRule);
+    assert_reason(&decide(&c, at(100)), Reason::Allowed);
+    assert_eq!((set.next_change(at(99)), set.next_change(at(100))), (Some(at(100)), None));
+}
+
+#[test]
+fn audit_rules_are_recorded_and_decide_nothing() {
+    let text = "{kind: Policy, name: p, target: spiffe://td/a, rules: [\
+        {name: would-allow, allow: {from: [spiffe://td/b]}, mode: audit},\
+        {name: would-deny, deny: {}, mode: audit},\
+        {name: allows, allow: {from: [spiffe://td/c]}}]}";
+    let (a, b, c) = (id("spiffe://td/a"), id("spiffe://td/b"), id("spiffe://td/c"));
+    let verdict = policy(text).decide(&ask(&b, &a, 1, Layer::Connection));
+    assert_reason(&verdict, Reason::NoRule);
+    let recorded: Vec<_> = verdict.audited.iter().map(|audited| (&*audited.rule, audited.effect)).collect();
+    assert_eq!(recorded, [("would-allow", Effect::Allow), ("would-deny", Effect::Deny)]);
+    let verdict = policy(text).decide(&ask(&c, &a, 1, Layer::Connection));
+    assert_reason(&verdict, Reason::Allowed);
+    assert_eq!(verdict.audited.len(), 1);
+}
+
+#[test]
+fn reasons_have_names_of_their_own() {
+    let names: std::collections::HashSet<_> = Reason::ALL.map(Reason::as_str).into();
+    assert_eq!(names.len(), Reason::ALL.len());
+    assert_eq!(Reason::DeniedByRule.to_string(), "denied_by_rule");
+}
+
+fn compiled(documents: &[Document]) -> PolicySet {
+    PolicySet::compile(documents.to_vec()).unwrap()
+}
+
+/// What a decision must be, read from the documents one by one.
+fn by_the_book(documents: &[Document], request: &Request<'_>) -> bool {
+    let Some(source) = request.source else { return false };
+    let matches = |rule: &Rule| {
+        let http = match (&rule.http, request.layer, rule.effect) {
+            (None, _, _) => true,
+            (Some(_), Layer::Connection, effect) => effect == Effect::Allow,
+            (Some(_), Layer::Opaque, effect) => effect == Effect::Deny,
+            (Some(http), Layer::Http { method, path }, effect) => {
+                let method = http.methods.iter().flatten().any(|m| m == method) || http.methods.is_none();
+                let path = http.paths.as_ref().is_none_or(|paths| match effect {
+                    Effect::Allow => !is_ambiguous(path) && paths.iter().any(|p| p.allows(path)),
+                    Effect::Deny => is_ambiguous(path) || paths.iter().any(|p| p.denies(path)),
+                });
+                method && path
+            }
+        };
+        http && rule.mode == Mode::Enforce
+            && rule.until.is_none_or(|until| request.now < until)
+            && rule.ports.as_ref().is_none_or(|ports| ports.contains(&request.port))
+            && rule.from.as_ref().is_none_or(|from| from.iter().any(|pattern| pattern.matches(source)))
+    };
+    let targeting = documents.iter().filter(|document| document.target.matches(request.destination));
+    let found: Vec<_> = targeting.flat_map(|d| &d.rules).filter(|rule| matches(rule)).collect();
+    found.iter().any(|rule| rule.effect == Effect::Allow)
+        && found.iter().all(|rule| rule.effect == Effect::Allow)
+}
+
+proptest! {
+    #[test]
+    fn decisions_are_by_the_book(documents in documents(), asking in requests()) {
+        let request = asking.request();
+        let verdict = compiled(&documents).decide(&request);
+        prop_assert_eq!(verdict.allowed, by_the_book(&documents, &request));
+        prop_assert_eq!(verdict.allowed, verdict.reason == Reason::Allowed);
+    }
+
+    #[test]
+    fn removing_an_allow_never_widens_access(documents in documents(), asking in requests(), at in any::<prop::sample::Index>()) {
+        let request = asking.request();
+        let before = compiled(&documents).decide(&request).allowed;
+        let allows: Vec<_> = documents.iter().enumerate()
+            .flat_map(|(d, document)| document.rules.iter().enumerate().map(move |(r, rule)| (d, r, rule)))
+            .filter(|(_, _, rule)| rule.effect == Effect::Allow)
+            .map(|(d, r, _)| (d, r))
+            .collect();
+        prop_assume!(!allows.is_empty());
+        let (document, rule) = *at.get(&allows);
+        let mut fewer = documents.clone();
+        fewer[document].rules.remove(rule);
+        prop_assert!(before || !compiled(&fewer).decide(&request).allowed);
+    }
+
+    #[test]
+    fn removing_a_document_without_deny_never_widens_access(documents in documents(), asking in requests(), at in any::<prop::sample::Index>()) {
+        prop_assume!(!documents.is_empty());
+        let request = asking.request();
+        let mut documents = documents;
+        let removed = at.index(documents.len());
+        documents[removed].rules.iter_mut().for_each(|rule| rule.effect = Effect::Allow);
+        let before = compiled(&documents).decide(&request).allowed;
+        documents.remove(removed);
+        prop_assert!(before || !compiled(&documents).decide(&request).allowed);
+    }
+
+    #[test]
+    fn adding_a_deny_never_widens_access(documents in documents(), asking in requests(), rule in rules(), at in any::<prop::sample::Index>()) {
+        let request = asking.request();
+        prop_assume!(!documents.is_empty());
+        let before = compiled(&documents).decide(&request).allowed;
+        let mut more = documents;
+        let document = at.index(more.len());
+        more[document].rules.push(Rule { name: "added".into(), effect: Effect::Deny, ..rule });
+        prop_assert!(before || !compiled(&more).decide(&request).allowed);
+    }
+
+    #[test]
+    fn an_audit_rule_never_changes_the_outcome(documents in documents(), asking in requests(), rule in rules(), at in any::<prop::sample::Index>()) {
+        let request = asking.request();
+        prop_assume!(!documents.is_empty());
+        let before = compiled(&documents).decide(&request);
+        let mut more = documents.clone();
+        let document = at.index(more.len());
+        more[document].rules.push(Rule { name: "added".into(), mode: Mode::Audit, ..rule });
+        let after = compiled(&more).decide(&request);
+        prop_assert_eq!(Verdict { audited: Vec::new(), ..after }, Verdict { audited: Vec::new(), ..before });
+    }
+
+    #[test]
+    fn no_connection_is_denied_that_some_request_could_use(documents in documents(), asking in requests()) {
+        let set = compiled(&documents);
+        let request = asking.request();
+        let connection = set.decide(&Request { layer: Layer::Connection, ..request });
+        if set.decide(&request).allowed {
+            prop_assert!(connection.allowed);
+        }
+        if matches!(asking.layer, Asked::Opaque) && connection.reason == Reason::DeniedByRule {
+            prop_assert_eq!(set.decide(&request).reason, Reason::DeniedByRule);
+        }
+    }
+
+    #[test]
+    fn without_identity_nothing_is_allowed(documents in documents(), asking in requests()) {
+        let request = Request { source: None, ..asking.request() };
+        prop_assert_eq!(compiled(&documents).decide(&request).reason, Reason::NoIdentity);
+    }
+
+    #[test]
+    fn decisions_change_by_themselves_only_when_announced(documents in documents(), asking in requests()) {
+        let set = compiled(&documents);
+        let request = asking.request();
+        let next = set.next_change(request.now);
+        prop_assert!(next.is_none_or(|next| next > request.now));
+        let just_before = next.map_or(at(1_000), |next| next - std::time::Duration::from_nanos(1));
+        let later = set.decide(&Request { now: just_before, ..request });
+        prop_assert_eq!(later.allowed, set.decide(&request).allowed);
+    }
+
+    #[test]
+    fn the_order_of_documents_does_not_matter(documents in documents(), asking in requests()) {
+        let request = asking.request();
+        let mut reversed = documents.clone();
+        reversed.reverse();
+        prop_assert_eq!(compiled(&documents).decide(&request), compiled(&reversed).decide(&request));
+    }
+
+    #[test]
+    fn only_documents_that_concern_the_destination_matter(documents in documents(), asking in requests()) {
+        let request = asking.request();
+        let concerned: Vec<_> =
+            documents.iter().filter(|d| PolicySet::concerns(d, request.destination)).cloned().collect();
+        prop_assert_eq!(compiled(&documents).decide(&request), compiled(&concerned).decide(&request));
+    }
+}

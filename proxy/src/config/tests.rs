@@ -1,0 +1,102 @@
+use std::path::Path;
+
+use clap::{CommandFactory, Parser};
+use signet_proto::ticket::TicketError;
+
+use super::file::parse;
+use super::values::Timeout;
+use super::*;
+
+fn load(arguments: &[&str]) -> Result<Config, ConfigError> {
+    let line = ["signet-proxy", "run"].iter().chain(arguments);
+    let Command::Run(arguments) = Arguments::try_parse_from(line).unwrap().command;
+    Config::load(*arguments)
+}
+
+fn file_error(text: &str) -> String {
+    parse(Path::new("proxy.toml"), text).unwrap_err().to_string()
+}
+
+const FILES: [&str; 6] = ["--svid-file", "svid.pem", "--key-file", "key.pem", "--bundle-file", "bundle.pem"];
+
+#[test]
+fn command_line_is_consistent() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn flags_and_file_mean_the_same() {
+    let file = parse(
+        Path::new("proxy.toml"),
+        r#"
+        svid-file = "svid.pem"
+        drain-timeout = "5s"
+        [[inbound]]
+        listen = "15443"
+        forward = "127.0.0.1:8080"
+        [[outbound]]
+        listen = "127.0.0.1:7001"
+        peer = "spiffe://prod.example/orders"
+        address = "10.0.0.2:15443"
+        protocol = "tcp"
+        "#,
+    )
+    .unwrap();
+    let inbound: Inbound = "15443=127.0.0.1:8080".parse().unwrap();
+    let outbound: Outbound =
+        "tcp://127.0.0.1:7001=spiffe://prod.example/orders@10.0.0.2:15443".parse().unwrap();
+    assert_eq!(file.inbound, [inbound]);
+    assert_eq!(file.outbound, [outbound]);
+    assert_eq!(file.drain_timeout.unwrap().0, Duration::from_secs(5));
+}
+
+#[test]
+fn mistakes_in_the_file_name_line_key_and_expectation() {
+    let unknown = file_error("drain-timeout = \"5s\"\nlisten = 1\n");
+    assert!(unknown.starts_with("proxy.toml:2:1: "), "{unknown}");
+    assert!(unknown.contains("`listen`") && unknown.contains("`metrics-listen`"), "{unknown}");
+
+    let value = file_error("[[inbound]]\nlisten = \"here\"\nforward = \"127.0.0.1:1\"\n");
+    assert!(value.starts_with("proxy.toml:2:10: `inbound[0].listen`: expected PORT or IP:PORT"), "{value}");
+
+    let id = file_error("[[outbound]]\nlisten = \"127.0.0.1:1\"\npeer = \"orders\"\n");
+    assert!(id.starts_with("proxy.toml:3:8: `outbound[0].peer`: "), "{id}");
+
+    let syntax = file_error("inbound = [\n");
+    assert!(syntax.starts_with("proxy.toml:"), "{syntax}");
+}
+
+#[test]
+fn flags_that_cannot_be_read_say_what_was_expected() {
+    for (text, expected) in [
+        ("15443", "expected [IP:]PORT=IP:PORT"),
+        ("15443=8080", "expected IP:PORT such as 127.0.0.1:8080, found `8080`"),
+        ("x=127.0.0.1:8080", "expected PORT or IP:PORT"),
+    ] {
+        let error = text.parse::<Inbound>().unwrap_err();
+        assert!(error.starts_with(expected), "{error}");
+    }
+    assert!("127.0.0.1:1=orders".parse::<Outbound>().unwrap_err().starts_with("`orders`: "));
+    assert!("0s".parse::<Timeout>().is_err());
+}
+
+#[test]
+fn identity_source_is_one_and_whole() {
+    let inbound = ["--inbound", "15443=127.0.0.1:8080"];
+    assert!(matches!(load(&inbound), Err(ConfigError::NoSource)));
+    let both = [&inbound[..], &FILES, &["--join", "x"]].concat();
+    assert!(matches!(load(&both), Err(ConfigError::TwoSources("join", "svid-file"))));
+    let partial = [&inbound[..], &FILES[..4]].concat();
+    assert!(matches!(load(&partial), Err(ConfigError::MissingFile("bundle-file"))));
+    let garbage = [&inbound[..], &["--join", "hello"]].concat();
+    assert!(matches!(load(&garbage), Err(ConfigError::Ticket { key: "join", error: TicketError::Prefix })));
+}
+
+#[test]
+fn listeners_are_needed_and_distinct() {
+    assert!(matches!(load(&FILES), Err(ConfigError::NoListener)));
+    let twice = [&FILES[..], &["--inbound", "1=127.0.0.1:8080", "--inbound", "1=127.0.0.1:8081"]].concat();
+    assert!(matches!(load(&twice), Err(ConfigError::SameAddress(_))));
+    let nowhere = [&FILES[..], &["--outbound", "127.0.0.1:1=spiffe://td/a"]].concat();
+    assert!(matches!(load(&nowhere), Err(ConfigError::NoAddress { .. })));
+}

@@ -1,0 +1,223 @@
+//! The table of live connections and requests. Every change of the mesh is held against every entry, and an
+//! entry that lost its right is told to close, with the reason (invariant 5).
+//!
+//! The rule that makes it exact: an entry is registered first and checked afterwards (invariant 4). A change
+//! in between is seen either by the check, which reads the new snapshot, or by the walk over the table, which
+//! finds the entry. Entries do not reference each other; a request inside an HTTP connection is its own entry.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use signet_proto::handshake::{PeerIdentity, RevokedBecause};
+use signet_proto::policy::{Layer, Request, Verdict};
+use signet_proto::spiffe::SpiffeId;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::mesh::Snapshot;
+use crate::telemetry::{CloseReason, Direction};
+
+/// All live connections and requests of this process.
+#[derive(Debug, Default)]
+pub struct Connections {
+    entries: Mutex<HashMap<u64, Arc<Entry>>>,
+    next: AtomicU64,
+}
+
+/// What the right of an entry depends on.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The verified peer.
+    pub peer: Arc<PeerIdentity>,
+    /// The workload of this proxy.
+    pub local: SpiffeId,
+    /// The app's port.
+    pub port: u16,
+    /// What is known of its content.
+    pub content: Content,
+}
+
+/// [`Layer`], owned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Not known yet, or HTTP between requests.
+    Connection,
+    /// Bytes.
+    Opaque,
+    /// One HTTP request.
+    Http {
+        /// Its method.
+        method: String,
+        /// Its path, without the query.
+        path: String,
+    },
+}
+
+impl Content {
+    fn layer(&self) -> Layer<'_> {
+        match self {
+            Self::Connection => Layer::Connection,
+            Self::Opaque => Layer::Opaque,
+            Self::Http { method, path } => Layer::Http { method, path },
+        }
+    }
+}
+
+impl Subject {
+    /// What policy says of it now. Outbound connections are decided at their other end.
+    #[must_use]
+    pub fn decide(&self, snapshot: &Snapshot) -> Option<Verdict> {
+        (self.direction == Direction::Inbound).then(|| snapshot.policy.decide(&self.question()))
+    }
+
+    /// The same in a sentence.
+    #[must_use]
+    pub fn explain(&self, snapshot: &Snapshot) -> String {
+        snapshot.policy.explain(&self.question()).to_string()
+    }
+
+    fn question(&self) -> Request<'_> {
+        Request {
+            source: Some(&self.peer.id),
+            destination: &self.local,
+            port: self.port,
+            layer: self.content.layer(),
+            now: signet_proto::clock::now(),
+        }
+    }
+
+    /// Why it must end under `snapshot`, if it must. `bundles_shrank` asks for the costly question whether the
+    /// peer still chains to an authority.
+    fn lost_right(&self, snapshot: &Snapshot, bundles_shrank: bool) -> Option<CloseReason> {
+        if let Some(because) = snapshot.trust.revoked(&self.peer) {
+            return Some(CloseReason::Revoked(because));
+        }
+        if bundles_shrank && !snapshot.trust.believes(&self.peer) {
+            return Some(CloseReason::TrustRemoved);
+        }
+        self.decide(snapshot).filter(|verdict| !verdict.allowed).map(|_| CloseReason::PolicyLost)
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    subject: Mutex<Subject>,
+    close: CancellationToken,
+    reason: OnceLock<CloseReason>,
+}
+
+impl Entry {
+    /// The first reason counts; later ones change nothing.
+    fn close(&self, reason: CloseReason) -> bool {
+        let first = self.reason.set(reason).is_ok();
+        self.close.cancel();
+        first
+    }
+}
+
+impl Connections {
+    /// Enters a connection or request. It stays in the table until the registration is dropped.
+    #[must_use]
+    pub fn register(self: &Arc<Self>, subject: Subject) -> Registration {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let entry = Arc::new(Entry {
+            subject: Mutex::new(subject),
+            close: CancellationToken::new(),
+            reason: OnceLock::new(),
+        });
+        self.entries.lock().insert(id, Arc::clone(&entry));
+        Registration { id, entry, table: Arc::clone(self) }
+    }
+
+    /// Holds every entry against a new snapshot; returns how many were told to close, by reason.
+    pub fn decide_again(&self, snapshot: &Snapshot, bundles_shrank: bool) -> HashMap<CloseReason, u64> {
+        let mut closed = HashMap::new();
+        for entry in self.all() {
+            let lost = entry.subject.lock().lost_right(snapshot, bundles_shrank);
+            if let Some(reason) = lost
+                && entry.close(reason)
+            {
+                *closed.entry(reason).or_default() += 1;
+            }
+        }
+        closed
+    }
+
+    /// Tells every entry to close.
+    pub fn close_all(&self, reason: CloseReason) {
+        for entry in self.all() {
+            entry.close(reason);
+        }
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.lock().len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A copy of the entries, so that deciding does not hold up those who come and go.
+    fn all(&self) -> Vec<Arc<Entry>> {
+        self.entries.lock().values().cloned().collect()
+    }
+}
+
+/// A place in the table; gives it up when dropped.
+#[derive(Debug)]
+pub struct Registration {
+    id: u64,
+    entry: Arc<Entry>,
+    table: Arc<Connections>,
+}
+
+impl Registration {
+    /// Records what the connection turned out to carry. Decide after this, as after registering.
+    pub fn carries(&self, content: Content) {
+        self.entry.subject.lock().content = content;
+    }
+
+    /// What policy says of it under `snapshot`; nothing for outbound ones.
+    #[must_use]
+    pub fn decide(&self, snapshot: &Snapshot) -> Option<Verdict> {
+        self.entry.subject.lock().decide(snapshot)
+    }
+
+    /// Why, in a sentence.
+    #[must_use]
+    pub fn explain(&self, snapshot: &Snapshot) -> String {
+        self.entry.subject.lock().explain(snapshot)
+    }
+
+    /// The revocation that its peer matches under `snapshot`.
+    #[must_use]
+    pub fn revoked(&self, snapshot: &Snapshot) -> Option<RevokedBecause> {
+        snapshot.trust.revoked(&self.entry.subject.lock().peer)
+    }
+
+    /// Ends when it was told to close.
+    pub fn closing(&self) -> WaitForCancellationFutureOwned {
+        self.entry.close.clone().cancelled_owned()
+    }
+
+    /// Why it was told to close, if it was.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.entry.reason.get().copied()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.table.entries.lock().remove(&self.id);
+    }
+}

@@ -1,0 +1,195 @@
+//! What is changed in a request or response on its way: hop-by-hop fields end here (RFC 9110 s7.6.1), the
+//! caller's identity is ours to state, and nothing else is touched.
+
+use std::fmt::Write;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::header::{
+    CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::{Authority, PathAndQuery};
+use http::{Request, Uri};
+use signet_proto::handshake::PeerIdentity;
+use signet_proto::spiffe::SpiffeId;
+
+/// The identity of the caller, in Envoy's form.
+pub(super) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const LONGEST_REQUEST_ID: usize = 128;
+
+/// Whether this message asks to change the protocol of the connection.
+pub(super) fn asks_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(UPGRADE) && connection_names(headers).any(|name| name.eq_ignore_ascii_case("upgrade"))
+}
+
+/// Removes what concerns only this hop. An upgrade stays, as it is meant for the other end.
+pub(super) fn end_hop(headers: &mut HeaderMap) {
+    let upgrade = asks_upgrade(headers).then(|| headers.get(UPGRADE).cloned()).flatten();
+    let nominated: Vec<HeaderName> =
+        connection_names(headers).filter_map(|name| name.parse().ok()).filter(|name| !is_vital(name)).collect();
+    for name in nominated {
+        headers.remove(name);
+    }
+    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, UPGRADE, EXPECT] {
+        headers.remove(name);
+    }
+    if let Some(upgrade) = upgrade {
+        headers.insert(UPGRADE, upgrade);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// A peer cannot have the fields removed that frame the message or say who it is for.
+fn is_vital(name: &HeaderName) -> bool {
+    [TRANSFER_ENCODING, http::header::CONTENT_LENGTH, HOST, TRAILER, FORWARDED_CLIENT_CERT].contains(name)
+}
+
+fn connection_names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
+/// Removes every field that an app could take for the identity header, whoever sent it: also spelled with
+/// underscores, which CGI-like interfaces do not tell apart from hyphens (Envoy CVE-2024-45806).
+pub(super) fn remove_identity(headers: &mut HeaderMap) {
+    let ours = |name: &HeaderName| name.as_str().replace('_', "-") == FORWARDED_CLIENT_CERT.as_str();
+    let spoofed: Vec<HeaderName> = headers.keys().filter(|name| ours(name)).cloned().collect();
+    for name in spoofed {
+        headers.remove(name);
+    }
+}
+
+/// States who calls. SPIFFE IDs and hex digits need no escaping in this field.
+pub(super) fn state_identity(headers: &mut HeaderMap, local: &SpiffeId, peer: &PeerIdentity) {
+    remove_identity(headers);
+    let mut value = format!("By={local};Hash=");
+    for byte in peer.leaf_sha256 {
+        let _ = write!(value, "{byte:02x}");
+    }
+    let _ = write!(value, ";URI={}", peer.id);
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(FORWARDED_CLIENT_CERT, value);
+    }
+}
+
+/// The request's id: the caller's if it is a short visible text, otherwise a new one that is set.
+pub(super) fn request_id(headers: &mut HeaderMap) -> String {
+    let given = headers
+        .get(&REQUEST_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| (1..=LONGEST_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()));
+    if let Some(id) = given {
+        return id.to_owned();
+    }
+    let id = new_id();
+    if let Ok(value) = HeaderValue::try_from(id.as_str()) {
+        headers.insert(REQUEST_ID, value);
+    }
+    id
+}
+
+/// Unique in the mesh for all practical purposes, and not a secret.
+fn new_id() -> String {
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{:016x}-{:x}", *PROCESS, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Puts a request that names its target in full into origin form, with the named authority as `Host`
+/// (RFC 9112 s3.2.2), so that what policy saw is what the app sees. `fallback` is the host of a request that
+/// names none, as HTTP/1.0 allows.
+pub(super) fn to_origin_form<B>(request: &mut Request<B>, fallback: &str) {
+    let uri = request.uri();
+    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let host = uri.authority().map(Authority::as_str).map(without_userinfo).map(str::to_owned);
+    let host = host.or_else(|| (!request.headers().contains_key(HOST)).then(|| fallback.to_owned()));
+    if let Some(Ok(value)) = host.map(HeaderValue::try_from) {
+        request.headers_mut().insert(HOST, value);
+    }
+    *request.uri_mut() = Uri::from(path);
+}
+
+fn without_userinfo(authority: &str) -> &str {
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn every_spelling_of_the_identity_header_is_removed() {
+        let mut map = headers(&[
+            ("X-Forwarded-Client-Cert", "URI=spiffe://td/admin"),
+            ("x_forwarded_client_cert", "URI=spiffe://td/admin"),
+            ("X-Forwarded_Client-CERT", "URI=spiffe://td/admin"),
+            ("x-forwarded-for", "10.0.0.1"),
+        ]);
+        remove_identity(&mut map);
+        assert_eq!(map, headers(&[("x-forwarded-for", "10.0.0.1")]));
+    }
+
+    #[test]
+    fn hop_by_hop_fields_end_here_and_framing_does_not() {
+        let mut map = headers(&[
+            ("connection", "close, X-Trace , content-length, host"),
+            ("keep-alive", "timeout=5"),
+            ("x-trace", "1"),
+            ("te", "gzip"),
+            ("content-length", "5"),
+            ("host", "app"),
+            ("accept", "*/*"),
+        ]);
+        end_hop(&mut map);
+        assert_eq!(map, headers(&[("content-length", "5"), ("host", "app"), ("accept", "*/*")]));
+    }
+
+    #[test]
+    fn upgrade_passes() {
+        let mut map = headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        assert!(asks_upgrade(&map));
+        end_hop(&mut map);
+        assert_eq!(map, headers(&[("upgrade", "websocket"), ("connection", "upgrade")]));
+        assert!(!asks_upgrade(&headers(&[("upgrade", "h2c")])));
+    }
+
+    #[test]
+    fn absolute_target_wins_over_the_host_field() {
+        let mut request = Request::get("http://user@real.example:81/a?b=c").header("host", "fake").body(()).unwrap();
+        to_origin_form(&mut request, "fallback");
+        assert_eq!(request.uri(), "/a?b=c");
+        assert_eq!(request.headers()["host"], "real.example:81");
+
+        let mut request = Request::get("/a").body(()).unwrap();
+        to_origin_form(&mut request, "127.0.0.1:8080");
+        assert_eq!(request.headers()["host"], "127.0.0.1:8080");
+    }
+
+    #[test]
+    fn request_ids_are_kept_if_decent_and_made_otherwise() {
+        assert_eq!(request_id(&mut headers(&[("x-request-id", "abc-1")])), "abc-1");
+        let long = "a".repeat(129);
+        for poor in [&[("x-request-id", long.as_str())][..], &[("x-request-id", "a b")], &[]] {
+            let mut map = headers(poor);
+            let id = request_id(&mut map);
+            assert_eq!(map["x-request-id"], id);
+            assert!(id.len() < 40);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The called side of a connection: the app of an inbound one, the peer of an outbound one.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::StatusCode;
+use signet_proto::spiffe::SpiffeId;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::Prefixed;
+use crate::capture;
+use crate::connections::Registration;
+use crate::tls::HandshakeError;
+
+/// How long a TCP connect may take.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Something that can be connected to, as often as needed.
+pub trait Upstream: Send + Sync + 'static {
+    /// What a connection to it is.
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Makes a new connection.
+    fn connect(&self) -> impl Future<Output = Result<Called<Self::Io>, UpstreamError>> + Send;
+}
+
+/// A connection to the called side.
+#[derive(Debug)]
+pub struct Called<U> {
+    /// Its bytes.
+    pub stream: Prefixed<U>,
+    /// Its place in the table of live connections, if a verified peer is at its end.
+    pub registration: Option<Registration>,
+}
+
+/// The called side could not be reached. Nothing was sent to it, so another try is safe.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpstreamError {
+    /// No identity, bundle or policy yet.
+    #[error("this proxy has no identity and policy yet")]
+    NotReady,
+    /// Nobody listens under that identity.
+    #[error(
+        "no endpoint of `{0}` is known: is its proxy running and connected to control, or does the listener need `address`?"
+    )]
+    NoEndpoint(SpiffeId),
+    /// TCP failed.
+    #[error("cannot connect to {address}: {error}")]
+    Connect {
+        /// Where to.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// TCP took too long.
+    #[error("no connection to {address} within {} s", CONNECT_DEADLINE.as_secs())]
+    Deadline {
+        /// Where to.
+        address: SocketAddr,
+    },
+    /// The peer and we did not come together.
+    #[error("{address}: {error}")]
+    Handshake {
+        /// Where to.
+        address: SocketAddr,
+        /// What failed.
+        error: HandshakeError,
+    },
+    /// The peer was revoked while we called.
+    #[error("peer is refused: {0}")]
+    Distrusted(&'static str),
+}
+
+impl UpstreamError {
+    /// The label value.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotReady => "not_ready",
+            Self::NoEndpoint(_) => "no_endpoint",
+            Self::Connect { .. } => "connect",
+            Self::Deadline { .. } => "connect_deadline",
+            Self::Handshake { error, .. } => error.reason(),
+            Self::Distrusted(reason) => reason,
+        }
+    }
+
+    /// What an HTTP client is told.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NotReady | Self::NoEndpoint(_) | Self::Connect { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Handshake { .. } | Self::Distrusted(_) => StatusCode::BAD_GATEWAY,
+        }
+    }
+}
+
+/// A TCP connection, made within the deadline and prepared.
+///
+/// # Errors
+/// When it cannot be made in time.
+pub async fn dial(address: SocketAddr) -> Result<TcpStream, UpstreamError> {
+    match tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => {
+            capture::prepare(&stream);
+            Ok(stream)
+        }
+        Ok(Err(error)) => Err(UpstreamError::Connect { address, error }),
+        Err(_) => Err(UpstreamError::Deadline { address }),
+    }
+}

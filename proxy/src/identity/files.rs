@@ -1,0 +1,232 @@
+//! SVIDs that something else keeps on disk: another CA's agent, a secrets mount. Watched, because they rotate.
+//!
+//! Chain, key and bundle are read together and taken only if they fit together; a half-written set, or one
+//! that does not verify, changes nothing, is counted, and is read again at the next event (invariant 3).
+//! Mounts swap whole folders by symlink, so the folders are watched rather than the files.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher};
+use signet_proto::handshake::{
+    ConfigError, KeyError, Revocations, Svid, SvidMismatch, Trust, VerifyError, WorkloadKey,
+};
+use signet_proto::policy::{ParseError, PolicySet};
+use signet_proto::spiffe::{BundleError, TrustBundle};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use crate::mesh::Mesh;
+use crate::telemetry::metrics;
+
+/// Writers need a moment to put all files in place.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Some filesystems send no events; looking costs little.
+const LOOK_ANYWAY: Duration = Duration::from_secs(30);
+const LARGEST_FILE: u64 = 1024 * 1024;
+
+/// Where the parts are.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// PEM chain, leaf first.
+    pub svid: PathBuf,
+    /// PEM private key.
+    pub key: PathBuf,
+    /// PEM authorities of our trust domain.
+    pub bundle: PathBuf,
+    /// YAML policy documents; without, nobody may call.
+    pub policy: Option<PathBuf>,
+}
+
+/// Why a set of files was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FilesError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The key file.
+    #[error("{path}: {error}")]
+    Key {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: KeyError,
+    },
+    /// Chain and key.
+    #[error("{path}: {error}")]
+    Svid {
+        /// The chain's.
+        path: PathBuf,
+        /// Why.
+        error: SvidMismatch,
+    },
+    /// The bundle file.
+    #[error("{path}: {error}")]
+    Bundle {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: BundleError,
+    },
+    /// The SVID does not chain to the bundle, or is outside its validity.
+    #[error("{path}: {error}")]
+    Unbelievable {
+        /// The chain's.
+        path: PathBuf,
+        /// Why.
+        error: VerifyError,
+    },
+    /// The policy file.
+    #[error(transparent)]
+    Policy(#[from] ParseError),
+    /// The policies do not go together.
+    #[error("{path}: {error}")]
+    Compile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: signet_proto::policy::CompileError,
+    },
+    /// The TLS library refused our parameters.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The folders cannot be watched.
+    #[error("cannot watch for changes: {0}")]
+    Watch(#[from] notify::Error),
+}
+
+/// A set that fits together.
+struct Loaded {
+    svid: Svid,
+    bundle: TrustBundle,
+    policy: PolicySet,
+    raw: Zeroizing<Vec<u8>>,
+}
+
+/// Takes the files as they are now; for the start, where a mistake should end the process.
+///
+/// # Errors
+/// When they cannot be read or do not fit together.
+pub async fn load(files: &Files, mesh: &Mesh) -> Result<(), FilesError> {
+    adopt(mesh, read(files).await?)
+}
+
+/// Follows the files until `stop`.
+///
+/// # Errors
+/// When the folders cannot be watched.
+pub async fn follow(files: Files, mesh: Arc<Mesh>, stop: CancellationToken) -> Result<(), FilesError> {
+    let (notice, mut noticed) = mpsc::channel(1);
+    let mut watcher = notify::recommended_watcher(move |_event| {
+        // A full queue already says that something changed.
+        let _ = notice.try_send(());
+    })?;
+    for folder in folders(&files) {
+        watcher.watch(&folder, RecursiveMode::NonRecursive)?;
+    }
+    let mut current = Zeroizing::new(Vec::new());
+    loop {
+        match read(&files).await {
+            Ok(loaded) if loaded.raw == current => {}
+            Ok(loaded) => {
+                let raw = loaded.raw.clone();
+                match adopt(&mesh, loaded) {
+                    Ok(()) => current = raw,
+                    Err(error) => refuse(&error),
+                }
+            }
+            Err(error) => refuse(&error),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = noticed.recv() => tokio::time::sleep(SETTLE).await,
+            () = tokio::time::sleep(LOOK_ANYWAY) => {}
+        }
+        let _ = noticed.try_recv();
+    }
+}
+
+fn refuse(error: &FilesError) {
+    metrics::rotation("failed");
+    tracing::warn!(%error, "files changed but cannot be used; what is in force stays in force");
+}
+
+fn adopt(mesh: &Mesh, loaded: Loaded) -> Result<(), FilesError> {
+    let Loaded { svid, bundle, policy, .. } = loaded;
+    let not_after = svid.profile().not_after;
+    tracing::info!(id = %svid.id(), "took a new SVID from files");
+    mesh.update(|inputs| {
+        inputs.svid = Some(Arc::new(svid));
+        inputs.bundles = vec![bundle];
+        inputs.policy = Some(Arc::new(policy));
+    })?;
+    metrics::rotation("success");
+    metrics::svid_expiry(not_after);
+    Ok(())
+}
+
+async fn read(files: &Files) -> Result<Loaded, FilesError> {
+    let chain = contents(&files.svid).await?;
+    let key = contents(&files.key).await?;
+    let authorities = contents(&files.bundle).await?;
+    let documents = match &files.policy {
+        Some(path) => Some((path, contents(path).await?)),
+        None => None,
+    };
+
+    let signing_key = WorkloadKey::signing_key_from_pem(&key)
+        .map_err(|error| FilesError::Key { path: files.key.clone(), error })?;
+    let svid = Svid::from_pem(&chain, signing_key)
+        .map_err(|error| FilesError::Svid { path: files.svid.clone(), error })?;
+    let bundle = TrustBundle::from_pem(svid.id().trust_domain().clone(), &authorities)
+        .map_err(|error| FilesError::Bundle { path: files.bundle.clone(), error })?;
+    svid.check(&Trust::new([bundle.clone()], Revocations::default()), signet_proto::clock::now())
+        .map_err(|error| FilesError::Unbelievable { path: files.svid.clone(), error })?;
+    let policy = match &documents {
+        Some((path, text)) => {
+            let text = String::from_utf8_lossy(text);
+            let documents = signet_proto::policy::parse_yaml(&path.display().to_string(), &text)?;
+            PolicySet::compile(documents).map_err(|error| FilesError::Compile { path: path.to_path_buf(), error })?
+        }
+        None => PolicySet::empty(),
+    };
+
+    let mut raw = Zeroizing::new(Vec::new());
+    for part in [Some(&chain), Some(&key), Some(&authorities), documents.as_ref().map(|(_, text)| text)] {
+        raw.extend_from_slice(part.map_or(&[], |part| part.as_slice()));
+        raw.push(0);
+    }
+    Ok(Loaded { svid, bundle, policy, raw })
+}
+
+async fn contents(path: &Path) -> Result<Zeroizing<Vec<u8>>, FilesError> {
+    let read = async {
+        let length = tokio::fs::metadata(path).await?.len();
+        if length > LARGEST_FILE {
+            return Err(io::Error::other(format!("{length} bytes are more than {LARGEST_FILE}")));
+        }
+        tokio::fs::read(path).await.map(Zeroizing::new)
+    };
+    read.await.map_err(|error| FilesError::Read { path: path.to_path_buf(), error })
+}
+
+fn folders(files: &Files) -> BTreeSet<PathBuf> {
+    [Some(&files.svid), Some(&files.key), Some(&files.bundle), files.policy.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(|path| match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        })
+        .collect()
+}

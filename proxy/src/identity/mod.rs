@@ -1,0 +1,7 @@
+//! One valid SVID at all times. A source delivers SVIDs into the [`Mesh`](crate::mesh::Mesh); what is in force
+//! is replaced only by a new one that our peers would believe, and never dropped because a renewal failed
+//! (invariant 3).
+
+pub mod control;
+pub mod files;
+mod schedule;

@@ -1,0 +1,146 @@
+//! A peer calls our app: accept -> handshake -> authorize -> detect -> forward.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use signet_proto::handshake::ALPN_HTTP1;
+use tokio::net::TcpStream;
+
+use crate::connections::{Content, Registration, Subject};
+use crate::forward::detect::{Detected, detect};
+use crate::forward::http1::{Http1, cut};
+use crate::forward::opaque::relay;
+use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
+use crate::forward::Prefixed;
+use crate::run::{Protocol as Declared, Shared};
+use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol};
+use crate::tls;
+
+/// One inbound listener: what arrives there is for this app.
+#[derive(Debug, Clone)]
+pub struct Inbound {
+    /// Where the app listens.
+    pub app: SocketAddr,
+    /// What the app speaks.
+    pub protocol: Declared,
+}
+
+/// Why an inbound connection ended before or while it was forwarded.
+type Refusal = (CloseReason, Option<String>);
+
+/// The whole story of one accepted connection. Whatever happens is in its record.
+pub async fn serve(shared: Arc<Shared>, inbound: Arc<Inbound>, stream: TcpStream, remote: SocketAddr) {
+    let facts = Facts {
+        direction: Direction::Inbound,
+        remote,
+        port: inbound.app.port(),
+        source: None,
+        destination: None,
+    };
+    let mut record = AccessRecord::connection(facts);
+    if let Err((reason, detail)) = phases(&shared, &inbound, stream, &mut record).await {
+        record.ended(reason, detail);
+    }
+}
+
+async fn phases(
+    shared: &Arc<Shared>,
+    inbound: &Inbound,
+    stream: TcpStream,
+    record: &mut AccessRecord,
+) -> Result<(), Refusal> {
+    let snapshot = shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))?;
+    record.facts.destination = Some(snapshot.svid.id().clone());
+
+    let (stream, peer) = tls::accept(stream, &snapshot.server).await.map_err(|refused| {
+        record.facts.source = refused.peer().cloned();
+        (CloseReason::HandshakeFailed, Some(format!("{}: {refused}", refused.reason())))
+    })?;
+    record.facts.source = Some(peer.id.clone());
+    let spoken = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+
+    let subject = Subject {
+        direction: Direction::Inbound,
+        peer: Arc::new(peer),
+        local: snapshot.svid.id().clone(),
+        port: inbound.app.port(),
+        content: Content::Connection,
+    };
+    let registration = shared.connections.register(subject.clone());
+    authorize(shared, &registration, record)?;
+
+    let mut caller = Prefixed::new(stream);
+    let app = App(inbound.app);
+    let (detected, called) = match (inbound.protocol, spoken.as_deref()) {
+        (Declared::Tcp, _) => (Detected::Opaque, None),
+        (Declared::Http, _) | (_, Some(ALPN_HTTP1)) => (Detected::Http1, None),
+        (Declared::Detect, _) => tokio::select! {
+            detected = detect(&mut caller, async { app.connect().await.map(|called| called.stream) }) =>
+                detected.map_err(error)?,
+            reason = cut(Some(&registration)) => return Err((reason, None)),
+        },
+    };
+
+    match detected {
+        Detected::Http1 => {
+            record.protocol = Protocol::Http1;
+            let authority = inbound.app.to_string();
+            let called = called.map(|stream| Called { stream, registration: None });
+            let http = Http1::new(Arc::clone(shared), app, Some(subject), authority, record);
+            http.serve(caller, called, Some(&registration)).await
+        }
+        Detected::Http2 => Err(error("HTTP/2 with prior knowledge is not forwarded")),
+        Detected::Opaque => {
+            record.protocol = Protocol::Opaque;
+            registration.carries(Content::Opaque);
+            authorize(shared, &registration, record)?;
+            let called = match called {
+                Some(called) => called,
+                None => dial(inbound.app).await.map(Prefixed::new).map_err(error)?,
+            };
+            let meters = record.meters();
+            tokio::select! {
+                ended = relay(called, caller, &meters, shared.idle) =>
+                    ended.map_err(|broken| (broken.reason(), Some(broken.to_string()))),
+                reason = cut(Some(&registration)) => Err((reason, None)),
+            }
+        }
+    }
+}
+
+/// Decides with the newest snapshot. The connection is in the table already, so that a change after this is
+/// held against it there (invariant 4).
+fn authorize(
+    shared: &Shared,
+    registration: &Registration,
+    record: &mut AccessRecord,
+) -> Result<(), Refusal> {
+    let snapshot = shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))?;
+    if let Some(because) = registration.revoked(&snapshot) {
+        return Err((CloseReason::Revoked(because), None));
+    }
+    if let Some(verdict) = registration.decide(&snapshot) {
+        let allowed = verdict.allowed;
+        record.decided(verdict, snapshot.generation);
+        if !allowed {
+            return Err((CloseReason::Denied, Some(registration.explain(&snapshot))));
+        }
+    }
+    Ok(())
+}
+
+fn error(cause: impl Display) -> Refusal {
+    (CloseReason::Error, Some(cause.to_string()))
+}
+
+/// Our own app.
+struct App(SocketAddr);
+
+impl Upstream for App {
+    type Io = TcpStream;
+
+    async fn connect(&self) -> Result<Called<TcpStream>, UpstreamError> {
+        Ok(Called { stream: Prefixed::new(dial(self.0).await?), registration: None })
+    }
+}

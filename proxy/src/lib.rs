@@ -1,0 +1,25 @@
+//! The data plane of Signet: a sidecar that terminates and originates mutual TLS for one workload and
+//! decides on every connection by the identity at the other end.
+//!
+//! ```text
+//!  inbound:  accept -> handshake -> authorize -> detect -> forward to the app
+//!  outbound: accept -> destination -> detect -> pick endpoint -> handshake -> forward to the peer
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod backoff;
+pub mod balance;
+pub mod capture;
+pub mod config;
+pub mod connections;
+pub mod control;
+pub mod forward;
+pub mod identity;
+pub mod inbound;
+pub mod mesh;
+pub mod outbound;
+pub mod run;
+pub mod telemetry;
+pub mod tls;

@@ -1,0 +1,70 @@
+//! `signet-proxy`: arguments, log, configuration, runtime, and the signals that end it.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use signet_proxy::config::{Arguments, Command, Config, RunArguments};
+use signet_proxy::telemetry::{log, metrics};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What the configuration says cannot be done: another try will not help.
+const EXIT_CONFIGURATION: u8 = 2;
+
+fn main() -> ExitCode {
+    let Arguments { command: Command::Run(arguments) } = Arguments::parse();
+    let config = match load(*arguments) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("signet-proxy: {error:#}");
+            return ExitCode::from(EXIT_CONFIGURATION);
+        }
+    };
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "signet-proxy ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(arguments: RunArguments) -> anyhow::Result<Config> {
+    let config = Config::load(arguments)?;
+    log::install(config.log_format).context("`SIGNET_LOG`")?;
+    Ok(config)
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    let metrics = metrics::install().context("cannot install the metrics recorder")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let ended = runtime.block_on(async {
+        let stopped = stop_signal()?;
+        signet_proxy::run::run(config, metrics, stopped).await
+    });
+    runtime.shutdown_background();
+    ended
+}
+
+/// Ends at the first SIGTERM or SIGINT; the second ends the process at once.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "stopping");
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            std::process::exit(1);
+        });
+    })
+}

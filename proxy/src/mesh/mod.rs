@@ -1,0 +1,145 @@
+//! What this proxy knows, as one immutable [`Snapshot`] behind one atomic pointer (invariant 4).
+//!
+//! Identity sources and the stream from control write into [`Inputs`]; each write makes a whole new snapshot,
+//! swaps it in, and holds every live connection against it before the writer goes on. Until an identity, a
+//! bundle and a policy are in hand there is no snapshot, and nothing is accepted (invariant 1).
+
+mod duty;
+mod snapshot;
+pub mod watch;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use signet_proto::handshake::{ConfigError, Revocations, Svid, Trust};
+use signet_proto::policy::PolicySet;
+use signet_proto::spiffe::{SpiffeId, TrustBundle};
+use tokio::sync::watch as latest;
+
+pub use duty::expire_rules;
+pub use snapshot::{Endpoint, Services, Snapshot};
+
+use crate::connections::Connections;
+use crate::telemetry::{CloseReason, metrics};
+
+/// The parts that a snapshot is made of; absent until their source delivered them.
+#[derive(Debug, Default, Clone)]
+pub struct Inputs {
+    /// Our own SVID.
+    pub svid: Option<Arc<Svid>>,
+    /// Bundles by trust domain; empty until known.
+    pub bundles: Vec<TrustBundle>,
+    /// What is revoked.
+    pub revocations: Revocations,
+    /// Who may call us.
+    pub policy: Option<Arc<PolicySet>>,
+    /// Where the peers listen.
+    pub services: Arc<Services>,
+    /// Control's revision.
+    pub revision: u64,
+}
+
+/// The mesh as this proxy sees it.
+#[derive(Debug)]
+pub struct Mesh {
+    current: ArcSwapOption<Snapshot>,
+    inputs: Mutex<Inputs>,
+    generation: latest::Sender<u64>,
+    connections: Arc<Connections>,
+    upstreams: Vec<SpiffeId>,
+}
+
+/// What a change did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Live connections and requests told to close, by reason.
+    pub closed: HashMap<CloseReason, u64>,
+}
+
+impl Mesh {
+    /// A mesh of which nothing is known yet. `upstreams` are the peers that configurations are prepared for.
+    #[must_use]
+    pub fn new(connections: Arc<Connections>, upstreams: Vec<SpiffeId>) -> Self {
+        Self {
+            current: ArcSwapOption::empty(),
+            inputs: Mutex::default(),
+            generation: latest::Sender::new(0),
+            connections,
+            upstreams,
+        }
+    }
+
+    /// The snapshot in force.
+    #[must_use]
+    pub fn current(&self) -> Option<Arc<Snapshot>> {
+        self.current.load_full()
+    }
+
+    /// Follows the generations of snapshots; 0 while there is none.
+    #[must_use]
+    pub fn generations(&self) -> latest::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// What is still missing before there can be a snapshot, for `/readyz`.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        let inputs = self.inputs.lock();
+        let mut missing = Vec::new();
+        if inputs.svid.is_none() {
+            missing.push("identity: no SVID yet");
+        }
+        if inputs.bundles.is_empty() {
+            missing.push("trust bundle: none yet");
+        }
+        if inputs.policy.is_none() {
+            missing.push("policy: none received yet");
+        }
+        missing
+    }
+
+    /// What to prove ourselves to control with: known from the join on, before there is a policy.
+    #[must_use]
+    pub fn credentials(&self) -> Option<(Arc<Svid>, Arc<Trust>)> {
+        if let Some(snapshot) = self.current() {
+            return Some((Arc::clone(&snapshot.svid), Arc::clone(&snapshot.trust)));
+        }
+        let inputs = self.inputs.lock();
+        let trust = Trust::new(inputs.bundles.iter().cloned(), inputs.revocations.clone());
+        inputs.svid.clone().map(|svid| (svid, Arc::new(trust)))
+    }
+
+    /// Changes the inputs and brings the result into force: when this returns, every connection that the
+    /// change forbids has been told to close.
+    ///
+    /// # Errors
+    /// When no TLS configuration can be made of the inputs; what was in force before stays in force.
+    pub fn update(&self, change: impl FnOnce(&mut Inputs)) -> Result<Applied, ConfigError> {
+        let started = Instant::now();
+        let mut inputs = self.inputs.lock();
+        let mut changed = inputs.clone();
+        change(&mut changed);
+        let previous = self.current.load_full();
+        let generation = previous.as_ref().map_or(1, |snapshot| snapshot.generation + 1);
+        let next = Snapshot::prepare(&changed, generation, &self.upstreams)?;
+        *inputs = changed;
+        let Some(next) = next.map(Arc::new) else { return Ok(Applied::default()) };
+        let bundles_shrank = previous.as_ref().is_some_and(|previous| previous.believes_more_than(&next));
+        self.current.store(Some(Arc::clone(&next)));
+        let closed = self.connections.decide_again(&next, bundles_shrank);
+        self.generation.send_replace(generation);
+        metrics::snapshot(generation, next.revision, started.elapsed());
+        Ok(Applied { closed })
+    }
+
+    /// Decides all live connections again without a change from outside, as when a rule's time is up.
+    pub fn decide_again(&self) -> Applied {
+        let _one_at_a_time = self.inputs.lock();
+        let closed =
+            self.current().map(|snapshot| self.connections.decide_again(&snapshot, false)).unwrap_or_default();
+        Applied { closed }
+    }
+}

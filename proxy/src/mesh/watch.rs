@@ -1,0 +1,214 @@
+//! The stream from control: bundles, policy, revocations and endpoints, pushed as they change. Every message
+//! is in force, down to the last closed connection, before it is acknowledged.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use signet_proto::handshake::{ALPN_H2, Revocations, client_config};
+use signet_proto::policy::PolicySet;
+use signet_proto::spiffe::{SpiffeId, TrustBundle};
+use signet_proto::v1;
+use signet_proto::v1::mesh_client::MeshClient;
+use signet_proto::v1::report_client::ReportClient;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::{Applied, Endpoint, Inputs, Mesh, Services};
+use crate::backoff::Backoff;
+use crate::connections::Connections;
+use crate::control::{CALL_DEADLINE, ControlError, channel, control_id};
+use crate::telemetry::metrics;
+
+const REPORT_EVERY: Duration = Duration::from_secs(30);
+/// Acknowledgements that wait to be sent; newer ones say more, so what does not fit is left out.
+const PENDING_REPORTS: usize = 64;
+const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
+
+/// What this proxy asks control for.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// Control's addresses.
+    pub control: Vec<String>,
+    /// Ports on which we accept mutual TLS.
+    pub listeners: Vec<u16>,
+    /// Peers whose endpoints we want to know.
+    pub upstreams: Vec<SpiffeId>,
+}
+
+/// Follows control until `stop`; while it cannot be reached, what is known stays in force (invariant 11).
+pub async fn follow(
+    subscription: Subscription,
+    mesh: Arc<Mesh>,
+    connections: Arc<Connections>,
+    stop: CancellationToken,
+) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        let followed = async {
+            let channel = open(&subscription, &mesh).await?;
+            stream(&subscription, channel, &mesh, &connections, &mut backoff).await
+        };
+        let ended = tokio::select! {
+            () = stop.cancelled() => return,
+            ended = followed => ended,
+        };
+        metrics::control_connected(false);
+        let delay = backoff.next_delay();
+        match ended {
+            Ok(()) => tracing::info!(?delay, "control ended the stream, will open it again"),
+            Err(error) => tracing::warn!(%error, ?delay, "no stream from control, will try again"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(delay) => {}
+        }
+    }
+}
+
+async fn open(subscription: &Subscription, mesh: &Mesh) -> Result<Channel, ControlError> {
+    let unusable = |error: &dyn std::error::Error| ControlError::Unusable(error.to_string());
+    let (svid, trust) =
+        mesh.credentials().ok_or_else(|| ControlError::Unusable("no SVID to show to control yet".into()))?;
+    let control = control_id(svid.id().trust_domain()).map_err(|error| unusable(&error))?;
+    let tls = client_config(Some(&svid), trust, control, &[ALPN_H2]).map_err(|error| unusable(&error))?;
+    channel(&subscription.control, &tls).await
+}
+
+async fn stream(
+    subscription: &Subscription,
+    channel: Channel,
+    mesh: &Mesh,
+    connections: &Connections,
+    backoff: &mut Backoff,
+) -> Result<(), ControlError> {
+    let request = v1::WatchRequest {
+        listeners: subscription.listeners.iter().map(|port| v1::Listener { port: u32::from(*port) }).collect(),
+        upstreams: subscription.upstreams.iter().map(ToString::to_string).collect(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let mut client = MeshClient::new(channel.clone()).max_decoding_message_size(LARGEST_MESSAGE);
+    let mut messages = client.watch(request).await?.into_inner();
+    metrics::control_connected(true);
+
+    let (acknowledge, reports) = mpsc::channel(PENDING_REPORTS);
+    let receive = async {
+        let mut revision = 0;
+        loop {
+            let message = tokio::select! {
+                message = messages.message() => message?,
+                () = tokio::time::sleep(REPORT_EVERY) => {
+                    let report = report(revision, &Applied::default(), Duration::ZERO, connections);
+                    let _ = acknowledge.try_send(report);
+                    continue;
+                }
+            };
+            let Some(message) = message else { return Ok(()) };
+            backoff.reset();
+            revision = message.revision;
+            let arrived = Instant::now();
+            let applied = apply(mesh, message)?;
+            tracing::debug!(revision, closed = ?applied.closed, took = ?arrived.elapsed(), "applied a change from control");
+            let _ = acknowledge.try_send(report(revision, &applied, arrived.elapsed(), connections));
+        }
+    };
+    tokio::select! {
+        ended = receive => ended,
+        ended = send_reports(ReportClient::new(channel), reports) => ended,
+    }
+}
+
+async fn send_reports(
+    mut client: ReportClient<Channel>,
+    mut reports: mpsc::Receiver<v1::ReportRequest>,
+) -> Result<(), ControlError> {
+    while let Some(report) = reports.recv().await {
+        let mut request = tonic::Request::new(report);
+        request.set_timeout(CALL_DEADLINE);
+        client.report(request).await?;
+    }
+    Ok(())
+}
+
+fn report(
+    revision: u64,
+    applied: &Applied,
+    took: Duration,
+    connections: &Connections,
+) -> v1::ReportRequest {
+    let closed = applied
+        .closed
+        .iter()
+        .map(|(reason, count)| v1::ClosedConnections { reason: reason.as_str().into(), count: *count });
+    v1::ReportRequest {
+        applied_revision: revision,
+        closed: closed.collect(),
+        applied_in: prost_types::Duration::try_from(took).ok(),
+        open_connections: connections.len() as u64,
+    }
+}
+
+/// Brings one message into force. A message of which a part cannot be read is refused whole; only for the
+/// policy there is a safe reading of what cannot be read, and that is to deny (invariant 1).
+fn apply(mesh: &Mesh, message: v1::WatchResponse) -> Result<Applied, ControlError> {
+    let unusable = |what: &str, error: &dyn std::error::Error| ControlError::Unusable(format!("{what}: {error}"));
+    let bundles = message
+        .bundles
+        .map(|bundles| bundles.bundles.iter().map(TrustBundle::try_from).collect::<Result<Vec<_>, _>>())
+        .transpose()
+        .map_err(|error| unusable("bundles", &error))?;
+    let revocations = message
+        .revocations
+        .map(Revocations::try_from)
+        .transpose()
+        .map_err(|error| unusable("revocations", &error))?;
+    let policy = message.policies.map(|policies| Arc::new(readable_or_deny(&policies)));
+    let services = message.services.map(|services| Arc::new(endpoints(&services)));
+    let change = |inputs: &mut Inputs| {
+        inputs.revision = message.revision;
+        if let Some(bundles) = bundles {
+            inputs.bundles = bundles;
+        }
+        if let Some(revocations) = revocations {
+            inputs.revocations = revocations;
+        }
+        if let Some(policy) = policy {
+            inputs.policy = Some(policy);
+        }
+        if let Some(services) = services {
+            inputs.services = services;
+        }
+    };
+    mesh.update(change).map_err(|error| unusable("TLS", &error))
+}
+
+fn readable_or_deny(policies: &v1::Policies) -> PolicySet {
+    let compiled = policies
+        .documents
+        .iter()
+        .map(|document| signet_proto::policy::parse_json(document).map_err(|error| error.to_string()))
+        .collect::<Result<Vec<_>, _>>()
+        .and_then(|documents| PolicySet::compile(documents).map_err(|error| error.to_string()));
+    compiled.unwrap_or_else(|error| {
+        metrics::policy_unreadable();
+        tracing::error!(error, "control sent a policy that cannot be read: everything is denied until it is corrected");
+        PolicySet::deny_all(error)
+    })
+}
+
+fn endpoints(services: &v1::Services) -> Services {
+    services
+        .services
+        .iter()
+        .filter_map(|service| {
+            let id: SpiffeId = service.spiffe_id.parse().ok()?;
+            let endpoints = service.endpoints.iter().filter_map(|endpoint| {
+                let address: IpAddr = endpoint.address.parse().ok()?;
+                let port = u16::try_from(endpoint.port).ok()?;
+                Some(Endpoint { address: SocketAddr::new(address, port) })
+            });
+            Some((id, endpoints.collect()))
+        })
+        .collect()
+}

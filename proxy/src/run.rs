@@ -1,0 +1,184 @@
+//! A running proxy: its parts wired together, from the first listener to the last drained connection.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use crate::config::Protocol;
+use crate::admin::{self, Health};
+use crate::balance::Rotation;
+use crate::capture::{Intake, MAX_CONNECTIONS, listen};
+use crate::config::{Config, Source};
+use crate::connections::Connections;
+use crate::forward::opaque::Idle;
+use crate::identity::{control as joined, files};
+use crate::inbound::{self, Inbound};
+use crate::mesh::{Mesh, expire_rules, watch};
+use crate::outbound::{self, Outbound};
+use crate::telemetry::{CloseReason, Direction};
+
+/// After one side has finished, how long the other may be silent.
+const HALF_CLOSED: Duration = Duration::from_secs(300);
+/// After the drain deadline, how long the cut connections have to wind down.
+const WIND_DOWN: Duration = Duration::from_secs(2);
+
+/// What every connection needs.
+#[derive(Debug)]
+pub struct Shared {
+    /// What is known.
+    pub mesh: Arc<Mesh>,
+    /// What is open.
+    pub connections: Arc<Connections>,
+    /// Tasks that must end before the process does.
+    pub tasks: TaskTracker,
+    /// Cancelled when the proxy is on its way out.
+    pub drain: CancellationToken,
+    /// How long nothing may move.
+    pub idle: Idle,
+}
+
+/// Runs until `stopped` ends, then drains.
+///
+/// # Errors
+/// When a listener cannot be bound, or the identity is refused at the start.
+pub async fn run(
+    config: Config,
+    metrics: PrometheusHandle,
+    stopped: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let connections = Arc::new(Connections::default());
+    let upstreams: Vec<_> = config.outbound.iter().map(|listener| listener.peer.clone()).collect();
+    let mesh = Arc::new(Mesh::new(Arc::clone(&connections), upstreams.clone()));
+    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+    let intake = Intake::new(MAX_CONNECTIONS, drain.clone());
+    let shared = Arc::new(Shared {
+        mesh: Arc::clone(&mesh),
+        connections: Arc::clone(&connections),
+        tasks: intake.tasks().clone(),
+        drain: drain.clone(),
+        idle: Idle { open: config.idle_timeout, half_closed: HALF_CLOSED.min(config.idle_timeout) },
+    });
+
+    let health = Health { mesh: Arc::clone(&mesh), metrics, drain: drain.clone() };
+    let health_listener = listen(config.metrics_listen).await.context("metrics-listen")?;
+    announce("metrics", &health_listener)?;
+    let duties = TaskTracker::new();
+    duties.spawn(admin::serve(health_listener, health, stop.clone()));
+    duties.spawn(expire_rules(Arc::clone(&mesh), stop.clone()));
+
+    // Bound before joining, so that control can be told the real ports and a taken port spends no ticket.
+    let inbound = bind(&config.inbound, |listener| listener.listen.0).await.context("inbound")?;
+    let outbound = bind(&config.outbound, |listener| listener.listen).await.context("outbound")?;
+
+    let work = async {
+        match config.source {
+            Source::Files(files) => {
+                files::load(&files, &mesh).await?;
+                let following = files::follow(files, Arc::clone(&mesh), stop.clone());
+                duties.spawn(async {
+                    if let Err(error) = following.await {
+                        tracing::error!(%error, "files are no longer watched");
+                    }
+                });
+            }
+            Source::Control(ticket) => {
+                joined::join(&ticket, &mesh).await?;
+                let ports = inbound.iter().map(|(listener, _)| listener.local_addr().map(|a| a.port()));
+                let subscription = watch::Subscription {
+                    control: ticket.control.clone(),
+                    listeners: ports.collect::<Result<_, _>>()?,
+                    upstreams,
+                };
+                duties.spawn(joined::renew(ticket.control, Arc::clone(&mesh), stop.clone()));
+                duties.spawn(watch::follow(subscription, Arc::clone(&mesh), connections, stop.clone()));
+            }
+        }
+        ready(&mesh).await;
+        for (listener, settings) in inbound {
+            announce("inbound", &listener)?;
+            let settings = Arc::new(Inbound { app: settings.forward, protocol: settings.protocol });
+            let (intake, shared) = (intake.clone(), Arc::clone(&shared));
+            duties.spawn(async move {
+                let serve = |stream, remote| {
+                    Box::pin(inbound::serve(Arc::clone(&shared), Arc::clone(&settings), stream, remote))
+                };
+                intake.accept(listener, Direction::Inbound, serve).await;
+            });
+        }
+        for (listener, settings) in outbound {
+            announce("outbound", &listener)?;
+            let settings = Arc::new(Outbound {
+                listen: listener.local_addr()?,
+                peer: settings.peer,
+                address: settings.address,
+                protocol: settings.protocol,
+                rotation: Rotation::default(),
+            });
+            let (intake, shared) = (intake.clone(), Arc::clone(&shared));
+            duties.spawn(async move {
+                let serve = |stream, remote| {
+                    Box::pin(outbound::serve(Arc::clone(&shared), Arc::clone(&settings), stream, remote))
+                };
+                intake.accept(listener, Direction::Outbound, serve).await;
+            });
+        }
+        std::future::pending::<anyhow::Result<()>>().await
+    };
+    tokio::select! {
+        failed = work => failed?,
+        () = stopped => {}
+    }
+
+    drain.cancel();
+    drained(&shared, config.drain_timeout).await;
+    stop.cancel();
+    duties.close();
+    duties.wait().await;
+    Ok(())
+}
+
+async fn bind<L: Clone>(
+    listeners: &[L],
+    address: impl Fn(&L) -> SocketAddr,
+) -> std::io::Result<Vec<(TcpListener, L)>> {
+    let mut bound = Vec::new();
+    for listener in listeners {
+        bound.push((listen(address(listener)).await?, listener.clone()));
+    }
+    Ok(bound)
+}
+
+fn announce(direction: &str, listener: &TcpListener) -> std::io::Result<()> {
+    tracing::info!(direction, address = %listener.local_addr()?, "listening");
+    Ok(())
+}
+
+/// Ends when there is a snapshot: identity, bundle and policy.
+async fn ready(mesh: &Mesh) {
+    let mut generations = mesh.generations();
+    if generations.wait_for(|generation| *generation > 0).await.is_ok() {
+        tracing::info!("ready: identity and policy in hand");
+    }
+}
+
+/// Lets connections finish until the deadline, then cuts what is left and says how many.
+async fn drained(shared: &Shared, deadline: Duration) {
+    shared.tasks.close();
+    tracing::info!(open = shared.connections.len(), ?deadline, "draining");
+    if tokio::time::timeout(deadline, shared.tasks.wait()).await.is_ok() {
+        tracing::info!("drained: every connection finished");
+        return;
+    }
+    tracing::warn!(cut = shared.connections.len(), "drain deadline passed, cutting what is open");
+    shared.connections.close_all(CloseReason::Drained);
+    if tokio::time::timeout(WIND_DOWN, shared.tasks.wait()).await.is_err() {
+        tracing::warn!(left = shared.tasks.len(), "connections did not wind down");
+    }
+}

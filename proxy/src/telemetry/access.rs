@@ -1,0 +1,203 @@
+//! One line of access log per connection or HTTP request, written when it ends, with both identities and the
+//! verdict. The same record feeds the metrics, so that log and metrics never disagree.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use signet_proto::policy::Verdict;
+use signet_proto::spiffe::SpiffeId;
+
+use super::{CloseReason, Direction, metrics};
+
+/// Bytes moved so far; shared between those that move them and the record.
+#[derive(Debug, Default)]
+pub struct Meters {
+    /// Towards the app.
+    pub to_app: AtomicU64,
+    /// Towards the peer.
+    pub to_peer: AtomicU64,
+}
+
+/// What was spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Not known when it ended.
+    Unknown,
+    /// Bytes.
+    Opaque,
+    /// HTTP/1.x.
+    Http1,
+}
+
+impl Protocol {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Opaque => "tcp",
+            Self::Http1 => "http/1.1",
+        }
+    }
+}
+
+/// The head of an HTTP request, as policy saw it.
+#[derive(Debug)]
+struct Head {
+    method: String,
+    path: String,
+    request_id: String,
+}
+
+/// Who and where: the part of a record that the requests of a connection share with it.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The address at the other end of the accepted socket.
+    pub remote: SocketAddr,
+    /// The app's port of an inbound connection, the listener's of an outbound one.
+    pub port: u16,
+    /// Who called, once known.
+    pub source: Option<SpiffeId>,
+    /// Who was called, once known.
+    pub destination: Option<SpiffeId>,
+}
+
+/// What is known of a connection or request. Logs and counts itself once, when it is dropped.
+#[derive(Debug)]
+pub struct AccessRecord {
+    /// Who and where.
+    pub facts: Facts,
+    /// What was spoken.
+    pub protocol: Protocol,
+    started: Instant,
+    meters: Arc<Meters>,
+    head: Option<Head>,
+    verdict: Option<Verdict>,
+    status: Option<u16>,
+    reason: CloseReason,
+    detail: Option<String>,
+    generation: u64,
+}
+
+impl AccessRecord {
+    /// A connection that was just accepted.
+    #[must_use]
+    pub fn connection(facts: Facts) -> Self {
+        metrics::connection_opened(facts.direction);
+        Self::new(facts, Protocol::Unknown, None)
+    }
+
+    /// A request. Log lines escape what the client chose; here it is only bounded.
+    #[must_use]
+    pub fn request(facts: Facts, method: &str, path: &str, request_id: String) -> Self {
+        let bounded = |text: &str, most: usize| text.chars().take(most).collect::<String>();
+        let head = Head { method: bounded(method, 32), path: bounded(path, 1024), request_id };
+        Self::new(facts, Protocol::Http1, Some(head))
+    }
+
+    fn new(facts: Facts, protocol: Protocol, head: Option<Head>) -> Self {
+        Self {
+            facts,
+            protocol,
+            started: Instant::now(),
+            meters: Arc::default(),
+            head,
+            verdict: None,
+            status: None,
+            reason: CloseReason::Finished,
+            detail: None,
+            generation: 0,
+        }
+    }
+
+    /// The byte counters.
+    #[must_use]
+    pub fn meters(&self) -> Arc<Meters> {
+        Arc::clone(&self.meters)
+    }
+
+    /// Records the decision and the snapshot it was made with.
+    pub fn decided(&mut self, verdict: Verdict, generation: u64) {
+        if !verdict.allowed {
+            self.reason = CloseReason::Denied;
+        }
+        self.verdict = Some(verdict);
+        self.generation = generation;
+    }
+
+    /// Records the HTTP status that the client gets.
+    pub fn answered(&mut self, status: u16) {
+        self.status = Some(status);
+    }
+
+    /// Records why it ended.
+    pub fn ended(&mut self, reason: CloseReason, detail: Option<String>) {
+        self.reason = reason;
+        if detail.is_some() {
+            self.detail = detail;
+        }
+    }
+
+    /// The request id, for requests.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        self.head.as_ref().map(|head| head.request_id.as_str())
+    }
+}
+
+impl Drop for AccessRecord {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        let to_app = self.meters.to_app.load(Ordering::Relaxed);
+        let to_peer = self.meters.to_peer.load(Ordering::Relaxed);
+        let denied = self.verdict.as_ref().filter(|verdict| !verdict.allowed);
+        if let (Some(verdict), Some(destination)) = (denied, &self.facts.destination) {
+            metrics::denied(self.facts.direction, verdict.reason.as_str(), self.facts.source.as_ref(), destination);
+        }
+        match (&self.head, &self.facts.destination) {
+            (Some(_), Some(destination)) => {
+                let status = self.status.unwrap_or_default();
+                metrics::request(self.facts.direction, status, self.facts.source.as_ref(), destination, took);
+            }
+            _ => {
+                metrics::connection_closed(self.facts.direction, self.reason, took);
+                metrics::bytes(self.facts.direction, to_app, to_peer);
+            }
+        }
+        let (bytes_in, bytes_out) = match self.facts.direction {
+            Direction::Inbound => (to_app, to_peer),
+            Direction::Outbound => (to_peer, to_app),
+        };
+        let verdict = match &self.verdict {
+            Some(verdict) if verdict.allowed => "allow",
+            Some(_) => "deny",
+            None => "none",
+        };
+        tracing::info!(
+            target: "access",
+            kind = if self.head.is_some() { "request" } else { "connection" },
+            direction = self.facts.direction.as_str(),
+            protocol = self.protocol.as_str(),
+            source = self.facts.source.as_ref().map(SpiffeId::as_str),
+            destination = self.facts.destination.as_ref().map(SpiffeId::as_str),
+            port = self.facts.port,
+            remote = %self.facts.remote,
+            verdict,
+            policy = self.verdict.as_ref().and_then(|verdict| verdict.policy.as_deref()),
+            rule = self.verdict.as_ref().and_then(|verdict| verdict.rule.as_deref()),
+            reason = self.verdict.as_ref().map(|verdict| verdict.reason.as_str()),
+            method = self.head.as_ref().map(|head| tracing::field::debug(&head.method)),
+            path = self.head.as_ref().map(|head| tracing::field::debug(&head.path)),
+            request_id = self.head.as_ref().map(|head| head.request_id.as_str()),
+            status = self.status,
+            bytes_in,
+            bytes_out,
+            duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            close_reason = self.reason.as_str(),
+            detail = self.detail.as_deref(),
+            generation = self.generation,
+        );
+    }
+}

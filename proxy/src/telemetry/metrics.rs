@@ -1,0 +1,167 @@
+//! Every metric of the proxy, by name. Label sets are closed: directions, reasons and results are ours, and
+//! identities are bounded by [`BoundedLabels`].
+
+#![expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use signet_proto::spiffe::SpiffeId;
+
+use super::labels::BoundedLabels;
+use super::{CloseReason, Direction};
+
+const IDENTITY_LABELS: usize = 500;
+const SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const LONG_SECONDS: &[f64] = &[0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0];
+
+/// Installs the recorder of this process.
+///
+/// # Errors
+/// When one is installed already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full("signet_connection_duration_seconds".into()), LONG_SECONDS)?
+        .set_buckets(SECONDS)?
+        .install_recorder()?;
+    describe();
+    Ok(handle)
+}
+
+fn describe() {
+    describe_counter!("signet_connections_opened_total", "Connections accepted");
+    describe_gauge!("signet_connections_open", "Connections open now");
+    describe_counter!("signet_connections_closed_total", "Connections closed, by reason");
+    describe_counter!("signet_denied_total", "Connections and requests denied, by reason and identities");
+    describe_counter!("signet_bytes_total", "Bytes forwarded; flow is to_app, to_peer");
+    describe_histogram!("signet_connection_duration_seconds", "Life of connections");
+    describe_histogram!("signet_handshake_seconds", "TLS handshakes that succeeded");
+    describe_counter!("signet_handshake_failures_total", "TLS handshakes that failed, by reason");
+    describe_counter!("signet_requests_total", "HTTP requests, by status and identities");
+    describe_histogram!("signet_request_duration_seconds", "HTTP requests, from head to end of body");
+    describe_counter!("signet_detection_total", "Protocol detection, by result");
+    describe_histogram!("signet_detection_seconds", "Time until the protocol was known");
+    describe_counter!("signet_accept_errors_total", "Failed accepts, by reason");
+    describe_counter!("signet_upstream_failures_total", "Endpoints that could not be reached, by reason");
+    describe_gauge!("signet_svid_expiry_timestamp_seconds", "End of the current SVID, Unix time");
+    describe_counter!("signet_svid_rotations_total", "Attempts to get a new SVID, by result");
+    describe_gauge!("signet_control_connected", "1 while the stream from control is open");
+    describe_gauge!("signet_snapshot_generation", "Snapshots that came into force");
+    describe_gauge!("signet_snapshot_revision", "Control's revision in force");
+    describe_histogram!("signet_snapshot_apply_seconds", "From a change's arrival until it is in force");
+    describe_counter!("signet_policy_unreadable_total", "Policies from control that could not be read; all is denied");
+    describe_gauge!("signet_build_info", "1, with the version as label");
+    gauge!("signet_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    gauge!("signet_control_connected").set(0.0);
+}
+
+fn identity(id: &SpiffeId) -> Arc<str> {
+    static LABELS: LazyLock<BoundedLabels> = LazyLock::new(|| BoundedLabels::new(IDENTITY_LABELS));
+    LABELS.admit(id.as_str())
+}
+
+/// A connection was accepted.
+pub fn connection_opened(direction: Direction) {
+    counter!("signet_connections_opened_total", "direction" => direction.as_str()).increment(1);
+    gauge!("signet_connections_open", "direction" => direction.as_str()).increment(1.0);
+}
+
+/// A connection ended.
+pub fn connection_closed(direction: Direction, reason: CloseReason, life: Duration) {
+    let direction = direction.as_str();
+    counter!("signet_connections_closed_total", "direction" => direction, "reason" => reason.as_str())
+        .increment(1);
+    gauge!("signet_connections_open", "direction" => direction).decrement(1.0);
+    histogram!("signet_connection_duration_seconds", "direction" => direction).record(life.as_secs_f64());
+}
+
+/// A connection or request was denied.
+pub fn denied(direction: Direction, reason: &'static str, source: Option<&SpiffeId>, destination: &SpiffeId) {
+    let source = source.map_or_else(|| Arc::from("none"), identity);
+    counter!("signet_denied_total", "direction" => direction.as_str(), "reason" => reason,
+        "source" => source, "destination" => identity(destination))
+    .increment(1);
+}
+
+/// Bytes that went to the app and to the peer.
+pub fn bytes(direction: Direction, to_app: u64, to_peer: u64) {
+    let direction = direction.as_str();
+    counter!("signet_bytes_total", "direction" => direction, "flow" => "to_app").increment(to_app);
+    counter!("signet_bytes_total", "direction" => direction, "flow" => "to_peer").increment(to_peer);
+}
+
+/// A handshake succeeded.
+pub fn handshake(direction: Direction, took: Duration) {
+    histogram!("signet_handshake_seconds", "direction" => direction.as_str()).record(took.as_secs_f64());
+}
+
+/// A handshake failed.
+pub fn handshake_failed(direction: Direction, reason: &'static str) {
+    counter!("signet_handshake_failures_total", "direction" => direction.as_str(), "reason" => reason)
+        .increment(1);
+}
+
+/// An HTTP exchange ended.
+pub fn request(
+    direction: Direction,
+    status: u16,
+    source: Option<&SpiffeId>,
+    destination: &SpiffeId,
+    took: Duration,
+) {
+    let source = source.map_or_else(|| Arc::from("none"), identity);
+    counter!("signet_requests_total", "direction" => direction.as_str(), "status" => status.to_string(),
+        "source" => source, "destination" => identity(destination))
+    .increment(1);
+    histogram!("signet_request_duration_seconds", "direction" => direction.as_str())
+        .record(took.as_secs_f64());
+}
+
+/// The protocol of a connection is known, or will not be.
+pub fn detection(result: &'static str, took: Duration) {
+    counter!("signet_detection_total", "result" => result).increment(1);
+    histogram!("signet_detection_seconds").record(took.as_secs_f64());
+}
+
+/// A listener could not accept.
+pub fn accept_error(reason: &'static str) {
+    counter!("signet_accept_errors_total", "reason" => reason).increment(1);
+}
+
+/// An endpoint of a peer could not be reached.
+pub fn upstream_failed(reason: &'static str, destination: &SpiffeId) {
+    counter!("signet_upstream_failures_total", "reason" => reason, "destination" => identity(destination))
+        .increment(1);
+}
+
+/// A new SVID came into force, or did not.
+pub fn rotation(result: &'static str) {
+    counter!("signet_svid_rotations_total", "result" => result).increment(1);
+}
+
+/// When the SVID in force ends.
+pub fn svid_expiry(not_after: SystemTime) {
+    let seconds = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    gauge!("signet_svid_expiry_timestamp_seconds").set(seconds);
+}
+
+/// Whether control's stream is open.
+pub fn control_connected(connected: bool) {
+    gauge!("signet_control_connected").set(if connected { 1.0 } else { 0.0 });
+}
+
+/// A snapshot came into force.
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+pub fn snapshot(generation: u64, revision: u64, took: Duration) {
+    gauge!("signet_snapshot_generation").set(generation as f64);
+    gauge!("signet_snapshot_revision").set(revision as f64);
+    histogram!("signet_snapshot_apply_seconds").record(took.as_secs_f64());
+}
+
+/// A policy could not be read.
+pub fn policy_unreadable() {
+    counter!("signet_policy_unreadable_total").increment(1);
+}

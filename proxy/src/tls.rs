@@ -1,0 +1,114 @@
+//! A handshake with its deadline, in either role, and its failure in the words of the metrics.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::{ClientConfig, ServerConfig};
+use signet_proto::handshake::{PeerError, PeerIdentity, server_name, verify_failure};
+use signet_proto::spiffe::SpiffeId;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use crate::telemetry::{Direction, metrics};
+
+/// From the first byte of the hello to the last of the handshake.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A handshake that did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// It took too long.
+    #[error("TLS handshake did not finish within {} s", HANDSHAKE_DEADLINE.as_secs())]
+    Deadline,
+    /// TLS failed, or one side refused the other.
+    #[error("TLS handshake failed: {0}")]
+    Tls(#[from] io::Error),
+    /// The peer's certificate cannot be read.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+}
+
+impl HandshakeError {
+    /// The label value.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        let Self::Tls(error) = self else {
+            return if matches!(self, Self::Deadline) { "deadline" } else { "bad_svid" };
+        };
+        let Some(tls) = tls_error(error) else {
+            return if error.kind() == io::ErrorKind::UnexpectedEof { "closed" } else { "io" };
+        };
+        if let Some(refused) = verify_failure(tls) {
+            return refused.reason();
+        }
+        match tls {
+            rustls::Error::AlertReceived(_) => "refused_by_peer",
+            rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => "incompatible",
+            _ => "protocol",
+        }
+    }
+
+    /// Whom the refused certificate names, where it could be read.
+    #[must_use]
+    pub fn peer(&self) -> Option<&SpiffeId> {
+        let Self::Tls(error) = self else { return None };
+        tls_error(error).and_then(verify_failure).and_then(|refused| refused.peer())
+    }
+}
+
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| inner.downcast_ref())
+}
+
+/// Accepts a peer.
+///
+/// # Errors
+/// When the peer is not believed, does not finish in time, or breaks off.
+pub async fn accept(
+    stream: TcpStream,
+    config: &Arc<ServerConfig>,
+) -> Result<(server::TlsStream<TcpStream>, PeerIdentity), HandshakeError> {
+    let handshake = TlsAcceptor::from(Arc::clone(config)).accept(stream);
+    timed(Direction::Inbound, async {
+        let stream = handshake.await?;
+        let peer = PeerIdentity::from_verified(stream.get_ref().1.peer_certificates())?;
+        Ok((stream, peer))
+    })
+    .await
+}
+
+/// Calls a peer.
+///
+/// # Errors
+/// When the peer is not the expected one, refuses us, does not finish in time, or breaks off.
+pub async fn connect(
+    stream: TcpStream,
+    config: &Arc<ClientConfig>,
+) -> Result<(client::TlsStream<TcpStream>, PeerIdentity), HandshakeError> {
+    let handshake = TlsConnector::from(Arc::clone(config)).connect(server_name(), stream);
+    timed(Direction::Outbound, async {
+        let stream = handshake.await?;
+        let peer = PeerIdentity::from_verified(stream.get_ref().1.peer_certificates())?;
+        Ok((stream, peer))
+    })
+    .await
+}
+
+async fn timed<T>(
+    direction: Direction,
+    handshake: impl Future<Output = Result<T, HandshakeError>>,
+) -> Result<T, HandshakeError> {
+    let started = Instant::now();
+    // Boxed: a handshake is short, the future that contains it is long-lived, and its state is large.
+    let result = match tokio::time::timeout(HANDSHAKE_DEADLINE, Box::pin(handshake)).await {
+        Ok(result) => result,
+        Err(_) => Err(HandshakeError::Deadline),
+    };
+    match &result {
+        Ok(_) => metrics::handshake(direction, started.elapsed()),
+        Err(error) => metrics::handshake_failed(direction, error.reason()),
+    }
+    result
+}
