@@ -80,8 +80,8 @@ pub async fn run(
     let work = async {
         match config.source {
             Source::Files(files) => {
-                files::load(&files, &mesh).await?;
-                let following = files::follow(files, Arc::clone(&mesh), stop.clone());
+                let taken = files::load(&files, &mesh).await?;
+                let following = files::follow(files, taken, Arc::clone(&mesh), stop.clone());
                 duties.spawn(async {
                     if let Err(error) = following.await {
                         tracing::error!(%error, "files are no longer watched");

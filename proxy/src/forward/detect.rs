@@ -6,6 +6,7 @@
 //! that begins a line and does not finish it is cut at the deadline rather than let through; a protocol that
 //! looks like that wants its listener declared `tcp`.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::time::{Duration, Instant};
@@ -83,6 +84,21 @@ where
     };
     metrics::detection(label, started.elapsed());
     result
+}
+
+/// The same for a caller that will be refused: all that is asked is whether the refusal can be a response.
+/// Nothing is connected, and silence is not waited out.
+///
+/// # Errors
+/// When nothing useful came in time.
+pub async fn detect_refused<S>(caller: &mut Prefixed<S>) -> Result<Detected, DetectError<Infallible>>
+where
+    S: AsyncRead + Unpin,
+{
+    match tokio::time::timeout(FIRST_LINE_DEADLINE, first_line(caller)).await {
+        Ok(detected) => detected,
+        Err(_) => Err(DetectError::FirstLine),
+    }
 }
 
 async fn first_words<S, U, C, E>(

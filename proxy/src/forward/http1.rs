@@ -45,6 +45,8 @@ pub struct Http1<U: Upstream> {
     pub facts: Facts,
     /// The connection's counters.
     pub meters: Arc<Meters>,
+    /// Close after the first response.
+    pub only_one: bool,
     sender: Mutex<Option<SendRequest<Tracked>>>,
 }
 
@@ -66,7 +68,8 @@ impl<U: Upstream> Http1<U> {
         record: &AccessRecord,
     ) -> Self {
         let (facts, meters) = (record.facts.clone(), record.meters());
-        Self { shared, upstream, subject, authority, facts, meters, sender: Mutex::new(None) }
+        let sender = Mutex::new(None);
+        Self { shared, upstream, subject, authority, facts, meters, only_one: false, sender }
     }
 
     /// Serves the caller until it is done, `registration` loses its right, or the proxy drains. `called` is a
@@ -275,6 +278,10 @@ impl<U: Upstream> Http1<U> {
         response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
         if let Ok(request_id) = http::HeaderValue::try_from(request_id) {
             response.headers_mut().insert(headers::REQUEST_ID, request_id);
+        }
+        if self.only_one {
+            let close = http::HeaderValue::from_static("close");
+            response.headers_mut().insert(http::header::CONNECTION, close);
         }
         response
     }

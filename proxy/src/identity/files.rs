@@ -105,27 +105,36 @@ pub enum FilesError {
     Watch(#[from] notify::Error),
 }
 
+/// The contents that are in force, to tell a change from a mere event.
+#[derive(PartialEq, Eq)]
+pub struct Taken(Zeroizing<Vec<u8>>);
+
 /// A set that fits together.
 struct Loaded {
     svid: Svid,
     bundle: TrustBundle,
     policy: PolicySet,
-    raw: Zeroizing<Vec<u8>>,
+    taken: Taken,
 }
 
 /// Takes the files as they are now; for the start, where a mistake should end the process.
 ///
 /// # Errors
 /// When they cannot be read or do not fit together.
-pub async fn load(files: &Files, mesh: &Mesh) -> Result<(), FilesError> {
+pub async fn load(files: &Files, mesh: &Mesh) -> Result<Taken, FilesError> {
     adopt(mesh, read(files).await?)
 }
 
-/// Follows the files until `stop`.
+/// Follows the files until `stop`, from what [`load`] took.
 ///
 /// # Errors
 /// When the folders cannot be watched.
-pub async fn follow(files: Files, mesh: Arc<Mesh>, stop: CancellationToken) -> Result<(), FilesError> {
+pub async fn follow(
+    files: Files,
+    mut current: Taken,
+    mesh: Arc<Mesh>,
+    stop: CancellationToken,
+) -> Result<(), FilesError> {
     let (notice, mut noticed) = mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |_event| {
         // A full queue already says that something changed.
@@ -134,17 +143,14 @@ pub async fn follow(files: Files, mesh: Arc<Mesh>, stop: CancellationToken) -> R
     for folder in folders(&files) {
         watcher.watch(&folder, RecursiveMode::NonRecursive)?;
     }
-    let mut current = Zeroizing::new(Vec::new());
     loop {
+        // Read after the watch began: what changed since `load` is not missed.
         match read(&files).await {
-            Ok(loaded) if loaded.raw == current => {}
-            Ok(loaded) => {
-                let raw = loaded.raw.clone();
-                match adopt(&mesh, loaded) {
-                    Ok(()) => current = raw,
-                    Err(error) => refuse(&error),
-                }
-            }
+            Ok(loaded) if loaded.taken == current => {}
+            Ok(loaded) => match adopt(&mesh, loaded) {
+                Ok(taken) => current = taken,
+                Err(error) => refuse(&error),
+            },
             Err(error) => refuse(&error),
         }
         tokio::select! {
@@ -161,8 +167,8 @@ fn refuse(error: &FilesError) {
     tracing::warn!(%error, "files changed but cannot be used; what is in force stays in force");
 }
 
-fn adopt(mesh: &Mesh, loaded: Loaded) -> Result<(), FilesError> {
-    let Loaded { svid, bundle, policy, .. } = loaded;
+fn adopt(mesh: &Mesh, loaded: Loaded) -> Result<Taken, FilesError> {
+    let Loaded { svid, bundle, policy, taken } = loaded;
     let not_after = svid.profile().not_after;
     tracing::info!(id = %svid.id(), "took a new SVID from files");
     mesh.update(|inputs| {
@@ -172,7 +178,7 @@ fn adopt(mesh: &Mesh, loaded: Loaded) -> Result<(), FilesError> {
     })?;
     metrics::rotation("success");
     metrics::svid_expiry(not_after);
-    Ok(())
+    Ok(taken)
 }
 
 async fn read(files: &Files) -> Result<Loaded, FilesError> {
@@ -206,7 +212,7 @@ async fn read(files: &Files) -> Result<Loaded, FilesError> {
         raw.extend_from_slice(part.map_or(&[], |part| part.as_slice()));
         raw.push(0);
     }
-    Ok(Loaded { svid, bundle, policy, raw })
+    Ok(Loaded { svid, bundle, policy, taken: Taken(raw) })
 }
 
 async fn contents(path: &Path) -> Result<Zeroizing<Vec<u8>>, FilesError> {

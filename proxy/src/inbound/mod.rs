@@ -8,7 +8,7 @@ use signet_proto::handshake::ALPN_HTTP1;
 use tokio::net::TcpStream;
 
 use crate::connections::{Content, Registration, Subject};
-use crate::forward::detect::{Detected, detect};
+use crate::forward::detect::{Detected, detect, detect_refused};
 use crate::forward::http1::{Http1, cut};
 use crate::forward::opaque::relay;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
@@ -68,13 +68,17 @@ async fn phases(
         content: Content::Connection,
     };
     let registration = shared.connections.register(subject.clone());
-    authorize(shared, &registration, record)?;
+    let refusal = authorize(shared, &registration, record).err();
 
     let mut caller = Prefixed::new(stream);
     let app = App(inbound.app);
     let (detected, called) = match (inbound.protocol, spoken.as_deref()) {
         (Declared::Tcp, _) => (Detected::Opaque, None),
         (Declared::Http, _) | (_, Some(ALPN_HTTP1)) => (Detected::Http1, None),
+        // Refused either way, but an HTTP client is told why.
+        (Declared::Detect, _) if refusal.is_some() => {
+            (detect_refused(&mut caller).await.unwrap_or(Detected::Opaque), None)
+        }
         (Declared::Detect, _) => tokio::select! {
             detected = detect(&mut caller, async { app.connect().await.map(|called| called.stream) }) =>
                 detected.map_err(error)?,
@@ -87,9 +91,12 @@ async fn phases(
             record.protocol = Protocol::Http1;
             let authority = inbound.app.to_string();
             let called = called.map(|stream| Called { stream, registration: None });
-            let http = Http1::new(Arc::clone(shared), app, Some(subject), authority, record);
-            http.serve(caller, called, Some(&registration)).await
+            // Every request is decided on its own, so that a refused connection gets refusals with their reasons.
+            let mut http = Http1::new(Arc::clone(shared), app, Some(subject), authority, record);
+            http.only_one = refusal.is_some();
+            http.serve(caller, called, Some(&registration)).await.and(refusal.map_or(Ok(()), Err))
         }
+        _ if let Some(refusal) = refusal => Err(refusal),
         Detected::Http2 => Err(error("HTTP/2 with prior knowledge is not forwarded")),
         Detected::Opaque => {
             record.protocol = Protocol::Opaque;

@@ -152,7 +152,9 @@ impl Drop for AccessRecord {
         let took = self.started.elapsed();
         let to_app = self.meters.to_app.load(Ordering::Relaxed);
         let to_peer = self.meters.to_peer.load(Ordering::Relaxed);
-        let denied = self.verdict.as_ref().filter(|verdict| !verdict.allowed);
+        // A refused HTTP connection is answered request by request, and each of these counts itself.
+        let counts_itself = self.head.is_some() || self.protocol != Protocol::Http1;
+        let denied = self.verdict.as_ref().filter(|verdict| !verdict.allowed && counts_itself);
         if let (Some(verdict), Some(destination)) = (denied, &self.facts.destination) {
             metrics::denied(self.facts.direction, verdict.reason.as_str(), self.facts.source.as_ref(), destination);
         }

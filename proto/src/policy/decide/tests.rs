@@ -233,7 +233,7 @@ proptest! {
             .collect();
         prop_assume!(!allows.is_empty());
         let (document, rule) = *at.get(&allows);
-        let mut fewer = documents.clone();
+        let mut fewer = documents;
         fewer[document].rules.remove(rule);
         prop_assert!(before || !compiled(&fewer).decide(&request).allowed);
     }
@@ -266,7 +266,7 @@ proptest! {
         let request = asking.request();
         prop_assume!(!documents.is_empty());
         let before = compiled(&documents).decide(&request);
-        let mut more = documents.clone();
+        let mut more = documents;
         let document = at.index(more.len());
         more[document].rules.push(Rule { name: "added".into(), mode: Mode::Audit, ..rule });
         let after = compiled(&more).decide(&request);

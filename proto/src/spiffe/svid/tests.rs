@@ -7,6 +7,7 @@ use super::super::testing::{
     SUBJECT_ALT_NAME, dns, integer, name, names, p256_key, purposes, sequence, tlv, uri, validity,
 };
 use super::*;
+use crate::spiffe::{MAX_CERTIFICATE_BYTES, SpiffeIdError};
 use proptest::prelude::*;
 use std::time::Duration;
 
