@@ -38,7 +38,9 @@ pub struct JoinTicket {
 #[non_exhaustive]
 pub enum TicketError {
     /// The text does not start like a ticket.
-    #[error("not a join ticket: expected text that starts with `{PREFIX}`, as printed by `signet token create`")]
+    #[error(
+        "not a join ticket: expected text that starts with `{PREFIX}`, as printed by `signet token create`"
+    )]
     Prefix,
     /// Longer than any ticket.
     #[error("join ticket is longer than {MAX_LENGTH} characters")]
@@ -79,8 +81,9 @@ impl FromStr for JoinTicket {
         if text.len() > MAX_LENGTH {
             return Err(TicketError::TooLong);
         }
-        let bytes =
-            Zeroizing::new(URL_SAFE_NO_PAD.decode(encoded).map_err(|_| TicketError::Damaged("not base64url"))?);
+        let bytes = Zeroizing::new(
+            URL_SAFE_NO_PAD.decode(encoded).map_err(|_| TicketError::Damaged("not base64url"))?,
+        );
         let message =
             v1::JoinTicket::decode(&**bytes).map_err(|_| TicketError::Damaged("not a ticket message"))?;
         let secret = Zeroizing::new(message.secret);

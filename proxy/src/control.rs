@@ -51,13 +51,19 @@ impl ControlError {
     #[must_use]
     pub fn is_final(&self) -> bool {
         let Self::Refused { code, .. } = self else { return false };
-        matches!(code, Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::NotFound)
+        matches!(
+            code,
+            Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::NotFound
+        )
     }
 }
 
 impl From<tonic::Status> for ControlError {
     fn from(status: tonic::Status) -> Self {
-        if matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded) {
+        if matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
+        ) {
             return Self::Unreachable { address: "its open connection".into(), cause: causes(&status) };
         }
         Self::Refused { code: status.code(), message: status.message().to_owned() }

@@ -39,8 +39,10 @@ fn load(arguments: RunArguments) -> anyhow::Result<Config> {
 
 fn run(config: Config) -> anyhow::Result<()> {
     let metrics = metrics::install().context("cannot install the metrics recorder")?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     let ended = runtime.block_on(async {
         let stopped = stop_signal()?;
         signet_proxy::run::run(config, metrics, stopped).await

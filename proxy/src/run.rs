@@ -11,10 +11,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use crate::config::Protocol;
 use crate::admin::{self, Health};
 use crate::balance::Rotation;
 use crate::capture::{Intake, MAX_CONNECTIONS, listen};
+pub use crate::config::Protocol;
 use crate::config::{Config, Source};
 use crate::connections::Connections;
 use crate::forward::opaque::Idle;
@@ -180,5 +180,39 @@ async fn drained(shared: &Shared, deadline: Duration) {
     shared.connections.close_all(CloseReason::Drained);
     if tokio::time::timeout(WIND_DOWN, shared.tasks.wait()).await.is_err() {
         tracing::warn!(left = shared.tasks.len(), "connections did not wind down");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A future is as large as its largest moment, for the whole life of the connection (ztunnel 985).
+    #[tokio::test]
+    async fn the_story_of_a_connection_is_small() {
+        let connections = Arc::new(Connections::default());
+        let shared = Arc::new(Shared {
+            mesh: Arc::new(Mesh::new(Arc::clone(&connections), Vec::new())),
+            connections,
+            tasks: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            idle: Idle { open: HALF_CLOSED, half_closed: HALF_CLOSED },
+        });
+        let listener = listen(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = || tokio::net::TcpStream::connect(address);
+        let settings = Inbound { app: address, protocol: Protocol::Detect };
+        let inbound =
+            inbound::serve(Arc::clone(&shared), Arc::new(settings), stream().await.unwrap(), address);
+        let settings = Outbound {
+            listen: address,
+            peer: "spiffe://td/peer".parse().unwrap(),
+            address: None,
+            protocol: Protocol::Detect,
+            rotation: Rotation::default(),
+        };
+        let outbound = outbound::serve(shared, Arc::new(settings), stream().await.unwrap(), address);
+        let (inbound, outbound) = (size_of_val(&inbound), size_of_val(&outbound));
+        assert!(inbound <= 8 * 1024 && outbound <= 8 * 1024, "inbound {inbound}, outbound {outbound} bytes");
     }
 }

@@ -92,8 +92,9 @@ fn client(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match svid {
-        Some(svid) => builder
-            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(svid.certified_key().clone()))),
+        Some(svid) => {
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(svid.certified_key().clone())))
+        }
         None => builder.with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();
@@ -126,9 +127,6 @@ struct WallClock;
 
 impl TimeProvider for WallClock {
     fn current_time(&self) -> Option<UnixTime> {
-        crate::clock::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .ok()
-            .map(UnixTime::since_unix_epoch)
+        crate::clock::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
     }
 }

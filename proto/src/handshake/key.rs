@@ -22,10 +22,14 @@ pub enum KeyError {
     #[error("cannot make a private key or its signing request: {0}")]
     Generate(#[from] rcgen::Error),
     /// The text holds no private key.
-    #[error("no private key found: expected a PEM section `PRIVATE KEY` (PKCS#8), `EC PRIVATE KEY` or `RSA PRIVATE KEY`")]
+    #[error(
+        "no private key found: expected a PEM section `PRIVATE KEY` (PKCS#8), `EC PRIVATE KEY` or `RSA PRIVATE KEY`"
+    )]
     Pem,
     /// The key is damaged or of a kind that is not supported.
-    #[error("private key is damaged or of an unsupported kind: expected ECDSA P-256 or P-384, Ed25519 or RSA")]
+    #[error(
+        "private key is damaged or of an unsupported kind: expected ECDSA P-256 or P-384, Ed25519 or RSA"
+    )]
     Unsupported,
 }
 

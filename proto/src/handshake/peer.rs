@@ -57,10 +57,7 @@ impl PeerIdentity {
             leaf_sha256: sha256(leaf),
             not_before: profile.not_before,
             not_after: profile.not_after,
-            handles: chain
-                .iter()
-                .map(|element| certificate_handle(element))
-                .collect::<Result<_, _>>()?,
+            handles: chain.iter().map(|element| certificate_handle(element)).collect::<Result<_, _>>()?,
             chain: chain.iter().map(|element| element.clone().into_owned()).collect(),
         })
     }

@@ -41,10 +41,7 @@ impl Svid {
     ///
     /// # Errors
     /// When the chain breaks the X.509-SVID profile or the key is not the leaf's.
-    pub fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key: Arc<dyn SigningKey>,
-    ) -> Result<Self, SvidMismatch> {
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: Arc<dyn SigningKey>) -> Result<Self, SvidMismatch> {
         let (leaf, intermediates) = chain.split_first().ok_or(SvidMismatch::Empty)?;
         let profile = check_leaf(leaf)?;
         for intermediate in intermediates {

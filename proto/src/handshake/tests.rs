@@ -161,7 +161,10 @@ fn every_kind_of_revocation_is_refused_on_both_sides() {
         ..Default::default()
     };
     let instance = |lapsed| v1::Revocations {
-        instances: vec![v1::RevokedInstance { instance: seen.instance.as_ref().unwrap().to_string(), lapsed }],
+        instances: vec![v1::RevokedInstance {
+            instance: seen.instance.as_ref().unwrap().to_string(),
+            lapsed,
+        }],
         ..Default::default()
     };
     let cases = [
@@ -170,7 +173,10 @@ fn every_kind_of_revocation_is_refused_on_both_sides() {
         (instance(true), "lapsed"),
         (certificate(0), "revoked_certificate"),
         (certificate(1), "revoked_certificate"),
-        (v1::Revocations { keys: vec![seen.handles[0].spki_sha256.to_vec()], ..Default::default() }, "revoked_key"),
+        (
+            v1::Revocations { keys: vec![seen.handles[0].spki_sha256.to_vec()], ..Default::default() },
+            "revoked_key",
+        ),
     ];
     for (message, reason) in cases {
         let revoking = Arc::new(Trust::new([ca.bundle()], message.try_into().unwrap()));
@@ -191,7 +197,8 @@ fn peer_is_no_longer_believed_when_its_authority_leaves_the_bundle() {
     assert!(trust.believes(&peer));
     assert!(!next.trust().believes(&peer));
     let domain: crate::spiffe::TrustDomain = "td".parse().unwrap();
-    let both = crate::spiffe::TrustBundle::new(domain, vec![next.root().clone(), ca.root().clone()], 2).unwrap();
+    let both =
+        crate::spiffe::TrustBundle::new(domain, vec![next.root().clone(), ca.root().clone()], 2).unwrap();
     assert!(Trust::new([both], Revocations::default()).believes(&peer));
 }
 

@@ -10,8 +10,7 @@ use super::config::provider;
 use super::verifier::VerifyError;
 use super::{PeerIdentity, Revocations, RevokedBecause};
 use crate::spiffe::{
-    SpiffeId, SvidProfile, TrustBundle, TrustDomain, certificate_handle, check_intermediate,
-    check_leaf,
+    SpiffeId, SvidProfile, TrustBundle, TrustDomain, certificate_handle, check_intermediate, check_leaf,
 };
 
 /// Leaf, two intermediates and a root: more than that is work an attacker asks for (SPIRE 1.14.2).

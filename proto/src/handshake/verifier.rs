@@ -66,7 +66,9 @@ pub enum VerifyError {
         found: SpiffeId,
     },
     /// The pinned root is not in the presented chain.
-    #[error("control did not present the root that the join ticket pins: wrong address, or the ticket is of another mesh")]
+    #[error(
+        "control did not present the root that the join ticket pins: wrong address, or the ticket is of another mesh"
+    )]
     PinMismatch,
 }
 
@@ -91,7 +93,9 @@ impl VerifyError {
     #[must_use]
     pub fn peer(&self) -> Option<&SpiffeId> {
         match self {
-            Self::UnknownTrustDomain { id } | Self::Untrusted { id, .. } | Self::Revoked { id, .. } => Some(id),
+            Self::UnknownTrustDomain { id } | Self::Untrusted { id, .. } | Self::Revoked { id, .. } => {
+                Some(id)
+            }
             Self::UnexpectedPeer { found, .. } => Some(found),
             _ => None,
         }
@@ -197,17 +201,17 @@ impl ServerVerifier {
                     .iter()
                     .find(|certificate| sha256(certificate) == *pin)
                     .ok_or(VerifyError::PinMismatch)?;
-                let bundle =
-                    TrustBundle::new(self.expected.trust_domain().clone(), vec![root.clone().into_owned()], 0)
-                        .map_err(|_| VerifyError::PinMismatch)?;
+                let bundle = TrustBundle::new(
+                    self.expected.trust_domain().clone(),
+                    vec![root.clone().into_owned()],
+                    0,
+                )
+                .map_err(|_| VerifyError::PinMismatch)?;
                 Trust::new([bundle], Revocations::default()).verify(leaf, intermediates, now, Role::Server)?
             }
         };
         if profile.id != self.expected {
-            return Err(VerifyError::UnexpectedPeer {
-                expected: self.expected.clone(),
-                found: profile.id,
-            });
+            return Err(VerifyError::UnexpectedPeer { expected: self.expected.clone(), found: profile.id });
         }
         Ok(())
     }

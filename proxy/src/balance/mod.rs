@@ -27,9 +27,8 @@ mod tests {
         let endpoints: Vec<_> =
             (1..=3).map(|port| Endpoint { address: ([127, 0, 0, 1], port).into() }).collect();
         let rotation = Rotation::default();
-        let orders: Vec<Vec<u16>> = (0..4)
-            .map(|_| rotation.order(&endpoints).iter().map(SocketAddr::port).collect())
-            .collect();
+        let orders: Vec<Vec<u16>> =
+            (0..4).map(|_| rotation.order(&endpoints).iter().map(SocketAddr::port).collect()).collect();
         assert_eq!(orders, [[1, 2, 3], [2, 3, 1], [3, 1, 2], [1, 2, 3]]);
         assert!(rotation.order(&[]).is_empty());
     }

@@ -90,8 +90,9 @@ pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Small writes go out at once, and a peer that vanished without a word is noticed.
 pub fn prepare(stream: &TcpStream) {
-    let keepalive =
-        socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15));
     let nodelay = stream.set_nodelay(true);
     let keepalive = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
     if let Err(error) = nodelay.and(keepalive) {

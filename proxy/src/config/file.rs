@@ -34,8 +34,8 @@ pub enum FileError {
 
 /// Reads a configuration file.
 pub(super) fn read(path: &Path) -> Result<Keys, FileError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| FileError::Read { path: path.to_path_buf(), error })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| FileError::Read { path: path.to_path_buf(), error })?;
     parse(path, &text)
 }
 

@@ -120,7 +120,8 @@ impl Config {
         }
         let metrics_listen = keys.metrics_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 15020)));
         let listeners = inbound.iter().map(|listener| listener.listen.0);
-        let listeners = listeners.chain(outbound.iter().map(|listener| listener.listen)).chain([metrics_listen]);
+        let listeners =
+            listeners.chain(outbound.iter().map(|listener| listener.listen)).chain([metrics_listen]);
         let mut taken = std::collections::BTreeSet::new();
         for address in listeners.filter(|address| address.port() != 0) {
             if !taken.insert(address) {
@@ -162,7 +163,8 @@ fn source(keys: &Keys) -> Result<Source, ConfigError> {
         }
         (None, None) => None,
     };
-    let files = [("svid-file", &keys.svid_file), ("key-file", &keys.key_file), ("bundle-file", &keys.bundle_file)];
+    let files =
+        [("svid-file", &keys.svid_file), ("key-file", &keys.key_file), ("bundle-file", &keys.bundle_file)];
     let given = files.iter().find(|(_, path)| path.is_some()).map(|(name, _)| *name);
     match (ticket, given) {
         (None, None) => Err(ConfigError::NoSource),

@@ -104,9 +104,9 @@ impl FromStr for Inbound {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (listen, app) = text
-            .split_once('=')
-            .ok_or_else(|| format!("expected [IP:]PORT=IP:PORT such as 15443=127.0.0.1:8080, found `{text}`"))?;
+        let (listen, app) = text.split_once('=').ok_or_else(|| {
+            format!("expected [IP:]PORT=IP:PORT such as 15443=127.0.0.1:8080, found `{text}`")
+        })?;
         let (protocol, app) = declared(app);
         Ok(Self { listen: listen.parse()?, forward: address(app)?, protocol })
     }

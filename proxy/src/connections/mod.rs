@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use signet_proto::handshake::{PeerIdentity, RevokedBecause};
@@ -108,6 +109,29 @@ struct Entry {
     subject: Mutex<Subject>,
     close: CancellationToken,
     reason: OnceLock<CloseReason>,
+    /// Cancelled when the entry left the table: its sockets are closed.
+    gone: CancellationToken,
+}
+
+/// What a round of decisions did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Connections and requests told to close, by reason.
+    pub closed: HashMap<CloseReason, u64>,
+    leaving: Vec<CancellationToken>,
+}
+
+impl Applied {
+    /// Ends when all of them are closed, or at the deadline; returns how many are not.
+    pub async fn settled(&self, deadline: Duration) -> usize {
+        let all_gone = async {
+            for entry in &self.leaving {
+                entry.cancelled().await;
+            }
+        };
+        let _ = tokio::time::timeout(deadline, all_gone).await;
+        self.leaving.iter().filter(|entry| !entry.is_cancelled()).count()
+    }
 }
 
 impl Entry {
@@ -128,23 +152,25 @@ impl Connections {
             subject: Mutex::new(subject),
             close: CancellationToken::new(),
             reason: OnceLock::new(),
+            gone: CancellationToken::new(),
         });
         self.entries.lock().insert(id, Arc::clone(&entry));
         Registration { id, entry, table: Arc::clone(self) }
     }
 
-    /// Holds every entry against a new snapshot; returns how many were told to close, by reason.
-    pub fn decide_again(&self, snapshot: &Snapshot, bundles_shrank: bool) -> HashMap<CloseReason, u64> {
-        let mut closed = HashMap::new();
+    /// Holds every entry against a new snapshot and tells those that lost their right to close.
+    pub fn decide_again(&self, snapshot: &Snapshot, bundles_shrank: bool) -> Applied {
+        let mut applied = Applied::default();
         for entry in self.all() {
             let lost = entry.subject.lock().lost_right(snapshot, bundles_shrank);
             if let Some(reason) = lost
                 && entry.close(reason)
             {
-                *closed.entry(reason).or_default() += 1;
+                *applied.closed.entry(reason).or_default() += 1;
+                applied.leaving.push(entry.gone.clone());
             }
         }
-        closed
+        applied
     }
 
     /// Tells every entry to close.
@@ -219,5 +245,6 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.table.entries.lock().remove(&self.id);
+        self.entry.gone.cancel();
     }
 }

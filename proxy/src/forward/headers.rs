@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::{
-    CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Uri};
@@ -24,18 +24,30 @@ const LONGEST_REQUEST_ID: usize = 128;
 
 /// Whether this message asks to change the protocol of the connection.
 pub(super) fn asks_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(UPGRADE) && connection_names(headers).any(|name| name.eq_ignore_ascii_case("upgrade"))
+    headers.contains_key(UPGRADE)
+        && connection_names(headers).any(|name| name.eq_ignore_ascii_case("upgrade"))
 }
 
 /// Removes what concerns only this hop. An upgrade stays, as it is meant for the other end.
 pub(super) fn end_hop(headers: &mut HeaderMap) {
     let upgrade = asks_upgrade(headers).then(|| headers.get(UPGRADE).cloned()).flatten();
-    let nominated: Vec<HeaderName> =
-        connection_names(headers).filter_map(|name| name.parse().ok()).filter(|name| !is_vital(name)).collect();
+    let nominated: Vec<HeaderName> = connection_names(headers)
+        .filter_map(|name| name.parse().ok())
+        .filter(|name| !is_vital(name))
+        .collect();
     for name in nominated {
         headers.remove(name);
     }
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, UPGRADE, EXPECT] {
+    for name in [
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TE,
+        UPGRADE,
+        EXPECT,
+    ] {
         headers.remove(name);
     }
     if let Some(upgrade) = upgrade {
@@ -83,10 +95,9 @@ pub(super) fn state_identity(headers: &mut HeaderMap, local: &SpiffeId, peer: &P
 
 /// The request's id: the caller's if it is a short visible text, otherwise a new one that is set.
 pub(super) fn request_id(headers: &mut HeaderMap) -> String {
-    let given = headers
-        .get(&REQUEST_ID)
-        .and_then(|value| value.to_str().ok())
-        .filter(|id| (1..=LONGEST_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()));
+    let given = headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| {
+        (1..=LONGEST_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+    });
     if let Some(id) = given {
         return id.to_owned();
     }
@@ -171,7 +182,8 @@ mod tests {
 
     #[test]
     fn absolute_target_wins_over_the_host_field() {
-        let mut request = Request::get("http://user@real.example:81/a?b=c").header("host", "fake").body(()).unwrap();
+        let mut request =
+            Request::get("http://user@real.example:81/a?b=c").header("host", "fake").body(()).unwrap();
         to_origin_form(&mut request, "fallback");
         assert_eq!(request.uri(), "/a?b=c");
         assert_eq!(request.headers()["host"], "real.example:81");

@@ -136,8 +136,7 @@ impl<U: Upstream> Http1<U> {
         if let Some(subject) = &self.subject {
             headers::state_identity(request.headers_mut(), &subject.local, &subject.peer);
         }
-        let upgrade =
-            headers::asks_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
+        let upgrade = headers::asks_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
         headers::end_hop(request.headers_mut());
 
         let mut response = match self.forward(request, &record, registration.as_ref()).await {
@@ -194,7 +193,8 @@ impl<U: Upstream> Http1<U> {
         record: &AccessRecord,
         registration: Option<&Registration>,
     ) -> Result<Response<Incoming>, Failure> {
-        let repeat = (request.method().is_idempotent() && request.body().is_end_stream()).then(|| head_of(&request));
+        let repeat =
+            (request.method().is_idempotent() && request.body().is_end_stream()).then(|| head_of(&request));
         let flow = Flow::of_requests(self.facts.direction);
         let meters = vec![Arc::clone(&self.meters), record.meters()];
         let mut request = request.map(|body| Tracked::request(body, flow, meters));

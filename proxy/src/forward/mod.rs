@@ -4,8 +4,8 @@ pub mod detect;
 mod headers;
 pub mod http1;
 pub mod opaque;
-pub mod upstream;
 mod prefixed;
 mod tracked;
+pub mod upstream;
 
 pub use prefixed::Prefixed;

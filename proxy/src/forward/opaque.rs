@@ -137,11 +137,8 @@ impl Pulse {
     async fn stopped(&self) -> Duration {
         loop {
             // A half-close while asleep shortens the deadline only from the next round on, so rounds are short.
-            let allowed = if self.half_closed.load(Ordering::Relaxed) {
-                self.idle.half_closed
-            } else {
-                self.idle.open
-            };
+            let allowed =
+                if self.half_closed.load(Ordering::Relaxed) { self.idle.half_closed } else { self.idle.open };
             let last = self.started + Duration::from_millis(self.last_millis.load(Ordering::Relaxed));
             let now = Instant::now();
             if now >= last + allowed {

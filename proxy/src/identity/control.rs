@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use signet_proto::handshake::{
-    ALPN_H2, ConfigError, KeyError, Revocations, Svid, SvidMismatch, Trust, VerifyError, WorkloadKey, client_config,
-    pinned_client_config,
+    ALPN_H2, ConfigError, KeyError, Revocations, Svid, SvidMismatch, Trust, VerifyError, WorkloadKey,
+    client_config, pinned_client_config,
 };
 use signet_proto::spiffe::{SpiffeIdError, TrustBundle};
 use signet_proto::ticket::JoinTicket;
@@ -74,7 +74,9 @@ async fn attest(ticket: &JoinTicket, mesh: &Mesh) -> Result<(), IdentityError> {
     let request = v1::AttestRequest {
         csr: key.csr(None)?,
         version: env!("CARGO_PKG_VERSION").into(),
-        proof: Some(v1::attest_request::Proof::JoinToken(v1::JoinTokenProof { secret: ticket.secret.to_vec() })),
+        proof: Some(v1::attest_request::Proof::JoinToken(v1::JoinTokenProof {
+            secret: ticket.secret.to_vec(),
+        })),
     };
     let tls = pinned_client_config(ticket.root_sha256, control_id(&ticket.trust_domain)?, &[ALPN_H2])?;
     let mut client = client(&ticket.control, &tls).await?;
@@ -96,7 +98,9 @@ async fn attest(ticket: &JoinTicket, mesh: &Mesh) -> Result<(), IdentityError> {
     let trust = Trust::new(bundles.iter().cloned(), Revocations::default());
     let svid = checked(answer.svid, &key, &trust)?;
     if *svid.id().trust_domain() != ticket.trust_domain {
-        return Err(ControlError::Unusable(format!("it issued `{}`, of another trust domain", svid.id())).into());
+        return Err(
+            ControlError::Unusable(format!("it issued `{}`, of another trust domain", svid.id())).into()
+        );
     }
     tracing::info!(id = %svid.id(), instance = svid.profile().instance.map(tracing::field::display),
         serial = hex(&svid.profile().serial), "joined the mesh");
@@ -143,7 +147,8 @@ async fn renew_once(
     mesh: &Mesh,
 ) -> Result<(), IdentityError> {
     let key = WorkloadKey::generate()?;
-    let request = v1::RenewRequest { csr: key.csr(Some(svid.id()))?, version: env!("CARGO_PKG_VERSION").into() };
+    let request =
+        v1::RenewRequest { csr: key.csr(Some(svid.id()))?, version: env!("CARGO_PKG_VERSION").into() };
     let control = control_id(svid.id().trust_domain())?;
     let tls = client_config(Some(svid), Arc::clone(trust), control, &[ALPN_H2])?;
     let mut client = client(addresses, &tls).await?;
@@ -158,11 +163,7 @@ async fn renew_once(
     adopt(mesh, next, |_| {})
 }
 
-fn checked(
-    issued: Option<v1::IssuedSvid>,
-    key: &WorkloadKey,
-    trust: &Trust,
-) -> Result<Svid, IdentityError> {
+fn checked(issued: Option<v1::IssuedSvid>, key: &WorkloadKey, trust: &Trust) -> Result<Svid, IdentityError> {
     let issued = issued.ok_or_else(|| ControlError::Unusable("no SVID in it".into()))?;
     let chain = issued.chain.into_iter().map(Into::into).collect();
     let svid = Svid::new(chain, key.signing_key()?)?;
@@ -170,11 +171,7 @@ fn checked(
     Ok(svid)
 }
 
-fn adopt(
-    mesh: &Mesh,
-    svid: Svid,
-    also: impl FnOnce(&mut crate::mesh::Inputs),
-) -> Result<(), IdentityError> {
+fn adopt(mesh: &Mesh, svid: Svid, also: impl FnOnce(&mut crate::mesh::Inputs)) -> Result<(), IdentityError> {
     let not_after = svid.profile().not_after;
     mesh.update(|inputs| {
         inputs.svid = Some(Arc::new(svid));

@@ -202,7 +202,8 @@ async fn read(files: &Files) -> Result<Loaded, FilesError> {
         Some((path, text)) => {
             let text = String::from_utf8_lossy(text);
             let documents = signet_proto::policy::parse_yaml(&path.display().to_string(), &text)?;
-            PolicySet::compile(documents).map_err(|error| FilesError::Compile { path: path.to_path_buf(), error })?
+            PolicySet::compile(documents)
+                .map_err(|error| FilesError::Compile { path: path.to_path_buf(), error })?
         }
         None => PolicySet::empty(),
     };

@@ -8,11 +8,11 @@ use signet_proto::handshake::ALPN_HTTP1;
 use tokio::net::TcpStream;
 
 use crate::connections::{Content, Registration, Subject};
+use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_refused};
 use crate::forward::http1::{Http1, cut};
 use crate::forward::opaque::relay;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
-use crate::forward::Prefixed;
 use crate::run::{Protocol as Declared, Shared};
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol};
 use crate::tls;
@@ -80,7 +80,7 @@ async fn phases(
             (detect_refused(&mut caller).await.unwrap_or(Detected::Opaque), None)
         }
         (Declared::Detect, _) => tokio::select! {
-            detected = detect(&mut caller, async { app.connect().await.map(|called| called.stream) }) =>
+            detected = Box::pin(detect(&mut caller, async { app.connect().await.map(|called| called.stream) })) =>
                 detected.map_err(error)?,
             reason = cut(Some(&registration)) => return Err((reason, None)),
         },
@@ -94,7 +94,7 @@ async fn phases(
             // Every request is decided on its own, so that a refused connection gets refusals with their reasons.
             let mut http = Http1::new(Arc::clone(shared), app, Some(subject), authority, record);
             http.only_one = refusal.is_some();
-            http.serve(caller, called, Some(&registration)).await.and(refusal.map_or(Ok(()), Err))
+            Box::pin(http.serve(caller, called, Some(&registration))).await.and(refusal.map_or(Ok(()), Err))
         }
         _ if let Some(refusal) = refusal => Err(refusal),
         Detected::Http2 => Err(error("HTTP/2 with prior knowledge is not forwarded")),
@@ -118,11 +118,7 @@ async fn phases(
 
 /// Decides with the newest snapshot. The connection is in the table already, so that a change after this is
 /// held against it there (invariant 4).
-fn authorize(
-    shared: &Shared,
-    registration: &Registration,
-    record: &mut AccessRecord,
-) -> Result<(), Refusal> {
+fn authorize(shared: &Shared, registration: &Registration, record: &mut AccessRecord) -> Result<(), Refusal> {
     let snapshot = shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))?;
     if let Some(because) = registration.revoked(&snapshot) {
         return Err((CloseReason::Revoked(because), None));

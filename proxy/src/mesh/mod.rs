@@ -8,7 +8,6 @@ mod duty;
 mod snapshot;
 pub mod watch;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,8 +21,8 @@ use tokio::sync::watch as latest;
 pub use duty::expire_rules;
 pub use snapshot::{Endpoint, Services, Snapshot};
 
-use crate::connections::Connections;
-use crate::telemetry::{CloseReason, metrics};
+use crate::connections::{Applied, Connections};
+use crate::telemetry::metrics;
 
 /// The parts that a snapshot is made of; absent until their source delivered them.
 #[derive(Debug, Default, Clone)]
@@ -50,13 +49,6 @@ pub struct Mesh {
     generation: latest::Sender<u64>,
     connections: Arc<Connections>,
     upstreams: Vec<SpiffeId>,
-}
-
-/// What a change did.
-#[derive(Debug, Default)]
-pub struct Applied {
-    /// Live connections and requests told to close, by reason.
-    pub closed: HashMap<CloseReason, u64>,
 }
 
 impl Mesh {
@@ -129,17 +121,15 @@ impl Mesh {
         let Some(next) = next.map(Arc::new) else { return Ok(Applied::default()) };
         let bundles_shrank = previous.as_ref().is_some_and(|previous| previous.believes_more_than(&next));
         self.current.store(Some(Arc::clone(&next)));
-        let closed = self.connections.decide_again(&next, bundles_shrank);
+        let applied = self.connections.decide_again(&next, bundles_shrank);
         self.generation.send_replace(generation);
         metrics::snapshot(generation, next.revision, started.elapsed());
-        Ok(Applied { closed })
+        Ok(applied)
     }
 
     /// Decides all live connections again without a change from outside, as when a rule's time is up.
     pub fn decide_again(&self) -> Applied {
         let _one_at_a_time = self.inputs.lock();
-        let closed =
-            self.current().map(|snapshot| self.connections.decide_again(&snapshot, false)).unwrap_or_default();
-        Applied { closed }
+        self.current().map(|snapshot| self.connections.decide_again(&snapshot, false)).unwrap_or_default()
     }
 }

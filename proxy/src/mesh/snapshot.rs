@@ -84,7 +84,9 @@ impl Snapshot {
     /// Whether an authority of this snapshot is missing in `next`.
     pub(super) fn believes_more_than(&self, next: &Self) -> bool {
         self.trust.bundles().any(|bundle| match next.trust.bundle(bundle.trust_domain()) {
-            Some(kept) => bundle.authorities().iter().any(|authority| !kept.authorities().contains(authority)),
+            Some(kept) => {
+                bundle.authorities().iter().any(|authority| !kept.authorities().contains(authority))
+            }
             None => true,
         })
     }

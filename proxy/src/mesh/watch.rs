@@ -15,15 +15,17 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use super::{Applied, Endpoint, Inputs, Mesh, Services};
+use super::{Endpoint, Inputs, Mesh, Services};
 use crate::backoff::Backoff;
-use crate::connections::Connections;
+use crate::connections::{Applied, Connections};
 use crate::control::{CALL_DEADLINE, ControlError, channel, control_id};
 use crate::telemetry::metrics;
 
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 /// Acknowledgements that wait to be sent; newer ones say more, so what does not fit is left out.
 const PENDING_REPORTS: usize = 64;
+/// How long a connection that was told to close may take before the change is acknowledged without it.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
 
 /// What this proxy asks control for.
@@ -84,7 +86,11 @@ async fn stream(
     backoff: &mut Backoff,
 ) -> Result<(), ControlError> {
     let request = v1::WatchRequest {
-        listeners: subscription.listeners.iter().map(|port| v1::Listener { port: u32::from(*port) }).collect(),
+        listeners: subscription
+            .listeners
+            .iter()
+            .map(|port| v1::Listener { port: u32::from(*port) })
+            .collect(),
         upstreams: subscription.upstreams.iter().map(ToString::to_string).collect(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
@@ -105,10 +111,15 @@ async fn stream(
                 }
             };
             let Some(message) = message else { return Ok(()) };
-            backoff.reset();
-            revision = message.revision;
+            let message_revision = message.revision;
             let arrived = Instant::now();
             let applied = apply(mesh, message)?;
+            revision = message_revision;
+            backoff.reset();
+            let left = applied.settled(CLOSE_DEADLINE).await;
+            if left > 0 {
+                tracing::warn!(revision, left, "connections that lost their right are not closed yet");
+            }
             tracing::debug!(revision, closed = ?applied.closed, took = ?arrived.elapsed(), "applied a change from control");
             let _ = acknowledge.try_send(report(revision, &applied, arrived.elapsed(), connections));
         }
@@ -131,12 +142,7 @@ async fn send_reports(
     Ok(())
 }
 
-fn report(
-    revision: u64,
-    applied: &Applied,
-    took: Duration,
-    connections: &Connections,
-) -> v1::ReportRequest {
+fn report(revision: u64, applied: &Applied, took: Duration, connections: &Connections) -> v1::ReportRequest {
     let closed = applied
         .closed
         .iter()
@@ -152,7 +158,8 @@ fn report(
 /// Brings one message into force. A message of which a part cannot be read is refused whole; only for the
 /// policy there is a safe reading of what cannot be read, and that is to deny (invariant 1).
 fn apply(mesh: &Mesh, message: v1::WatchResponse) -> Result<Applied, ControlError> {
-    let unusable = |what: &str, error: &dyn std::error::Error| ControlError::Unusable(format!("{what}: {error}"));
+    let unusable =
+        |what: &str, error: &dyn std::error::Error| ControlError::Unusable(format!("{what}: {error}"));
     let bundles = message
         .bundles
         .map(|bundles| bundles.bundles.iter().map(TrustBundle::try_from).collect::<Result<Vec<_>, _>>())
@@ -192,7 +199,10 @@ fn readable_or_deny(policies: &v1::Policies) -> PolicySet {
         .and_then(|documents| PolicySet::compile(documents).map_err(|error| error.to_string()));
     compiled.unwrap_or_else(|error| {
         metrics::policy_unreadable();
-        tracing::error!(error, "control sent a policy that cannot be read: everything is denied until it is corrected");
+        tracing::error!(
+            error,
+            "control sent a policy that cannot be read: everything is denied until it is corrected"
+        );
         PolicySet::deny_all(error)
     })
 }

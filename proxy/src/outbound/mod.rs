@@ -73,7 +73,7 @@ async fn phases(
                 registered = registration;
                 Ok::<_, UpstreamError>(stream)
             };
-            let (detected, stream) = detect(&mut caller, connect).await.map_err(error)?;
+            let (detected, stream) = Box::pin(detect(&mut caller, connect)).await.map_err(error)?;
             (detected, stream.map(|stream| Called { stream, registration: registered }))
         }
     };
@@ -83,14 +83,14 @@ async fn phases(
             record.protocol = Protocol::Http1;
             let authority = peer.outbound.listen.to_string();
             let http = Http1::new(Arc::clone(shared), peer, None, authority, record);
-            http.serve(caller, called, None).await
+            Box::pin(http.serve(caller, called, None)).await
         }
         Detected::Http2 => Err(error("HTTP/2 with prior knowledge is not forwarded")),
         Detected::Opaque => {
             record.protocol = Protocol::Opaque;
             let called = match called {
                 Some(called) => called,
-                None => peer.connect().await.map_err(error)?,
+                None => Box::pin(peer.connect()).await.map_err(error)?,
             };
             if let Some(registration) = &called.registration {
                 registration.carries(Content::Opaque);

@@ -156,7 +156,12 @@ impl Drop for AccessRecord {
         let counts_itself = self.head.is_some() || self.protocol != Protocol::Http1;
         let denied = self.verdict.as_ref().filter(|verdict| !verdict.allowed && counts_itself);
         if let (Some(verdict), Some(destination)) = (denied, &self.facts.destination) {
-            metrics::denied(self.facts.direction, verdict.reason.as_str(), self.facts.source.as_ref(), destination);
+            metrics::denied(
+                self.facts.direction,
+                verdict.reason.as_str(),
+                self.facts.source.as_ref(),
+                destination,
+            );
         }
         match (&self.head, &self.facts.destination) {
             (Some(_), Some(destination)) => {

@@ -24,7 +24,10 @@ pub enum Format {
 pub fn install(format: Format) -> Result<(), ParseError> {
     let directives = std::env::var("SIGNET_LOG").unwrap_or_else(|_| "info".into());
     let filter = EnvFilter::from_str(&directives)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match format {
         Format::Text => builder.init(),
         Format::Json => builder.json().init(),

@@ -52,7 +52,10 @@ fn describe() {
     describe_gauge!("signet_snapshot_generation", "Snapshots that came into force");
     describe_gauge!("signet_snapshot_revision", "Control's revision in force");
     describe_histogram!("signet_snapshot_apply_seconds", "From a change's arrival until it is in force");
-    describe_counter!("signet_policy_unreadable_total", "Policies from control that could not be read; all is denied");
+    describe_counter!(
+        "signet_policy_unreadable_total",
+        "Policies from control that could not be read; all is denied"
+    );
     describe_gauge!("signet_build_info", "1, with the version as label");
     gauge!("signet_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     gauge!("signet_control_connected").set(0.0);
