@@ -1,7 +1,5 @@
 //! The way to control: gRPC over mutual TLS of our own making, to the first address that answers.
 
-use std::error::Error;
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +11,7 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::capture;
+use crate::causes::causes;
 use crate::tls::{HandshakeError, connect};
 
 /// For one call, from the connect to the answer.
@@ -114,18 +113,4 @@ async fn connect_to(address: &str, tls: Arc<ClientConfig>) -> Result<Channel, to
         .keep_alive_while_idle(true)
         .connect_with_connector(connector)
         .await
-}
-
-/// An error with all its causes: gRPC and TLS errors name the reason only in the innermost.
-fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            let _ = write!(text, ": {said}");
-        }
-        next = cause.source();
-    }
-    text
 }

@@ -12,6 +12,7 @@ pub mod admin;
 pub mod backoff;
 pub mod balance;
 pub mod capture;
+mod causes;
 pub mod config;
 pub mod connections;
 pub mod control;

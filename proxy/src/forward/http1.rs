@@ -17,6 +17,7 @@ use super::headers;
 use super::opaque::relay;
 use super::tracked::{Flow, Tracked};
 use super::upstream::{Called, Upstream, UpstreamError};
+use crate::causes::causes;
 use crate::connections::{Content, Registration, Subject};
 use crate::run::Shared;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Meters};
@@ -253,7 +254,7 @@ impl<U: Upstream> Http1<U> {
         let (status, reason, text) = match failure {
             Failure::Unreachable(error) => (error.status(), CloseReason::Error, error.to_string()),
             Failure::Broken(error) => {
-                let text = format!("the called side broke off before it answered: {error}");
+                let text = format!("the called side broke off before it answered: {}", causes(&error));
                 (StatusCode::BAD_GATEWAY, self.called_reset(), text)
             }
             Failure::Cut(reason) => (StatusCode::FORBIDDEN, reason, format!("cut: {}", reason.as_str())),
@@ -346,5 +347,5 @@ fn caller_error(error: &hyper::Error) -> Ended {
         return Ok(());
     }
     let reason = if error.is_timeout() { CloseReason::Idle } else { CloseReason::Error };
-    Err((reason, Some(format!("HTTP: {error}"))))
+    Err((reason, Some(format!("HTTP: {}", causes(error)))))
 }

@@ -1,0 +1,249 @@
+//! What operators do. Each verb: who asks, the room that does it, the answer.
+
+mod applied;
+mod messages;
+
+use signet_proto::v1::admin_server::Admin;
+use signet_proto::v1::{self, MutationResponse};
+use tonic::{Request, Response, Status};
+
+use super::Rooms;
+use super::status::ToStatus;
+use crate::policy::Question;
+use crate::store::model::WorkloadStatus;
+use crate::{revoke, time};
+
+/// Events in one answer; `signet audit --verify` asks for all of them.
+const MAX_EVENTS: u32 = 200_000;
+const USUAL_EVENTS: u32 = 100;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Admin for Rooms {
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
+        self.gate.operator(request.extensions()).await?;
+        let counts = self.store.counts(time::now()).await.map_err(|error| error.to_status())?;
+        let revision = self.store.committed().borrow().revision;
+        Ok(Response::new(v1::StatusResponse {
+            trust_domain: self.authority.trust_domain().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            revision,
+            workloads: counts.workloads,
+            live_svids: counts.live_svids,
+            connected_proxies: self.watchers.count() as u64,
+            root: Some(messages::authority(self.authority.root())?),
+            intermediate: Some(messages::authority(&self.authority.intermediate())?),
+            started_at: Some(time::to_proto(self.started_at)),
+        }))
+    }
+
+    async fn create_workload(&self, request: Request<v1::CreateWorkloadRequest>) -> Answer<v1::Workload> {
+        let actor = self.gate.operator(request.extensions()).await?;
+        let v1::CreateWorkloadRequest { spiffe_id, owner, purpose, ttl } = request.into_inner();
+        let ttl = messages::duration("ttl", ttl.as_ref())?;
+        let workload = self
+            .registry
+            .create(&spiffe_id, &owner, &purpose, ttl, actor)
+            .await
+            .map_err(|error| error.to_status())?;
+        Ok(Response::new(messages::workload(workload)))
+    }
+
+    async fn list_workloads(
+        &self,
+        request: Request<v1::ListWorkloadsRequest>,
+    ) -> Answer<v1::ListWorkloadsResponse> {
+        self.gate.operator(request.extensions()).await?;
+        let workloads = self.registry.list().await.map_err(|error| error.to_status())?;
+        let workloads = workloads.into_iter().map(messages::workload).collect();
+        Ok(Response::new(v1::ListWorkloadsResponse { workloads }))
+    }
+
+    async fn set_workload_status(
+        &self,
+        request: Request<v1::SetWorkloadStatusRequest>,
+    ) -> Answer<MutationResponse> {
+        let actor = self.gate.operator(request.extensions()).await?;
+        let request = request.into_inner();
+        let status = match request.status() {
+            v1::WorkloadStatus::Active => WorkloadStatus::Active,
+            v1::WorkloadStatus::Suspended => WorkloadStatus::Suspended,
+            v1::WorkloadStatus::Retired => WorkloadStatus::Retired,
+            v1::WorkloadStatus::Unspecified => {
+                return Err(Status::invalid_argument("status: expected active, suspended or retired"));
+            }
+        };
+        let mutation = self
+            .registry
+            .set_status(&request.spiffe_id, status, &request.reason, actor)
+            .await
+            .map_err(|error| error.to_status())?;
+        Ok(Response::new(messages::mutation(mutation)))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Answer<v1::CreateTokenResponse> {
+        let actor = self.gate.operator(request.extensions()).await?;
+        let v1::CreateTokenRequest { spiffe_id, ttl } = request.into_inner();
+        let id = self.registry.parse(&spiffe_id).map_err(|error| error.to_status())?;
+        let ttl = messages::duration("ttl", ttl.as_ref())?;
+        let (ticket, expires_at) =
+            self.tokens.create(id, ttl, actor).await.map_err(|error| error.to_status())?;
+        Ok(Response::new(v1::CreateTokenResponse {
+            ticket: ticket.to_string(),
+            expires_at: Some(time::to_proto(expires_at)),
+        }))
+    }
+
+    async fn apply_policy(
+        &self,
+        request: Request<v1::ApplyPolicyRequest>,
+    ) -> Answer<v1::ApplyPolicyResponse> {
+        let actor = self.gate.operator(request.extensions()).await?;
+        let v1::ApplyPolicyRequest { yaml, file } = request.into_inner();
+        let (commit, changes) = self
+            .policies
+            .apply(messages::file_name(&file), &yaml, actor)
+            .await
+            .map_err(|error| error.to_status())?;
+        let changes = changes
+            .into_iter()
+            .map(|(name, change)| v1::PolicyChange { name, change: change.as_str().to_owned() })
+            .collect();
+        Ok(Response::new(v1::ApplyPolicyResponse {
+            revision: commit.revision,
+            committed_at: Some(time::to_proto(commit.at)),
+            changes,
+        }))
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<v1::ListPoliciesRequest>,
+    ) -> Answer<v1::ListPoliciesResponse> {
+        self.gate.operator(request.extensions()).await?;
+        let policies = self.policies.list().await.map_err(|error| error.to_status())?;
+        let policies = policies.into_iter().map(messages::policy).collect();
+        Ok(Response::new(v1::ListPoliciesResponse { policies }))
+    }
+
+    async fn delete_policy(&self, request: Request<v1::DeletePolicyRequest>) -> Answer<MutationResponse> {
+        let actor = self.gate.operator(request.extensions()).await?;
+        let name = request.into_inner().name;
+        let mutation = self.policies.delete(name, actor).await.map_err(|error| error.to_status())?;
+        Ok(Response::new(messages::mutation(mutation)))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+        self.gate.operator(request.extensions()).await?;
+        let v1::ExplainRequest { source, destination, port, method, path } = request.into_inner();
+        let question = Question::parse(&source, &destination, port, &method, &path)
+            .map_err(|error| error.to_status())?;
+        let policies = self.state.borrow().policies.clone();
+        let (verdict, explanation) = question.answer(&policies.compiled);
+        let text = |text: Option<std::sync::Arc<str>>| text.map(|text| text.to_string()).unwrap_or_default();
+        Ok(Response::new(v1::ExplainResponse {
+            allowed: verdict.allowed,
+            policy: text(verdict.policy),
+            rule: text(verdict.rule),
+            explanation,
+        }))
+    }
+
+    async fn list_identities(
+        &self,
+        request: Request<v1::ListIdentitiesRequest>,
+    ) -> Answer<v1::ListIdentitiesResponse> {
+        self.gate.operator(request.extensions()).await?;
+        let v1::ListIdentitiesRequest { spiffe_id, all } = request.into_inner();
+        let id = match spiffe_id.as_str() {
+            "" => None,
+            id => Some(self.registry.parse(id).map_err(|error| error.to_status())?),
+        };
+        if let Some(id) = id.clone() {
+            self.store.workload(id).await.map_err(|error| error.to_status())?;
+        }
+        let identities =
+            self.store.identities(id, all, time::now()).await.map_err(|error| error.to_status())?;
+        let connected = self.watchers.connected();
+        let identities = identities
+            .into_iter()
+            .map(|identity| {
+                let watcher = connected.get(&identity.instance);
+                messages::identity(identity, watcher)
+            })
+            .collect();
+        Ok(Response::new(v1::ListIdentitiesResponse { identities }))
+    }
+
+    async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Answer<MutationResponse> {
+        let actor = self.gate.operator(request.extensions()).await?;
+        let v1::RevokeRequest { what, reason } = request.into_inner();
+        let mutation = revoke::revoke(&self.store, &self.registry, what, &reason, actor)
+            .await
+            .map_err(|error| error.to_status())?;
+        Ok(Response::new(messages::mutation(mutation)))
+    }
+
+    async fn await_applied(
+        &self,
+        request: Request<v1::AwaitAppliedRequest>,
+    ) -> Answer<v1::AwaitAppliedResponse> {
+        self.gate.operator(request.extensions()).await?;
+        applied::wait(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_audit(&self, request: Request<v1::ListAuditRequest>) -> Answer<v1::ListAuditResponse> {
+        self.gate.operator(request.extensions()).await?;
+        let v1::ListAuditRequest { limit, subject } = request.into_inner();
+        let limit = if limit == 0 { USUAL_EVENTS } else { limit.min(MAX_EVENTS) };
+        let subject = (!subject.is_empty()).then_some(subject);
+        let events = self.store.newest_events(limit, subject).await.map_err(|error| error.to_status())?;
+        let events = events.into_iter().map(messages::event).collect();
+        Ok(Response::new(v1::ListAuditResponse { events }))
+    }
+
+    async fn rotate_intermediate(
+        &self,
+        request: Request<v1::RotateIntermediateRequest>,
+    ) -> Answer<v1::RotateIntermediateResponse> {
+        let actor = self.gate.operator(request.extensions()).await?;
+        let (previous, current) =
+            self.authority.rotate_intermediate(actor).await.map_err(|error| error.to_status())?;
+        Ok(Response::new(v1::RotateIntermediateResponse {
+            previous: Some(messages::authority(&previous)?),
+            current: Some(messages::authority(&current)?),
+        }))
+    }
+
+    async fn get_bundle(&self, request: Request<v1::GetBundleRequest>) -> Answer<v1::Bundle> {
+        self.gate.operator(request.extensions()).await?;
+        Ok(Response::new(v1::Bundle::from(&**self.authority.bundle())))
+    }
+
+    async fn grant_admin(&self, request: Request<v1::GrantAdminRequest>) -> Answer<MutationResponse> {
+        let actor = self.gate.operator(request.extensions()).await?;
+        let id = self.registry.parse(&request.into_inner().spiffe_id).map_err(|error| error.to_status())?;
+        // A role for an identity that nobody can have is a mistyped name.
+        self.store.workload(id.clone()).await.map_err(|error| error.to_status())?;
+        let mutation = self.store.grant_admin(id, actor).await.map_err(|error| error.to_status())?;
+        Ok(Response::new(messages::mutation(mutation)))
+    }
+
+    async fn withdraw_admin(&self, request: Request<v1::WithdrawAdminRequest>) -> Answer<MutationResponse> {
+        let actor = self.gate.operator(request.extensions()).await?;
+        let id = self.registry.parse(&request.into_inner().spiffe_id).map_err(|error| error.to_status())?;
+        let mutation = self.store.withdraw_admin(id, actor).await.map_err(|error| error.to_status())?;
+        Ok(Response::new(messages::mutation(mutation)))
+    }
+
+    async fn list_admins(&self, request: Request<v1::ListAdminsRequest>) -> Answer<v1::ListAdminsResponse> {
+        self.gate.operator(request.extensions()).await?;
+        let admins = self.store.admins().await.map_err(|error| error.to_status())?;
+        let spiffe_ids = admins.iter().map(ToString::to_string).collect();
+        Ok(Response::new(v1::ListAdminsResponse { spiffe_ids }))
+    }
+}

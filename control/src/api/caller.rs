@@ -1,0 +1,170 @@
+//! Who asks, and whether they still may. Asked again on every call: revocation, lapse and a withdrawn role
+//! count from the next call on, whatever the connection once proved.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use signet_proto::clock;
+use signet_proto::handshake::PeerIdentity;
+use signet_proto::spiffe::{InstanceId, TrustDomain};
+use tokio::sync::watch;
+use tonic::{Extensions, Status};
+
+use super::status::ToStatus;
+use crate::publish::MeshState;
+use crate::registry::CONTROL_PATH;
+use crate::store::Store;
+use crate::store::model::Actor;
+use crate::telemetry::metrics;
+
+/// What a connection proved when it was made; in the extensions of each of its requests.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who.
+    pub peer: Peer,
+    /// From where; the unspecified address for local sockets.
+    pub address: IpAddr,
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone)]
+pub enum Peer {
+    /// A local user.
+    Local {
+        /// By the socket's peer credentials.
+        uid: u32,
+    },
+    /// A verified SVID of this trust domain.
+    Identity(Arc<PeerIdentity>),
+    /// No certificate: someone who wants to attest.
+    Anonymous,
+}
+
+/// A workload's instance that may take part.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its SVID's facts.
+    pub identity: Arc<PeerIdentity>,
+    /// The instance.
+    pub instance: InstanceId,
+    /// From where.
+    pub address: IpAddr,
+}
+
+/// Decides who may.
+#[derive(Clone)]
+pub struct Gate {
+    store: Store,
+    state: watch::Receiver<Arc<MeshState>>,
+    trust_domain: TrustDomain,
+    admin_uids: Arc<HashSet<u32>>,
+}
+
+impl Gate {
+    /// Local users in `admin_uids` may do what operators do; others need the admin role.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        state: watch::Receiver<Arc<MeshState>>,
+        trust_domain: TrustDomain,
+        admin_uids: HashSet<u32>,
+    ) -> Self {
+        Self { store, state, trust_domain, admin_uids: admin_uids.into() }
+    }
+
+    /// The attested instance that calls: its SVID is of this trust domain and nothing of it is revoked; if
+    /// the SVID ended since the connection was made, the instance has another that has not.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` without an SVID, `PERMISSION_DENIED` when it may not take part.
+    pub async fn member(&self, extensions: &Extensions) -> Result<Member, Status> {
+        let caller = caller(extensions)?;
+        let Peer::Identity(identity) = &caller.peer else {
+            return Err(unauthenticated());
+        };
+        self.require_standing(identity)?;
+        let instance = identity
+            .instance
+            .ok_or_else(|| denied("this SVID belongs to no attested instance: attest with a join token"))?;
+        if identity.not_after <= clock::now() {
+            let live = self
+                .store
+                .instance_is_live(instance, identity.id.clone(), clock::now())
+                .await
+                .map_err(|error| error.to_status())?;
+            if !live {
+                return Err(denied("the SVID of this connection has ended: reconnect"));
+            }
+        }
+        Ok(Member { identity: Arc::clone(identity), instance, address: caller.address })
+    }
+
+    /// The operator that calls, as the audit names it.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` or `PERMISSION_DENIED`.
+    pub async fn operator(&self, extensions: &Extensions) -> Result<Actor, Status> {
+        let caller = caller(extensions)?;
+        match &caller.peer {
+            Peer::Local { uid } if self.admin_uids.contains(uid) => Ok(Actor::unix(*uid)),
+            Peer::Local { uid } => Err(denied(format!(
+                "user {uid} is no operator: use root or control's own user, or start control with \
+                 `--admin-uid {uid}`"
+            ))),
+            Peer::Anonymous => Err(unauthenticated()),
+            Peer::Identity(identity) => {
+                let member = self.member(extensions).await?;
+                let admin =
+                    self.store.is_admin(identity.id.clone()).await.map_err(|error| error.to_status())?;
+                if !admin {
+                    return Err(denied(format!(
+                        "`{0}` has no admin role: an operator gives it with `signet admin grant {0}`",
+                        identity.id
+                    )));
+                }
+                Ok(Actor::identity(&member.identity.id))
+            }
+        }
+    }
+
+    /// Nothing of this identity is revoked, by the newest state; for streams, which ask on every change.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED` with what is revoked.
+    pub fn require_standing(&self, identity: &PeerIdentity) -> Result<(), Status> {
+        if *identity.id.trust_domain() != self.trust_domain {
+            return Err(denied(format!("`{}` is not of trust domain `{}`", identity.id, self.trust_domain)));
+        }
+        if identity.id.path() == CONTROL_PATH {
+            return Err(denied("control's own identity is no client"));
+        }
+        let state = self.state.borrow();
+        let revoked =
+            state.revocations.index.matching(&identity.id, identity.instance.as_ref(), &identity.handles);
+        match revoked {
+            None => Ok(()),
+            Some(because) => {
+                Err(denied(format!("`{}` may not take part: {}", identity.id, because.as_str())))
+            }
+        }
+    }
+}
+
+/// The caller of a request.
+///
+/// # Errors
+/// `INTERNAL` if the listener did not say, which is a defect.
+pub(super) fn caller(extensions: &Extensions) -> Result<&Caller, Status> {
+    extensions.get::<Caller>().ok_or_else(|| Status::internal("connection without a caller"))
+}
+
+fn unauthenticated() -> Status {
+    metrics::call_failed("unauthenticated");
+    Status::unauthenticated("this call needs an SVID: present one as TLS client certificate")
+}
+
+fn denied(why: impl Into<String>) -> Status {
+    metrics::call_failed("permission_denied");
+    Status::permission_denied(why)
+}

@@ -1,0 +1,185 @@
+//! Watch: one stream per proxy, pushed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use signet_proto::spiffe::SpiffeId;
+use signet_proto::v1::mesh_server::Mesh;
+use signet_proto::v1::{WatchRequest, WatchResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::Rooms;
+use super::caller::Member;
+use crate::publish::{MeshState, NewWatcher, ServiceStream, View};
+use crate::store::model::Lease;
+use crate::telemetry::metrics;
+use crate::time;
+
+const MAX_LISTENERS: usize = 64;
+const MAX_UPSTREAMS: usize = 1024;
+const MAX_VERSION: usize = 64;
+/// A commit older than this is not news: the stream was opened after it.
+const FRESH: Duration = Duration::from_secs(10);
+
+#[tonic::async_trait]
+impl Mesh for Rooms {
+    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let member = self.gate.member(request.extensions()).await?;
+        let asked = Asked::parse(request.into_inner())?;
+        let (messages, stream) = mpsc::channel(1);
+        let watch = Watch::open(self.clone(), member, asked, messages).await;
+        tokio::spawn(watch.run());
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+struct Asked {
+    ports: Vec<u16>,
+    upstreams: Vec<SpiffeId>,
+    version: String,
+}
+
+impl Asked {
+    fn parse(request: WatchRequest) -> Result<Self, Status> {
+        let WatchRequest { listeners, upstreams, version } = request;
+        if listeners.len() > MAX_LISTENERS || upstreams.len() > MAX_UPSTREAMS {
+            return Err(Status::invalid_argument(format!(
+                "expected at most {MAX_LISTENERS} listeners and {MAX_UPSTREAMS} upstreams"
+            )));
+        }
+        if version.len() > MAX_VERSION || version.chars().any(char::is_control) {
+            return Err(Status::invalid_argument(format!(
+                "version: expected at most {MAX_VERSION} bytes without control characters"
+            )));
+        }
+        let ports: BTreeSet<u16> = listeners
+            .iter()
+            .map(|listener| u16::try_from(listener.port).ok().filter(|port| *port != 0))
+            .collect::<Option<_>>()
+            .ok_or_else(|| Status::invalid_argument("listeners: expected ports from 1 to 65535"))?;
+        let upstreams: BTreeSet<SpiffeId> = upstreams
+            .iter()
+            .map(|id| id.parse().map_err(|error| Status::invalid_argument(format!("upstreams: {error}"))))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { ports: ports.into_iter().collect(), upstreams: upstreams.into_iter().collect(), version })
+    }
+}
+
+/// One open stream. Dropping it closes its books, however the stream ended.
+struct Watch {
+    rooms: Rooms,
+    member: Member,
+    stream: u64,
+    ended: CancellationToken,
+    lease: Lease,
+    services: ServiceStream,
+    messages: mpsc::Sender<Result<WatchResponse, Status>>,
+}
+
+enum Next {
+    Changed,
+    End(Option<Status>),
+}
+
+impl Watch {
+    /// Enters the books first and looks at the state afterwards, so that a revocation in between is seen.
+    async fn open(
+        rooms: Rooms,
+        member: Member,
+        asked: Asked,
+        messages: mpsc::Sender<Result<WatchResponse, Status>>,
+    ) -> Self {
+        let (stream, ended) = rooms.watchers.open(NewWatcher {
+            id: member.identity.id.clone(),
+            instance: member.instance,
+            version: asked.version,
+            address: member.address.to_string(),
+        });
+        let lease = Lease {
+            instance: member.instance,
+            spiffe_id: member.identity.id.clone(),
+            address: member.address,
+            ports: asked.ports,
+        };
+        let services = rooms.endpoints.subscribe(&asked.upstreams);
+        let news = rooms.endpoints.hold(stream, &lease);
+        let watch = Self { rooms, member, stream, ended, lease, services, messages };
+        if news && let Err(error) = watch.rooms.store.put_lease(watch.lease.clone()).await {
+            // Served from memory all the same; only a restart of control would not know of it.
+            tracing::warn!(instance = %watch.member.instance, %error, "endpoint not stored");
+        }
+        tracing::info!(
+            id = %watch.member.identity.id, instance = %watch.member.instance,
+            address = %watch.member.address, "watch stream opened"
+        );
+        watch
+    }
+
+    async fn run(mut self) {
+        let mut view = View::new(self.member.identity.id.clone());
+        let mut states = self.rooms.state.clone();
+        let end = loop {
+            let state = Arc::clone(&states.borrow_and_update());
+            if let Err(status) = self.rooms.gate.require_standing(&self.member.identity) {
+                // No grace for what was revoked while its stream was being opened.
+                self.rooms.endpoints.remove(&self.lease);
+                break Some(status);
+            }
+            if !self.push(&mut view, &state).await {
+                break None;
+            }
+            let next = tokio::select! {
+                changed = states.changed() => match changed {
+                    Ok(()) => Next::Changed,
+                    Err(_) => Next::End(Some(Status::unavailable("control is shutting down"))),
+                },
+                () = self.services.changed() => Next::Changed,
+                () = self.rooms.stop.cancelled() => {
+                    Next::End(Some(Status::unavailable("control is shutting down")))
+                }
+                () = self.ended.cancelled() => {
+                    Next::End(Some(Status::aborted("superseded by a newer stream of this instance")))
+                }
+                () = self.messages.closed() => Next::End(None),
+            };
+            if let Next::End(status) = next {
+                break status;
+            }
+        };
+        let reason = end.as_ref().map_or("closed by the proxy", |status| status.message());
+        tracing::info!(
+            id = %self.member.identity.id, instance = %self.member.instance, reason, "watch stream ended"
+        );
+        if let Some(status) = end {
+            let _ = tokio::time::timeout(Duration::from_secs(1), self.messages.send(Err(status))).await;
+        }
+    }
+
+    /// Brings the proxy up to `state`. False: the stream is gone.
+    async fn push(&self, view: &mut View, state: &MeshState) -> bool {
+        let message = view.next(state, self.services.current());
+        let sent = message.is_some();
+        // Booked before it is sent: the acknowledgement can be faster than we are.
+        self.rooms.watchers.evaluated(&self.member.instance, self.stream, state.commit.revision, sent);
+        let Some(message) = message else { return true };
+        if self.messages.send(Ok(message)).await.is_err() {
+            return false;
+        }
+        let lag = time::now().duration_since(state.commit.at).ok().filter(|lag| *lag < FRESH);
+        metrics::pushed(lag);
+        true
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.rooms.watchers.close(&self.member.instance, self.stream);
+        self.rooms.endpoints.release(self.stream, &self.lease, Instant::now());
+    }
+}

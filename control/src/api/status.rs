@@ -1,0 +1,160 @@
+//! The one map from errors to gRPC statuses. What is the caller's fault says what to do; what is ours is
+//! logged here in full.
+
+use tonic::{Code, Status};
+
+use crate::attest::{AttestError, TokenError};
+use crate::ca::CaError;
+use crate::issue::IssueError;
+use crate::policy::PolicyError;
+use crate::registry::RegistryError;
+use crate::revoke::RevokeError;
+use crate::store::{Refusal, StoreError};
+use crate::telemetry::metrics;
+
+/// Something that a call can be answered with.
+pub(super) trait ToStatus: std::fmt::Display {
+    /// Its code.
+    fn code(&self) -> Code;
+
+    /// The answer, counted and, if it is ours, logged.
+    fn to_status(&self) -> Status {
+        let code = self.code();
+        metrics::call_failed(name(code));
+        match code {
+            Code::Internal | Code::DataLoss | Code::ResourceExhausted => {
+                tracing::error!(error = %self, "call failed");
+            }
+            Code::Unavailable => tracing::warn!(error = %self, "call failed"),
+            _ => tracing::debug!(error = %self, "call refused"),
+        }
+        Status::new(code, self.to_string())
+    }
+}
+
+impl ToStatus for StoreError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotFound { .. } => Code::NotFound,
+            Self::Exists { .. } => Code::AlreadyExists,
+            Self::Refused(_) => Code::FailedPrecondition,
+            Self::Full => Code::ResourceExhausted,
+            Self::Overloaded | Self::Closed => Code::Unavailable,
+            Self::Damaged(_) => Code::DataLoss,
+            Self::Io(_) | Self::Unaudited | Self::Open(_) => Code::Internal,
+        }
+    }
+}
+
+impl ToStatus for RegistryError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Id(_)
+            | Self::Domain { .. }
+            | Self::NotWorkload(_)
+            | Self::Reserved(_)
+            | Self::Text { .. }
+            | Self::Ttl { .. } => Code::InvalidArgument,
+        }
+    }
+}
+
+impl ToStatus for RevokeError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Registry(error) => error.code(),
+            Self::Missing | Self::Instance(_) | Self::Serial => Code::InvalidArgument,
+        }
+    }
+}
+
+impl ToStatus for PolicyError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Parse(_)
+            | Self::Empty(_)
+            | Self::Domain { .. }
+            | Self::Compile { .. }
+            | Self::Id { .. }
+            | Self::Port(_)
+            | Self::HalfHttp => Code::InvalidArgument,
+        }
+    }
+}
+
+impl ToStatus for TokenError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Ttl => Code::InvalidArgument,
+            Self::NoRandomness => Code::Internal,
+        }
+    }
+}
+
+impl ToStatus for AttestError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoProof => Code::InvalidArgument,
+            Self::Token => Code::Unauthenticated,
+            Self::Store(error) => match error {
+                StoreError::NotFound { .. } | StoreError::Refused(_) => Code::Unauthenticated,
+                error => error.code(),
+            },
+        }
+    }
+}
+
+impl ToStatus for IssueError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Csr(_) | Self::Version => Code::InvalidArgument,
+            Self::NoInstance => Code::PermissionDenied,
+            Self::Store(StoreError::Refused(refusal)) => match refusal {
+                Refusal::KeyRevoked | Refusal::KeyOfAnother => Code::InvalidArgument,
+                _ => Code::PermissionDenied,
+            },
+            Self::Store(StoreError::NotFound { .. }) => Code::PermissionDenied,
+            Self::Store(error) => error.code(),
+            Self::Ca(error) => error.code(),
+            Self::Instance(_) | Self::Own(_) => Code::Internal,
+        }
+    }
+}
+
+impl ToStatus for CaError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Ended(_) => Code::Unavailable,
+            Self::Seal(_) | Self::Crypto(_) | Self::Profile(_) | Self::Bundle(_) | Self::Mismatch(_) => {
+                Code::Internal
+            }
+        }
+    }
+}
+
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "ok",
+        Code::Cancelled => "cancelled",
+        Code::Unknown => "unknown",
+        Code::InvalidArgument => "invalid_argument",
+        Code::DeadlineExceeded => "deadline_exceeded",
+        Code::NotFound => "not_found",
+        Code::AlreadyExists => "already_exists",
+        Code::PermissionDenied => "permission_denied",
+        Code::ResourceExhausted => "resource_exhausted",
+        Code::FailedPrecondition => "failed_precondition",
+        Code::Aborted => "aborted",
+        Code::OutOfRange => "out_of_range",
+        Code::Unimplemented => "unimplemented",
+        Code::Internal => "internal",
+        Code::Unavailable => "unavailable",
+        Code::DataLoss => "data_loss",
+        Code::Unauthenticated => "unauthenticated",
+    }
+}

@@ -1,0 +1,94 @@
+//! Control's own identity at its door: issued by itself, replaced at half of its life under open listeners.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use signet_proto::handshake::{ALPN_H2, ClientAuth, ConfigError, Revocations, Svid, Trust, server_config};
+use signet_proto::spiffe::TrustBundle;
+
+use crate::issue::{IssueError, Issuer};
+
+/// Why control has no usable identity.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OwnIdentityError {
+    /// No SVID.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// No TLS configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Peers would not believe it.
+    #[error("control's own new SVID does not verify, the old one is kept: {0}")]
+    Unbelievable(String),
+}
+
+/// The SVID that the listener presents.
+pub struct OwnIdentity {
+    issuer: Issuer,
+    ttl: Duration,
+    trust: Arc<Trust>,
+    current: ArcSwap<Current>,
+}
+
+struct Current {
+    config: Arc<ServerConfig>,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+impl OwnIdentity {
+    /// Issues the first one. Clients are verified with `bundle`; what is revoked is asked per call, so that
+    /// the answer can say so.
+    ///
+    /// # Errors
+    /// When it cannot be issued.
+    pub async fn new(issuer: Issuer, bundle: &TrustBundle, ttl: Duration) -> Result<Self, OwnIdentityError> {
+        let trust = Arc::new(Trust::new([bundle.clone()], Revocations::default()));
+        let current = ArcSwap::from_pointee(issue(&issuer, &trust, ttl).await?);
+        Ok(Self { issuer, ttl, trust, current })
+    }
+
+    /// Replaces it; on failure the old one stays (invariant 3).
+    ///
+    /// # Errors
+    /// When a new one cannot be issued.
+    pub async fn rotate(&self) -> Result<(), OwnIdentityError> {
+        let next = issue(&self.issuer, &self.trust, self.ttl).await?;
+        self.current.store(Arc::new(next));
+        Ok(())
+    }
+
+    /// When it should be replaced: at half of its life.
+    #[must_use]
+    pub fn rotation_due(&self) -> SystemTime {
+        let current = self.current.load();
+        let life = current.not_after.duration_since(current.not_before).unwrap_or_default();
+        current.not_before + life / 2
+    }
+
+    /// When it ends.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.current.load().not_after
+    }
+
+    /// For the next handshake.
+    #[must_use]
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current.load().config)
+    }
+}
+
+async fn issue(issuer: &Issuer, trust: &Arc<Trust>, ttl: Duration) -> Result<Current, OwnIdentityError> {
+    let svid: Svid = issuer.own(ttl).await?;
+    svid.check(trust, signet_proto::clock::now())
+        .map_err(|error| OwnIdentityError::Unbelievable(error.to_string()))?;
+    Ok(Current {
+        config: server_config(&svid, Arc::clone(trust), ClientAuth::Optional, &[ALPN_H2])?,
+        not_before: svid.profile().not_before,
+        not_after: svid.profile().not_after,
+    })
+}

@@ -1,0 +1,188 @@
+//! What our certificates look like: RFC 5280 and the X509-SVID standard, one function per kind.
+
+use std::time::{Duration, SystemTime};
+
+use rcgen::string::PrintableString;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyUsagePurpose, SanType, SerialNumber,
+};
+use rustls::pki_types::CertificateDer;
+use signet_proto::spiffe::{InstanceId, SpiffeId, TrustDomain, check_leaf};
+use zeroize::Zeroizing;
+
+use super::keys::{PublicKey, SigningKey};
+use super::{CaError, Signer};
+use crate::store::model::AuthorityKind;
+
+const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Clocks of verifiers may be behind ours; and what an authority signs starts later than the authority.
+const ROOT_BACKDATED: Duration = Duration::from_secs(3600);
+const INTERMEDIATE_BACKDATED: Duration = Duration::from_secs(300);
+const LEAF_BACKDATED: Duration = Duration::from_secs(10);
+/// Upper bound of a common name (RFC 5280, ub-common-name).
+const COMMON_NAME: usize = 64;
+/// X.520 serialNumber: where the instance is.
+const SUBJECT_SERIAL_NUMBER: &[u64] = &[2, 5, 4, 5];
+
+/// What a leaf is asked to be.
+#[derive(Debug)]
+pub struct LeafRequest<'a> {
+    /// Whom it names.
+    pub id: &'a SpiffeId,
+    /// The instance it belongs to; control's own has none.
+    pub instance: Option<InstanceId>,
+    /// The certified key.
+    pub key: &'a PublicKey,
+    /// Its life from now.
+    pub ttl: Duration,
+}
+
+/// An authority that is not certified yet.
+pub(super) struct Draft {
+    pub(super) id: String,
+    pub(super) subject: String,
+    pub(super) key: SigningKey,
+    pub(super) pkcs8: Zeroizing<Vec<u8>>,
+}
+
+pub(super) struct Signed {
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) not_before: SystemTime,
+    pub(super) not_after: SystemTime,
+}
+
+impl Draft {
+    pub(super) fn new(kind: AuthorityKind) -> Result<Self, CaError> {
+        let id = crate::hex::encode(&random::<16>()?);
+        let (key, pkcs8) = SigningKey::generate()?;
+        let subject = match kind {
+            AuthorityKind::Root => format!("Signet Root {id}"),
+            AuthorityKind::Intermediate => format!("Signet Intermediate {id}"),
+        };
+        Ok(Self { id, subject, key, pkcs8 })
+    }
+}
+
+pub(super) fn root(draft: &Draft, domain: &TrustDomain, now: SystemTime) -> Result<Signed, CaError> {
+    let (not_before, not_after) = (seconds(now - ROOT_BACKDATED), seconds(now + ROOT_LIFE));
+    let mut params = authority(draft, domain, 1)?;
+    validity(&mut params, not_before, not_after);
+    // RFC 5280 4.2.1.1: a self-signed certificate needs no authority key identifier.
+    params.use_authority_key_identifier_extension = false;
+    let certificate = params.self_signed(&draft.key)?.into();
+    Ok(Signed { certificate, not_before, not_after })
+}
+
+pub(super) fn intermediate(
+    draft: &Draft,
+    domain: &TrustDomain,
+    root: &Signer,
+    ttl: Duration,
+    now: SystemTime,
+) -> Result<Signed, CaError> {
+    let not_before = seconds(now - INTERMEDIATE_BACKDATED).max(root.not_before);
+    let not_after = seconds(now + ttl).min(root.not_after);
+    let mut params = authority(draft, domain, 0)?;
+    validity(&mut params, not_before, not_after);
+    let certificate = params.signed_by(&draft.key, &issuer(root))?.into();
+    Ok(Signed { certificate, not_before, not_after })
+}
+
+pub(super) fn leaf(
+    request: &LeafRequest<'_>,
+    intermediate: &Signer,
+    now: SystemTime,
+) -> Result<Signed, CaError> {
+    let not_before = seconds(now - LEAF_BACKDATED).max(intermediate.not_before);
+    let not_after = seconds(now + request.ttl).min(intermediate.not_after);
+    let mut params = CertificateParams::default();
+    params.distinguished_name = leaf_subject(request)?;
+    params.subject_alt_names = vec![SanType::URI(request.id.as_str().try_into()?)];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.serial_number = Some(serial()?);
+    params.use_authority_key_identifier_extension = true;
+    validity(&mut params, not_before, not_after);
+    let certificate: CertificateDer<'static> = params.signed_by(request.key, &issuer(intermediate))?.into();
+    // What every peer will check, checked before anyone gets it.
+    let read = check_leaf(&certificate)?;
+    if read.id != *request.id || read.instance != request.instance {
+        return Err(CaError::Crypto("signed certificate names another identity".into()));
+    }
+    Ok(Signed { certificate, not_before, not_after })
+}
+
+fn authority(draft: &Draft, domain: &TrustDomain, path_length: u8) -> Result<CertificateParams, CaError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name(&draft.subject);
+    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").as_str().try_into()?)];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.serial_number = Some(serial()?);
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+fn issuer(signer: &Signer) -> Issuer<'static, &SigningKey> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name(&signer.subject);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Issuer::new(params, &signer.key)
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, DnValue::Utf8String(name.to_owned()));
+    subject
+}
+
+fn leaf_subject(request: &LeafRequest<'_>) -> Result<DistinguishedName, CaError> {
+    // The path of a SPIFFE ID is ASCII, so that a byte is a character.
+    let name: String =
+        request.id.path().rsplit('/').next().unwrap_or_default().chars().take(COMMON_NAME).collect();
+    let mut subject = common_name(&name);
+    if let Some(instance) = request.instance {
+        subject.push(
+            DnType::CustomDnType(SUBJECT_SERIAL_NUMBER.to_vec()),
+            DnValue::PrintableString(PrintableString::try_from(instance.to_string())?),
+        );
+    }
+    Ok(subject)
+}
+
+/// 128 random bits (invariant 9) as a positive INTEGER that takes exactly 16 bytes: top bit clear, first
+/// byte not zero (RFC 5280 4.1.2.2).
+fn serial() -> Result<SerialNumber, CaError> {
+    loop {
+        let mut bytes = random::<16>()?;
+        if let Some(first) = bytes.first_mut() {
+            *first &= 0x7f;
+            if *first != 0 {
+                return Ok(SerialNumber::from_slice(&bytes));
+            }
+        }
+    }
+}
+
+fn validity(params: &mut CertificateParams, not_before: SystemTime, not_after: SystemTime) {
+    let since_epoch = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + since_epoch(not_before);
+    params.not_after = epoch + since_epoch(not_after);
+}
+
+/// Certificates know whole seconds; what is recorded must equal what is signed.
+fn seconds(at: SystemTime) -> SystemTime {
+    let whole = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(whole)
+}
+
+pub(super) fn random<const N: usize>() -> Result<[u8; N], CaError> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| CaError::Crypto("the system has no randomness to give".into()))?;
+    Ok(bytes)
+}

@@ -1,0 +1,392 @@
+//! The verbs and their arguments.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use super::connect::Target;
+use crate::duration::Span;
+
+/// Operate a Signet mesh: workloads, join tickets, policy, identities, revocation, audit.
+#[derive(Debug, Parser)]
+#[command(name = "signet", version, about, max_term_width = 100, after_help = EXAMPLES)]
+pub(super) struct Cli {
+    /// Where control is: `unix:PATH`, or `HOST:PORT` with the credentials of `signet login`
+    #[arg(
+        long,
+        global = true,
+        value_name = "TARGET",
+        env = "SIGNET_CONTROL",
+        default_value = "unix:signet-data/admin.sock"
+    )]
+    pub(super) control: Target,
+    /// Directory with the credentials of `signet login` [default: ~/.config/signet]
+    #[arg(long, global = true, value_name = "DIR", env = "SIGNET_CREDENTIALS")]
+    pub(super) credentials: Option<PathBuf>,
+    /// For people or for scripts
+    #[arg(long, short, global = true, value_enum, default_value = "table")]
+    pub(super) output: Format,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  signet workload create spiffe://mesh.local/orders --owner shop-team --purpose 'order service'
+  signet token create spiffe://mesh.local/orders
+  signet policy apply -f policy.yaml
+  signet identities
+  signet revoke spiffe://mesh.local/orders --reason 'key leaked'
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 control unreachable, 4 no such thing, 5 not permitted.";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Show the mesh at a glance
+    Status,
+    /// Register workloads and decide whether they get identities
+    #[command(subcommand)]
+    Workload(WorkloadVerb),
+    /// Make join tickets
+    #[command(subcommand)]
+    Token(TokenVerb),
+    /// Apply and ask about policy
+    #[command(subcommand)]
+    Policy(PolicyVerb),
+    /// List who holds an identity now: the newest SVID of every instance
+    #[command(
+        after_help = "Examples:\n  signet identities\n  signet identities spiffe://mesh.local/orders --all -o json"
+    )]
+    Identities(IdentitiesQuery),
+    /// Take an identity, one of its instances, or a certificate out of the mesh, at once
+    #[command(after_help = REVOKE_EXAMPLES)]
+    Revoke(RevokeWhat),
+    /// Show what happened, and verify that the record is intact
+    #[command(
+        after_help = "Examples:\n  signet audit --limit 20\n  signet audit --subject spiffe://mesh.local/orders\n  signet audit --verify"
+    )]
+    Audit(AuditQuery),
+    /// Show and rotate the certificate authorities
+    #[command(subcommand)]
+    Ca(CaVerb),
+    /// Print the trust bundle
+    #[command(after_help = "Examples:\n  signet bundle > bundle.pem\n  signet bundle --format jwks")]
+    Bundle {
+        /// PEM certificates, or a SPIFFE bundle in JWKS
+        #[arg(long, value_enum, default_value = "pem")]
+        format: BundleFormat,
+    },
+    /// Give and take the admin role of identities
+    #[command(subcommand)]
+    Admin(AdminVerb),
+    /// Redeem a join ticket for an operator's own SVID
+    #[command(after_help = LOGIN_EXAMPLES)]
+    Login(Login),
+    /// Print a completion script
+    #[command(
+        after_help = "Examples:\n  signet completion bash > /etc/bash_completion.d/signet\n  signet completion zsh > ~/.zfunc/_signet"
+    )]
+    Completion {
+        /// For which shell
+        shell: Shell,
+    },
+}
+
+const REVOKE_EXAMPLES: &str = "\
+Examples:
+  signet revoke spiffe://mesh.local/orders --reason 'host compromised'
+  signet revoke --instance 4f1f0c61a2b34c5d8e9fa0b1c2d3e4f5 --reason 'one replica misbehaves'
+  signet revoke --serial 5a:01:... --reason 'key leaked'";
+
+const LOGIN_EXAMPLES: &str = "\
+Examples:
+  signet login \"$(cat ticket)\"
+  SIGNET_CONTROL=control.prod.example:8443 signet status
+
+The operator's workload needs the admin role: `signet admin grant spiffe://...` on control's machine.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum WorkloadVerb {
+    /// Register a workload
+    #[command(
+        after_help = "Example:\n  signet workload create spiffe://mesh.local/orders --owner shop-team --purpose 'order service' --ttl 1h"
+    )]
+    Create {
+        /// Its SPIFFE ID
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Who answers for it: a team, with a contact
+        #[arg(long)]
+        owner: String,
+        /// What it is for
+        #[arg(long)]
+        purpose: String,
+        /// Life of its SVIDs [default: control's]
+        #[arg(long, value_name = "DURATION")]
+        ttl: Option<Span>,
+    },
+    /// List all workloads
+    List,
+    /// Stop giving it SVIDs and close its connections; `resume` undoes it
+    Suspend(StatusChange),
+    /// Give it SVIDs again
+    Resume(StatusChange),
+    /// End it for good
+    Retire(StatusChange),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusChange {
+    /// Its SPIFFE ID
+    #[arg(value_name = "ID")]
+    pub(super) id: String,
+    /// Why, for the audit
+    #[arg(long, default_value = "")]
+    pub(super) reason: String,
+    #[command(flatten)]
+    pub(super) wait: Wait,
+}
+
+/// Whether to wait until connected proxies have a change in force.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Wait {
+    /// Do not wait until the connected proxies have it in force
+    #[arg(long)]
+    pub(super) no_wait: bool,
+    /// How long to wait for them
+    #[arg(long, value_name = "DURATION", default_value = "10s", conflicts_with = "no_wait")]
+    pub(super) timeout: Span,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenVerb {
+    /// Make a join ticket: one use, one workload; printed alone, shown once
+    #[command(
+        after_help = "Example:\n  signet-proxy run --join \"$(signet token create spiffe://mesh.local/orders)\" ..."
+    )]
+    Create {
+        /// The workload that may join with it
+        #[arg(value_name = "ID")]
+        id: String,
+        /// How long it can be redeemed
+        #[arg(long, value_name = "DURATION", default_value = "10m")]
+        ttl: Span,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyVerb {
+    /// Apply a file of policy documents: all, or none with the place of the mistake
+    #[command(
+        after_help = "Examples:\n  signet policy apply -f policy.yaml\n  kustomize build . | signet policy apply -f -"
+    )]
+    Apply {
+        /// YAML stream of documents; `-` reads standard input
+        #[arg(long, short, value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// List all documents
+    List,
+    /// Print one document as YAML-compatible JSON
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Delete one document: what only it allowed is denied
+    Delete {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Check a file without control
+    Validate {
+        /// YAML stream of documents; `-` reads standard input
+        #[arg(long, short, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Say what would be decided, and why
+    #[command(
+        after_help = "Example:\n  signet policy explain spiffe://mesh.local/web spiffe://mesh.local/orders --port 8080 --method GET --path /cart"
+    )]
+    Explain {
+        /// Who calls
+        source: String,
+        /// Who is called
+        destination: String,
+        /// The app's port
+        #[arg(long)]
+        port: u16,
+        /// HTTP method; without it the connection is opaque
+        #[arg(long, requires = "path")]
+        method: Option<String>,
+        /// HTTP path, without query
+        #[arg(long, requires = "method")]
+        path: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IdentitiesQuery {
+    /// Only this SPIFFE ID
+    #[arg(value_name = "ID")]
+    pub(super) id: Option<String>,
+    /// Also revoked, lapsed and expired ones
+    #[arg(long)]
+    pub(super) all: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "what", required = true, multiple = false, args = ["id", "instance", "serial"])]
+pub(super) struct RevokeWhat {
+    /// A whole identity, with all its instances
+    #[arg(value_name = "ID")]
+    pub(super) id: Option<String>,
+    /// One attested instance, as `signet identities` shows it
+    #[arg(long)]
+    pub(super) instance: Option<String>,
+    /// One certificate, and with it the instance that holds it
+    #[arg(long)]
+    pub(super) serial: Option<String>,
+    /// Why, for the audit
+    #[arg(long)]
+    pub(super) reason: String,
+    #[command(flatten)]
+    pub(super) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditQuery {
+    /// The newest so many
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) limit: u32,
+    /// Only events about this (a SPIFFE ID or a policy's name)
+    #[arg(long, conflicts_with = "verify")]
+    pub(super) subject: Option<String>,
+    /// Recompute the chain of hashes over all events
+    #[arg(long)]
+    pub(super) verify: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CaVerb {
+    /// Show root and intermediate
+    Status,
+    /// Sign with a new intermediate from now on; SVIDs that the old one signed stay valid
+    RotateIntermediate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum BundleFormat {
+    Pem,
+    Jwks,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AdminVerb {
+    /// Give the admin role to a workload's identity
+    Grant {
+        /// Its SPIFFE ID
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Take it back
+    Withdraw {
+        /// Its SPIFFE ID
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// List identities with the admin role
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Login {
+    /// The join ticket, as `signet token create` prints it; `-` reads standard input
+    pub(super) ticket: String,
+    /// Where to write svid.pem, key.pem and bundle.pem [default: ~/.config/signet]
+    #[arg(long, value_name = "DIR")]
+    pub(super) dir: Option<PathBuf>,
+}
+
+/// Prints the completion script of a shell.
+pub(super) fn complete(shell: Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "signet", &mut std::io::stdout());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn verbs_of_the_contract_parse() {
+        for line in [
+            "signet status",
+            "signet workload create spiffe://m/o --owner a --purpose b --ttl 1h",
+            "signet workload list -o json",
+            "signet workload suspend spiffe://m/o",
+            "signet workload resume spiffe://m/o",
+            "signet workload retire spiffe://m/o --reason x",
+            "signet token create spiffe://m/o --ttl 10m",
+            "signet policy apply -f p.yaml --no-wait",
+            "signet policy list",
+            "signet policy show x",
+            "signet policy delete x",
+            "signet policy validate -f p.yaml",
+            "signet policy explain spiffe://m/a spiffe://m/b --port 80 --method GET --path /",
+            "signet identities --all spiffe://m/o",
+            "signet revoke spiffe://m/o --reason x",
+            "signet revoke --instance 00 --reason x --no-wait",
+            "signet revoke --serial 00 --reason x",
+            "signet audit --limit 5 --subject s",
+            "signet audit --verify",
+            "signet ca status",
+            "signet ca rotate-intermediate",
+            "signet bundle --format jwks",
+            "signet admin grant spiffe://m/o",
+            "signet admin withdraw spiffe://m/o",
+            "signet admin list",
+            "signet login signet-join-v1.x --dir d",
+            "signet completion bash",
+            "signet --control unix:/run/x.sock status",
+            "signet status --control localhost:8443",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in [
+            "signet",
+            "signet revoke --reason x",
+            "signet revoke spiffe://m/o",
+            "signet revoke spiffe://m/o --serial 00 --reason x",
+            "signet workload create spiffe://m/o --owner a",
+            "signet policy explain spiffe://m/a spiffe://m/b",
+            "signet policy explain spiffe://m/a spiffe://m/b --port 80 --method GET",
+            "signet token create spiffe://m/o --ttl soon",
+            "signet --control nowhere status",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! How a command fails: what happened, what to do next, and a code for scripts.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use tonic::{Code, Status};
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub(super) struct CliError {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Failed,
+    Usage,
+    Unreachable,
+    NotFound,
+    NotPermitted,
+}
+
+impl CliError {
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Failed, message)
+    }
+
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, message)
+    }
+
+    pub(super) fn unreachable(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unreachable, message)
+    }
+
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, message)
+    }
+
+    pub(super) fn not_permitted(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotPermitted, message)
+    }
+
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None }
+    }
+
+    pub(super) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(super) fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self.kind {
+            Kind::Failed => 1,
+            Kind::Usage => 2,
+            Kind::Unreachable => 3,
+            Kind::NotFound => 4,
+            Kind::NotPermitted => 5,
+        })
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<Status> for CliError {
+    fn from(status: Status) -> Self {
+        let kind = match status.code() {
+            Code::NotFound => Kind::NotFound,
+            Code::PermissionDenied | Code::Unauthenticated => Kind::NotPermitted,
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Kind::Unreachable,
+            _ => Kind::Failed,
+        };
+        let message = match status.message() {
+            "" => format!("control answered {:?} without saying why", status.code()),
+            message => message.to_owned(),
+        };
+        let error = Self::new(kind, message);
+        match status.code() {
+            Code::NotFound => error.with_hint(
+                "`signet workload list`, `signet policy list` and `signet identities` show what there is",
+            ),
+            Code::Unavailable | Code::DeadlineExceeded => {
+                error.with_hint("nothing is known about the outcome: ask again, or look at `signet audit`")
+            }
+            _ => error,
+        }
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        Self::failed(error.to_string())
+    }
+}

@@ -1,0 +1,75 @@
+//! The operators' command line: one file per group of verbs, one way to connect, to print and to fail.
+//!
+//! For people: tables, durations in words, errors that say what to do next. For scripts: `-o json` with stable
+//! field names, and exit codes.
+//!
+//! | code | meaning |
+//! | --- | --- |
+//! | 0 | done |
+//! | 1 | refused or failed |
+//! | 2 | wrong usage |
+//! | 3 | control cannot be reached |
+//! | 4 | no such thing |
+//! | 5 | not permitted |
+
+mod args;
+mod connect;
+mod credentials;
+mod error;
+mod output;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Verb};
+use connect::Session;
+use error::CliError;
+use output::Output;
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => usage.exit(),
+    };
+    let output = Output::new(cli.output);
+    let result = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed(format!("cannot start the runtime: {error}")))
+        .and_then(|runtime| runtime.block_on(Box::pin(run(cli, output))));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("signet: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("  {hint}");
+            }
+            error.exit_code()
+        }
+    }
+}
+
+async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
+    let session = Session::new(cli.control, cli.credentials);
+    match cli.verb {
+        Verb::Status => verbs::authority::status(&session, output).await,
+        Verb::Workload(verb) => verbs::workload::run(verb, &session, output).await,
+        Verb::Token(verb) => verbs::workload::token(verb, &session, output).await,
+        Verb::Policy(verb) => verbs::policy::run(verb, &session, output).await,
+        Verb::Identities(query) => verbs::identities::list(query, &session, output).await,
+        Verb::Revoke(what) => verbs::identities::revoke(what, &session, output).await,
+        Verb::Audit(query) => verbs::audit::run(query, &session, output).await,
+        Verb::Ca(verb) => verbs::authority::ca(verb, &session, output).await,
+        Verb::Bundle { format } => verbs::authority::bundle(format, &session).await,
+        Verb::Admin(verb) => verbs::admin::run(verb, &session, output).await,
+        Verb::Login(login) => verbs::login::run(login, output).await,
+        Verb::Completion { shell } => {
+            args::complete(shell);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The mesh at a glance, its authorities, its trust bundle.
+
+use serde_json::{Value, json};
+use signet_proto::spiffe::TrustBundle;
+use signet_proto::v1::{
+    Authority, GetBundleRequest, RotateIntermediateRequest, StatusRequest, StatusResponse,
+};
+
+use crate::cli::args::{BundleFormat, CaVerb};
+use crate::cli::connect::Session;
+use crate::cli::error::CliError;
+use crate::cli::output::{self, Output, cell};
+use crate::time;
+
+pub(in crate::cli) async fn status(session: &Session, output: Output) -> Result<(), CliError> {
+    let status = ask(session).await?;
+    let json = json!({
+        "trust_domain": status.trust_domain,
+        "version": status.version,
+        "revision": status.revision,
+        "workloads": status.workloads,
+        "live_svids": status.live_svids,
+        "connected_proxies": status.connected_proxies,
+        "root": status.root.as_ref().map(object),
+        "intermediate": status.intermediate.as_ref().map(object),
+        "started_at": output::instant(status.started_at.as_ref()),
+    });
+    output.print(&json, || {
+        let now = time::now();
+        let ends = |authority: &Option<Authority>| {
+            let at = authority.as_ref().and_then(|authority| authority.not_after.as_ref());
+            format!("ends {}", output::relative(time::from_proto(at), now))
+        };
+        output::facts(&[
+            ("trust domain", status.trust_domain.clone()),
+            ("version", status.version.clone()),
+            ("up since", time::rfc3339(time::from_proto(status.started_at.as_ref()))),
+            ("revision", status.revision.to_string()),
+            ("workloads", status.workloads.to_string()),
+            ("live SVIDs", status.live_svids.to_string()),
+            ("connected proxies", status.connected_proxies.to_string()),
+            ("root", ends(&status.root)),
+            ("intermediate", ends(&status.intermediate)),
+        ])
+    })
+}
+
+pub(in crate::cli) async fn ca(verb: CaVerb, session: &Session, output: Output) -> Result<(), CliError> {
+    match verb {
+        CaVerb::Status => {
+            let status = ask(session).await?;
+            let json = json!({
+                "trust_domain": status.trust_domain,
+                "root": status.root.as_ref().map(object),
+                "intermediate": status.intermediate.as_ref().map(object),
+            });
+            let authorities =
+                [("root", status.root.as_ref()), ("intermediate", status.intermediate.as_ref())];
+            output.print(&json, || authorities_table(&authorities))
+        }
+        CaVerb::RotateIntermediate => {
+            let request = RotateIntermediateRequest {};
+            let rotated = session.admin().await?.rotate_intermediate(request).await?.into_inner();
+            let json = json!({
+                "previous": rotated.previous.as_ref().map(object),
+                "current": rotated.current.as_ref().map(object),
+            });
+            let authorities = [
+                ("previous (signs no more)", rotated.previous.as_ref()),
+                ("current", rotated.current.as_ref()),
+            ];
+            output.print(&json, || authorities_table(&authorities))
+        }
+    }
+}
+
+pub(in crate::cli) async fn bundle(format: BundleFormat, session: &Session) -> Result<(), CliError> {
+    let message = session.admin().await?.get_bundle(GetBundleRequest {}).await?.into_inner();
+    let bundle = TrustBundle::try_from(&message)
+        .map_err(|error| CliError::failed(format!("control's bundle is not usable: {error}")))?;
+    match format {
+        BundleFormat::Pem => output::print(&bundle.to_pem()),
+        BundleFormat::Jwks => output::print(&format!("{}\n", bundle.to_jwks().trim_end())),
+    }
+}
+
+async fn ask(session: &Session) -> Result<StatusResponse, CliError> {
+    Ok(session.admin().await?.status(StatusRequest {}).await?.into_inner())
+}
+
+fn authorities_table(authorities: &[(&str, Option<&Authority>)]) -> String {
+    let now = time::now();
+    let rows = authorities.iter().filter_map(|(kind, authority)| {
+        let authority = (*authority)?;
+        Some(vec![
+            cell(kind),
+            cell(&authority.subject),
+            cell(output::relative(time::from_proto(authority.not_after.as_ref()), now)),
+            cell(&authority.sha256),
+        ])
+    });
+    output::table(&["authority", "subject", "ends", "sha256"], rows)
+}
+
+fn object(authority: &Authority) -> Value {
+    json!({
+        "subject": authority.subject,
+        "serial": authority.serial,
+        "sha256": authority.sha256,
+        "not_before": output::instant(authority.not_before.as_ref()),
+        "expires_at": output::instant(authority.not_after.as_ref()),
+    })
+}

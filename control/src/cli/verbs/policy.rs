@@ -1,0 +1,169 @@
+//! Policy: apply, look, check, ask.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use signet_proto::v1::{
+    ApplyPolicyRequest, DeletePolicyRequest, ExplainRequest, ListPoliciesRequest, Policy,
+};
+
+use super::applied::{self, Change};
+use crate::cli::args::{PolicyVerb, Wait};
+use crate::cli::connect::Session;
+use crate::cli::error::CliError;
+use crate::cli::output::{self, Output, cell};
+use crate::{policy, time};
+
+pub(in crate::cli) async fn run(verb: PolicyVerb, session: &Session, output: Output) -> Result<(), CliError> {
+    match verb {
+        PolicyVerb::Apply { file, wait } => apply(&file, wait, session, output).await,
+        PolicyVerb::List => list(session, output).await,
+        PolicyVerb::Show { name } => show(&name, session).await,
+        PolicyVerb::Delete { name, wait } => {
+            let mut client = session.admin().await?;
+            let mutation = client.delete_policy(DeletePolicyRequest { name }).await?.into_inner();
+            applied::report(mutation.into(), Some(wait), &mut client, output).await
+        }
+        PolicyVerb::Validate { file } => validate(&file, output),
+        PolicyVerb::Explain { source, destination, port, method, path } => {
+            let request = ExplainRequest {
+                source,
+                destination,
+                port: port.into(),
+                method: method.unwrap_or_default(),
+                path: path.unwrap_or_default(),
+            };
+            explain(request, session, output).await
+        }
+    }
+}
+
+async fn apply(file: &Path, wait: Wait, session: &Session, output: Output) -> Result<(), CliError> {
+    let (name, yaml) = read(file)?;
+    // Found here, a mistake needs no control.
+    policy::parse(&name, &yaml).map_err(|error| CliError::failed(error.to_string()))?;
+    let mut client = session.admin().await?;
+    let applied = client.apply_policy(ApplyPolicyRequest { yaml, file: name }).await?.into_inner();
+    let unchanged = applied.changes.iter().all(|change| change.change == "unchanged");
+    let changes: Value = applied
+        .changes
+        .iter()
+        .map(|change| json!({ "name": change.name, "change": change.change }))
+        .collect();
+    let change = Change {
+        revision: applied.revision,
+        committed_at: applied.committed_at,
+        effects: applied
+            .changes
+            .iter()
+            .map(|change| format!("policy `{}` {}", change.name, change.change))
+            .collect(),
+        more: vec![("changes", changes)],
+    };
+    applied::report(change, (!unchanged).then_some(wait), &mut client, output).await
+}
+
+async fn list(session: &Session, output: Output) -> Result<(), CliError> {
+    let policies = policies(session).await?;
+    let json: Value = policies
+        .iter()
+        .map(|policy| {
+            json!({
+                "name": policy.name,
+                "target": policy.target,
+                "applied_at": output::instant(policy.applied_at.as_ref()),
+                "applied_by": policy.applied_by,
+                "document": document(policy),
+            })
+        })
+        .collect();
+    output.print(&json, || {
+        let now = time::now();
+        let rows = policies.iter().map(|policy| {
+            vec![
+                cell(&policy.name),
+                cell(&policy.target),
+                cell(output::relative(time::from_proto(policy.applied_at.as_ref()), now)),
+                cell(&policy.applied_by),
+            ]
+        });
+        output::table(&["name", "target", "applied", "by"], rows)
+    })
+}
+
+/// The document itself, whatever the output format: JSON is YAML, so that it can be applied again.
+async fn show(name: &str, session: &Session) -> Result<(), CliError> {
+    let found = policies(session).await?.into_iter().find(|policy| policy.name == name);
+    match found {
+        Some(policy) => output::print(&format!("{:#}\n", document(&policy))),
+        None => Err(CliError::not_found(format!("policy `{name}` does not exist"))
+            .with_hint("`signet policy list` shows what there is")),
+    }
+}
+
+fn validate(file: &Path, output: Output) -> Result<(), CliError> {
+    let (name, yaml) = read(file)?;
+    let documents = policy::parse(&name, &yaml).map_err(|error| CliError::failed(error.to_string()))?;
+    let json = json!({
+        "file": name,
+        "valid": true,
+        "documents": documents
+            .iter()
+            .map(|document| json!({
+                "name": document.name,
+                "target": document.target.to_string(),
+                "rules": document.rules.len(),
+            }))
+            .collect::<Vec<_>>(),
+    });
+    output.print(&json, || {
+        documents
+            .iter()
+            .map(|document| {
+                format!(
+                    "{name}: `{}` for {}: {} rules\n",
+                    document.name,
+                    document.target,
+                    document.rules.len()
+                )
+            })
+            .collect()
+    })
+}
+
+async fn explain(request: ExplainRequest, session: &Session, output: Output) -> Result<(), CliError> {
+    let answer = session.admin().await?.explain(request).await?.into_inner();
+    let json = json!({
+        "allowed": answer.allowed,
+        "policy": answer.policy,
+        "rule": answer.rule,
+        "explanation": answer.explanation,
+    });
+    output.print(&json, || format!("{}\n", output::clean(&answer.explanation)))
+}
+
+async fn policies(session: &Session) -> Result<Vec<Policy>, CliError> {
+    Ok(session.admin().await?.list_policies(ListPoliciesRequest {}).await?.into_inner().policies)
+}
+
+fn document(policy: &Policy) -> Value {
+    serde_json::from_str(&policy.document).unwrap_or_else(|_| Value::String(policy.document.clone()))
+}
+
+/// The text, and how messages call it.
+fn read(file: &Path) -> Result<(String, String), CliError> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(|error| CliError::failed(format!("standard input: {error}")))?;
+        return Ok(("stdin".to_owned(), text));
+    }
+    let name = file.display().to_string();
+    match fs::read_to_string(file) {
+        Ok(text) => Ok((name, text)),
+        Err(error) => Err(CliError::usage(format!("{name}: {error}"))),
+    }
+}

@@ -1,0 +1,286 @@
+//! Settings: flags win over environment, environment over file, file over defaults. Put together and
+//! validated once, into types; what is wrong names its key, where it was set, and what was expected.
+
+mod file;
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde::Deserialize;
+use signet_proto::spiffe::TrustDomain;
+
+use crate::duration::Span;
+use crate::registry::{self, TtlBounds};
+use crate::telemetry::log::LogFormat;
+
+pub use file::FileError;
+
+/// The Signet control service.
+#[derive(Debug, Parser)]
+#[command(name = "signet-control", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the service.
+    #[command(after_help = EXAMPLES)]
+    Run(Run),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  signet-control run
+  signet-control run --trust-domain prod.example --grpc-listen 0.0.0.0:8443 --advertise control.prod.example:8443
+  signet-control run --config /etc/signet/control.toml
+
+Every flag is also a key of the file (`grpc-listen = \"0.0.0.0:8443\"`) and an environment variable
+(`SIGNET_GRPC_LISTEN`). Flags win over the environment, the environment over the file.";
+
+#[derive(Debug, Args)]
+struct Run {
+    /// TOML file with the same keys as the flags
+    #[arg(long, value_name = "FILE", env = "SIGNET_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Each setting as it was given somewhere, or not.
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+struct Settings {
+    /// Where everything durable is: database, sealed keys [default: signet-data]
+    #[arg(long, value_name = "DIR", env = "SIGNET_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Trust domain of this mesh, fixed at the first start [default: mesh.local]
+    #[arg(long, value_name = "NAME", env = "SIGNET_TRUST_DOMAIN")]
+    trust_domain: Option<TrustDomain>,
+    /// Where proxies connect (gRPC over mutual TLS) [default: 127.0.0.1:8443]
+    #[arg(long, value_name = "IP:PORT", env = "SIGNET_GRPC_LISTEN")]
+    grpc_listen: Option<SocketAddr>,
+    /// Metrics, health and bundle (plain HTTP) [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "IP:PORT", env = "SIGNET_HTTP_LISTEN")]
+    http_listen: Option<SocketAddr>,
+    /// Address that join tickets name, several times for several [default: the gRPC listener's]
+    #[arg(long, value_name = "HOST:PORT", env = "SIGNET_ADVERTISE", value_delimiter = ',')]
+    advertise: Option<Vec<String>>,
+    /// Local socket for operators [default: DATA-DIR/admin.sock]
+    #[arg(long, value_name = "PATH", env = "SIGNET_ADMIN_SOCKET")]
+    admin_socket: Option<PathBuf>,
+    /// Local user who may do what operators do, besides root and control's own; several times for several
+    #[arg(long, value_name = "UID", env = "SIGNET_ADMIN_UID", value_delimiter = ',')]
+    admin_uid: Option<Vec<u32>>,
+    /// Life of SVIDs unless a workload has its own [default: 1h]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_DEFAULT_TTL")]
+    default_ttl: Option<Span>,
+    /// Shortest life of SVIDs that a workload may have [default: 60s]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_MIN_TTL")]
+    min_ttl: Option<Span>,
+    /// Life of intermediates; replaced at half of it [default: 30d]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_INTERMEDIATE_TTL")]
+    intermediate_ttl: Option<Span>,
+    /// 32 random bytes that seal the signing keys, made if absent [default: DATA-DIR/seal.key]
+    #[arg(long, value_name = "FILE", env = "SIGNET_SEAL_KEY_FILE")]
+    seal_key_file: Option<PathBuf>,
+    /// How log lines look [default: text]
+    #[arg(long, value_enum, env = "SIGNET_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+/// Validated settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where everything durable is.
+    pub data_dir: PathBuf,
+    /// The mesh.
+    pub trust_domain: TrustDomain,
+    /// Where proxies connect.
+    pub grpc_listen: SocketAddr,
+    /// Metrics and health.
+    pub http_listen: SocketAddr,
+    /// What join tickets name; empty: the bound address.
+    pub advertise: Vec<String>,
+    /// Local socket for operators.
+    pub admin_socket: PathBuf,
+    /// Local users besides root and control's own.
+    pub admin_uids: HashSet<u32>,
+    /// Life of SVIDs.
+    pub ttl: TtlBounds,
+    /// Life of intermediates.
+    pub intermediate_ttl: Duration,
+    /// What seals the signing keys.
+    pub seal_key_file: PathBuf,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The command line, or asked for help: printed by clap, which knows where to.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// The file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A value that does not go with the others, or is out of bounds.
+    #[error("{origin}: expected {expected}, found `{found}`")]
+    Value {
+        /// Where it was set.
+        origin: String,
+        /// What would do.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+}
+
+/// An intermediate shorter than this would be replaced more often than is sane; tests need minutes.
+const MIN_INTERMEDIATE: Duration = Duration::from_secs(60);
+const SHORTEST_TTL: Duration = Duration::from_secs(1);
+
+impl Config {
+    /// Reads command line, environment and file of this process.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub fn load() -> Result<Self, ConfigError> {
+        Self::from_args(std::env::args_os())
+    }
+
+    /// The same with a given command line, the program's name first.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub fn from_args<A>(arguments: impl IntoIterator<Item = A>) -> Result<Self, ConfigError>
+    where
+        A: Into<OsString> + Clone,
+    {
+        let matches = Cli::command().try_get_matches_from(arguments)?;
+        let Verb::Run(Run { config, settings }) = Cli::from_arg_matches(&matches)?.verb;
+        let file = config.as_deref().map(file::read).transpose()?;
+        let run = matches.subcommand_matches("run");
+        Origins { run, file: config.as_deref().zip(file.as_ref()) }
+            .validate(settings.or(file.as_ref().map(|file| &file.settings)))
+    }
+}
+
+impl Settings {
+    fn or(self, file: Option<&Self>) -> Self {
+        let Some(file) = file else { return self };
+        Self {
+            data_dir: self.data_dir.or_else(|| file.data_dir.clone()),
+            trust_domain: self.trust_domain.or_else(|| file.trust_domain.clone()),
+            grpc_listen: self.grpc_listen.or(file.grpc_listen),
+            http_listen: self.http_listen.or(file.http_listen),
+            advertise: self.advertise.or_else(|| file.advertise.clone()),
+            admin_socket: self.admin_socket.or_else(|| file.admin_socket.clone()),
+            admin_uid: self.admin_uid.or_else(|| file.admin_uid.clone()),
+            default_ttl: self.default_ttl.or(file.default_ttl),
+            min_ttl: self.min_ttl.or(file.min_ttl),
+            intermediate_ttl: self.intermediate_ttl.or(file.intermediate_ttl),
+            seal_key_file: self.seal_key_file.or_else(|| file.seal_key_file.clone()),
+            log_format: self.log_format.or(file.log_format),
+        }
+    }
+}
+
+/// Knows where each setting came from, to say it.
+struct Origins<'a> {
+    run: Option<&'a ArgMatches>,
+    file: Option<(&'a Path, &'a file::File)>,
+}
+
+impl Origins<'_> {
+    fn of(&self, key: &str) -> String {
+        let source = self.run.and_then(|run| run.value_source(&key.replace('-', "_")));
+        match source {
+            Some(ValueSource::CommandLine) => format!("--{key}"),
+            Some(ValueSource::EnvVariable) => format!("SIGNET_{}", key.replace('-', "_").to_uppercase()),
+            _ => match self.file.and_then(|(path, file)| Some((path, file.line_of(key)?))) {
+                Some((path, line)) => format!("{}:{line}: {key}", path.display()),
+                None => format!("{key} (default)"),
+            },
+        }
+    }
+
+    fn wrong(&self, key: &str, expected: impl Into<String>, found: impl ToString) -> ConfigError {
+        ConfigError::Value { origin: self.of(key), expected: expected.into(), found: found.to_string() }
+    }
+
+    fn validate(&self, settings: Settings) -> Result<Config, ConfigError> {
+        let day = Duration::from_secs(86_400);
+        let data_dir = settings.data_dir.unwrap_or_else(|| "signet-data".into());
+        let advertise = settings.advertise.unwrap_or_default();
+        for address in &advertise {
+            if !is_host_port(address) {
+                return Err(self.wrong("advertise", "HOST:PORT with a port from 1 to 65535", address));
+            }
+        }
+        let grpc_listen = settings.grpc_listen.unwrap_or(([127, 0, 0, 1], 8443).into());
+        if advertise.is_empty() && grpc_listen.ip().is_unspecified() {
+            let expected = "one IP address, or `advertise` set to what proxies can connect to";
+            return Err(self.wrong("grpc-listen", expected, grpc_listen));
+        }
+        let intermediate_ttl = settings.intermediate_ttl.map_or(30 * day, |span| span.0);
+        if intermediate_ttl < MIN_INTERMEDIATE || intermediate_ttl > 365 * day {
+            return Err(self.wrong("intermediate-ttl", "60s to 365d", Span(intermediate_ttl)));
+        }
+        Ok(Config {
+            ttl: self.ttl_bounds(settings.min_ttl, settings.default_ttl, intermediate_ttl)?,
+            trust_domain: match settings.trust_domain {
+                Some(domain) => domain,
+                None => "mesh.local".parse().map_err(|error| self.wrong("trust-domain", "a name", error))?,
+            },
+            admin_socket: settings.admin_socket.unwrap_or_else(|| data_dir.join("admin.sock")),
+            seal_key_file: settings.seal_key_file.unwrap_or_else(|| data_dir.join("seal.key")),
+            data_dir,
+            grpc_listen,
+            http_listen: settings.http_listen.unwrap_or(([127, 0, 0, 1], 8080).into()),
+            advertise,
+            admin_uids: settings.admin_uid.unwrap_or_default().into_iter().collect(),
+            intermediate_ttl,
+            log_format: settings.log_format.unwrap_or_default(),
+        })
+    }
+
+    /// An SVID must not outlive the intermediate that signs it, which signs until half of its life.
+    fn ttl_bounds(
+        &self,
+        min: Option<Span>,
+        default: Option<Span>,
+        intermediate: Duration,
+    ) -> Result<TtlBounds, ConfigError> {
+        let max = registry::MAX_TTL.min(intermediate / 2);
+        let min = min.map_or(Duration::from_secs(60).min(max), |span| span.0);
+        if min < SHORTEST_TTL || min > max {
+            let expected = format!("1s to {} (half of intermediate-ttl, at most 7d)", Span(max));
+            return Err(self.wrong("min-ttl", expected, Span(min)));
+        }
+        let default = default.map_or(Duration::from_secs(3600).clamp(min, max), |span| span.0);
+        if default < min || default > max {
+            let expected =
+                format!("{} (min-ttl) to {} (half of intermediate-ttl, at most 7d)", Span(min), Span(max));
+            return Err(self.wrong("default-ttl", expected, Span(default)));
+        }
+        Ok(TtlBounds { min, default, max })
+    }
+}
+
+fn is_host_port(address: &str) -> bool {
+    address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
+}
+
+#[cfg(test)]
+mod tests;

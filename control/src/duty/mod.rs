@@ -1,0 +1,186 @@
+//! What control does by itself, each duty on its own timer; a failed one is counted, logged and tried again.
+//!
+//! | duty | every | does |
+//! | --- | --- | --- |
+//! | identity | 1 s | replaces the intermediate and control's own SVID at half of their lives |
+//! | lapse | 1 s | lists instances whose last SVID ended over 2 s ago without a renewal |
+//! | endpoints | 2 s | forgets endpoints that no stream has held for their grace |
+//! | measure | 5 s | numbers for the metrics |
+//! | prune | 60 s | drops what is long over, in small batches |
+//! | audit | at start, then 1 h | verifies the chain of audit events from its beginning |
+//!
+//! Lapse and restarts: that an instance lapsed is a fact about its certificates, not about who was connected.
+//! A renewal needs an SVID that has not ended, and an SVID is recorded before it is given out; so an
+//! instance whose newest SVID has ended can never renew, whether or not control was away meanwhile, and
+//! waiting would not save it. After a start control only waits [`SETTLE`], so that proxies with a good SVID
+//! that come back at that moment first get the whole state, then what lapsed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::OwnIdentity;
+use crate::audit::ChainVerifier;
+use crate::ca::Authority;
+use crate::publish::Endpoints;
+use crate::store::Store;
+use crate::store::model::Actor;
+use crate::telemetry::metrics;
+use crate::time;
+
+const SETTLE: Duration = Duration::from_secs(5);
+/// A renewal on its way when its predecessor ended must not be overtaken by our clock.
+const LAPSE_GRACE: Duration = Duration::from_secs(2);
+const LAPSE_BATCH: u32 = 200;
+/// Revocations stay this long after the last certificate they cover: verifiers' clocks may be slow.
+const REVOCATION_SLACK: Duration = Duration::from_secs(3600);
+/// Certificates, instances and tokens are kept this long after they ended: for questions asked afterwards,
+/// and so that their keys are not certified again meanwhile.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+const KEPT_REVISIONS: u32 = 10_000;
+const PRUNE_BATCH: u32 = 500;
+const AUDIT_PAGE: u32 = 1000;
+
+/// What the duties work on.
+#[derive(Clone)]
+pub struct Duties {
+    /// Durable state.
+    pub store: Store,
+    /// Signing keys.
+    pub authority: Arc<Authority>,
+    /// Control's own SVID.
+    pub own: Arc<OwnIdentity>,
+    /// Where instances listen.
+    pub endpoints: Arc<Endpoints>,
+    /// Wants to be kept up now and then.
+    pub metrics: PrometheusHandle,
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+impl Duties {
+    /// Starts them all; they end with `stop`.
+    pub fn start(self, tasks: &TaskTracker, stop: &CancellationToken) {
+        let second = Duration::from_secs(1);
+        self.spawn(tasks, stop, "identity", second, |duties| async move { duties.identity().await });
+        self.spawn(tasks, stop, "lapse", second, |duties| async move { duties.lapse().await });
+        self.spawn(tasks, stop, "endpoints", 2 * second, |duties| async move { duties.endpoints().await });
+        self.spawn(tasks, stop, "measure", 5 * second, |duties| async move { duties.measure().await });
+        self.spawn(tasks, stop, "prune", 60 * second, |duties| async move { duties.prune().await });
+        self.spawn(tasks, stop, "audit", 3600 * second, |duties| async move { duties.audit().await });
+    }
+
+    fn spawn<F, R>(
+        &self,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+        name: &'static str,
+        every: Duration,
+        work: F,
+    ) where
+        F: Fn(Self) -> R + Send + 'static,
+        R: Future<Output = Result<(), Failure>> + Send,
+    {
+        let (duties, stop) = (self.clone(), stop.clone());
+        tasks.spawn(async move {
+            let first = if name == "lapse" { SETTLE } else { Duration::ZERO };
+            let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + first, every);
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = timer.tick() => {}
+                }
+                match work(duties.clone()).await {
+                    Ok(()) => metrics::duty_done(name, time::now()),
+                    Err(error) => {
+                        tracing::error!(duty = name, %error, "duty failed; it is tried again");
+                        metrics::duty_failed(name);
+                    }
+                }
+            }
+        });
+    }
+
+    async fn identity(&self) -> Result<(), Failure> {
+        let now = time::now();
+        if self.authority.rotation_due() <= now {
+            self.authority.rotate_intermediate(Actor::control()).await?;
+        }
+        if self.own.rotation_due() <= now {
+            self.own.rotate().await?;
+            tracing::info!(not_after = %time::rfc3339(self.own.not_after()), "own SVID replaced");
+        }
+        Ok(())
+    }
+
+    async fn lapse(&self) -> Result<(), Failure> {
+        let ended_before = time::now() - LAPSE_GRACE;
+        while self.store.any_lapsed(ended_before).await? {
+            let lapsed = self.store.lapse_instances(ended_before, LAPSE_BATCH).await?;
+            for instance in &lapsed {
+                tracing::warn!(%instance, "instance lapsed: its last SVID ended without a renewal");
+            }
+            metrics::lapsed(lapsed.len());
+        }
+        Ok(())
+    }
+
+    async fn endpoints(&self) -> Result<(), Failure> {
+        let gone = self.endpoints.sweep(Instant::now());
+        if !gone.is_empty() {
+            tracing::info!(instances = gone.len(), "endpoints of instances that did not come back forgotten");
+            self.store.remove_leases(gone).await?;
+        }
+        Ok(())
+    }
+
+    async fn measure(&self) -> Result<(), Failure> {
+        let counts = self.store.counts(time::now()).await?;
+        metrics::counts(counts.live_svids, counts.workloads);
+        metrics::authority_ends("root", self.authority.root().not_after());
+        metrics::authority_ends("intermediate", self.authority.intermediate().not_after());
+        metrics::authority_ends("own", self.own.not_after());
+        self.metrics.run_upkeep();
+        Ok(())
+    }
+
+    async fn prune(&self) -> Result<(), Failure> {
+        let now = time::now();
+        loop {
+            let revocations = self.store.prune_revocations(now - REVOCATION_SLACK, PRUNE_BATCH).await?;
+            let ended = self.store.prune_ended(now - KEPT, PRUNE_BATCH).await?;
+            let revisions = self.store.prune_revisions(KEPT_REVISIONS, PRUNE_BATCH).await?;
+            metrics::pruned("revocations", revocations);
+            metrics::pruned("ended", ended);
+            metrics::pruned("revisions", revisions);
+            if revocations + ended + revisions == 0 {
+                return Ok(());
+            }
+            // Between batches everybody else has their turn.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn audit(&self) -> Result<(), Failure> {
+        let mut verifier = ChainVerifier::from_genesis();
+        loop {
+            let events = self.store.events_after(verifier.position(), AUDIT_PAGE).await?;
+            if events.is_empty() {
+                metrics::audit_intact(true);
+                return Ok(());
+            }
+            for event in &events {
+                if let Err(broken) = verifier.take(event) {
+                    metrics::audit_intact(false);
+                    return Err(format!("the audit was tampered with: {broken}").into());
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}

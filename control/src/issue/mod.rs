@@ -1,0 +1,240 @@
+//! From a signing request to an SVID: checks, signature, record.
+//!
+//! ```text
+//!   CSR ─▶ csr::verify (size, algorithm, self-signature over the parsed bytes, no foreign name)
+//!       ─▶ who asks (attest room, or the SVID of the connection) ─▶ Authority::sign
+//!       ─▶ store: workload active + instance live + token unspent + key unused + row + audit event, one commit
+//!       ─▶ only then the SVID is given out
+//! ```
+//!
+//! What decides is decided inside the commit: a suspension, revocation or second redeem that is committed
+//! before it wins, and the signature made meanwhile is thrown away unseen.
+
+mod csr;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::CertificateDer;
+use signet_proto::handshake::{KeyError, PeerIdentity, Svid, SvidMismatch, WorkloadKey};
+use signet_proto::spiffe::{InstanceId, InstanceIdError, SpiffeId, SpiffeIdError};
+
+use crate::attest::{Attested, Evidence};
+use crate::ca::{Authority, CaError, LeafRequest, SignedLeaf};
+use crate::store::model::{Attestation, Renewal};
+use crate::store::{Refusal, Store, StoreError};
+use crate::telemetry::metrics::{self, Issue};
+
+pub use csr::CsrError;
+
+/// Versions of programs are for the inventory; nobody needs more than this.
+const MAX_VERSION: usize = 64;
+
+/// An SVID to give out: recorded.
+#[derive(Debug)]
+pub struct Issued {
+    /// Whom it names.
+    pub id: SpiffeId,
+    /// Its instance.
+    pub instance: InstanceId,
+    /// What was signed.
+    pub leaf: SignedLeaf,
+}
+
+/// Why no SVID is given out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssueError {
+    /// The signing request is not acceptable.
+    #[error(transparent)]
+    Csr(#[from] CsrError),
+    /// The version text is not acceptable.
+    #[error("version: expected at most {MAX_VERSION} printable ASCII characters")]
+    Version,
+    /// The presented SVID belongs to no instance.
+    #[error("the presented SVID belongs to no attested instance: attest with a join token")]
+    NoInstance,
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Signing failed.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// No randomness for an instance id.
+    #[error(transparent)]
+    Instance(#[from] InstanceIdError),
+    /// Control's own key or chain is unusable.
+    #[error("cannot make control's own SVID: {0}")]
+    Own(String),
+}
+
+impl IssueError {
+    /// The stable name used in metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Csr(_) => "bad_csr",
+            Self::Version => "bad_version",
+            Self::NoInstance => "no_instance",
+            Self::Store(StoreError::Refused(refusal)) => refusal.as_str(),
+            Self::Store(StoreError::NotFound { .. }) => "unknown_workload",
+            Self::Store(_) => "store",
+            Self::Ca(_) | Self::Instance(_) | Self::Own(_) => "authority",
+        }
+    }
+}
+
+impl From<KeyError> for IssueError {
+    fn from(error: KeyError) -> Self {
+        Self::Own(error.to_string())
+    }
+}
+
+impl From<SvidMismatch> for IssueError {
+    fn from(error: SvidMismatch) -> Self {
+        Self::Own(error.to_string())
+    }
+}
+
+impl From<SpiffeIdError> for IssueError {
+    fn from(error: SpiffeIdError) -> Self {
+        Self::Own(error.to_string())
+    }
+}
+
+/// Gives out SVIDs.
+#[derive(Clone)]
+pub struct Issuer {
+    authority: Arc<Authority>,
+    store: Store,
+}
+
+impl Issuer {
+    /// Signs with `authority`, records in `store`.
+    #[must_use]
+    pub fn new(authority: Arc<Authority>, store: Store) -> Self {
+        Self { authority, store }
+    }
+
+    /// The first SVID of a new instance.
+    ///
+    /// # Errors
+    /// Why not; nothing was given out and the join token is unspent, unless it was spent before.
+    pub async fn attest(
+        &self,
+        attested: Attested,
+        request: &[u8],
+        version: &str,
+        address: IpAddr,
+    ) -> Result<Issued, IssueError> {
+        let result = self.first(attested, request, version, address).await;
+        metrics::issued(Issue::Attest, result.as_ref().err().map(IssueError::reason));
+        result
+    }
+
+    /// The next SVID of the instance that `peer` belongs to.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn renew(
+        &self,
+        peer: &PeerIdentity,
+        request: &[u8],
+        version: &str,
+    ) -> Result<Issued, IssueError> {
+        let result = self.next(peer, request, version).await;
+        metrics::issued(Issue::Renew, result.as_ref().err().map(IssueError::reason));
+        result
+    }
+
+    /// Control's own SVID, with its root at the end of the chain, so that a joiner can check what its
+    /// ticket pins.
+    ///
+    /// # Errors
+    /// When it cannot be signed or recorded.
+    pub async fn own(&self, ttl: Duration) -> Result<Svid, IssueError> {
+        let id = own_id(&self.authority)?;
+        let key = WorkloadKey::generate()?;
+        let request = csr::verify(&key.csr(Some(&id))?, &id)?;
+        let leaf = self.sign(&LeafRequest { id: &id, instance: None, key: &request, ttl })?;
+        self.store.record_own(leaf.issuance.clone()).await?;
+        let mut chain = leaf.chain;
+        chain.push(self.authority.root().certificate().clone());
+        metrics::issued(Issue::Own, None);
+        Ok(Svid::new(chain, key.signing_key()?)?)
+    }
+
+    async fn first(
+        &self,
+        attested: Attested,
+        request: &[u8],
+        version: &str,
+        address: IpAddr,
+    ) -> Result<Issued, IssueError> {
+        let version = check_version(version)?;
+        let Attested { workload, evidence } = attested;
+        let id = workload.spiffe_id;
+        let key = csr::verify(request, &id)?;
+        let instance = InstanceId::random()?;
+        let leaf =
+            self.sign(&LeafRequest { id: &id, instance: Some(instance), key: &key, ttl: workload.ttl })?;
+        let Evidence::JoinToken { secret_sha256 } = evidence;
+        let attestation = Attestation { instance, secret_sha256, version, address };
+        self.store.record_attestation(leaf.issuance.clone(), attestation).await?;
+        Ok(Issued { id, instance, leaf })
+    }
+
+    async fn next(&self, peer: &PeerIdentity, request: &[u8], version: &str) -> Result<Issued, IssueError> {
+        let version = check_version(version)?;
+        let instance = peer.instance.ok_or(IssueError::NoInstance)?;
+        let key = csr::verify(request, &peer.id)?;
+        let workload = self.store.workload(peer.id.clone()).await?;
+        let leaf =
+            self.sign(&LeafRequest { id: &peer.id, instance: Some(instance), key: &key, ttl: workload.ttl })?;
+        let presented =
+            peer.handles.iter().map(|handle| (handle.issuer_sha256, handle.serial.clone())).collect();
+        self.store.record_renewal(leaf.issuance.clone(), Renewal { instance, presented, version }).await?;
+        Ok(Issued { id: peer.id.clone(), instance, leaf })
+    }
+
+    fn sign(&self, request: &LeafRequest<'_>) -> Result<SignedLeaf, CaError> {
+        let started = Instant::now();
+        let leaf = self.authority.sign(request);
+        metrics::signed(started.elapsed());
+        leaf
+    }
+}
+
+impl Issued {
+    /// For the message: DER, leaf first, without the root.
+    #[must_use]
+    pub fn chain(&self) -> Vec<Vec<u8>> {
+        self.leaf.chain.iter().map(|certificate: &CertificateDer<'_>| certificate.to_vec()).collect()
+    }
+}
+
+/// `spiffe://<trust domain>/signet/control`.
+///
+/// # Errors
+/// When the trust domain is so long that the ID would be too long.
+pub fn own_id(authority: &Authority) -> Result<SpiffeId, SpiffeIdError> {
+    SpiffeId::new(authority.trust_domain(), crate::registry::CONTROL_PATH)
+}
+
+fn check_version(version: &str) -> Result<String, IssueError> {
+    if version.len() <= MAX_VERSION && version.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        Ok(version.to_owned())
+    } else {
+        Err(IssueError::Version)
+    }
+}
+
+/// Whether the store refused, rather than failed: for callers that answer differently.
+#[must_use]
+pub fn refusal(error: &IssueError) -> Option<&Refusal> {
+    match error {
+        IssueError::Store(StoreError::Refused(refusal)) => Some(refusal),
+        _ => None,
+    }
+}

@@ -1,0 +1,277 @@
+//! Where instances accept mutual TLS: leases held by open Watch streams.
+//!
+//! An endpoint appears when its instance's stream opens, with the address that control sees. It disappears
+//! at once when the instance or identity is revoked or lapses, and [`GRACE`] after its stream ended
+//! otherwise: a proxy that reconnects, or a control that restarts, takes no endpoint away from anyone.
+//! Endpoints are not part of the revision log: they change without anyone's decision.
+
+use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{SelectAll, StreamExt};
+use parking_lot::Mutex;
+use signet_proto::handshake::Revocations;
+use signet_proto::spiffe::{InstanceId, SpiffeId};
+use signet_proto::v1;
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+
+use crate::store::model::Lease;
+
+/// How long an endpoint outlives its stream.
+const GRACE: Duration = Duration::from_secs(30);
+/// How long an endpoint known from before a restart waits for its stream: proxies back off while control is
+/// away.
+const START_GRACE: Duration = Duration::from_secs(90);
+
+type Endpoint = Arc<[v1::Endpoint]>;
+
+/// All endpoints.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    identities: HashMap<SpiffeId, BTreeMap<InstanceId, Entry>>,
+    services: HashMap<SpiffeId, watch::Sender<Endpoint>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    lease: Lease,
+    /// The open stream that holds it, or when it ends without one.
+    held: Result<u64, Instant>,
+}
+
+/// The endpoints of a stream's upstreams, as they change.
+#[derive(Debug)]
+pub struct ServiceStream {
+    receivers: Vec<(SpiffeId, watch::Receiver<Endpoint>)>,
+    changes: SelectAll<Pin<Box<WatchStream<Endpoint>>>>,
+}
+
+impl Endpoints {
+    /// What was known before the restart; each waits for its stream.
+    #[must_use]
+    pub fn restore(leases: Vec<Lease>, now: Instant) -> Self {
+        let endpoints = Self::default();
+        let mut table = endpoints.table.lock();
+        for lease in leases {
+            table.insert(Entry { lease, held: Err(now + START_GRACE) });
+        }
+        drop(table);
+        endpoints
+    }
+
+    /// A stream opened. Returns whether the endpoints differ from what was known, and should be stored.
+    pub fn hold(&self, stream: u64, lease: &Lease) -> bool {
+        let mut table = self.table.lock();
+        let before = table.insert(Entry { lease: lease.clone(), held: Ok(stream) });
+        let changed = before.is_none_or(|before| before.lease != *lease);
+        if changed {
+            table.publish(&lease.spiffe_id);
+        }
+        changed
+    }
+
+    /// A stream ended, unless a newer one holds the lease already.
+    pub fn release(&self, stream: u64, lease: &Lease, now: Instant) {
+        let mut table = self.table.lock();
+        let instances = table.identities.get_mut(&lease.spiffe_id);
+        if let Some(entry) = instances.and_then(|instances| instances.get_mut(&lease.instance))
+            && entry.held == Ok(stream)
+        {
+            entry.held = Err(now + GRACE);
+        }
+    }
+
+    /// Takes out the endpoints of one instance at once.
+    pub fn remove(&self, lease: &Lease) {
+        self.table.lock().remove(|entry| entry.lease.instance == lease.instance);
+    }
+
+    /// Takes out what nobody has held for too long. Returns whose, to be forgotten in the store too.
+    pub fn sweep(&self, now: Instant) -> Vec<InstanceId> {
+        let mut table = self.table.lock();
+        let gone = table.remove(|entry| entry.held.is_err_and(|until| until <= now));
+        table.services.retain(|_, sender| sender.receiver_count() > 0);
+        gone
+    }
+
+    /// Takes out what is revoked. Returns whose.
+    pub fn drop_revoked(&self, revocations: &Revocations) -> Vec<InstanceId> {
+        self.table.lock().remove(|entry| {
+            revocations.matching(&entry.lease.spiffe_id, Some(&entry.lease.instance), []).is_some()
+        })
+    }
+
+    /// Follows the endpoints of these identities.
+    #[must_use]
+    pub fn subscribe(&self, upstreams: &[SpiffeId]) -> ServiceStream {
+        let mut table = self.table.lock();
+        let receivers: Vec<_> = upstreams
+            .iter()
+            .map(|id| {
+                let current = table.endpoints_of(id);
+                let sender = table.services.entry(id.clone()).or_insert_with(|| watch::channel(current).0);
+                (id.clone(), sender.subscribe())
+            })
+            .collect();
+        let changes = receivers
+            .iter()
+            .map(|(_, receiver)| Box::pin(WatchStream::from_changes(receiver.clone())))
+            .collect();
+        ServiceStream { receivers, changes }
+    }
+}
+
+impl ServiceStream {
+    /// The endpoints now, as they are sent.
+    #[must_use]
+    pub fn current(&self) -> Vec<v1::Service> {
+        self.receivers
+            .iter()
+            .map(|(id, receiver)| v1::Service {
+                spiffe_id: id.to_string(),
+                endpoints: receiver.borrow().to_vec(),
+            })
+            .collect()
+    }
+
+    /// Waits for a change; for ever if there is nothing to follow.
+    pub async fn changed(&mut self) {
+        if self.changes.next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Table {
+    fn insert(&mut self, entry: Entry) -> Option<Entry> {
+        let instances = self.identities.entry(entry.lease.spiffe_id.clone()).or_default();
+        instances.insert(entry.lease.instance, entry)
+    }
+
+    /// By instance, then port: equal endpoints are equal messages.
+    fn endpoints_of(&self, id: &SpiffeId) -> Endpoint {
+        let leases = self.identities.get(id).into_iter().flat_map(BTreeMap::values).map(|entry| &entry.lease);
+        leases
+            .flat_map(|lease| {
+                lease.ports.iter().map(|port| v1::Endpoint {
+                    address: lease.address.to_string(),
+                    port: u32::from(*port),
+                    instance: lease.instance.to_string(),
+                })
+            })
+            .collect()
+    }
+
+    fn publish(&self, id: &SpiffeId) {
+        if let Some(sender) = self.services.get(id) {
+            let endpoints = self.endpoints_of(id);
+            sender.send_if_modified(|current| {
+                let changed = *current != endpoints;
+                *current = endpoints;
+                changed
+            });
+        }
+    }
+
+    fn remove(&mut self, gone: impl Fn(&Entry) -> bool) -> Vec<InstanceId> {
+        let mut removed = Vec::new();
+        let mut changed = Vec::new();
+        for (id, instances) in &mut self.identities {
+            let before = removed.len();
+            removed.extend(instances.extract_if(.., |_, entry| gone(entry)).map(|(instance, _)| instance));
+            if removed.len() > before {
+                changed.push(id.clone());
+            }
+        }
+        changed.iter().for_each(|id| self.publish(id));
+        self.identities.retain(|_, instances| !instances.is_empty());
+        removed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> SpiffeId {
+        "spiffe://mesh.local/payments".parse().unwrap()
+    }
+
+    fn lease(port: u16) -> Lease {
+        Lease {
+            instance: InstanceId::random().unwrap(),
+            spiffe_id: id(),
+            address: "10.0.0.7".parse().unwrap(),
+            ports: vec![port],
+        }
+    }
+
+    fn ports(stream: &ServiceStream) -> Vec<u32> {
+        let services = stream.current();
+        let mut ports: Vec<_> = services[0].endpoints.iter().map(|endpoint| endpoint.port).collect();
+        ports.sort_unstable();
+        ports
+    }
+
+    #[tokio::test]
+    async fn endpoint_comes_with_its_stream_and_stays_for_a_grace() {
+        let (endpoints, now) = (Endpoints::default(), Instant::now());
+        let mut stream = endpoints.subscribe(&[id()]);
+        assert!(ports(&stream).is_empty());
+        let lease = lease(15443);
+        assert!(endpoints.hold(1, &lease));
+        stream.changed().await;
+        assert_eq!(ports(&stream), [15443]);
+        endpoints.release(1, &lease, now);
+        assert!(endpoints.sweep(now + GRACE - Duration::from_secs(1)).is_empty());
+        assert_eq!(endpoints.sweep(now + GRACE), [lease.instance]);
+        stream.changed().await;
+        assert!(ports(&stream).is_empty());
+    }
+
+    #[test]
+    fn reconnected_stream_keeps_its_endpoint_without_a_gap() {
+        let (endpoints, now) = (Endpoints::default(), Instant::now());
+        let lease = lease(1);
+        endpoints.hold(1, &lease);
+        assert!(!endpoints.hold(2, &lease), "the same endpoint is not stored again");
+        endpoints.release(1, &lease, now);
+        assert!(endpoints.sweep(now + GRACE * 10).is_empty(), "the newer stream holds it");
+    }
+
+    #[test]
+    fn restart_keeps_endpoints_until_proxies_had_time_to_come_back() {
+        let now = Instant::now();
+        let (one, other) = (lease(1), lease(2));
+        let endpoints = Endpoints::restore(vec![one.clone(), other.clone()], now);
+        let stream = endpoints.subscribe(&[id()]);
+        assert_eq!(ports(&stream), [1, 2]);
+        endpoints.hold(7, &one);
+        assert_eq!(endpoints.sweep(now + START_GRACE), [other.instance]);
+        assert_eq!(ports(&stream), [1]);
+    }
+
+    #[test]
+    fn revoked_instance_loses_its_endpoint_at_once_and_alone() {
+        let endpoints = Endpoints::default();
+        let (one, other) = (lease(1), lease(2));
+        endpoints.hold(1, &one);
+        endpoints.hold(2, &other);
+        let stream = endpoints.subscribe(&[id()]);
+        let revoked = Revocations::try_from(v1::Revocations {
+            instances: vec![v1::RevokedInstance { instance: one.instance.to_string(), lapsed: false }],
+            ..v1::Revocations::default()
+        })
+        .unwrap();
+        assert_eq!(endpoints.drop_revoked(&revoked), [one.instance]);
+        assert_eq!(ports(&stream), [2]);
+    }
+}

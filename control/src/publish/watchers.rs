@@ -1,0 +1,303 @@
+//! Who is connected, what each was sent, and what each says is in force.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+use signet_proto::spiffe::{InstanceId, SpiffeId};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::metrics;
+
+/// Deliveries remembered per stream: more than a proxy is behind in any sane moment.
+const REMEMBERED: usize = 16;
+
+/// A Watch stream that opens.
+#[derive(Debug, Clone)]
+pub struct NewWatcher {
+    /// Whose.
+    pub id: SpiffeId,
+    /// Which instance.
+    pub instance: InstanceId,
+    /// Version of the proxy.
+    pub version: String,
+    /// Its address, as control sees it.
+    pub address: String,
+}
+
+/// A connected instance, for the inventory.
+#[derive(Debug, Clone)]
+pub struct WatcherInfo {
+    /// Its address.
+    pub address: String,
+    /// Version of the proxy.
+    pub version: String,
+}
+
+/// How far one proxy is with one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Whose.
+    pub id: SpiffeId,
+    /// Which instance.
+    pub instance: InstanceId,
+    /// When its acknowledgement came, if it did.
+    pub acknowledged_at: Option<SystemTime>,
+    /// Connections it closed because of it.
+    pub closed: u64,
+}
+
+/// How far all connected proxies are with one revision.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Those that were sent something because of it.
+    pub concerned: Vec<Applied>,
+    /// Every connected proxy has it in force, or was not concerned.
+    pub complete: bool,
+}
+
+/// The table of open Watch streams.
+#[derive(Debug, Default)]
+pub struct Watchers {
+    table: Mutex<Table>,
+    progressed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    streams: HashMap<InstanceId, Watcher>,
+}
+
+#[derive(Debug)]
+struct Watcher {
+    stream: u64,
+    new: NewWatcher,
+    ended: CancellationToken,
+    /// The newest revision that the stream's view was brought to, whether or not there was anything to send.
+    evaluated: u64,
+    deliveries: VecDeque<Delivery>,
+}
+
+#[derive(Debug)]
+struct Delivery {
+    /// It contains what is new after this revision ...
+    after: u64,
+    /// ... up to this one.
+    revision: u64,
+    acknowledged_at: Option<SystemTime>,
+    closed: u64,
+}
+
+impl Watchers {
+    /// Enters a stream. An older stream of the same instance is superseded: the proxy reconnected before
+    /// its old connection was noticed to be dead. Returns the stream's number and its end.
+    pub fn open(&self, new: NewWatcher) -> (u64, CancellationToken) {
+        let ended = CancellationToken::new();
+        let mut table = self.table.lock();
+        table.next += 1;
+        let stream = table.next;
+        let watcher = Watcher {
+            stream,
+            ended: ended.clone(),
+            evaluated: 0,
+            deliveries: VecDeque::new(),
+            new: new.clone(),
+        };
+        if let Some(old) = table.streams.insert(new.instance, watcher) {
+            old.ended.cancel();
+        }
+        metrics::streams(table.streams.len());
+        (stream, ended)
+    }
+
+    /// Removes a stream, unless it was superseded.
+    pub fn close(&self, instance: &InstanceId, stream: u64) {
+        let mut table = self.table.lock();
+        if table.streams.get(instance).is_some_and(|watcher| watcher.stream == stream) {
+            table.streams.remove(instance);
+        }
+        metrics::streams(table.streams.len());
+        drop(table);
+        self.progressed.notify_waiters();
+    }
+
+    /// The stream's view was brought to `revision`; `sent` tells whether a message went out for it.
+    pub fn evaluated(&self, instance: &InstanceId, stream: u64, revision: u64, sent: bool) {
+        let mut table = self.table.lock();
+        let Some(watcher) = table.streams.get_mut(instance).filter(|watcher| watcher.stream == stream) else {
+            return;
+        };
+        if sent && revision > watcher.evaluated {
+            if watcher.deliveries.len() == REMEMBERED {
+                watcher.deliveries.pop_front();
+            }
+            watcher.deliveries.push_back(Delivery {
+                after: watcher.evaluated,
+                revision,
+                acknowledged_at: None,
+                closed: 0,
+            });
+        }
+        watcher.evaluated = revision.max(watcher.evaluated);
+        drop(table);
+        self.progressed.notify_waiters();
+    }
+
+    /// An instance reports that `revision`, and with it everything before, is in force.
+    pub fn acknowledged(&self, instance: &InstanceId, revision: u64, closed: u64, at: SystemTime) {
+        let mut table = self.table.lock();
+        let Some(watcher) = table.streams.get_mut(instance) else { return };
+        for delivery in watcher.deliveries.iter_mut().filter(|delivery| delivery.revision <= revision) {
+            delivery.acknowledged_at.get_or_insert(at);
+            if delivery.revision == revision {
+                delivery.closed = delivery.closed.max(closed);
+            }
+        }
+        drop(table);
+        self.progressed.notify_waiters();
+    }
+
+    /// How far everyone connected is with `revision`.
+    #[must_use]
+    pub fn progress(&self, revision: u64) -> Progress {
+        let table = self.table.lock();
+        let mut progress = Progress { concerned: Vec::new(), complete: true };
+        for watcher in table.streams.values() {
+            let applied = watcher.concerning(revision);
+            let settled = match &applied {
+                Some(applied) => applied.acknowledged_at.is_some(),
+                None => watcher.evaluated >= revision,
+            };
+            progress.complete &= settled;
+            progress.concerned.extend(applied);
+        }
+        progress.concerned.sort_by(|a, b| (&a.id, a.instance).cmp(&(&b.id, b.instance)));
+        progress
+    }
+
+    /// Waits until something in the table may have changed.
+    pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.progressed.notified()
+    }
+
+    /// Who is connected.
+    #[must_use]
+    pub fn connected(&self) -> HashMap<InstanceId, WatcherInfo> {
+        let table = self.table.lock();
+        table
+            .streams
+            .iter()
+            .map(|(instance, watcher)| {
+                let NewWatcher { address, version, .. } = watcher.new.clone();
+                (*instance, WatcherInfo { address, version })
+            })
+            .collect()
+    }
+
+    /// How many are connected.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.table.lock().streams.len()
+    }
+}
+
+impl Watcher {
+    fn concerning(&self, revision: u64) -> Option<Applied> {
+        let delivery = self
+            .deliveries
+            .iter()
+            .find(|delivery| delivery.after < revision && revision <= delivery.revision)?;
+        Some(Applied {
+            id: self.new.id.clone(),
+            instance: self.new.instance,
+            acknowledged_at: delivery.acknowledged_at,
+            closed: delivery.closed,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time;
+
+    fn watcher(name: &str) -> NewWatcher {
+        NewWatcher {
+            id: format!("spiffe://mesh.local/{name}").parse().unwrap(),
+            instance: InstanceId::random().unwrap(),
+            version: "1".into(),
+            address: "10.0.0.1".into(),
+        }
+    }
+
+    fn at() -> SystemTime {
+        time::from_millis(1_000)
+    }
+
+    #[test]
+    fn a_revision_is_applied_when_all_concerned_acknowledged_it() {
+        let watchers = Watchers::default();
+        let (one, other) = (watcher("a"), watcher("b"));
+        let (first, _) = watchers.open(one.clone());
+        let (second, _) = watchers.open(other.clone());
+        for (new, stream) in [(&one, first), (&other, second)] {
+            watchers.evaluated(&new.instance, stream, 5, true);
+            watchers.acknowledged(&new.instance, 5, 0, at());
+        }
+        assert!(!watchers.progress(6).complete, "nobody has looked at revision 6");
+        watchers.evaluated(&one.instance, first, 6, true);
+        watchers.evaluated(&other.instance, second, 6, false);
+        let progress = watchers.progress(6);
+        assert!(!progress.complete);
+        assert_eq!(progress.concerned.len(), 1, "only the one that was sent something");
+        watchers.acknowledged(&one.instance, 6, 3, at());
+        let progress = watchers.progress(6);
+        assert!(progress.complete);
+        assert_eq!(progress.concerned[0].closed, 3);
+        assert_eq!(progress.concerned[0].acknowledged_at, Some(at()));
+    }
+
+    #[test]
+    fn one_message_for_several_revisions_counts_for_each() {
+        let watchers = Watchers::default();
+        let new = watcher("a");
+        let (stream, _) = watchers.open(new.clone());
+        watchers.evaluated(&new.instance, stream, 3, true);
+        watchers.evaluated(&new.instance, stream, 7, true);
+        assert!(!watchers.progress(5).complete);
+        watchers.acknowledged(&new.instance, 7, 0, at());
+        assert!(watchers.progress(5).complete);
+        assert_eq!(watchers.progress(5).concerned.len(), 1);
+    }
+
+    #[test]
+    fn reconnected_instance_supersedes_its_old_stream() {
+        let watchers = Watchers::default();
+        let new = watcher("a");
+        let (old, ended) = watchers.open(new.clone());
+        let (stream, _) = watchers.open(new.clone());
+        assert!(ended.is_cancelled());
+        watchers.close(&new.instance, old);
+        assert_eq!(watchers.count(), 1);
+        watchers.close(&new.instance, stream);
+        assert_eq!(watchers.count(), 0);
+    }
+
+    #[test]
+    fn nobody_connected_means_nobody_to_wait_for() {
+        assert_eq!(Watchers::default().progress(9), Progress { concerned: vec![], complete: true });
+    }
+
+    #[test]
+    fn memory_per_stream_is_bounded() {
+        let watchers = Watchers::default();
+        let new = watcher("a");
+        let (stream, _) = watchers.open(new.clone());
+        for revision in 1..100 {
+            watchers.evaluated(&new.instance, stream, revision, true);
+        }
+        assert_eq!(watchers.table.lock().streams[&new.instance].deliveries.len(), REMEMBERED);
+    }
+}

@@ -1,0 +1,217 @@
+//! Workloads: who may have an identity, who answers for it, and what for.
+
+use std::time::Duration;
+
+use signet_proto::spiffe::{SpiffeId, TrustDomain};
+
+use crate::store::model::{Actor, Mutation, NewWorkload, Workload, WorkloadStatus};
+use crate::store::{Store, StoreError};
+
+/// Control's own identity.
+pub const CONTROL_PATH: &str = "/signet/control";
+/// What is below is control's.
+const RESERVED: &str = "/signet";
+/// Owner and purpose: enough for a team with its contact, or a sentence.
+const MAX_TEXT: usize = 256;
+/// No SVID lives longer.
+pub const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Why a workload is not registered or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// The SPIFFE ID does not parse.
+    #[error("spiffe id: {0}")]
+    Id(#[from] signet_proto::spiffe::SpiffeIdError),
+    /// Another trust domain's.
+    #[error("`{id}` is not of this trust domain: expected `spiffe://{expected}/...`")]
+    Domain {
+        /// What came.
+        id: SpiffeId,
+        /// Ours.
+        expected: TrustDomain,
+    },
+    /// The trust domain itself.
+    #[error("`{0}` names the trust domain, not a workload: expected a path after it")]
+    NotWorkload(SpiffeId),
+    /// Control's own names.
+    #[error("`{0}` is reserved: names below `/signet/` are control's own")]
+    Reserved(SpiffeId),
+    /// Owner or purpose is empty, too long or unprintable.
+    #[error("{field}: expected 1 to {MAX_TEXT} bytes without control characters")]
+    Text {
+        /// Which.
+        field: &'static str,
+    },
+    /// The life is out of bounds.
+    #[error("ttl: expected from {} s to {} s", min.as_secs(), max.as_secs())]
+    Ttl {
+        /// Shortest.
+        min: Duration,
+        /// Longest.
+        max: Duration,
+    },
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The life of SVIDs: what is allowed and what is usual.
+#[derive(Debug, Clone, Copy)]
+pub struct TtlBounds {
+    /// Shortest.
+    pub min: Duration,
+    /// Unless told otherwise.
+    pub default: Duration,
+    /// Longest: a half of an intermediate's life, as one signs that long before it is replaced.
+    pub max: Duration,
+}
+
+/// Registers and changes workloads.
+#[derive(Clone)]
+pub struct Registry {
+    store: Store,
+    trust_domain: TrustDomain,
+    ttl: TtlBounds,
+}
+
+impl Registry {
+    /// Of one trust domain.
+    #[must_use]
+    pub fn new(store: Store, trust_domain: TrustDomain, ttl: TtlBounds) -> Self {
+        Self { store, trust_domain, ttl }
+    }
+
+    /// Registers a workload.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub async fn create(
+        &self,
+        id: &str,
+        owner: &str,
+        purpose: &str,
+        ttl: Option<Duration>,
+        actor: Actor,
+    ) -> Result<Workload, RegistryError> {
+        let TtlBounds { min, default, max } = self.ttl;
+        let ttl = ttl.unwrap_or(default);
+        if ttl < min || ttl > max || ttl.subsec_nanos() != 0 {
+            return Err(RegistryError::Ttl { min, max });
+        }
+        let new = NewWorkload {
+            spiffe_id: self.parse(id)?,
+            owner: text("owner", owner)?,
+            purpose: text("purpose", purpose)?,
+            ttl,
+        };
+        Ok(self.store.create_workload(new, actor).await?)
+    }
+
+    /// All workloads, by name.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn list(&self) -> Result<Vec<Workload>, RegistryError> {
+        Ok(self.store.workloads().await?)
+    }
+
+    /// Suspends, resumes or retires.
+    ///
+    /// # Errors
+    /// When there is no such workload, or it is retired.
+    pub async fn set_status(
+        &self,
+        id: &str,
+        status: WorkloadStatus,
+        reason: &str,
+        actor: Actor,
+    ) -> Result<Mutation, RegistryError> {
+        let reason = if reason.is_empty() { String::new() } else { text("reason", reason)? };
+        Ok(self.store.set_workload_status(self.parse(id)?, status, reason, actor).await?)
+    }
+
+    /// A workload's SPIFFE ID: of this trust domain, with a path, and not control's own.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(&self, id: &str) -> Result<SpiffeId, RegistryError> {
+        let id: SpiffeId = id.parse()?;
+        if *id.trust_domain() != self.trust_domain {
+            return Err(RegistryError::Domain { id, expected: self.trust_domain.clone() });
+        }
+        if !id.is_workload() {
+            return Err(RegistryError::NotWorkload(id));
+        }
+        let reserved = id.path().strip_prefix(RESERVED);
+        if reserved.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+            return Err(RegistryError::Reserved(id));
+        }
+        Ok(id)
+    }
+}
+
+/// A text for people, safe to print on a terminal and in a log.
+pub(crate) fn text(field: &'static str, text: &str) -> Result<String, RegistryError> {
+    let trimmed = text.trim();
+    if trimmed.is_empty() || trimmed.len() > MAX_TEXT || trimmed.chars().any(char::is_control) {
+        return Err(RegistryError::Text { field });
+    }
+    Ok(trimmed.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry() -> (tempfile::TempDir, Registry) {
+        let directory = tempfile::tempdir().unwrap();
+        let domain: TrustDomain = "mesh.local".parse().unwrap();
+        let store = Store::open(directory.path(), &domain).unwrap();
+        let ttl = TtlBounds {
+            min: Duration::from_secs(60),
+            default: Duration::from_secs(3600),
+            max: Duration::from_secs(86_400),
+        };
+        (directory, Registry::new(store, domain, ttl))
+    }
+
+    #[tokio::test]
+    async fn only_workloads_of_this_domain_outside_the_reserved_paths_are_registered() {
+        let (_directory, registry) = registry();
+        for (id, expected) in [
+            ("spiffe://other.local/orders", "not of this trust domain"),
+            ("spiffe://mesh.local", "names the trust domain"),
+            ("spiffe://mesh.local/signet/control", "reserved"),
+            ("spiffe://mesh.local/signet", "reserved"),
+            ("orders", "spiffe id"),
+        ] {
+            let error =
+                registry.create(id, "team", "test", None, Actor::control()).await.unwrap_err().to_string();
+            assert!(error.contains(expected), "{id}: {error}");
+        }
+        for id in ["spiffe://mesh.local/orders", "spiffe://mesh.local/signets"] {
+            registry.create(id, "team", "test", None, Actor::control()).await.unwrap();
+        }
+        let again = registry
+            .create("spiffe://mesh.local/orders", "team", "test", None, Actor::control())
+            .await
+            .unwrap_err();
+        assert!(matches!(again, RegistryError::Store(StoreError::Exists { .. })));
+    }
+
+    #[tokio::test]
+    async fn texts_and_lives_out_of_bounds_are_refused() {
+        let (_directory, registry) = registry();
+        let id = "spiffe://mesh.local/orders";
+        for owner in ["", "  ", "a\nb", "\u{1b}[31m", &"x".repeat(257)] {
+            let refused = registry.create(id, owner, "test", None, Actor::control()).await;
+            assert!(matches!(refused, Err(RegistryError::Text { field: "owner" })), "{owner:?}");
+        }
+        for seconds in [0, 59, 86_401] {
+            let ttl = Some(Duration::from_secs(seconds));
+            let refused = registry.create(id, "team", "test", ttl, Actor::control()).await;
+            assert!(matches!(refused, Err(RegistryError::Ttl { .. })), "{seconds}");
+        }
+    }
+}

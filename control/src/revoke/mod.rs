@@ -1,0 +1,72 @@
+//! Taking rights away: by identity, instance or serial.
+//!
+//! | revoked | listed for proxies | renewals refused | also |
+//! | --- | --- | --- | --- |
+//! | identity | the identity and each of its instances | of all instances | workload suspended, unused tokens withdrawn |
+//! | instance | the instance | of the instance | its endpoints are gone |
+//! | serial | the certificate, its key, its instance | of its instance | as for the instance |
+//!
+//! A serial takes its instance with it: whoever had that key could have renewed with it. Resuming a workload
+//! lifts the listing of its identity, never that of instances: what was revoked with it must attest again.
+//! Entries stay until the last certificate that they cover has ended (and an hour more, for slow clocks).
+
+use signet_proto::spiffe::SpiffeId;
+use signet_proto::v1::revoke_request::What;
+
+use crate::registry::{self, Registry, RegistryError};
+use crate::store::model::{Actor, Mutation, RevocationTarget};
+use crate::store::{Store, StoreError};
+
+/// Why nothing was revoked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RevokeError {
+    /// Nothing named.
+    #[error("what to revoke is missing: expected a SPIFFE ID, an instance or a serial")]
+    Missing,
+    /// The instance does not parse.
+    #[error("instance: {0}")]
+    Instance(#[from] signet_proto::spiffe::InstanceIdError),
+    /// The serial does not parse.
+    #[error("serial: expected hex digits, as `signet identities` shows them")]
+    Serial,
+    /// The SPIFFE ID or the reason is not acceptable.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Revokes what `what` names.
+///
+/// # Errors
+/// When it does not parse, or control never issued anything for it.
+pub async fn revoke(
+    store: &Store,
+    registry: &Registry,
+    what: Option<What>,
+    reason: &str,
+    actor: Actor,
+) -> Result<Mutation, RevokeError> {
+    let reason = registry::text("reason", reason)?;
+    let target = target(registry, what)?;
+    let mutation = store.revoke(target, reason, actor).await?;
+    tracing::info!(revision = mutation.commit.revision, effects = ?mutation.effects, "revoked");
+    Ok(mutation)
+}
+
+fn target(registry: &Registry, what: Option<What>) -> Result<RevocationTarget, RevokeError> {
+    match what {
+        None => Err(RevokeError::Missing),
+        Some(What::SpiffeId(id)) => {
+            let id: SpiffeId = registry.parse(&id)?;
+            Ok(RevocationTarget::Identity(id))
+        }
+        Some(What::Instance(instance)) => Ok(RevocationTarget::Instance(instance.parse()?)),
+        Some(What::Serial(serial)) => {
+            let serial = crate::hex::decode(&serial).ok_or(RevokeError::Serial)?;
+            Ok(RevocationTarget::Serial(serial))
+        }
+    }
+}

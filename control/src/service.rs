@@ -1,0 +1,153 @@
+//! The whole service, put together: who gets what. No decisions here.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{self, Gate, Health, OwnIdentity, OwnIdentityError, Rooms, ServeError};
+use crate::attest::Tokens;
+use crate::ca::{Authority, CaError};
+use crate::config::Config;
+use crate::duty::Duties;
+use crate::issue::Issuer;
+use crate::policy::Policies;
+use crate::publish::{Endpoints, Publisher, Watchers};
+use crate::registry::Registry;
+use crate::store::{Store, StoreError};
+use crate::time;
+
+/// What is still open after this is cut: the store has every change already.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// Why the service does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServiceError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The signing keys.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// Control's own SVID.
+    #[error(transparent)]
+    Own(#[from] OwnIdentityError),
+    /// A listener.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// A bound socket without an address.
+    #[error("listener without an address: {0}")]
+    Address(std::io::Error),
+    /// A server ended without being told to.
+    #[error("the server for {0} ended by itself")]
+    Ended(&'static str),
+}
+
+/// A running service.
+pub struct Service {
+    /// Where proxies connect.
+    pub grpc: SocketAddr,
+    /// Metrics and health.
+    pub http: SocketAddr,
+    admin_socket: PathBuf,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    mesh: JoinHandle<Result<(), ServeError>>,
+    operators: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Service {
+    /// Opens the store and the keys, then the doors.
+    ///
+    /// # Errors
+    /// The first thing that cannot be opened.
+    pub async fn start(config: Config, metrics: PrometheusHandle) -> Result<Self, ServiceError> {
+        let domain = config.trust_domain;
+        let store = Store::open(&config.data_dir, &domain)?;
+        let authority = Arc::new(
+            Authority::open(store.clone(), domain.clone(), &config.seal_key_file, config.intermediate_ttl)
+                .await?,
+        );
+        let issuer = Issuer::new(Arc::clone(&authority), store.clone());
+        let own = OwnIdentity::new(issuer.clone(), authority.bundle(), config.ttl.default).await?;
+        let own = Arc::new(own);
+
+        let grpc = api::bind("grpc-listen", config.grpc_listen).await?;
+        let http = api::bind("http-listen", config.http_listen).await?;
+        let socket = api::bind_socket(&config.admin_socket, !config.admin_uids.is_empty())?;
+        let grpc_at = grpc.local_addr().map_err(ServiceError::Address)?;
+        let http_at = http.local_addr().map_err(ServiceError::Address)?;
+
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let endpoints = Arc::new(Endpoints::restore(store.leases().await?, Instant::now()));
+        let publisher = Publisher::load(store.clone(), Arc::clone(&endpoints), domain.clone()).await?;
+        let state = publisher.subscribe();
+        tasks.spawn(publisher.run(stop.clone()));
+
+        let own_uid = rustix::process::geteuid().as_raw();
+        let admins: HashSet<u32> = config.admin_uids.into_iter().chain([0, own_uid]).collect();
+        let advertise =
+            if config.advertise.is_empty() { vec![grpc_at.to_string()] } else { config.advertise };
+        let rooms = Rooms {
+            registry: Registry::new(store.clone(), domain.clone(), config.ttl),
+            policies: Policies::new(store.clone(), domain.clone()),
+            tokens: Tokens::new(store.clone(), Arc::clone(&authority), advertise),
+            gate: Gate::new(store.clone(), state.clone(), domain.clone(), admins),
+            watchers: Arc::new(Watchers::default()),
+            endpoints: Arc::clone(&endpoints),
+            started_at: time::now(),
+            stop: stop.clone(),
+            store: store.clone(),
+            authority: Arc::clone(&authority),
+            issuer,
+            state,
+        };
+        let duties = Duties {
+            store: store.clone(),
+            authority: Arc::clone(&authority),
+            own: Arc::clone(&own),
+            endpoints,
+            metrics: metrics.clone(),
+        };
+        duties.start(&tasks, &stop);
+        let health = Health { store, authority, own: Arc::clone(&own), metrics };
+        tasks.spawn(api::serve_http(health, http, stop.clone()));
+        let mesh = tasks.spawn(api::serve_mesh(rooms.clone(), grpc, own));
+        let operators = tasks.spawn(api::serve_operators(rooms, socket));
+        let admin_socket = config.admin_socket;
+        tracing::info!(
+            grpc = %grpc_at, http = %http_at, admin_socket = %admin_socket.display(), trust_domain = %domain,
+            "listening"
+        );
+        Ok(Self { grpc: grpc_at, http: http_at, admin_socket, stop, tasks, mesh, operators })
+    }
+
+    /// Waits until a server ends by itself, which it should not.
+    pub async fn failed(&mut self) -> ServiceError {
+        let (name, ended) = tokio::select! {
+            ended = &mut self.mesh => ("the mesh", ended),
+            ended = &mut self.operators => ("operators", ended),
+        };
+        match ended {
+            Ok(Err(error)) => error.into(),
+            _ => ServiceError::Ended(name),
+        }
+    }
+
+    /// Ends streams and listeners, and gives open calls a moment.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(SHUTDOWN, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some connections did not end in time and are cut");
+        }
+        let _ = std::fs::remove_file(&self.admin_socket);
+    }
+}

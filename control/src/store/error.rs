@@ -1,0 +1,155 @@
+//! What can go wrong at the store, in words for the caller. No engine's types leak.
+
+use signet_proto::spiffe::SpiffeId;
+
+use super::model::WorkloadStatus;
+
+/// A failed call. Unless it says otherwise nothing was changed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Something named does not exist.
+    #[error("{what} `{name}` does not exist")]
+    NotFound {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name as asked for.
+        name: String,
+    },
+    /// Something named exists already.
+    #[error("{what} `{name}` exists already")]
+    Exists {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The state of things does not allow it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// No room left on the device.
+    #[error(
+        "the store's disk is full: nothing was changed; free space in the data directory, then try again"
+    )]
+    Full,
+    /// Reading or writing the store failed.
+    #[error("the store cannot be read or written ({0}): nothing was changed; check the data directory")]
+    Io(String),
+    /// What is stored cannot be understood.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+    /// A change did not write its audit event. A defect of this program; the change was not made.
+    #[error("change without an audit event refused: nothing was changed")]
+    Unaudited,
+    /// The store cannot be opened.
+    #[error("cannot open the store: {0}")]
+    Open(String),
+    /// More changes wait than fit in the queue.
+    #[error("too many changes are waiting: try again in a moment")]
+    Overloaded,
+    /// Control is shutting down.
+    #[error("the store is closed: control is shutting down")]
+    Closed,
+}
+
+/// Why the state of things does not allow a change or an issuance.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No token has this secret.
+    #[error("join token is unknown")]
+    TokenUnknown,
+    /// The token was redeemed or withdrawn before.
+    #[error("join token was used or withdrawn")]
+    TokenSpent,
+    /// The token's time is over.
+    #[error("join token has expired")]
+    TokenExpired,
+    /// The workload gets no SVID.
+    #[error("workload `{id}` is {status}: it gets no SVID")]
+    WorkloadNotActive {
+        /// Which.
+        id: SpiffeId,
+        /// Suspended or retired.
+        status: WorkloadStatus,
+    },
+    /// Retired is for good.
+    #[error("workload `{0}` is retired for good: create another SPIFFE ID")]
+    WorkloadRetired(SpiffeId),
+    /// The instance was revoked.
+    #[error("instance is revoked: it must attest again with a new join token")]
+    InstanceRevoked,
+    /// The instance's last SVID ended without a renewal.
+    #[error("instance has lapsed, its last SVID ended: it must attest again with a new join token")]
+    InstanceLapsed,
+    /// The instance of the presented SVID is not known here.
+    #[error("instance is not known here: it must attest with a new join token")]
+    InstanceUnknown,
+    /// The presented certificate is revoked.
+    #[error("the presented certificate is revoked")]
+    CertificateRevoked,
+    /// The key is revoked or belonged to something revoked.
+    #[error("the key of the signing request is revoked: make a new key")]
+    KeyRevoked,
+    /// The key was certified for another identity.
+    #[error("the key of the signing request was certified for another identity: make a new key")]
+    KeyOfAnother,
+    /// Control's own identity cannot be revoked through itself.
+    #[error("control's own identity cannot be revoked: rotate the intermediate instead")]
+    OwnIdentity,
+}
+
+impl Refusal {
+    /// Whether it is about who asks, rather than about the request: only the former is kept from a caller
+    /// who has not proven anything yet.
+    #[must_use]
+    pub fn is_about_standing(&self) -> bool {
+        !matches!(self, Self::KeyRevoked | Self::KeyOfAnother)
+    }
+
+    /// The stable name used in metrics, logs and the audit.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::TokenUnknown => "token_unknown",
+            Self::TokenSpent => "token_spent",
+            Self::TokenExpired => "token_expired",
+            Self::WorkloadNotActive { .. } => "workload_not_active",
+            Self::WorkloadRetired(_) => "workload_retired",
+            Self::InstanceRevoked => "instance_revoked",
+            Self::InstanceLapsed => "instance_lapsed",
+            Self::InstanceUnknown => "instance_unknown",
+            Self::CertificateRevoked => "certificate_revoked",
+            Self::KeyRevoked => "key_revoked",
+            Self::KeyOfAnother => "key_of_another",
+            Self::OwnIdentity => "own_identity",
+        }
+    }
+}
+
+impl StoreError {
+    pub(super) fn missing(what: &'static str, name: impl ToString) -> Self {
+        Self::NotFound { what, name: name.to_string() }
+    }
+
+    pub(super) fn exists(what: &'static str, name: impl ToString) -> Self {
+        Self::Exists { what, name: name.to_string() }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode;
+        match &error {
+            rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
+                ErrorCode::DiskFull => Self::Full,
+                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Self::Damaged(error.to_string()),
+                _ => Self::Io(error.to_string()),
+            },
+            rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..) => Self::Damaged(error.to_string()),
+            _ => Self::Io(error.to_string()),
+        }
+    }
+}

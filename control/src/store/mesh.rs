@@ -1,0 +1,107 @@
+//! The revision log, and what proxies see at its end.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::model::{Commit, MeshRead};
+use super::{Store, StoreError, policies, revocations, rows};
+use crate::time;
+
+/// Which parts of the mesh's view a revision changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Topics(u8);
+
+impl Topics {
+    /// The trust bundle.
+    pub const BUNDLE: Self = Self(1);
+    /// Policy documents.
+    pub const POLICIES: Self = Self(2);
+    /// Revocations.
+    pub const REVOCATIONS: Self = Self(4);
+    /// All of it.
+    pub const ALL: Self = Self(7);
+    /// A change that proxies do not see.
+    pub const NONE: Self = Self(0);
+
+    /// Both.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether it includes all of `other`.
+    #[must_use]
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether it is nothing.
+    #[must_use]
+    pub fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(super) fn bits(self) -> i64 {
+        i64::from(self.0)
+    }
+
+    fn from_bits(bits: i64) -> Self {
+        // What a later version adds is something that this one does not serve.
+        Self(u8::try_from(bits & Self::ALL.bits()).unwrap_or(Self::ALL.0))
+    }
+}
+
+impl Store {
+    /// What changed for proxies after revision `known`, as of one commit; everything if `known` is `None` or
+    /// longer ago than the log reaches back.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn mesh_since(&self, known: Option<u64>) -> Result<MeshRead, StoreError> {
+        self.read(move |connection| {
+            let commit = newest(connection)?;
+            let topics = match known {
+                Some(known) => changed_since(connection, known, commit.revision)?,
+                None => Topics::ALL,
+            };
+            Ok(MeshRead {
+                commit,
+                roots: topics.has(Topics::BUNDLE).then(|| roots(connection)).transpose()?,
+                policies: topics.has(Topics::POLICIES).then(|| policies::all(connection)).transpose()?,
+                revocations: topics
+                    .has(Topics::REVOCATIONS)
+                    .then(|| revocations::all(connection))
+                    .transpose()?,
+            })
+        })
+        .await
+    }
+}
+
+/// Revision 0 before the first one.
+pub(super) fn newest(connection: &Connection) -> Result<Commit, StoreError> {
+    let newest = connection
+        .prepare_cached("SELECT revision, at_ms FROM revision ORDER BY revision DESC LIMIT 1")?
+        .query_row([], |row| Ok(Commit { revision: rows::count(row, 0)?, at: rows::instant(row, 1)? }))
+        .optional()?;
+    Ok(newest.unwrap_or(Commit { revision: 0, at: time::from_millis(0) }))
+}
+
+/// The log has no gaps: if not every revision after `known` is there, some were pruned, and all counts as
+/// changed.
+fn changed_since(connection: &Connection, known: u64, newest: u64) -> Result<Topics, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT topics FROM revision WHERE revision > ?1")?;
+    let mut found = statement.query(params![rows::signed(known)])?;
+    let (mut topics, mut count) = (Topics::NONE, 0);
+    while let Some(row) = found.next()? {
+        topics = topics.with(Topics::from_bits(row.get(0)?));
+        count += 1;
+    }
+    Ok(if count == newest.saturating_sub(known) { topics } else { Topics::ALL })
+}
+
+fn roots(connection: &Connection) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut statement = connection
+        .prepare_cached("SELECT certificate FROM authority WHERE kind = 'root' AND active = 1 ORDER BY id")?;
+    let roots = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(roots)
+}

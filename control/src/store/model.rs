@@ -1,0 +1,383 @@
+//! The store's vocabulary: what goes in and what comes out, free of any engine's types.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use signet_proto::spiffe::{InstanceId, SpiffeId};
+
+/// Who makes a change, as the audit names it: `unix:uid=0`, a SPIFFE ID, or `control` itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor(Arc<str>);
+
+impl Actor {
+    /// Control's own duties.
+    #[must_use]
+    pub fn control() -> Self {
+        Self("control".into())
+    }
+
+    /// A local user, by the credentials of its socket.
+    #[must_use]
+    pub fn unix(uid: u32) -> Self {
+        Self(format!("unix:uid={uid}").into())
+    }
+
+    /// A verified identity.
+    #[must_use]
+    pub fn identity(id: &SpiffeId) -> Self {
+        Self(id.as_str().into())
+    }
+
+    /// Someone not yet identified, at this address.
+    #[must_use]
+    pub fn anonymous(address: IpAddr) -> Self {
+        Self(format!("anonymous@{address}").into())
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A committed change of what proxies see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Commit {
+    /// Its place in the total order.
+    pub revision: u64,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// A committed change, told to people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mutation {
+    /// The revision it became, or the newest one if it changed nothing.
+    pub commit: Commit,
+    /// What it touched, one line each.
+    pub effects: Vec<String>,
+}
+
+/// Whether a workload gets SVIDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkloadStatus {
+    /// It does.
+    Active,
+    /// Not now; can be resumed.
+    Suspended,
+    /// Never again.
+    Retired,
+}
+
+impl WorkloadStatus {
+    /// The stable name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+impl fmt::Display for WorkloadStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A stored word that this version does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown value `{0}`")]
+pub struct UnknownWord(pub String);
+
+impl FromStr for WorkloadStatus {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        match text {
+            "active" => Ok(Self::Active),
+            "suspended" => Ok(Self::Suspended),
+            "retired" => Ok(Self::Retired),
+            other => Err(UnknownWord(other.to_owned())),
+        }
+    }
+}
+
+/// A workload to be registered.
+#[derive(Debug, Clone)]
+pub struct NewWorkload {
+    /// Its name, checked by the registry.
+    pub spiffe_id: SpiffeId,
+    /// Who answers for it.
+    pub owner: String,
+    /// What it is for.
+    pub purpose: String,
+    /// Life of its SVIDs.
+    pub ttl: Duration,
+}
+
+/// A registered workload.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// Its name.
+    pub spiffe_id: SpiffeId,
+    /// Who answers for it.
+    pub owner: String,
+    /// What it is for.
+    pub purpose: String,
+    /// Life of its SVIDs.
+    pub ttl: Duration,
+    /// Whether it gets SVIDs.
+    pub status: WorkloadStatus,
+    /// When it was registered.
+    pub created_at: SystemTime,
+    /// The revision of its last change.
+    pub revision: u64,
+}
+
+/// A join token to be stored: its secret only as a hash.
+#[derive(Debug, Clone)]
+pub struct NewToken {
+    /// SHA-256 of the secret.
+    pub secret_sha256: [u8; 32],
+    /// The one workload it is for.
+    pub spiffe_id: SpiffeId,
+    /// When it stops being redeemable.
+    pub expires_at: SystemTime,
+}
+
+/// What a presented secret stands for.
+#[derive(Debug, Clone)]
+pub struct Token {
+    /// The workload it is for.
+    pub workload: Workload,
+}
+
+/// The record of a signed certificate.
+#[derive(Debug, Clone)]
+pub struct Issuance {
+    /// 128-bit random serial, big-endian.
+    pub serial: Vec<u8>,
+    /// SHA-256 of the issuer's name, DER.
+    pub issuer_sha256: [u8; 32],
+    /// SHA-256 of the certified key, DER.
+    pub spki_sha256: [u8; 32],
+    /// Which authority signed.
+    pub authority: String,
+    /// Whom it names.
+    pub spiffe_id: SpiffeId,
+    /// Start of validity.
+    pub not_before: SystemTime,
+    /// End of validity.
+    pub not_after: SystemTime,
+}
+
+/// What accompanies the first SVID of an instance.
+#[derive(Debug, Clone)]
+pub struct Attestation {
+    /// The new instance.
+    pub instance: InstanceId,
+    /// SHA-256 of the redeemed join token's secret.
+    pub secret_sha256: [u8; 32],
+    /// Version of the program that asked.
+    pub version: String,
+    /// From where it asked.
+    pub address: IpAddr,
+}
+
+/// What accompanies a further SVID of an instance.
+#[derive(Debug, Clone)]
+pub struct Renewal {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Revocation names of the certificates presented: `issuer_sha256` and serial of each.
+    pub presented: Vec<([u8; 32], Vec<u8>)>,
+    /// Version of the program that asked.
+    pub version: String,
+}
+
+/// The newest SVID of one instance.
+#[derive(Debug, Clone)]
+pub struct IssuedIdentity {
+    /// Whom it names.
+    pub spiffe_id: SpiffeId,
+    /// Who answers for the workload.
+    pub owner: String,
+    /// What the workload is for.
+    pub purpose: String,
+    /// The instance.
+    pub instance: InstanceId,
+    /// Serial, big-endian.
+    pub serial: Vec<u8>,
+    /// Start of validity.
+    pub not_before: SystemTime,
+    /// End of validity.
+    pub not_after: SystemTime,
+    /// `active`, `revoked`, `lapsed` or `expired`.
+    pub status: &'static str,
+    /// When the instance proved itself.
+    pub attested_at: SystemTime,
+    /// How often it renewed.
+    pub renewals: u64,
+    /// Version of the program.
+    pub version: String,
+}
+
+/// A certificate authority with its sealed key.
+#[derive(Debug, Clone)]
+pub struct AuthorityRecord {
+    /// Key id: 32 hex digits.
+    pub id: String,
+    /// Root or intermediate.
+    pub kind: AuthorityKind,
+    /// Common name.
+    pub subject: String,
+    /// DER.
+    pub certificate: Vec<u8>,
+    /// The private key, sealed.
+    pub sealed_key: Vec<u8>,
+    /// Start of validity.
+    pub not_before: SystemTime,
+    /// End of validity.
+    pub not_after: SystemTime,
+}
+
+/// The two steps of the hierarchy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthorityKind {
+    /// The trust anchor.
+    Root,
+    /// What signs leaves.
+    Intermediate,
+}
+
+impl AuthorityKind {
+    /// The stable name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Intermediate => "intermediate",
+        }
+    }
+}
+
+/// A policy document to be stored.
+#[derive(Debug, Clone)]
+pub struct NewPolicy {
+    /// Its name.
+    pub name: String,
+    /// Whom it protects.
+    pub target: String,
+    /// JSON.
+    pub document: String,
+}
+
+/// A stored policy document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Its name.
+    pub name: String,
+    /// Whom it protects.
+    pub target: String,
+    /// JSON.
+    pub document: String,
+    /// When it was applied last.
+    pub applied_at: SystemTime,
+    /// By whom.
+    pub applied_by: String,
+}
+
+/// What applying did to one document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyChange {
+    /// New.
+    Created,
+    /// Replaced.
+    Updated,
+    /// The same as before.
+    Unchanged,
+}
+
+impl PolicyChange {
+    /// The stable name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
+/// What to revoke.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevocationTarget {
+    /// A whole identity, with all its instances.
+    Identity(SpiffeId),
+    /// One attested instance.
+    Instance(InstanceId),
+    /// One certificate, by serial, and with it the instance that holds it.
+    Serial(Vec<u8>),
+}
+
+/// Everything revoked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RevocationList {
+    /// SPIFFE IDs.
+    pub identities: Vec<String>,
+    /// Instances, and whether they lapsed rather than were revoked.
+    pub instances: Vec<(String, bool)>,
+    /// Issuer's name hash and serial.
+    pub certificates: Vec<([u8; 32], Vec<u8>)>,
+    /// SHA-256 of public keys.
+    pub keys: Vec<[u8; 32]>,
+}
+
+/// What proxies see, as far as it was asked for.
+#[derive(Debug, Clone)]
+pub struct MeshRead {
+    /// The newest revision in it.
+    pub commit: Commit,
+    /// Roots, DER.
+    pub roots: Option<Vec<Vec<u8>>>,
+    /// All documents, by name.
+    pub policies: Option<Vec<Policy>>,
+    /// All revocations.
+    pub revocations: Option<RevocationList>,
+}
+
+/// Where one instance accepts mutual TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its identity.
+    pub spiffe_id: SpiffeId,
+    /// Address that control sees.
+    pub address: IpAddr,
+    /// Its ports, ascending.
+    pub ports: Vec<u16>,
+}
+
+/// Numbers for `signet status` and the metrics.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Registered and not retired.
+    pub workloads: u64,
+    /// Newest SVIDs of active instances that have not ended.
+    pub live_svids: u64,
+}

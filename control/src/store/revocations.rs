@@ -1,0 +1,392 @@
+//! Revocations: listed until the last certificate they cover has ended, never shorter.
+
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::json;
+use signet_proto::spiffe::{InstanceId, SpiffeId};
+
+use super::change::Change;
+use super::mesh::Topics;
+use super::model::{Actor, Mutation, RevocationList, RevocationTarget, WorkloadStatus};
+use super::{Store, StoreError, leases, rows, tokens, workloads};
+use crate::audit::Action;
+use crate::time;
+
+/// How long proxies are told of an instance that stopped renewing. Its certificates have ended, so that this
+/// only closes what is still open.
+const LAPSED_LISTED: Duration = Duration::from_secs(24 * 3600);
+
+impl Store {
+    /// Revokes. Revoking what is revoked already changes nothing and says so.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when control never issued anything for the target.
+    pub async fn revoke(
+        &self,
+        target: RevocationTarget,
+        reason: String,
+        actor: Actor,
+    ) -> Result<Mutation, StoreError> {
+        self.write(move |change| match &target {
+            RevocationTarget::Identity(id) => revoke_identity(change, id, &reason, &actor),
+            RevocationTarget::Instance(instance) => revoke_instance(change, instance, &reason, &actor),
+            RevocationTarget::Serial(serial) => revoke_serial(change, serial, &reason, &actor),
+        })
+        .await
+    }
+
+    /// Marks active instances whose newest SVID ended before `ended_before`, at most `limit` of them, and
+    /// lists them. Returns which.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn lapse_instances(
+        &self,
+        ended_before: SystemTime,
+        limit: u32,
+    ) -> Result<Vec<InstanceId>, StoreError> {
+        self.write(move |change| lapse(change, ended_before, limit)).await
+    }
+
+    /// Whether any active instance's newest SVID ended before `ended_before`: cheap, to ask often.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn any_lapsed(&self, ended_before: SystemTime) -> Result<bool, StoreError> {
+        self.read(move |connection| {
+            let any = connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM instance WHERE status = 'active' AND not_after_ms < ?1)",
+                )?
+                .query_row([time::to_millis(ended_before)], |row| row.get(0))?;
+            Ok(any)
+        })
+        .await
+    }
+
+    /// Drops at most `limit` revocations whose certificates had all ended at `ended_before`. Returns how many.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn prune_revocations(&self, ended_before: SystemTime, limit: u32) -> Result<u64, StoreError> {
+        self.write(move |change| prune(change, ended_before, limit)).await
+    }
+}
+
+fn revoke_identity(
+    change: &mut Change<'_>,
+    id: &SpiffeId,
+    reason: &str,
+    actor: &Actor,
+) -> Result<Mutation, StoreError> {
+    let workload = workloads::require(change.connection, id)?;
+    let instances = live_instances(change.connection, id)?;
+    if instances.is_empty()
+        && workload.status != WorkloadStatus::Active
+        && is_listed(change.connection, "identity", id.as_str())?
+    {
+        return unchanged(change, format!("`{id}` is revoked already: nothing changed"));
+    }
+    list_identity(change, id, reason, actor)?;
+    let mut effects = vec![format!("identity `{id}` is listed as revoked: its connections are closed")];
+    for instance in &instances {
+        end_instance(change, instance, "revoked")?;
+        list_instance(change, instance, false, reason, actor)?;
+        effects.push(format!("instance {instance} revoked"));
+    }
+    effects.extend(tokens::withdraw(change, id)?);
+    change.audit(
+        actor,
+        Action::IdentityRevoked,
+        id.as_str(),
+        &json!({ "reason": reason, "instances": instances }),
+    )?;
+    let commit = change.revise(Topics::REVOCATIONS, id.as_str())?;
+    if workload.status == WorkloadStatus::Active {
+        workloads::write_status(change, id, WorkloadStatus::Suspended, commit.revision)?;
+        effects.push("workload suspended: it gets no SVID until `signet workload resume`".into());
+    }
+    Ok(Mutation { commit, effects })
+}
+
+fn revoke_instance(
+    change: &mut Change<'_>,
+    instance: &InstanceId,
+    reason: &str,
+    actor: &Actor,
+) -> Result<Mutation, StoreError> {
+    let instance = instance.to_string();
+    let (id, status) = instance_of(change.connection, &instance)?
+        .ok_or_else(|| StoreError::missing("instance", &instance))?;
+    if status == "revoked" {
+        return unchanged(change, format!("instance {instance} is revoked already: nothing changed"));
+    }
+    end_instance(change, &instance, "revoked")?;
+    list_instance(change, &instance, false, reason, actor)?;
+    change.audit(actor, Action::InstanceRevoked, &id, &json!({ "reason": reason, "instance": instance }))?;
+    let commit = change.revise(Topics::REVOCATIONS, &instance)?;
+    Ok(Mutation {
+        commit,
+        effects: vec![
+            format!("instance {instance} of `{id}` is listed as revoked: its connections are closed"),
+            "its renewals are refused; other instances of the identity go on".into(),
+        ],
+    })
+}
+
+/// Whoever holds a certificate's key may have renewed with it: so the whole line of SVIDs that the
+/// certificate belongs to ends, and its key with it.
+fn revoke_serial(
+    change: &mut Change<'_>,
+    serial: &[u8],
+    reason: &str,
+    actor: &Actor,
+) -> Result<Mutation, StoreError> {
+    let name = rows::hex(serial);
+    let certificate: Option<(Vec<u8>, Vec<u8>, String, Option<String>, i64)> = change
+        .connection
+        .prepare_cached(
+            "SELECT issuer_sha256, spki_sha256, spiffe_id, instance, not_after_ms
+             FROM certificate WHERE serial = ?1",
+        )?
+        .query_row([serial], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
+        .optional()?;
+    let (issuer, key, id, instance, not_after) =
+        certificate.ok_or_else(|| StoreError::missing("certificate with the serial", &name))?;
+    let Some(instance) = instance else {
+        return Err(super::Refusal::OwnIdentity.into());
+    };
+    let listed = certificate_name(&issuer, serial);
+    if is_listed(change.connection, "certificate", &listed)? {
+        return unchanged(change, format!("certificate {name} is revoked already: nothing changed"));
+    }
+    list(change, "certificate", &listed, false, reason, actor, not_after)?;
+    let key_until = change
+        .connection
+        .prepare_cached("SELECT max(not_after_ms) FROM certificate WHERE spki_sha256 = ?1")?
+        .query_row([&key], |row| row.get::<_, i64>(0))?;
+    list(change, "key", &rows::hex(&key), false, reason, actor, key_until)?;
+    let mut effects = vec![format!("certificate {name} of `{id}` and its key are listed as revoked")];
+    if instance_of(change.connection, &instance)?.is_some_and(|(_, status)| status != "revoked") {
+        end_instance(change, &instance, "revoked")?;
+        list_instance(change, &instance, false, reason, actor)?;
+        effects
+            .push(format!("instance {instance}, which it belongs to, is revoked: its renewals are refused"));
+    }
+    change.audit(
+        actor,
+        Action::CertificateRevoked,
+        &id,
+        &json!({ "reason": reason, "serial": name, "instance": instance }),
+    )?;
+    let commit = change.revise(Topics::REVOCATIONS, &name)?;
+    Ok(Mutation { commit, effects })
+}
+
+fn lapse(
+    change: &mut Change<'_>,
+    ended_before: SystemTime,
+    limit: u32,
+) -> Result<Vec<InstanceId>, StoreError> {
+    let lapsed: Vec<(String, String, i64)> = change
+        .connection
+        .prepare_cached(
+            "SELECT id, spiffe_id, not_after_ms FROM instance
+             WHERE status = 'active' AND not_after_ms < ?1 ORDER BY not_after_ms LIMIT ?2",
+        )?
+        .query_map(params![time::to_millis(ended_before), limit], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?
+        .collect::<Result<_, _>>()?;
+    let actor = Actor::control();
+    for (instance, id, not_after) in &lapsed {
+        end_instance(change, instance, "lapsed")?;
+        let until = time::to_millis(change.at + LAPSED_LISTED).max(*not_after);
+        list(change, "instance", instance, true, "not renewed", &actor, until)?;
+        change.audit(
+            &actor,
+            Action::InstanceLapsed,
+            id,
+            &json!({ "instance": instance, "svid_ended_at": time::rfc3339(time::from_millis(*not_after)) }),
+        )?;
+    }
+    if !lapsed.is_empty() {
+        change.revise(Topics::REVOCATIONS, "lapsed instances")?;
+    }
+    lapsed
+        .iter()
+        .map(|(instance, ..)| {
+            instance.parse().map_err(|error| StoreError::Damaged(format!("instance `{instance}`: {error}")))
+        })
+        .collect()
+}
+
+/// `covers_until` is trusted only together with the certificates themselves: whatever it says, an entry
+/// with a certificate that has not ended stays.
+fn prune(change: &mut Change<'_>, ended_before: SystemTime, limit: u32) -> Result<u64, StoreError> {
+    let pruned = change
+        .connection
+        .prepare_cached(
+            "DELETE FROM revocation WHERE (kind, name) IN (
+               SELECT kind, name FROM revocation WHERE covers_until_ms < ?1
+                 AND NOT (kind = 'identity' AND EXISTS (
+                   SELECT 1 FROM certificate WHERE spiffe_id = revocation.name AND not_after_ms >= ?1))
+                 AND NOT (kind = 'instance' AND EXISTS (
+                   SELECT 1 FROM certificate WHERE instance = revocation.name AND not_after_ms >= ?1))
+               LIMIT ?2)",
+        )?
+        .execute(params![time::to_millis(ended_before), limit])?;
+    if pruned > 0 {
+        change.audit(
+            &Actor::control(),
+            Action::RevocationsPruned,
+            "revocations",
+            &json!({ "count": pruned, "ended_before": time::rfc3339(ended_before) }),
+        )?;
+        change.revise(Topics::REVOCATIONS, "pruned")?;
+    }
+    Ok(pruned as u64)
+}
+
+/// Lists the identity until its last certificate has ended.
+pub(super) fn list_identity(
+    change: &Change<'_>,
+    id: &SpiffeId,
+    reason: &str,
+    actor: &Actor,
+) -> Result<(), StoreError> {
+    let until =
+        last_end(change, "SELECT max(not_after_ms) FROM certificate WHERE spiffe_id = ?1", id.as_str())?;
+    list(change, "identity", id.as_str(), false, reason, actor, until)
+}
+
+pub(super) fn lift_identity(change: &Change<'_>, id: &SpiffeId) -> Result<(), StoreError> {
+    change
+        .connection
+        .prepare_cached("DELETE FROM revocation WHERE kind = 'identity' AND name = ?1")?
+        .execute([id.as_str()])?;
+    Ok(())
+}
+
+fn list_instance(
+    change: &Change<'_>,
+    instance: &str,
+    lapsed: bool,
+    reason: &str,
+    actor: &Actor,
+) -> Result<(), StoreError> {
+    let until = last_end(change, "SELECT max(not_after_ms) FROM certificate WHERE instance = ?1", instance)?;
+    list(change, "instance", instance, lapsed, reason, actor, until)
+}
+
+fn list(
+    change: &Change<'_>,
+    kind: &str,
+    name: &str,
+    lapsed: bool,
+    reason: &str,
+    actor: &Actor,
+    covers_until: i64,
+) -> Result<(), StoreError> {
+    change
+        .connection
+        .prepare_cached(
+            "INSERT INTO revocation (kind, name, lapsed, reason, revoked_by, at_ms, covers_until_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (kind, name) DO UPDATE SET
+               lapsed = min(lapsed, excluded.lapsed), reason = excluded.reason,
+               revoked_by = excluded.revoked_by,
+               covers_until_ms = max(covers_until_ms, excluded.covers_until_ms)",
+        )?
+        .execute(params![kind, name, lapsed, reason, actor.as_str(), change.at_millis(), covers_until])?;
+    Ok(())
+}
+
+/// The end of the last certificate, or now if there is none.
+fn last_end(change: &Change<'_>, query: &str, name: &str) -> Result<i64, StoreError> {
+    let end: Option<i64> = change.connection.prepare_cached(query)?.query_row([name], |row| row.get(0))?;
+    Ok(end.unwrap_or(0).max(change.at_millis()))
+}
+
+fn end_instance(change: &Change<'_>, instance: &str, status: &str) -> Result<(), StoreError> {
+    change
+        .connection
+        .prepare_cached("UPDATE instance SET status = ?2, ended_at_ms = ?3 WHERE id = ?1")?
+        .execute(params![instance, status, change.at_millis()])?;
+    leases::remove(change, instance)
+}
+
+/// Instances that could still renew or be connected: everything not yet revoked.
+fn live_instances(connection: &Connection, id: &SpiffeId) -> Result<Vec<String>, StoreError> {
+    let live = connection
+        .prepare_cached("SELECT id FROM instance WHERE spiffe_id = ?1 AND status = 'active' ORDER BY id")?
+        .query_map([id.as_str()], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    Ok(live)
+}
+
+fn instance_of(connection: &Connection, instance: &str) -> Result<Option<(String, String)>, StoreError> {
+    let found = connection
+        .prepare_cached("SELECT spiffe_id, status FROM instance WHERE id = ?1")?
+        .query_row([instance], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(found)
+}
+
+fn unchanged(change: &Change<'_>, effect: String) -> Result<Mutation, StoreError> {
+    Ok(Mutation { commit: change.newest()?, effects: vec![effect] })
+}
+
+pub(super) fn key_is_listed(connection: &Connection, spki_sha256: &[u8; 32]) -> Result<bool, StoreError> {
+    is_listed(connection, "key", &rows::hex(spki_sha256))
+}
+
+pub(super) fn certificate_is_listed(
+    connection: &Connection,
+    issuer_sha256: &[u8; 32],
+    serial: &[u8],
+) -> Result<bool, StoreError> {
+    is_listed(connection, "certificate", &certificate_name(issuer_sha256, serial))
+}
+
+fn is_listed(connection: &Connection, kind: &str, name: &str) -> Result<bool, StoreError> {
+    let listed = connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM revocation WHERE kind = ?1 AND name = ?2)")?
+        .query_row([kind, name], |row| row.get(0))?;
+    Ok(listed)
+}
+
+fn certificate_name(issuer_sha256: &[u8], serial: &[u8]) -> String {
+    format!("{}:{}", rows::hex(issuer_sha256), rows::hex(serial))
+}
+
+/// Everything listed, in a stable order, so that equal lists are equal messages.
+pub(super) fn all(connection: &Connection) -> Result<RevocationList, StoreError> {
+    let mut list = RevocationList::default();
+    let mut statement =
+        connection.prepare_cached("SELECT kind, name, lapsed FROM revocation ORDER BY kind, name")?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let (kind, name, lapsed): (String, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let damaged = || StoreError::Damaged(format!("revocation `{kind}` `{name}`"));
+        match kind.as_str() {
+            "identity" => list.identities.push(name),
+            "instance" => list.instances.push((name, lapsed)),
+            "certificate" => {
+                let (issuer, serial) = name.split_once(':').ok_or_else(damaged)?;
+                list.certificates.push((
+                    digest(issuer).ok_or_else(damaged)?,
+                    crate::hex::decode(serial).ok_or_else(damaged)?,
+                ));
+            }
+            "key" => list.keys.push(digest(&name).ok_or_else(damaged)?),
+            _ => return Err(damaged()),
+        }
+    }
+    Ok(list)
+}
+
+fn digest(hex: &str) -> Option<[u8; 32]> {
+    crate::hex::decode(hex)?.try_into().ok()
+}

@@ -1,0 +1,175 @@
+//! Join tokens: redeemed at most once, by a conditional update in the commit of the issuance itself.
+
+use std::time::SystemTime;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::json;
+use signet_proto::spiffe::{InstanceId, SpiffeId};
+
+use super::change::Change;
+use super::model::{Actor, NewToken, Token};
+use super::{Refusal, Store, StoreError, workloads};
+use crate::audit::Action;
+use crate::time;
+
+/// Refused presentations of one token that the audit names one by one; whoever has an old token must not be
+/// able to fill the audit with it.
+const AUDITED_REFUSALS: i64 = 10;
+
+impl Store {
+    /// Stores a join token for an active workload.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] or [`Refusal::WorkloadNotActive`].
+    pub async fn create_token(&self, new: NewToken, actor: Actor) -> Result<(), StoreError> {
+        self.write(move |change| create(change, &new, &actor)).await
+    }
+
+    /// What a secret stands for, if it can be redeemed at `now`. Asked before any work is done for the
+    /// caller; whether it still can is decided again in the commit of the issuance.
+    ///
+    /// # Errors
+    /// The [`Refusal`] that says why not.
+    pub async fn redeemable_token(
+        &self,
+        secret_sha256: [u8; 32],
+        now: SystemTime,
+    ) -> Result<Token, StoreError> {
+        self.read(move |connection| {
+            let Some(found) = find(connection, &secret_sha256)? else {
+                return Err(Refusal::TokenUnknown.into());
+            };
+            found.require_redeemable(now)?;
+            Ok(Token { workload: workloads::require_active(connection, &found.spiffe_id)? })
+        })
+        .await
+    }
+
+    /// Records that a token was presented and refused, if the token is known at all.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub async fn refuse_token(
+        &self,
+        secret_sha256: [u8; 32],
+        because: &'static str,
+        actor: Actor,
+    ) -> Result<(), StoreError> {
+        self.write(move |change| {
+            let Some(found) = find(change.connection, &secret_sha256)? else { return Ok(()) };
+            let counted = change
+                .connection
+                .prepare_cached(
+                    "UPDATE join_token SET refusals = refusals + 1 WHERE secret_sha256 = ?1 AND refusals < ?2",
+                )?
+                .execute(params![secret_sha256, AUDITED_REFUSALS])?;
+            if counted == 0 {
+                return Ok(());
+            }
+            change.audit(
+                &actor,
+                Action::TokenRefused,
+                found.spiffe_id.as_str(),
+                &json!({ "because": because, "token": token_name(&secret_sha256) }),
+            )
+        })
+        .await
+    }
+}
+
+/// How the audit names a token: enough to tell two apart, nothing to redeem.
+fn token_name(secret_sha256: &[u8; 32]) -> String {
+    crate::hex::encode(secret_sha256.get(..8).unwrap_or_default())
+}
+
+fn create(change: &mut Change<'_>, new: &NewToken, actor: &Actor) -> Result<(), StoreError> {
+    workloads::require_active(change.connection, &new.spiffe_id)?;
+    change
+        .connection
+        .prepare_cached(
+            "INSERT INTO join_token (secret_sha256, spiffe_id, created_at_ms, created_by, expires_at_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![
+            new.secret_sha256,
+            new.spiffe_id.as_str(),
+            change.at_millis(),
+            actor.as_str(),
+            time::to_millis(new.expires_at)
+        ])?;
+    change.audit(
+        actor,
+        Action::TokenCreated,
+        new.spiffe_id.as_str(),
+        &json!({ "token": token_name(&new.secret_sha256), "expires_at": time::rfc3339(new.expires_at) }),
+    )
+}
+
+/// Spends the token for `instance`. Of any number of redeems at the same time exactly one succeeds: the
+/// update counts one row only for the first.
+pub(super) fn redeem(
+    change: &Change<'_>,
+    secret_sha256: &[u8; 32],
+    id: &SpiffeId,
+    instance: &InstanceId,
+) -> Result<(), StoreError> {
+    let spent = change
+        .connection
+        .prepare_cached(
+            "UPDATE join_token SET spent_at_ms = ?3, spent_by = ?4
+             WHERE secret_sha256 = ?1 AND spiffe_id = ?2 AND spent_at_ms IS NULL AND expires_at_ms > ?3",
+        )?
+        .execute(params![secret_sha256, id.as_str(), change.at_millis(), instance.to_string()])?;
+    if spent == 1 {
+        return Ok(());
+    }
+    let found = find(change.connection, secret_sha256)?.ok_or(Refusal::TokenUnknown)?;
+    found.require_redeemable(change.at)?;
+    Err(Refusal::TokenUnknown.into())
+}
+
+/// Makes the unspent tokens of a workload worthless. Says how many there were.
+pub(super) fn withdraw(change: &Change<'_>, id: &SpiffeId) -> Result<Option<String>, StoreError> {
+    let withdrawn = change
+        .connection
+        .prepare_cached(
+            "UPDATE join_token SET spent_at_ms = ?2, spent_by = 'withdrawn'
+             WHERE spiffe_id = ?1 AND spent_at_ms IS NULL AND expires_at_ms > ?2",
+        )?
+        .execute(params![id.as_str(), change.at_millis()])?;
+    Ok((withdrawn > 0).then(|| format!("{withdrawn} unused join token(s) withdrawn")))
+}
+
+struct Found {
+    spiffe_id: SpiffeId,
+    expires_at: SystemTime,
+    spent: bool,
+}
+
+impl Found {
+    fn require_redeemable(&self, now: SystemTime) -> Result<(), Refusal> {
+        if self.spent {
+            Err(Refusal::TokenSpent)
+        } else if self.expires_at <= now {
+            Err(Refusal::TokenExpired)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn find(connection: &Connection, secret_sha256: &[u8; 32]) -> Result<Option<Found>, StoreError> {
+    let found = connection
+        .prepare_cached(
+            "SELECT spiffe_id, expires_at_ms, spent_at_ms IS NOT NULL FROM join_token WHERE secret_sha256 = ?1",
+        )?
+        .query_row([secret_sha256], |row| {
+            Ok(Found {
+                spiffe_id: super::rows::parsed(row, 0)?,
+                expires_at: super::rows::instant(row, 1)?,
+                spent: row.get(2)?,
+            })
+        })
+        .optional()?;
+    Ok(found)
+}

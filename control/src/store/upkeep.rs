@@ -1,0 +1,58 @@
+//! Dropping what is long over, in small indexed batches, so that nobody waits for it.
+
+use std::time::SystemTime;
+
+use rusqlite::params;
+
+use super::{Store, StoreError};
+use crate::time;
+
+impl Store {
+    /// Drops at most `limit` of each: certificates, instances and join tokens that ended before
+    /// `ended_before`. Returns how many rows.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn prune_ended(&self, ended_before: SystemTime, limit: u32) -> Result<u64, StoreError> {
+        self.write(move |change| {
+            let before = time::to_millis(ended_before);
+            let mut pruned = 0;
+            for statement in [
+                "DELETE FROM certificate WHERE serial IN
+                   (SELECT serial FROM certificate WHERE not_after_ms < ?1 LIMIT ?2)",
+                "DELETE FROM instance WHERE id IN
+                   (SELECT id FROM instance WHERE status IN ('revoked', 'lapsed') AND not_after_ms < ?1
+                      AND NOT EXISTS (SELECT 1 FROM certificate WHERE certificate.instance = instance.id)
+                      AND NOT EXISTS (SELECT 1 FROM endpoint WHERE endpoint.instance = instance.id)
+                    LIMIT ?2)",
+                "DELETE FROM join_token WHERE secret_sha256 IN
+                   (SELECT secret_sha256 FROM join_token WHERE expires_at_ms < ?1 LIMIT ?2)",
+            ] {
+                pruned += change.connection.prepare_cached(statement)?.execute(params![before, limit])?;
+            }
+            change.operational();
+            Ok(pruned as u64)
+        })
+        .await
+    }
+
+    /// Drops at most `limit` rows of the revision log, never the newest `keep`. Returns how many rows.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn prune_revisions(&self, keep: u32, limit: u32) -> Result<u64, StoreError> {
+        self.write(move |change| {
+            let pruned = change
+                .connection
+                .prepare_cached(
+                    "DELETE FROM revision WHERE revision IN
+                       (SELECT revision FROM revision
+                        WHERE revision <= (SELECT max(revision) FROM revision) - ?1 ORDER BY revision LIMIT ?2)",
+                )?
+                .execute(params![keep, limit])?;
+            change.operational();
+            Ok(pruned as u64)
+        })
+        .await
+    }
+}

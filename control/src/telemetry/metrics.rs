@@ -1,0 +1,181 @@
+//! Every metric of control, by name, in one place. Label sets are closed: each value below is one of a few
+//! words of ours, never text from a caller.
+
+#![expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
+
+use std::time::{Duration, SystemTime};
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+const ISSUANCES: &str = "signet_control_issuances_total";
+const SIGNING: &str = "signet_control_signing_seconds";
+const COMMIT_JOBS: &str = "signet_control_store_commit_jobs";
+const COMMIT: &str = "signet_control_store_commit_seconds";
+const COMMIT_FAILURES: &str = "signet_control_store_failures_total";
+const STREAMS: &str = "signet_control_streams";
+const MESSAGES: &str = "signet_control_messages_total";
+const PUSH_LAG: &str = "signet_control_push_lag_seconds";
+const REVISION: &str = "signet_control_revision";
+const CONNECTIONS: &str = "signet_control_connections_total";
+const HANDSHAKE_FAILURES: &str = "signet_control_handshake_failures_total";
+const CALLS: &str = "signet_control_calls_total";
+const CA_EXPIRY: &str = "signet_control_ca_expiry_timestamp_seconds";
+const LIVE_SVIDS: &str = "signet_control_svids_live";
+const WORKLOADS: &str = "signet_control_workloads";
+const LAPSED: &str = "signet_control_instances_lapsed_total";
+const PRUNED: &str = "signet_control_pruned_rows_total";
+const DUTY: &str = "signet_control_duty_last_success_timestamp_seconds";
+const DUTY_FAILURES: &str = "signet_control_duty_failures_total";
+const AUDIT_INTACT: &str = "signet_control_audit_chain_intact";
+
+/// Seconds, from a fast signature to a call that is too slow.
+const SECONDS: &[f64] =
+    &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+const JOBS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// What an SVID is issued for.
+#[derive(Debug, Clone, Copy)]
+pub enum Issue {
+    /// A new instance.
+    Attest,
+    /// A further one of an instance.
+    Renew,
+    /// Control itself.
+    Own,
+}
+
+/// Installs the recorder; its handle renders the text for `/metrics`.
+///
+/// # Errors
+/// When another recorder is installed.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(COMMIT_JOBS.into()), JOBS)?
+        .install_recorder()?;
+    describe();
+    Ok(handle)
+}
+
+fn describe() {
+    describe_counter!(ISSUANCES, "SVIDs asked for, by operation and result (issued, or why not)");
+    describe_histogram!(SIGNING, Unit::Seconds, "Time to sign one leaf");
+    describe_histogram!(COMMIT_JOBS, "Changes per commit of the store");
+    describe_histogram!(COMMIT, Unit::Seconds, "Time of one commit of the store, fsync included");
+    describe_counter!(COMMIT_FAILURES, "Commits that the store could not make");
+    describe_gauge!(STREAMS, "Open Watch streams");
+    describe_counter!(MESSAGES, "Messages pushed to proxies");
+    describe_histogram!(PUSH_LAG, Unit::Seconds, "From a commit until its message was handed to the stream");
+    describe_gauge!(REVISION, "Newest revision that proxies are told of");
+    describe_counter!(CONNECTIONS, "Connections accepted, by listener and result");
+    describe_counter!(HANDSHAKE_FAILURES, "TLS handshakes that failed, by reason");
+    describe_counter!(CALLS, "Calls answered with an error, by status code");
+    describe_gauge!(CA_EXPIRY, Unit::Seconds, "When an authority's certificate ends, Unix time");
+    describe_gauge!(LIVE_SVIDS, "Instances with an SVID that has not ended");
+    describe_gauge!(WORKLOADS, "Registered workloads that are not retired");
+    describe_counter!(LAPSED, "Instances whose last SVID ended without a renewal");
+    describe_counter!(PRUNED, "Rows dropped because they were over, by kind");
+    describe_gauge!(DUTY, Unit::Seconds, "When a background duty last succeeded, Unix time");
+    describe_counter!(DUTY_FAILURES, "Background duties that failed, by duty");
+    describe_gauge!(AUDIT_INTACT, "1 if the audit chain verified as far as it was read, 0 if it is broken");
+}
+
+/// An SVID was issued (`refused` is `None`) or not.
+pub fn issued(issue: Issue, refused: Option<&'static str>) {
+    let operation = match issue {
+        Issue::Attest => "attest",
+        Issue::Renew => "renew",
+        Issue::Own => "own",
+    };
+    counter!(ISSUANCES, "operation" => operation, "result" => refused.unwrap_or("issued")).increment(1);
+}
+
+/// A leaf was signed.
+pub fn signed(took: Duration) {
+    histogram!(SIGNING).record(took);
+}
+
+/// A batch was handled by the store's writer.
+pub fn store_committed(jobs: usize, took: Duration) {
+    histogram!(COMMIT_JOBS).record(jobs as f64);
+    histogram!(COMMIT).record(took);
+}
+
+/// The store could not commit.
+pub fn store_failed() {
+    counter!(COMMIT_FAILURES).increment(1);
+}
+
+/// The number of open Watch streams changed.
+pub fn streams(open: usize) {
+    gauge!(STREAMS).set(open as f64);
+}
+
+/// A message was handed to a stream, this long after its commit if it is about a fresh one.
+pub fn pushed(lag: Option<Duration>) {
+    counter!(MESSAGES).increment(1);
+    if let Some(lag) = lag {
+        histogram!(PUSH_LAG).record(lag);
+    }
+}
+
+/// A new state for proxies.
+pub fn published(revision: u64) {
+    gauge!(REVISION).set(revision as f64);
+}
+
+/// A connection was accepted or turned away.
+pub fn connection(listener: &'static str, result: &'static str) {
+    counter!(CONNECTIONS, "listener" => listener, "result" => result).increment(1);
+}
+
+/// A handshake failed.
+pub fn handshake_failed(reason: &'static str) {
+    counter!(HANDSHAKE_FAILURES, "reason" => reason).increment(1);
+}
+
+/// A call was answered with an error.
+pub fn call_failed(code: &'static str) {
+    counter!(CALLS, "code" => code).increment(1);
+}
+
+/// An authority's end.
+pub fn authority_ends(authority: &'static str, at: SystemTime) {
+    gauge!(CA_EXPIRY, "authority" => authority).set(unix(at));
+}
+
+/// Numbers from the store.
+pub fn counts(live_svids: u64, workloads: u64) {
+    gauge!(LIVE_SVIDS).set(live_svids as f64);
+    gauge!(WORKLOADS).set(workloads as f64);
+}
+
+/// Instances lapsed.
+pub fn lapsed(count: usize) {
+    counter!(LAPSED).increment(count as u64);
+}
+
+/// Rows were dropped.
+pub fn pruned(kind: &'static str, rows: u64) {
+    counter!(PRUNED, "kind" => kind).increment(rows);
+}
+
+/// A duty succeeded.
+pub fn duty_done(duty: &'static str, at: SystemTime) {
+    gauge!(DUTY, "duty" => duty).set(unix(at));
+}
+
+/// A duty failed.
+pub fn duty_failed(duty: &'static str) {
+    counter!(DUTY_FAILURES, "duty" => duty).increment(1);
+}
+
+/// The audit chain was read.
+pub fn audit_intact(intact: bool) {
+    gauge!(AUDIT_INTACT).set(if intact { 1.0 } else { 0.0 });
+}
+
+fn unix(at: SystemTime) -> f64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
