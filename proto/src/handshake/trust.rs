@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::config::provider;
@@ -19,23 +19,8 @@ const MAX_CHAIN: usize = 4;
 /// The bundles and revocations in force together.
 #[derive(Debug)]
 pub struct Trust {
-    domains: BTreeMap<TrustDomain, Domain>,
+    bundles: BTreeMap<TrustDomain, TrustBundle>,
     revocations: Revocations,
-}
-
-#[derive(Debug)]
-struct Domain {
-    bundle: TrustBundle,
-    anchors: Vec<Anchor>,
-}
-
-/// rustls-webpki looks at neither the validity nor the constraints of an anchor: [`TrustBundle`] checks the
-/// constraints when it is made, and the validity is checked here whenever the anchor is used.
-#[derive(Debug)]
-struct Anchor {
-    anchor: TrustAnchor<'static>,
-    not_before: SystemTime,
-    not_after: SystemTime,
 }
 
 /// Which end of a connection is verified; it selects the extended key usage that is looked for.
@@ -49,25 +34,19 @@ impl Trust {
     /// Brings bundles and revocations together. Two bundles of one domain: the later one counts.
     #[must_use]
     pub fn new(bundles: impl IntoIterator<Item = TrustBundle>, revocations: Revocations) -> Self {
-        let domains = bundles
-            .into_iter()
-            .map(|bundle| {
-                let anchors = bundle.authorities().iter().filter_map(anchor).collect();
-                (bundle.trust_domain().clone(), Domain { bundle, anchors })
-            })
-            .collect();
-        Self { domains, revocations }
+        let bundles = bundles.into_iter().map(|bundle| (bundle.trust_domain().clone(), bundle)).collect();
+        Self { bundles, revocations }
     }
 
     /// The bundle of a trust domain, if that domain is trusted at all.
     #[must_use]
     pub fn bundle(&self, domain: &TrustDomain) -> Option<&TrustBundle> {
-        self.domains.get(domain).map(|domain| &domain.bundle)
+        self.bundles.get(domain)
     }
 
     /// The bundles in force.
     pub fn bundles(&self) -> impl Iterator<Item = &TrustBundle> {
-        self.domains.values().map(|domain| &domain.bundle)
+        self.bundles.values()
     }
 
     /// What is revoked.
@@ -123,25 +102,25 @@ impl Trust {
     ) -> Result<(), VerifyError> {
         let untrusted = |error: webpki::Error| VerifyError::Untrusted { id: id.clone(), error };
         let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
-        let domain = self
-            .domains
+        let bundle = self
+            .bundles
             .get(id.trust_domain())
             .ok_or_else(|| VerifyError::UnknownTrustDomain { id: id.clone() })?;
         // A root sent along is harmless but is no intermediate: the anchor comes from the bundle.
         let intermediates: Vec<_> = intermediates
             .iter()
-            .filter(|element| !domain.bundle.authorities().contains(element))
+            .filter(|element| !bundle.authorities().contains(element))
             .cloned()
             .collect();
         for intermediate in &intermediates {
             check_intermediate(intermediate, id.trust_domain())?;
         }
-        let anchors: Vec<_> = domain
-            .anchors
-            .iter()
-            .filter(|anchor| anchor.not_before <= at && at < anchor.not_after)
-            .map(|anchor| anchor.anchor.clone())
-            .collect();
+        // rustls-webpki does not look at the validity of anchors.
+        let anchors = bundle
+            .authorities_at(at)
+            .map(|authority| webpki::anchor_from_trusted_cert(authority))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(untrusted)?;
         let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let usage = match role {
             Role::Client => KeyUsage::client_auth(),
@@ -161,14 +140,4 @@ impl Trust {
             .map_err(untrusted)?;
         Ok(())
     }
-}
-
-fn anchor(certificate: &CertificateDer<'static>) -> Option<Anchor> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let instant = |seconds: i64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.try_into().ok()?));
-    Some(Anchor {
-        not_before: instant(parsed.validity().not_before.timestamp())?,
-        not_after: instant(parsed.validity().not_after.timestamp())?,
-        anchor: webpki::anchor_from_trusted_cert(certificate).ok()?.to_owned(),
-    })
 }

@@ -72,7 +72,13 @@ impl PolicySet {
                 format!("Denied: the policy could not be read: {}.", Excerpt(why))
             }
             Reason::NoRule => match self.nearest(source, request) {
-                Some(miss) => format!("Denied: no rule lets {what}; {miss}."),
+                Some(miss) if *miss.document.name == *policy => {
+                    format!("Denied: no rule lets {what}; {miss}.")
+                }
+                // The verdict names the narrowest document, and logs show that.
+                Some(miss) => {
+                    format!("Denied: no rule lets {what}; {miss}; policy `{policy}` protects it too.")
+                }
                 None => format!("Denied: no rule lets {what}; policy `{policy}` has no rule that could."),
             },
             Reason::NoIdentity => "Denied: the peer presented no identity.".to_owned(),
@@ -364,6 +370,25 @@ mod tests {
         assert!(
             text.ends_with("rule `mine` of policy `p`, wants port 2, 3, 4, 5 or 2 more, not 1."),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn a_nearest_miss_in_another_document_still_names_the_one_in_the_verdict() {
+        let set = policy(
+            "{kind: Policy, name: narrow, target: spiffe://td/b/*, rules: []}\n---\n\
+             {kind: Policy, name: wide, target: spiffe://td/*, rules: [{name: r, allow: {ports: [1]}}]}",
+        );
+        let (source, destination) = (id("spiffe://td/a"), id("spiffe://td/b/a"));
+        let layer = Layer::Connection;
+        let request =
+            Request { source: Some(&source), destination: &destination, port: 2, layer, now: at(0) };
+        let explanation = set.explain(&request);
+        assert_eq!(explanation.verdict.policy.as_deref(), Some("narrow"));
+        assert_eq!(
+            explanation.to_string(),
+            "Denied: no rule lets spiffe://td/a reach spiffe://td/b/a on port 2; the nearest, rule `r` of policy \
+             `wide`, wants port 1, not 2; policy `narrow` protects it too."
         );
     }
 

@@ -231,7 +231,7 @@ proptest! {
             .filter(|(_, _, rule)| rule.effect == Effect::Allow)
             .map(|(d, r, _)| (d, r))
             .collect();
-        prop_assume!(!allows.is_empty());
+        if allows.is_empty() { return Ok(()); }
         let (document, rule) = *at.get(&allows);
         let mut fewer = documents;
         fewer[document].rules.remove(rule);
@@ -240,7 +240,7 @@ proptest! {
 
     #[test]
     fn removing_a_document_without_deny_never_widens_access(documents in documents(), asking in requests(), at in any::<prop::sample::Index>()) {
-        prop_assume!(!documents.is_empty());
+        if documents.is_empty() { return Ok(()); }
         let request = asking.request();
         let mut documents = documents;
         let removed = at.index(documents.len());
@@ -253,7 +253,7 @@ proptest! {
     #[test]
     fn adding_a_deny_never_widens_access(documents in documents(), asking in requests(), rule in rules(), at in any::<prop::sample::Index>()) {
         let request = asking.request();
-        prop_assume!(!documents.is_empty());
+        if documents.is_empty() { return Ok(()); }
         let before = compiled(&documents).decide(&request).allowed;
         let mut more = documents;
         let document = at.index(more.len());
@@ -264,7 +264,7 @@ proptest! {
     #[test]
     fn an_audit_rule_never_changes_the_outcome(documents in documents(), asking in requests(), rule in rules(), at in any::<prop::sample::Index>()) {
         let request = asking.request();
-        prop_assume!(!documents.is_empty());
+        if documents.is_empty() { return Ok(()); }
         let before = compiled(&documents).decide(&request);
         let mut more = documents;
         let document = at.index(more.len());
