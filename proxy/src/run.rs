@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Health};
-use crate::balance::Rotation;
 use crate::capture::{Intake, MAX_CONNECTIONS, listen};
 pub use crate::config::Protocol;
 use crate::config::{Config, Source};
@@ -21,7 +20,7 @@ use crate::forward::opaque::Idle;
 use crate::identity::{control as joined, files};
 use crate::inbound::{self, Inbound};
 use crate::mesh::{Mesh, expire_rules, watch};
-use crate::outbound::{self, Outbound};
+use crate::outbound::{self, Calls, Outbound};
 use crate::telemetry::{CloseReason, Direction};
 
 /// After one side has finished, how long the other may be silent.
@@ -114,17 +113,16 @@ pub async fn run(
         }
         for (listener, settings) in outbound {
             announce("outbound", &listener)?;
-            let settings = Arc::new(Outbound {
+            let settings = Outbound {
                 listen: listener.local_addr()?,
                 peer: settings.peer,
                 address: settings.address,
                 protocol: settings.protocol,
-                rotation: Rotation::default(),
-            });
-            let (intake, shared) = (intake.clone(), Arc::clone(&shared));
+            };
+            let (intake, calls) = (intake.clone(), Arc::new(Calls::new(&shared, settings)));
             duties.spawn(async move {
                 let serve = |stream, remote| {
-                    Box::pin(outbound::serve(Arc::clone(&shared), Arc::clone(&settings), stream, remote))
+                    Box::pin(outbound::serve(Arc::clone(&calls), stream, remote))
                 };
                 intake.accept(listener, Direction::Outbound, serve).await;
             });
@@ -209,9 +207,9 @@ mod tests {
             peer: "spiffe://td/peer".parse().unwrap(),
             address: None,
             protocol: Protocol::Detect,
-            rotation: Rotation::default(),
         };
-        let outbound = outbound::serve(shared, Arc::new(settings), stream().await.unwrap(), address);
+        let calls = Arc::new(Calls::new(&shared, settings));
+        let outbound = outbound::serve(calls, stream().await.unwrap(), address);
         let (inbound, outbound) = (size_of_val(&inbound), size_of_val(&outbound));
         assert!(inbound <= 8 * 1024 && outbound <= 8 * 1024, "inbound {inbound}, outbound {outbound} bytes");
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncRead;
 
 use super::Prefixed;
+use super::http::Version;
 use crate::telemetry::metrics;
 
 /// How long a caller may be silent before the called side is connected to hear whether it speaks first.
@@ -30,10 +31,8 @@ const LONGEST_METHOD: usize = 32;
 /// What a connection carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detected {
-    /// HTTP/1.x; the parser has the last word.
-    Http1,
-    /// HTTP/2 with prior knowledge, which is not forwarded yet.
-    Http2,
+    /// HTTP; the parser has the last word.
+    Http(Version),
     /// Anything else.
     Opaque,
 }
@@ -76,8 +75,8 @@ where
     let started = Instant::now();
     let result = first_words(caller, connect).await;
     let label = match &result {
-        Ok((Detected::Http1, _)) => "http/1.1",
-        Ok((Detected::Http2, _)) => "http/2",
+        Ok((Detected::Http(Version::Http1), _)) => "http/1.1",
+        Ok((Detected::Http(Version::Http2), _)) => "http/2",
         Ok((Detected::Opaque, _)) => "tcp",
         Err(DetectError::FirstLine | DetectError::Silence) => "timeout",
         Err(_) => "error",
@@ -91,7 +90,7 @@ where
 ///
 /// # Errors
 /// When nothing useful came in time.
-pub async fn detect_refused<S>(caller: &mut Prefixed<S>) -> Result<Detected, DetectError<Infallible>>
+pub async fn detect_only<S>(caller: &mut Prefixed<S>) -> Result<Detected, DetectError<Infallible>>
 where
     S: AsyncRead + Unpin,
 {
@@ -99,6 +98,21 @@ where
         Ok(detected) => detected,
         Err(_) => Err(DetectError::FirstLine),
     }
+}
+
+/// Which HTTP, where it is declared that it is HTTP: what looks like something else is left to the parser,
+/// which refuses it.
+///
+/// # Errors
+/// When the first line does not come in time.
+pub async fn detect_version<S>(caller: &mut Prefixed<S>) -> Result<Detected, DetectError<Infallible>>
+where
+    S: AsyncRead + Unpin,
+{
+    Ok(match first_line(caller).await? {
+        Detected::Opaque => Detected::Http(Version::Http1),
+        known => known,
+    })
 }
 
 async fn first_words<S, U, C, E>(
@@ -142,7 +156,7 @@ async fn first_line<S: AsyncRead + Unpin, E>(caller: &mut Prefixed<S>) -> Result
         tokio::select! {
             read = caller.read_ahead() => match read {
                 // The end of what the caller says. An unfinished request goes to the parser, which refuses it.
-                Ok(0) if mentions_http(caller.ahead()) => return Ok(Detected::Http1),
+                Ok(0) if mentions_http(caller.ahead()) => return Ok(Detected::Http(Version::Http1)),
                 Ok(0) => return Ok(Detected::Opaque),
                 Ok(_) => {}
                 Err(error) => return Err(DetectError::Caller(error)),
@@ -168,7 +182,7 @@ pub fn classify(bytes: &[u8]) -> Option<Detected> {
     let end = line.iter().position(|byte| *byte == b'\n');
     let line = line.get(..end.unwrap_or(line.len())).unwrap_or_default();
     if end.is_some() && mentions_http(line) {
-        return Some(if line.starts_with(b"PRI * HTTP/2.0") { Detected::Http2 } else { Detected::Http1 });
+        return Some(if line.starts_with(b"PRI * HTTP/2.0") { Detected::Http(Version::Http2) } else { Detected::Http(Version::Http1) });
     }
     if end.is_some() {
         return Some(Detected::Opaque);
@@ -179,7 +193,7 @@ pub fn classify(bytes: &[u8]) -> Option<Detected> {
         return Some(Detected::Opaque);
     }
     if line.len() > LONGEST_LINE {
-        return Some(if first_word.is_some() { Detected::Http1 } else { Detected::Opaque });
+        return Some(if first_word.is_some() { Detected::Http(Version::Http1) } else { Detected::Opaque });
     }
     None
 }
@@ -202,11 +216,11 @@ mod tests {
     #[test]
     fn protocols_by_their_first_bytes() {
         for (bytes, expected) in [
-            (&b"GET / HTTP/1.1\r\n"[..], Some(Detected::Http1)),
-            (b"\r\n\r\nGET / HTTP/1.1\r\n", Some(Detected::Http1)),
-            (b"BREW /pot HTTP/1.0\n", Some(Detected::Http1)),
-            (b"get / http/1.1\r\n", Some(Detected::Http1)),
-            (b"PRI * HTTP/2.0\r\n", Some(Detected::Http2)),
+            (&b"GET / HTTP/1.1\r\n"[..], Some(Detected::Http(Version::Http1))),
+            (b"\r\n\r\nGET / HTTP/1.1\r\n", Some(Detected::Http(Version::Http1))),
+            (b"BREW /pot HTTP/1.0\n", Some(Detected::Http(Version::Http1))),
+            (b"get / http/1.1\r\n", Some(Detected::Http(Version::Http1))),
+            (b"PRI * HTTP/2.0\r\n", Some(Detected::Http(Version::Http2))),
             (b"GE", None),
             (b"GET /a/long/path", None),
             (b"\r\n", None),
@@ -222,7 +236,7 @@ mod tests {
             assert_eq!(classify(bytes), expected, "{}", bytes.escape_ascii());
         }
         let long = [b"GET /", "a".repeat(LONGEST_LINE).as_bytes()].concat();
-        assert_eq!(classify(&long), Some(Detected::Http1));
+        assert_eq!(classify(&long), Some(Detected::Http(Version::Http1)));
     }
 
     fn no_server() -> std::future::Pending<Result<Prefixed<tokio::io::DuplexStream>, io::Error>> {
@@ -240,7 +254,7 @@ mod tests {
             }
         };
         let (detected, ()) = tokio::join!(detect(&mut caller, no_server()), dribble);
-        assert_eq!(detected.unwrap().0, Detected::Http1);
+        assert_eq!(detected.unwrap().0, Detected::Http(Version::Http1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -276,7 +290,7 @@ mod tests {
             client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
         };
         let (detected, ()) = tokio::join!(detect(&mut caller, connect), late);
-        assert_eq!(detected.unwrap().0, Detected::Http1);
+        assert_eq!(detected.unwrap().0, Detected::Http(Version::Http1));
     }
 
     proptest! {
@@ -287,7 +301,7 @@ mod tests {
             let bytes = [head.as_bytes(), &tail].concat();
             for end in 0..bytes.len() {
                 let known = classify(&bytes[..end]);
-                prop_assert!(known.is_none() || known == Some(Detected::Http1), "{known:?} at {end}");
+                prop_assert!(known.is_none() || known == Some(Detected::Http(Version::Http1)), "{known:?} at {end}");
             }
         }
 

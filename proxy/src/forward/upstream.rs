@@ -3,9 +3,11 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use signet_proto::handshake::Svid;
 use signet_proto::spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -13,6 +15,8 @@ use tokio::net::TcpStream;
 use super::Prefixed;
 use crate::capture;
 use crate::connections::Registration;
+use crate::forward::http::Version;
+use crate::mesh::Alpn;
 use crate::tls::HandshakeError;
 
 /// How long a TCP connect may take.
@@ -23,8 +27,8 @@ pub trait Upstream: Send + Sync + 'static {
     /// What a connection to it is.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Makes a new connection.
-    fn connect(&self) -> impl Future<Output = Result<Called<Self::Io>, UpstreamError>> + Send;
+    /// Makes a new connection; `alpn` is what will be spoken on it, as far as it is known.
+    fn connect(&self, alpn: Alpn) -> impl Future<Output = Result<Called<Self::Io>, UpstreamError>> + Send;
 }
 
 /// A connection to the called side.
@@ -34,6 +38,8 @@ pub struct Called<U> {
     pub stream: Prefixed<U>,
     /// Its place in the table of live connections, if a verified peer is at its end.
     pub registration: Option<Registration>,
+    /// What we proved ourselves with on it: after a rotation it carries nothing new.
+    pub svid: Option<Arc<Svid>>,
 }
 
 /// The called side could not be reached. Nothing was sent to it, so another try is safe.
@@ -70,6 +76,9 @@ pub enum UpstreamError {
         /// What failed.
         error: HandshakeError,
     },
+    /// HTTP could not be started on it.
+    #[error("the called side does not speak HTTP: {0}")]
+    Http(String),
     /// The peer was revoked while we called.
     #[error("peer is refused: {0}")]
     Distrusted(&'static str),
@@ -85,6 +94,7 @@ impl UpstreamError {
             Self::Connect { .. } => "connect",
             Self::Deadline { .. } => "connect_deadline",
             Self::Handshake { error, .. } => error.reason(),
+            Self::Http(_) => "http",
             Self::Distrusted(reason) => reason,
         }
     }
@@ -95,7 +105,7 @@ impl UpstreamError {
         match self {
             Self::NotReady | Self::NoEndpoint(_) | Self::Connect { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
-            Self::Handshake { .. } | Self::Distrusted(_) => StatusCode::BAD_GATEWAY,
+            Self::Handshake { .. } | Self::Http(_) | Self::Distrusted(_) => StatusCode::BAD_GATEWAY,
         }
     }
 }
@@ -112,5 +122,14 @@ pub async fn dial(address: SocketAddr) -> Result<TcpStream, UpstreamError> {
         }
         Ok(Err(error)) => Err(UpstreamError::Connect { address, error }),
         Err(_) => Err(UpstreamError::Deadline { address }),
+    }
+}
+
+impl From<Version> for Alpn {
+    fn from(version: Version) -> Self {
+        match version {
+            Version::Http1 => Self::Http1,
+            Version::Http2 => Self::Http2,
+        }
     }
 }

@@ -4,15 +4,16 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use signet_proto::handshake::ALPN_HTTP1;
+use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1};
 use tokio::net::TcpStream;
 
 use crate::connections::{Content, Registration, Subject};
 use crate::forward::Prefixed;
-use crate::forward::detect::{Detected, detect, detect_refused};
-use crate::forward::http1::{Http1, cut};
+use crate::forward::detect::{Detected, detect, detect_only, detect_version};
+use crate::forward::http::{Http, Pool, Version, cut};
 use crate::forward::opaque::relay;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
+use crate::mesh::Alpn;
 use crate::run::{Protocol as Declared, Shared};
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol};
 use crate::tls;
@@ -74,30 +75,43 @@ async fn phases(
     let app = App(inbound.app);
     let (detected, called) = match (inbound.protocol, spoken.as_deref()) {
         (Declared::Tcp, _) => (Detected::Opaque, None),
-        (Declared::Http, _) | (_, Some(ALPN_HTTP1)) => (Detected::Http1, None),
+        (_, Some(ALPN_HTTP1)) => (Detected::Http(Version::Http1), None),
+        (_, Some(ALPN_H2)) => (Detected::Http(Version::Http2), None),
+        (Declared::Http, _) => (detect_version(&mut caller).await.map_err(error)?, None),
         // Refused either way, but an HTTP client is told why.
         (Declared::Detect, _) if refusal.is_some() => {
-            (detect_refused(&mut caller).await.unwrap_or(Detected::Opaque), None)
+            (detect_only(&mut caller).await.unwrap_or(Detected::Opaque), None)
         }
-        (Declared::Detect, _) => tokio::select! {
-            detected = Box::pin(detect(&mut caller, async { app.connect().await.map(|called| called.stream) })) =>
-                detected.map_err(error)?,
-            reason = cut(Some(&registration)) => return Err((reason, None)),
-        },
+        (Declared::Detect, _) => {
+            let connect = async { app.connect(Alpn::None).await.map(|called| called.stream) };
+            tokio::select! {
+                detected = Box::pin(detect(&mut caller, connect)) => detected.map_err(error)?,
+                reason = cut(Some(&registration)) => return Err((reason, None)),
+            }
+        }
     };
 
     match detected {
-        Detected::Http1 => {
-            record.protocol = Protocol::Http1;
-            let authority = inbound.app.to_string();
-            let called = called.map(|stream| Called { stream, registration: None });
+        Detected::Http(version) => {
+            record.protocol = version.into();
+            let pool = Arc::new(Pool::new(Arc::clone(shared), app, version));
+            if let Some(stream) = called {
+                pool.adopt(Called { stream, registration: None, svid: None }).await;
+            }
             // Every request is decided on its own, so that a refused connection gets refusals with their reasons.
-            let mut http = Http1::new(Arc::clone(shared), app, Some(subject), authority, record);
-            http.only_one = refusal.is_some();
-            Box::pin(http.serve(caller, called, Some(&registration))).await.and(refusal.map_or(Ok(()), Err))
+            let http = Http {
+                shared: Arc::clone(shared),
+                pool,
+                version,
+                subject: Some(subject),
+                authority: inbound.app.to_string(),
+                facts: record.facts.clone(),
+                meters: record.meters(),
+                only_one: refusal.is_some(),
+            };
+            Box::pin(http.serve(caller, Some(&registration))).await.and(refusal.map_or(Ok(()), Err))
         }
-        _ if let Some(refusal) = refusal => Err(refusal),
-        Detected::Http2 => Err(error("HTTP/2 with prior knowledge is not forwarded")),
+        Detected::Opaque if let Some(refusal) = refusal => Err(refusal),
         Detected::Opaque => {
             record.protocol = Protocol::Opaque;
             registration.carries(Content::Opaque);
@@ -143,7 +157,7 @@ struct App(SocketAddr);
 impl Upstream for App {
     type Io = TcpStream;
 
-    async fn connect(&self) -> Result<Called<TcpStream>, UpstreamError> {
-        Ok(Called { stream: Prefixed::new(dial(self.0).await?), registration: None })
+    async fn connect(&self, _: Alpn) -> Result<Called<TcpStream>, UpstreamError> {
+        Ok(Called { stream: Prefixed::new(dial(self.0).await?), registration: None, svid: None })
     }
 }

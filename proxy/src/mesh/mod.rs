@@ -19,7 +19,7 @@ use signet_proto::spiffe::{SpiffeId, TrustBundle};
 use tokio::sync::watch as latest;
 
 pub use duty::expire_rules;
-pub use snapshot::{Endpoint, Services, Snapshot};
+pub use snapshot::{Alpn, Endpoint, Services, Snapshot};
 
 use crate::connections::{Applied, Connections};
 use crate::telemetry::metrics;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::{ClientConfig, ServerConfig};
 use signet_proto::handshake::{
-    ALPN_HTTP1, ClientAuth, ConfigError, Svid, Trust, client_config, server_config,
+    ALPN_H2, ALPN_HTTP1, ClientAuth, ConfigError, Svid, Trust, client_config, server_config,
 };
 use signet_proto::policy::PolicySet;
 use signet_proto::spiffe::SpiffeId;
@@ -40,7 +40,26 @@ pub struct Snapshot {
     pub services: Arc<Services>,
     /// For accepting.
     pub server: Arc<ServerConfig>,
-    clients: HashMap<SpiffeId, Arc<ClientConfig>>,
+    clients: HashMap<SpiffeId, Clients>,
+}
+
+/// What is offered in the ALPN extension (RFC 7301) of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alpn {
+    /// Nothing: bytes, or not known yet.
+    None,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// The configurations for calling one peer.
+#[derive(Debug)]
+struct Clients {
+    none: Arc<ClientConfig>,
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
 }
 
 impl Snapshot {
@@ -55,12 +74,14 @@ impl Snapshot {
             return Ok(None);
         }
         let trust = Arc::new(Trust::new(inputs.bundles.iter().cloned(), inputs.revocations.clone()));
-        let server = server_config(svid, Arc::clone(&trust), ClientAuth::Required, &[ALPN_HTTP1])?;
+        let server = server_config(svid, Arc::clone(&trust), ClientAuth::Required, &[ALPN_H2, ALPN_HTTP1])?;
         let clients = upstreams
             .iter()
             .map(|peer| {
-                let config = client_config(Some(svid), Arc::clone(&trust), peer.clone(), &[])?;
-                Ok((peer.clone(), config))
+                let config = |alpn: &[&[u8]]| client_config(Some(svid), Arc::clone(&trust), peer.clone(), alpn);
+                let clients =
+                    Clients { none: config(&[])?, http1: config(&[ALPN_HTTP1])?, http2: config(&[ALPN_H2])? };
+                Ok((peer.clone(), clients))
             })
             .collect::<Result<_, ConfigError>>()?;
         Ok(Some(Self {
@@ -77,8 +98,12 @@ impl Snapshot {
 
     /// The configuration for calling `peer`, one of the configured upstreams.
     #[must_use]
-    pub fn client(&self, peer: &SpiffeId) -> Option<&Arc<ClientConfig>> {
-        self.clients.get(peer)
+    pub fn client(&self, peer: &SpiffeId, alpn: Alpn) -> Option<&Arc<ClientConfig>> {
+        self.clients.get(peer).map(|clients| match alpn {
+            Alpn::None => &clients.none,
+            Alpn::Http1 => &clients.http1,
+            Alpn::Http2 => &clients.http2,
+        })
     }
 
     /// Whether an authority of this snapshot is missing in `next`.

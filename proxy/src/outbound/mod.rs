@@ -14,10 +14,11 @@ use tokio_rustls::client::TlsStream;
 use crate::balance::Rotation;
 use crate::connections::{Content, Subject};
 use crate::forward::Prefixed;
-use crate::forward::detect::{Detected, detect};
-use crate::forward::http1::{Http1, cut};
+use crate::forward::detect::{Detected, detect, detect_version};
+use crate::forward::http::{Http, Pool, Version, cut};
 use crate::forward::opaque::relay;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
+use crate::mesh::Alpn;
 use crate::run::{Protocol as Declared, Shared};
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol, metrics};
 use crate::tls;
@@ -36,12 +37,29 @@ pub struct Outbound {
     pub address: Option<SocketAddr>,
     /// What the peer's app speaks.
     pub protocol: Declared,
-    /// Whose turn it is.
-    pub rotation: Rotation,
+}
+
+/// An outbound listener at work: its settings, and its connections to the peer.
+pub struct Calls {
+    peer: Peer,
+    http1: Arc<Pool<Peer>>,
+    http2: Arc<Pool<Peer>>,
+}
+
+impl Calls {
+    /// No connection yet.
+    #[must_use]
+    pub fn new(shared: &Arc<Shared>, outbound: Outbound) -> Self {
+        let peer =
+            Peer { shared: Arc::clone(shared), outbound: Arc::new(outbound), rotation: Arc::default() };
+        let pool = |version| Arc::new(Pool::new(Arc::clone(shared), peer.clone(), version));
+        Self { http1: pool(Version::Http1), http2: pool(Version::Http2), peer }
+    }
 }
 
 /// The whole story of one accepted connection. Whatever happens is in its record.
-pub async fn serve(shared: Arc<Shared>, outbound: Arc<Outbound>, stream: TcpStream, remote: SocketAddr) {
+pub async fn serve(calls: Arc<Calls>, stream: TcpStream, remote: SocketAddr) {
+    let Peer { shared, outbound, .. } = &calls.peer;
     let facts = Facts {
         direction: Direction::Outbound,
         remote,
@@ -50,47 +68,62 @@ pub async fn serve(shared: Arc<Shared>, outbound: Arc<Outbound>, stream: TcpStre
         destination: Some(outbound.peer.clone()),
     };
     let mut record = AccessRecord::connection(facts);
-    if let Err((reason, detail)) = phases(&shared, outbound, stream, &mut record).await {
+    if let Err((reason, detail)) = phases(&calls, stream, &mut record).await {
         record.ended(reason, detail);
     }
 }
 
 async fn phases(
-    shared: &Arc<Shared>,
-    outbound: Arc<Outbound>,
+    calls: &Calls,
     stream: TcpStream,
     record: &mut AccessRecord,
 ) -> Result<(), (CloseReason, Option<String>)> {
+    let Peer { shared, outbound, .. } = &calls.peer;
     let mut caller = Prefixed::new(stream);
-    let peer = Peer { shared: Arc::clone(shared), outbound };
-    let (detected, called) = match peer.outbound.protocol {
+    let (detected, called) = match outbound.protocol {
         Declared::Tcp => (Detected::Opaque, None),
-        Declared::Http => (Detected::Http1, None),
+        Declared::Http => (detect_version(&mut caller).await.map_err(error)?, None),
         Declared::Detect => {
-            let mut registered = None;
+            let mut rest = None;
             let connect = async {
-                let Called { stream, registration } = peer.connect().await?;
-                registered = registration;
+                let Called { stream, registration, svid } = calls.peer.connect(Alpn::None).await?;
+                rest = Some((registration, svid));
                 Ok::<_, UpstreamError>(stream)
             };
             let (detected, stream) = Box::pin(detect(&mut caller, connect)).await.map_err(error)?;
-            (detected, stream.map(|stream| Called { stream, registration: registered }))
+            let called =
+                stream.zip(rest).map(|(stream, (registration, svid))| Called { stream, registration, svid });
+            (detected, called)
         }
     };
 
     match detected {
-        Detected::Http1 => {
-            record.protocol = Protocol::Http1;
-            let authority = peer.outbound.listen.to_string();
-            let http = Http1::new(Arc::clone(shared), peer, None, authority, record);
-            Box::pin(http.serve(caller, called, None)).await
+        Detected::Http(version) => {
+            record.protocol = version.into();
+            let pool = match version {
+                Version::Http1 => &calls.http1,
+                Version::Http2 => &calls.http2,
+            };
+            if let Some(called) = called {
+                pool.adopt(called).await;
+            }
+            let http = Http {
+                shared: Arc::clone(shared),
+                pool: Arc::clone(pool),
+                version,
+                subject: None,
+                authority: outbound.listen.to_string(),
+                facts: record.facts.clone(),
+                meters: record.meters(),
+                only_one: false,
+            };
+            Box::pin(http.serve(caller, None)).await
         }
-        Detected::Http2 => Err(error("HTTP/2 with prior knowledge is not forwarded")),
         Detected::Opaque => {
             record.protocol = Protocol::Opaque;
             let called = match called {
                 Some(called) => called,
-                None => Box::pin(peer.connect()).await.map_err(error)?,
+                None => Box::pin(calls.peer.connect(Alpn::None)).await.map_err(error)?,
             };
             if let Some(registration) = &called.registration {
                 registration.carries(Content::Opaque);
@@ -110,25 +143,27 @@ fn error(cause: impl Display) -> (CloseReason, Option<String>) {
 }
 
 /// The peer behind an outbound listener.
+#[derive(Clone)]
 struct Peer {
     shared: Arc<Shared>,
     outbound: Arc<Outbound>,
+    rotation: Arc<Rotation>,
 }
 
 impl Upstream for Peer {
     type Io = TlsStream<TcpStream>;
 
     /// Tries the endpoints in turn; nothing has been sent yet, so the next one may be tried.
-    async fn connect(&self) -> Result<Called<Self::Io>, UpstreamError> {
+    async fn connect(&self, alpn: Alpn) -> Result<Called<Self::Io>, UpstreamError> {
         let snapshot = self.shared.mesh.current().ok_or(UpstreamError::NotReady)?;
         let peer = &self.outbound.peer;
         let endpoints = match self.outbound.address {
             Some(address) => vec![address],
-            None => self.outbound.rotation.order(snapshot.services.get(peer).map_or(&[], Vec::as_slice)),
+            None => self.rotation.order(snapshot.services.get(peer).map_or(&[], Vec::as_slice)),
         };
         let mut failure = UpstreamError::NoEndpoint(peer.clone());
         for address in endpoints.into_iter().take(MOST_TRIES) {
-            match self.call(address).await {
+            match self.call(address, alpn).await {
                 Ok(called) => return Ok(called),
                 Err(error) => failure = error,
             }
@@ -139,11 +174,11 @@ impl Upstream for Peer {
 }
 
 impl Peer {
-    async fn call(&self, address: SocketAddr) -> Result<Called<TlsStream<TcpStream>>, UpstreamError> {
+    async fn call(&self, address: SocketAddr, alpn: Alpn) -> Result<Called<TlsStream<TcpStream>>, UpstreamError> {
         let stream = dial(address).await?;
         let snapshot = self.shared.mesh.current().ok_or(UpstreamError::NotReady)?;
         let config = snapshot
-            .client(&self.outbound.peer)
+            .client(&self.outbound.peer, alpn)
             .ok_or_else(|| UpstreamError::NoEndpoint(self.outbound.peer.clone()))?;
         let (stream, peer) = tls::connect(stream, config)
             .await
@@ -159,7 +194,10 @@ impl Peer {
         let newest = self.shared.mesh.current().ok_or(UpstreamError::NotReady)?;
         match registration.revoked(&newest) {
             Some(because) => Err(UpstreamError::Distrusted(because.as_str())),
-            None => Ok(Called { stream: Prefixed::new(stream), registration: Some(registration) }),
+            None => {
+                let svid = Some(Arc::clone(&snapshot.svid));
+                Ok(Called { stream: Prefixed::new(stream), registration: Some(registration), svid })
+            },
         }
     }
 }

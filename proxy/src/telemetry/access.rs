@@ -29,6 +29,8 @@ pub enum Protocol {
     Opaque,
     /// HTTP/1.x.
     Http1,
+    /// HTTP/2.
+    Http2,
 }
 
 impl Protocol {
@@ -37,6 +39,7 @@ impl Protocol {
             Self::Unknown => "unknown",
             Self::Opaque => "tcp",
             Self::Http1 => "http/1.1",
+            Self::Http2 => "http/2",
         }
     }
 }
@@ -91,10 +94,16 @@ impl AccessRecord {
 
     /// A request. Log lines escape what the client chose; here it is only bounded.
     #[must_use]
-    pub fn request(facts: Facts, method: &str, path: &str, request_id: String) -> Self {
+    pub fn request(
+        facts: Facts,
+        protocol: Protocol,
+        method: &str,
+        path: &str,
+        request_id: String,
+    ) -> Self {
         let bounded = |text: &str, most: usize| text.chars().take(most).collect::<String>();
         let head = Head { method: bounded(method, 32), path: bounded(path, 1024), request_id };
-        Self::new(facts, Protocol::Http1, Some(head))
+        Self::new(facts, protocol, Some(head))
     }
 
     fn new(facts: Facts, protocol: Protocol, head: Option<Head>) -> Self {
@@ -153,7 +162,7 @@ impl Drop for AccessRecord {
         let to_app = self.meters.to_app.load(Ordering::Relaxed);
         let to_peer = self.meters.to_peer.load(Ordering::Relaxed);
         // A refused HTTP connection is answered request by request, and each of these counts itself.
-        let counts_itself = self.head.is_some() || self.protocol != Protocol::Http1;
+        let counts_itself = self.head.is_some() || !matches!(self.protocol, Protocol::Http1 | Protocol::Http2);
         let denied = self.verdict.as_ref().filter(|verdict| !verdict.allowed && counts_itself);
         if let (Some(verdict), Some(destination)) = (denied, &self.facts.destination) {
             metrics::denied(

@@ -15,6 +15,8 @@ use http::{Request, Uri};
 use signet_proto::handshake::PeerIdentity;
 use signet_proto::spiffe::SpiffeId;
 
+use super::Version;
+
 /// The identity of the caller, in Envoy's form.
 pub(super) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -28,8 +30,10 @@ pub(super) fn asks_upgrade(headers: &HeaderMap) -> bool {
         && connection_names(headers).any(|name| name.eq_ignore_ascii_case("upgrade"))
 }
 
-/// Removes what concerns only this hop. An upgrade stays, as it is meant for the other end.
-pub(super) fn end_hop(headers: &mut HeaderMap) {
+/// Removes what concerns only this hop. An upgrade stays, as it is meant for the other end; so does
+/// `te: trailers` in HTTP/2, without which gRPC servers do not answer (RFC 9113 s8.2.2).
+pub(super) fn end_hop(headers: &mut HeaderMap, version: Version) {
+    let trailers = version == Version::Http2 && headers.get(TE).is_some_and(|value| value == "trailers");
     let upgrade = asks_upgrade(headers).then(|| headers.get(UPGRADE).cloned()).flatten();
     let nominated: Vec<HeaderName> = connection_names(headers)
         .filter_map(|name| name.parse().ok())
@@ -49,6 +53,9 @@ pub(super) fn end_hop(headers: &mut HeaderMap) {
         EXPECT,
     ] {
         headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     if let Some(upgrade) = upgrade {
         headers.insert(UPGRADE, upgrade);
@@ -115,18 +122,34 @@ fn new_id() -> String {
     format!("{:016x}-{:x}", *PROCESS, NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Puts a request that names its target in full into origin form, with the named authority as `Host`
-/// (RFC 9112 s3.2.2), so that what policy saw is what the app sees. `fallback` is the host of a request that
-/// names none, as HTTP/1.0 allows.
-pub(super) fn to_origin_form<B>(request: &mut Request<B>, fallback: &str) {
+/// Puts a request into the form that its called side expects, so that what policy saw is what the app sees:
+/// in HTTP/1 the origin form, with the authority of an absolute target as `Host` (RFC 9112 s3.2.2); in HTTP/2
+/// the target with its authority, and no `Host` that could contradict it (RFC 9113 s8.3.1). `fallback` is the
+/// host of a request that names none, as HTTP/1.0 allows.
+pub(super) fn to_forwarded_form<B>(request: &mut Request<B>, version: Version, fallback: &str) {
     let uri = request.uri();
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let host = uri.authority().map(Authority::as_str).map(without_userinfo).map(str::to_owned);
-    let host = host.or_else(|| (!request.headers().contains_key(HOST)).then(|| fallback.to_owned()));
-    if let Some(Ok(value)) = host.map(HeaderValue::try_from) {
-        request.headers_mut().insert(HOST, value);
+    let named = uri.authority().map(Authority::as_str).map(without_userinfo).map(str::to_owned);
+    match version {
+        Version::Http1 => {
+            let host = named.or_else(|| (!request.headers().contains_key(HOST)).then(|| fallback.to_owned()));
+            if let Some(Ok(value)) = host.map(HeaderValue::try_from) {
+                request.headers_mut().insert(HOST, value);
+            }
+            *request.uri_mut() = Uri::from(path);
+            *request.version_mut() = http::Version::HTTP_11;
+        }
+        Version::Http2 => {
+            let host = request.headers_mut().remove(HOST);
+            let host = named.or_else(|| host.and_then(|host| host.to_str().ok().map(str::to_owned)));
+            let authority = host.unwrap_or_else(|| fallback.to_owned());
+            let target = Uri::builder().scheme("http").authority(authority).path_and_query(path).build();
+            if let Ok(target) = target {
+                *request.uri_mut() = target;
+            }
+            *request.version_mut() = http::Version::HTTP_2;
+        }
     }
-    *request.uri_mut() = Uri::from(path);
 }
 
 fn without_userinfo(authority: &str) -> &str {
@@ -167,7 +190,7 @@ mod tests {
             ("host", "app"),
             ("accept", "*/*"),
         ]);
-        end_hop(&mut map);
+        end_hop(&mut map, Version::Http1);
         assert_eq!(map, headers(&[("content-length", "5"), ("host", "app"), ("accept", "*/*")]));
     }
 
@@ -175,7 +198,7 @@ mod tests {
     fn upgrade_passes() {
         let mut map = headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
         assert!(asks_upgrade(&map));
-        end_hop(&mut map);
+        end_hop(&mut map, Version::Http1);
         assert_eq!(map, headers(&[("upgrade", "websocket"), ("connection", "upgrade")]));
         assert!(!asks_upgrade(&headers(&[("upgrade", "h2c")])));
     }
@@ -184,12 +207,12 @@ mod tests {
     fn absolute_target_wins_over_the_host_field() {
         let mut request =
             Request::get("http://user@real.example:81/a?b=c").header("host", "fake").body(()).unwrap();
-        to_origin_form(&mut request, "fallback");
+        to_forwarded_form(&mut request, Version::Http1, "fallback");
         assert_eq!(request.uri(), "/a?b=c");
         assert_eq!(request.headers()["host"], "real.example:81");
 
         let mut request = Request::get("/a").body(()).unwrap();
-        to_origin_form(&mut request, "127.0.0.1:8080");
+        to_forwarded_form(&mut request, Version::Http1, "127.0.0.1:8080");
         assert_eq!(request.headers()["host"], "127.0.0.1:8080");
     }
 
@@ -203,5 +226,22 @@ mod tests {
             assert_eq!(map["x-request-id"], id);
             assert!(id.len() < 40);
         }
+    }
+
+    #[test]
+    fn http2_keeps_its_authority_and_te_trailers() {
+        let mut request = Request::post("http://real.example/a.B/C")
+            .header("host", "fake")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        to_forwarded_form(&mut request, Version::Http2, "fallback");
+        end_hop(request.headers_mut(), Version::Http2);
+        assert_eq!(request.uri(), "http://real.example/a.B/C");
+        assert_eq!(*request.headers(), headers(&[("te", "trailers")]));
+
+        let mut request = Request::post("/a").body(()).unwrap();
+        to_forwarded_form(&mut request, Version::Http2, "127.0.0.1:8080");
+        assert_eq!(request.uri(), "http://127.0.0.1:8080/a");
     }
 }

@@ -1,0 +1,207 @@
+//! One request: decide -> state who calls -> forward -> answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+
+use super::respond::{Form, answer};
+use super::tracked::{Flow, Tracked};
+use super::{Http, Version, cut, headers};
+use crate::causes::causes;
+use crate::connections::{Content, Registration, Subject};
+use crate::forward::opaque::relay;
+use crate::forward::upstream::{Upstream, UpstreamError};
+use crate::telemetry::{AccessRecord, CloseReason, Direction, Protocol};
+
+/// A request that got no response.
+enum Failure {
+    Unreachable(UpstreamError),
+    Broken(hyper::Error),
+    Cut(CloseReason),
+    Slow(Duration),
+}
+
+impl<U: Upstream> Http<U> {
+    pub(super) async fn exchange(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Tracked> {
+        let request_id = headers::request_id(request.headers_mut());
+        let form = Form::of(request.headers());
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        let mut record =
+            AccessRecord::request(self.facts.clone(), self.version.into(), method.as_str(), &path, request_id);
+        if method == Method::CONNECT {
+            let text = "CONNECT is not forwarded";
+            return answer(form, StatusCode::METHOD_NOT_ALLOWED, text, record, self.only_one);
+        }
+
+        let registration = match self.authorize(&method, &path, &mut record) {
+            Ok(registration) => registration,
+            Err(why) => return answer(form, StatusCode::FORBIDDEN, &why, record, self.only_one),
+        };
+        headers::to_forwarded_form(&mut request, self.version, &self.authority);
+        if let Some(subject) = &self.subject {
+            headers::state_identity(request.headers_mut(), &subject.local, &subject.peer);
+        }
+        let asks_upgrade = self.version == Version::Http1 && headers::asks_upgrade(request.headers());
+        let upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
+        headers::end_hop(request.headers_mut(), self.version);
+
+        let mut response = match self.forward(request, &record, registration.as_ref()).await {
+            Ok(response) => response,
+            Err(failure) => return self.failed(form, record, failure),
+        };
+        record.answered(response.status().as_u16());
+        if let Some(caller) = upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
+            let called = hyper::upgrade::on(&mut response);
+            self.switch_protocols(caller, called, record, registration);
+            return response.map(|_| Tracked::empty());
+        }
+        headers::end_hop(response.headers_mut(), self.version);
+        let flow = Flow::of_responses(self.facts.direction);
+        let meters = vec![Arc::clone(&self.meters), record.meters()];
+        response.map(|body| Tracked::response(body, flow, meters, record, registration))
+    }
+
+    /// Registers the request, then decides it (invariant 4). The error is the explanation.
+    fn authorize(
+        &self,
+        method: &Method,
+        path: &str,
+        record: &mut AccessRecord,
+    ) -> Result<Option<Registration>, String> {
+        let Some(subject) = &self.subject else { return Ok(None) };
+        let content = Content::Http { method: method.as_str().to_owned(), path: path.to_owned() };
+        let registration = self.shared.connections.register(Subject { content, ..subject.clone() });
+        let Some(snapshot) = self.shared.mesh.current() else {
+            return Err(UpstreamError::NotReady.to_string());
+        };
+        if let Some(because) = registration.revoked(&snapshot) {
+            record.ended(CloseReason::Revoked(because), None);
+            return Err(format!("{} is {}", subject.peer.id, because.as_str()));
+        }
+        match registration.decide(&snapshot) {
+            Some(verdict) if !verdict.allowed => {
+                record.decided(verdict, snapshot.generation);
+                Err(registration.explain(&snapshot))
+            }
+            Some(verdict) => {
+                record.decided(verdict, snapshot.generation);
+                Ok(Some(registration))
+            }
+            None => Ok(Some(registration)),
+        }
+    }
+
+    /// Sends the request and awaits the head of its response. A request that was not sent at all is sent again
+    /// on a new connection; one that may be repeated (RFC 9110 s9.2.2) also if a kept connection broke.
+    async fn forward(
+        &self,
+        request: Request<Incoming>,
+        record: &AccessRecord,
+        registration: Option<&Registration>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let repeatable = request.method().is_idempotent() && request.body().is_end_stream();
+        let repeat = repeatable.then(|| head_of(&request));
+        let flow = Flow::of_requests(self.facts.direction);
+        let meters = vec![Arc::clone(&self.meters), record.meters()];
+        let request = request.map(|body| Tracked::request(body, flow, meters));
+        let sent = async {
+            let (mut kept, used_before) = self.pool.take().await.map_err(Failure::Unreachable)?;
+            let unanswered = match kept.send(request).await {
+                Ok(response) => {
+                    self.pool.give_back(kept);
+                    return Ok(response);
+                }
+                Err(unanswered) => unanswered,
+            };
+            let again = match unanswered.unsent {
+                Some(unsent) => Some(unsent),
+                None => repeat.filter(|_| used_before),
+            };
+            let again = again.ok_or(Failure::Broken(unanswered.error))?;
+            let mut fresh = self.pool.connect().await.map_err(Failure::Unreachable)?;
+            let response = fresh.send(again).await.map_err(|broken| Failure::Broken(broken.error))?;
+            self.pool.give_back(fresh);
+            Ok(response)
+        };
+        let idle = self.shared.idle.open;
+        tokio::select! {
+            response = sent => response,
+            reason = cut(registration) => Err(Failure::Cut(reason)),
+            () = tokio::time::sleep(idle) => Err(Failure::Slow(idle)),
+        }
+    }
+
+    fn failed(&self, form: Form, mut record: AccessRecord, failure: Failure) -> Response<Tracked> {
+        let (status, reason, text) = match failure {
+            Failure::Unreachable(error) => (error.status(), CloseReason::Error, error.to_string()),
+            Failure::Broken(error) => {
+                let text = format!("the called side broke off before it answered: {}", causes(&error));
+                (StatusCode::BAD_GATEWAY, self.called_reset(), text)
+            }
+            Failure::Cut(reason) => (StatusCode::FORBIDDEN, reason, format!("cut: {}", reason.as_str())),
+            Failure::Slow(idle) => {
+                let text = format!("no answer within {} s", idle.as_secs());
+                (StatusCode::GATEWAY_TIMEOUT, CloseReason::Idle, text)
+            }
+        };
+        record.ended(reason, Some(text.clone()));
+        answer(form, status, &text, record, self.only_one)
+    }
+
+    fn switch_protocols(
+        &self,
+        caller: OnUpgrade,
+        called: OnUpgrade,
+        mut record: AccessRecord,
+        registration: Option<Registration>,
+    ) {
+        let (direction, idle) = (self.facts.direction, self.shared.idle);
+        let meters = record.meters();
+        self.shared.tasks.spawn(async move {
+            let (caller, called) = match tokio::try_join!(caller, called) {
+                Ok((caller, called)) => (TokioIo::new(caller), TokioIo::new(called)),
+                Err(error) => return record.ended(CloseReason::Error, Some(causes(&error))),
+            };
+            let (app, peer) = match direction {
+                Direction::Inbound => (called, caller),
+                Direction::Outbound => (caller, called),
+            };
+            tokio::select! {
+                result = relay(app, peer, &meters, idle) => if let Err(error) = result {
+                    record.ended(error.reason(), Some(error.to_string()));
+                },
+                reason = cut(registration.as_ref()) => record.ended(reason, None),
+            }
+        });
+    }
+
+    fn called_reset(&self) -> CloseReason {
+        match self.facts.direction {
+            Direction::Inbound => CloseReason::AppReset,
+            Direction::Outbound => CloseReason::PeerReset,
+        }
+    }
+}
+
+impl From<Version> for Protocol {
+    fn from(version: Version) -> Self {
+        match version {
+            Version::Http1 => Self::Http1,
+            Version::Http2 => Self::Http2,
+        }
+    }
+}
+
+fn head_of(request: &Request<Incoming>) -> Request<Tracked> {
+    let mut head = Request::new(Tracked::empty());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.version_mut() = request.version();
+    *head.headers_mut() = request.headers().clone();
+    head
+}

@@ -1,0 +1,167 @@
+//! HTTP/1.x and HTTP/2: each request is decided on its own, told who calls, and forwarded on a connection
+//! that is kept for the next one. The protocol of the caller's side is also that of the called side.
+//!
+//! `serve` owns the caller's connection, `exchange` is the story of one request, `pool` keeps connections to
+//! the called side, `respond` says no in a way that the client understands.
+
+mod exchange;
+mod headers;
+mod pool;
+mod respond;
+mod tracked;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::upstream::Upstream;
+use crate::causes::causes;
+use crate::connections::{Registration, Subject};
+use crate::run::Shared;
+use crate::telemetry::{CloseReason, Facts, Meters};
+
+pub use pool::Pool;
+
+/// From the first byte of a request head to its last; also how long a kept-alive connection waits.
+const HEAD_DEADLINE: Duration = Duration::from_secs(60);
+/// Bytes of a request head; beyond that the answer is 431.
+const LARGEST_HEAD: usize = 64 * 1024;
+/// Fields in a request head; beyond that the answer is 431.
+const MOST_FIELDS: usize = 128;
+/// Requests at once on one HTTP/2 connection.
+const MOST_STREAMS: u32 = 200;
+/// Streams that a client opened and reset and that still cost us something (CVE-2023-44487).
+const MOST_RESETS: usize = 20;
+/// What one HTTP/2 stream, and all of one connection, may have in flight towards a slow reader.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// An HTTP/2 connection whose other end does not answer pings is dead.
+const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+
+/// How a connection ended, if not by both sides finishing.
+pub type Ended = Result<(), (CloseReason, Option<String>)>;
+
+/// Which HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// HTTP/1.0 and 1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// Forwards the requests of one caller's connection.
+pub struct Http<U: Upstream> {
+    /// What all connections of this proxy share.
+    pub shared: Arc<Shared>,
+    /// Connections to the called side.
+    pub pool: Arc<Pool<U>>,
+    /// What is spoken.
+    pub version: Version,
+    /// Present where requests are decided: inbound.
+    pub subject: Option<Subject>,
+    /// `Host` for requests without one.
+    pub authority: String,
+    /// Of the connection; requests inherit them.
+    pub facts: Facts,
+    /// The connection's counters.
+    pub meters: Arc<Meters>,
+    /// Close after the first response.
+    pub only_one: bool,
+}
+
+impl<U: Upstream> Http<U> {
+    /// Serves the caller until it is done, `registration` loses its right, or the proxy drains.
+    pub async fn serve<S>(self, caller: S, registration: Option<&Registration>) -> Ended
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (shared, version) = (Arc::clone(&self.shared), self.version);
+        let this = Arc::new(self);
+        let service = service_fn(move |request| {
+            let this = Arc::clone(&this);
+            async move { Ok::<_, Infallible>(Box::pin(this.exchange(request)).await) }
+        });
+        let io = TokioIo::new(caller);
+        match version {
+            Version::Http1 => {
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_DEADLINE)
+                    .max_buf_size(LARGEST_HEAD)
+                    .max_headers(MOST_FIELDS)
+                    .half_close(true)
+                    .preserve_header_case(true)
+                    .auto_date_header(false)
+                    .serve_connection(io, service)
+                    .with_upgrades();
+                drive(&shared, connection, |connection| connection.graceful_shutdown(), registration).await
+            }
+            Version::Http2 => {
+                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .max_concurrent_streams(MOST_STREAMS)
+                    .max_pending_accept_reset_streams(MOST_RESETS)
+                    .max_local_error_reset_streams(MOST_RESETS)
+                    .max_header_list_size(u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX))
+                    .initial_stream_window_size(STREAM_WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
+                    .keep_alive_interval(PING.0)
+                    .keep_alive_timeout(PING.1)
+                    .auto_date_header(false)
+                    .serve_connection(io, service);
+                drive(&shared, connection, |connection| connection.graceful_shutdown(), registration).await
+            }
+        }
+    }
+}
+
+async fn drive<C>(
+    shared: &Shared,
+    connection: C,
+    graceful_shutdown: impl Fn(Pin<&mut C>),
+    registration: Option<&Registration>,
+) -> Ended
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut connection = Box::pin(connection);
+    let cut = cut(registration);
+    tokio::pin!(cut);
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            result = connection.as_mut() => return result.or_else(|error| caller_error(&error)),
+            reason = &mut cut => return Err((reason, None)),
+            () = shared.drain.cancelled(), if !draining => {
+                draining = true;
+                graceful_shutdown(connection.as_mut());
+            }
+        }
+    }
+}
+
+fn caller_error(error: &hyper::Error) -> Ended {
+    // A caller that leaves between or inside requests is its own business; what it sent wrong is worth a line.
+    if error.is_incomplete_message() || error.is_closed() {
+        return Ok(());
+    }
+    let reason = if error.is_timeout() { CloseReason::Idle } else { CloseReason::Error };
+    Err((reason, Some(format!("HTTP: {}", causes(error)))))
+}
+
+/// Ends when the entry was told to close; never without an entry.
+pub(crate) async fn cut(registration: Option<&Registration>) -> CloseReason {
+    match registration {
+        Some(registration) => {
+            registration.closing().await;
+            registration.close_reason().unwrap_or(CloseReason::Error)
+        }
+        None => std::future::pending().await,
+    }
+}

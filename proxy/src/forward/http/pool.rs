@@ -1,0 +1,214 @@
+//! Connections to one called side, kept between requests. HTTP/1 connections carry one request at a time and
+//! wait here in between; one HTTP/2 connection carries many. One pool knows one peer and one version, so that
+//! nothing crosses over between identities.
+//!
+//! A connection is used no more once our own SVID was rotated, its peer lost its right, or it is old; what it
+//! is carrying then still ends in peace (a rotation closes nothing).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use signet_proto::handshake::Svid;
+
+use super::tracked::Tracked;
+use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, PING, STREAM_WINDOW, Version, cut};
+use crate::causes::causes;
+use crate::forward::upstream::{Called, Upstream, UpstreamError};
+use crate::run::Shared;
+
+/// Idle HTTP/1 connections that are kept; more are closed.
+const MOST_IDLE: usize = 128;
+/// Shorter than the time after which the other end closes an idle connection, so that we are first.
+const IDLE: Duration = Duration::from_secs(45);
+const AGE: Duration = Duration::from_secs(3600);
+
+/// Connections to one called side.
+pub struct Pool<U: Upstream> {
+    shared: Arc<Shared>,
+    upstream: U,
+    version: Version,
+    idle: Mutex<Vec<Kept>>,
+    /// The one that new requests share. The lock is held while it is made: those who wait want the same.
+    multiplexed: tokio::sync::Mutex<Option<Kept>>,
+}
+
+/// A connection and what limits its use.
+pub(super) struct Kept {
+    sender: Sender,
+    made: Instant,
+    since: Instant,
+    svid: Option<Arc<Svid>>,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Tracked>),
+    Http2(http2::SendRequest<Tracked>),
+}
+
+/// A request that was not answered on a connection.
+pub(super) struct Unanswered {
+    pub(super) error: hyper::Error,
+    /// The request itself, if it was not sent at all.
+    pub(super) unsent: Option<http::Request<Tracked>>,
+}
+
+impl<U: Upstream> Pool<U> {
+    /// An empty pool.
+    pub fn new(shared: Arc<Shared>, upstream: U, version: Version) -> Self {
+        Self { shared, upstream, version, idle: Mutex::default(), multiplexed: tokio::sync::Mutex::default() }
+    }
+
+    /// Puts a connection that exists already into use.
+    pub async fn adopt(&self, called: Called<U::Io>) {
+        match (self.open(called).await, self.version) {
+            (Ok(kept), Version::Http1) => self.keep(kept),
+            (Ok(kept), Version::Http2) => *self.multiplexed.lock().await = Some(kept),
+            (Err(error), _) => tracing::debug!(%error, "connection to the called side is of no use"),
+        }
+    }
+
+    /// A connection for one request, and whether it was used before.
+    pub(super) async fn take(&self) -> Result<(Kept, bool), UpstreamError> {
+        match self.version {
+            Version::Http1 => {
+                while let Some(kept) = self.pop() {
+                    if self.usable(&kept) {
+                        return Ok((kept, true));
+                    }
+                }
+                Ok((self.connect().await?, false))
+            }
+            Version::Http2 => {
+                let mut current = self.multiplexed.lock().await;
+                if let Some(kept) = current.as_ref().filter(|kept| self.usable(kept)).and_then(Kept::share) {
+                    return Ok((kept, true));
+                }
+                let kept = self.connect().await?;
+                *current = kept.share();
+                Ok((kept, false))
+            }
+        }
+    }
+
+    /// A connection that nobody used before.
+    pub(super) async fn connect(&self) -> Result<Kept, UpstreamError> {
+        let called = self.upstream.connect(self.version.into()).await?;
+        self.open(called).await.map_err(|error| UpstreamError::Http(causes(&error)))
+    }
+
+    /// Takes an HTTP/1 connection back as soon as its response has been read to the end.
+    pub(super) fn give_back(self: &Arc<Self>, mut kept: Kept) {
+        let pool = Arc::clone(self);
+        let Sender::Http1(_) = kept.sender else { return };
+        self.shared.tasks.spawn(async move {
+            if let Sender::Http1(sender) = &mut kept.sender
+                && sender.ready().await.is_ok()
+            {
+                kept.since = Instant::now();
+                pool.keep(kept);
+            }
+        });
+    }
+
+    fn keep(&self, kept: Kept) {
+        let mut idle = self.idle.lock();
+        idle.retain(|kept| self.usable(kept));
+        if idle.len() < MOST_IDLE && self.usable(&kept) {
+            idle.push(kept);
+        }
+    }
+
+    fn pop(&self) -> Option<Kept> {
+        self.idle.lock().pop()
+    }
+
+    fn usable(&self, kept: &Kept) -> bool {
+        let rotated = kept.svid.as_ref().is_some_and(|svid| {
+            self.shared.mesh.current().is_none_or(|snapshot| !Arc::ptr_eq(&snapshot.svid, svid))
+        });
+        let (closed, idle) = match &kept.sender {
+            Sender::Http1(sender) => (sender.is_closed(), kept.since.elapsed()),
+            Sender::Http2(sender) => (sender.is_closed(), Duration::ZERO),
+        };
+        !closed && !rotated && idle < IDLE && kept.made.elapsed() < AGE && !self.shared.drain.is_cancelled()
+    }
+
+    /// Starts HTTP on a connection. Its task ends with the connection, or when the peer at its end loses its
+    /// right.
+    async fn open(&self, called: Called<U::Io>) -> Result<Kept, hyper::Error> {
+        let Called { stream, registration, svid } = called;
+        let io = TokioIo::new(stream);
+        let tasks = &self.shared.tasks;
+        let sender = match self.version {
+            Version::Http1 => {
+                let (sender, connection) = http1::Builder::new()
+                    .preserve_header_case(true)
+                    .max_buf_size(LARGEST_HEAD)
+                    .max_headers(MOST_FIELDS)
+                    .handshake(io)
+                    .await?;
+                tasks.spawn(async move {
+                    tokio::select! {
+                        result = connection.with_upgrades() => ended(result),
+                        _ = cut(registration.as_ref()) => {}
+                    }
+                });
+                Sender::Http1(sender)
+            }
+            Version::Http2 => {
+                let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .initial_stream_window_size(STREAM_WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
+                    .max_header_list_size(u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX))
+                    .keep_alive_interval(PING.0)
+                    .keep_alive_timeout(PING.1)
+                    .handshake(io)
+                    .await?;
+                tasks.spawn(async move {
+                    tokio::select! {
+                        result = connection => ended(result),
+                        _ = cut(registration.as_ref()) => {}
+                    }
+                });
+                Sender::Http2(sender)
+            }
+        };
+        let now = Instant::now();
+        Ok(Kept { sender, made: now, since: now, svid })
+    }
+}
+
+impl Kept {
+    /// Another handle on the same connection, which only HTTP/2 has.
+    fn share(&self) -> Option<Self> {
+        let Sender::Http2(sender) = &self.sender else { return None };
+        let sender = Sender::Http2(sender.clone());
+        Some(Self { sender, made: self.made, since: self.since, svid: self.svid.clone() })
+    }
+
+    /// Sends a request and awaits the head of its response.
+    pub(super) async fn send(
+        &mut self,
+        request: http::Request<Tracked>,
+    ) -> Result<http::Response<Incoming>, Box<Unanswered>> {
+        let unanswered = |mut error: hyper::client::conn::TrySendError<_>| {
+            let unsent = error.take_message();
+            Box::new(Unanswered { error: error.into_error(), unsent })
+        };
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await.map_err(unanswered),
+            Sender::Http2(sender) => sender.try_send_request(request).await.map_err(unanswered),
+        }
+    }
+}
+
+fn ended(result: hyper::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(error = causes(&error), "connection to the called side ended");
+    }
+}
