@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signet_proxy::config::{Arguments, Command, Config, RunArguments};
 use signet_proxy::telemetry::{log, metrics};
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +39,7 @@ fn load(arguments: RunArguments) -> anyhow::Result<Config> {
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
+    raise_descriptor_limit();
     let metrics = metrics::install().context("cannot install the metrics recorder")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -49,6 +51,14 @@ fn run(config: Config) -> anyhow::Result<()> {
     });
     runtime.shutdown_background();
     ended
+}
+
+/// Two descriptors a connection: the usual soft limit of 1024 is meant for programs that use `select`.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "cannot raise the limit on open files");
+    }
 }
 
 /// Ends at the first SIGTERM or SIGINT; the second ends the process at once.

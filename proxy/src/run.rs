@@ -21,11 +21,11 @@ use crate::identity::{control as joined, files};
 use crate::inbound::{self, Inbound};
 use crate::mesh::{Mesh, expire_rules, watch};
 use crate::outbound::{self, Calls, Outbound};
-use crate::telemetry::{CloseReason, Direction};
+use crate::telemetry::CloseReason;
 
 /// After one side has finished, how long the other may be silent.
 const HALF_CLOSED: Duration = Duration::from_secs(300);
-/// After the drain deadline, how long the cut connections have to wind down.
+/// How long cut connections and background tasks have to wind down.
 const WIND_DOWN: Duration = Duration::from_secs(2);
 
 /// What every connection needs.
@@ -57,6 +57,7 @@ pub async fn run(
     let mesh = Arc::new(Mesh::new(Arc::clone(&connections), upstreams.clone()));
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let intake = Intake::new(MAX_CONNECTIONS, drain.clone());
+    let outward = intake.beside(MAX_CONNECTIONS);
     let shared = Arc::new(Shared {
         mesh: Arc::clone(&mesh),
         connections: Arc::clone(&connections),
@@ -89,14 +90,18 @@ pub async fn run(
             }
             Source::Control(ticket) => {
                 joined::join(&ticket, &mesh).await?;
-                let ports = inbound.iter().map(|(listener, _)| listener.local_addr().map(|a| a.port()));
+                let listeners = inbound.iter().map(|(listener, settings)| {
+                    listener.local_addr().map(|address| (address.port(), settings.forward.port()))
+                });
                 let subscription = watch::Subscription {
                     control: ticket.control.clone(),
-                    listeners: ports.collect::<Result<_, _>>()?,
+                    listeners: listeners.collect::<Result<_, _>>()?,
                     upstreams,
                 };
                 duties.spawn(joined::renew(ticket.control, Arc::clone(&mesh), stop.clone()));
-                duties.spawn(watch::follow(subscription, Arc::clone(&mesh), connections, stop.clone()));
+                let follow =
+                    watch::follow(subscription, Arc::clone(&mesh), connections, drain.clone(), stop.clone());
+                duties.spawn(follow);
             }
         }
         ready(&mesh).await;
@@ -108,7 +113,7 @@ pub async fn run(
                 let serve = |stream, remote| {
                     Box::pin(inbound::serve(Arc::clone(&shared), Arc::clone(&settings), stream, remote))
                 };
-                intake.accept(listener, Direction::Inbound, serve).await;
+                intake.accept(listener, "inbound", serve).await;
             });
         }
         for (listener, settings) in outbound {
@@ -116,15 +121,14 @@ pub async fn run(
             let settings = Outbound {
                 listen: listener.local_addr()?,
                 peer: settings.peer,
+                port: settings.port,
                 address: settings.address,
                 protocol: settings.protocol,
             };
-            let (intake, calls) = (intake.clone(), Arc::new(Calls::new(&shared, settings)));
+            let (intake, calls) = (outward.clone(), Arc::new(Calls::new(&shared, settings)));
             duties.spawn(async move {
-                let serve = |stream, remote| {
-                    Box::pin(outbound::serve(Arc::clone(&calls), stream, remote))
-                };
-                intake.accept(listener, Direction::Outbound, serve).await;
+                let serve = |stream, remote| Box::pin(outbound::serve(Arc::clone(&calls), stream, remote));
+                intake.accept(listener, "outbound", serve).await;
             });
         }
         std::future::pending::<anyhow::Result<()>>().await
@@ -138,7 +142,9 @@ pub async fn run(
     drained(&shared, config.drain_timeout).await;
     stop.cancel();
     duties.close();
-    duties.wait().await;
+    if tokio::time::timeout(WIND_DOWN, duties.wait()).await.is_err() {
+        tracing::warn!(left = duties.len(), "background tasks did not end");
+    }
     Ok(())
 }
 
@@ -205,6 +211,7 @@ mod tests {
         let settings = Outbound {
             listen: address,
             peer: "spiffe://td/peer".parse().unwrap(),
+            port: None,
             address: None,
             protocol: Protocol::Detect,
         };

@@ -4,21 +4,26 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::server::Acceptor;
 use rustls::{ClientConfig, ServerConfig};
 use signet_proto::handshake::{PeerError, PeerIdentity, server_name, verify_failure};
-use signet_proto::spiffe::SpiffeId;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
 
 use crate::telemetry::{Direction, metrics};
 
-/// From the first byte of the hello to the last of the handshake.
+/// From the accept to the end of the ClientHello: a caller that says nothing costs little and not for long.
+pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// From the hello to the end of the handshake.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A handshake that did not succeed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
+    /// No ClientHello.
+    #[error("no complete ClientHello within {} s", HELLO_DEADLINE.as_secs())]
+    Hello,
     /// It took too long.
     #[error("TLS handshake did not finish within {} s", HANDSHAKE_DEADLINE.as_secs())]
     Deadline,
@@ -35,7 +40,11 @@ impl HandshakeError {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         let Self::Tls(error) = self else {
-            return if matches!(self, Self::Deadline) { "deadline" } else { "bad_svid" };
+            return match self {
+                Self::Hello => "hello_deadline",
+                Self::Deadline => "deadline",
+                _ => "bad_svid",
+            };
         };
         let Some(tls) = tls_error(error) else {
             return if error.kind() == io::ErrorKind::UnexpectedEof { "closed" } else { "io" };
@@ -48,13 +57,6 @@ impl HandshakeError {
             rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => "incompatible",
             _ => "protocol",
         }
-    }
-
-    /// Whom the refused certificate names, where it could be read.
-    #[must_use]
-    pub fn peer(&self) -> Option<&SpiffeId> {
-        let Self::Tls(error) = self else { return None };
-        tls_error(error).and_then(verify_failure).and_then(|refused| refused.peer())
     }
 }
 
@@ -70,9 +72,11 @@ pub async fn accept(
     stream: TcpStream,
     config: &Arc<ServerConfig>,
 ) -> Result<(server::TlsStream<TcpStream>, PeerIdentity), HandshakeError> {
-    let handshake = TlsAcceptor::from(Arc::clone(config)).accept(stream);
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
     timed(Direction::Inbound, async {
-        let stream = handshake.await?;
+        let hello =
+            tokio::time::timeout(HELLO_DEADLINE, hello).await.map_err(|_| HandshakeError::Hello)??;
+        let stream = hello.into_stream(Arc::clone(config)).await?;
         let peer = PeerIdentity::from_verified(stream.get_ref().1.peer_certificates())?;
         Ok((stream, peer))
     })

@@ -19,8 +19,8 @@ pub struct PeerIdentity {
     pub serial: Vec<u8>,
     /// SHA-256 of its leaf's DER: `Hash` of x-forwarded-client-cert.
     pub leaf_sha256: [u8; 32],
-    /// Start of its leaf's validity.
-    pub not_before: SystemTime,
+    /// When it was verified.
+    pub verified_at: SystemTime,
     /// End of its leaf's validity.
     pub not_after: SystemTime,
     /// What a revocation can match, for every element of its chain.
@@ -55,7 +55,7 @@ impl PeerIdentity {
             instance: profile.instance,
             serial: profile.serial,
             leaf_sha256: sha256(leaf),
-            not_before: profile.not_before,
+            verified_at: crate::clock::now(),
             not_after: profile.not_after,
             handles: chain.iter().map(|element| certificate_handle(element)).collect::<Result<_, _>>()?,
             chain: chain.iter().map(|element| element.clone().into_owned()).collect(),

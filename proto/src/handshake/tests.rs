@@ -206,7 +206,8 @@ fn peer_is_no_longer_believed_when_its_authority_leaves_the_bundle() {
 fn live_peer_whose_certificate_ended_is_still_believed() {
     let ca = TestCa::new("td");
     let ended = ca.svid_with("/a", |params| params.not_after = ago(1).into());
-    let peer = PeerIdentity::from_verified(Some(ended.chain())).unwrap();
+    let mut peer = PeerIdentity::from_verified(Some(ended.chain())).unwrap();
+    peer.verified_at = ago(5);
     assert!(ca.trust().believes(&peer));
 }
 

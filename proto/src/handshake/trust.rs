@@ -1,7 +1,7 @@
 //! Whom to believe: one bundle per trust domain, never pooled, and what is revoked.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
@@ -66,8 +66,7 @@ impl Trust {
     /// an instance that stopped renewing.
     #[must_use]
     pub fn believes(&self, peer: &PeerIdentity) -> bool {
-        let then = peer.not_before + Duration::from_secs(1);
-        self.chain(&peer.chain, &peer.id, then, Role::Client).is_ok()
+        self.chain(&peer.chain, &peer.id, peer.verified_at, Role::Client).is_ok()
     }
 
     /// Verifies a chain, leaf first, as the SVID of a peer at `now`: profile, chain to its own domain's
@@ -107,11 +106,8 @@ impl Trust {
             .get(id.trust_domain())
             .ok_or_else(|| VerifyError::UnknownTrustDomain { id: id.clone() })?;
         // A root sent along is harmless but is no intermediate: the anchor comes from the bundle.
-        let intermediates: Vec<_> = intermediates
-            .iter()
-            .filter(|element| !bundle.authorities().contains(element))
-            .cloned()
-            .collect();
+        let intermediates: Vec<_> =
+            intermediates.iter().filter(|element| !bundle.authorities().contains(element)).cloned().collect();
         for intermediate in &intermediates {
             check_intermediate(intermediate, id.trust_domain())?;
         }

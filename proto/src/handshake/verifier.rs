@@ -88,18 +88,6 @@ impl VerifyError {
             Self::PinMismatch => "pin_mismatch",
         }
     }
-
-    /// Who the refused certificate names, where it could be read.
-    #[must_use]
-    pub fn peer(&self) -> Option<&SpiffeId> {
-        match self {
-            Self::UnknownTrustDomain { id } | Self::Untrusted { id, .. } | Self::Revoked { id, .. } => {
-                Some(id)
-            }
-            Self::UnexpectedPeer { found, .. } => Some(found),
-            _ => None,
-        }
-    }
 }
 
 impl From<VerifyError> for Error {

@@ -232,8 +232,11 @@ impl Http {
         match layer {
             Layer::Connection => false,
             Layer::Opaque => true,
+            // Some servers do not tell `delete` from `DELETE`: in doubt the method is the denied one.
             Layer::Http { method, path } => {
-                self.has_method(method)
+                self.methods
+                    .as_ref()
+                    .is_none_or(|methods| methods.iter().any(|known| known.eq_ignore_ascii_case(method)))
                     && self.paths.as_ref().is_none_or(|paths| {
                         is_ambiguous(path) || paths.iter().any(|pattern| pattern.denies(path))
                     })

@@ -25,7 +25,7 @@ mod tests {
     #[test]
     fn every_endpoint_has_its_turn_and_the_others_follow() {
         let endpoints: Vec<_> =
-            (1..=3).map(|port| Endpoint { address: ([127, 0, 0, 1], port).into() }).collect();
+            (1..=3).map(|port| Endpoint { address: ([127, 0, 0, 1], port).into(), app_port: 80 }).collect();
         let rotation = Rotation::default();
         let orders: Vec<Vec<u16>> =
             (0..4).map(|_| rotation.order(&endpoints).iter().map(SocketAddr::port).collect()).collect();

@@ -12,12 +12,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backoff::Backoff;
-use crate::telemetry::{Direction, metrics};
+use crate::telemetry::metrics;
 
-/// A bound on what one proxy holds at once, over all its listeners (invariant 8).
-pub const MAX_CONNECTIONS: usize = 20_000;
+/// A bound on what one proxy holds at once in each direction (invariant 8), so that strangers at the door do
+/// not keep our app from calling out.
+pub const MAX_CONNECTIONS: usize = 10_000;
 
-/// Shared by all listeners: the bound, the tasks, and the signal to stop accepting.
+/// Shared by the listeners of one direction: the bound, the tasks, and the signal to stop accepting.
 #[derive(Debug, Clone)]
 pub struct Intake {
     slots: Arc<Semaphore>,
@@ -32,6 +33,12 @@ impl Intake {
         Self { slots: Arc::new(Semaphore::new(most)), tasks: TaskTracker::new(), stop }
     }
 
+    /// Another one with a bound of its own and the same tasks and signal.
+    #[must_use]
+    pub fn beside(&self, most: usize) -> Self {
+        Self { slots: Arc::new(Semaphore::new(most)), ..self.clone() }
+    }
+
     /// The tasks of accepted connections.
     #[must_use]
     pub fn tasks(&self) -> &TaskTracker {
@@ -40,7 +47,7 @@ impl Intake {
 
     /// Accepts until told to stop and serves every connection in a task of its own. An accept that fails
     /// never ends the loop: running out of descriptors is waited out (RUSTSEC-2024-0376, ztunnel 1585).
-    pub async fn accept<S, F>(&self, listener: TcpListener, direction: Direction, serve: S)
+    pub async fn accept<S, F>(&self, listener: TcpListener, purpose: &'static str, serve: S)
     where
         S: Fn(TcpStream, SocketAddr) -> F,
         F: Future<Output = ()> + Send + 'static,
@@ -70,7 +77,7 @@ impl Intake {
                 Err(error) => {
                     metrics::accept_error("listener");
                     let delay = backoff.next_delay();
-                    tracing::warn!(%error, ?delay, direction = direction.as_str(), "cannot accept, will try again");
+                    tracing::warn!(%error, ?delay, purpose, "cannot accept, will try again");
                     tokio::time::sleep(delay).await;
                 }
             }

@@ -46,8 +46,9 @@ pub struct Keys {
     #[arg(long, value_name = "[IP:]PORT=[http://|tcp://]IP:PORT")]
     pub inbound: Vec<Inbound>,
 
-    /// Accept the app on IP:PORT for the peer with that SPIFFE ID; @IP:PORT says where it listens
-    #[arg(long, value_name = "[http://|tcp://]IP:PORT=spiffe://ID[@IP:PORT]")]
+    /// Accept the app on IP:PORT for the peer with that SPIFFE ID; :PORT chooses among its apps, @IP:PORT says
+    /// where it listens
+    #[arg(long, value_name = "[http://|tcp://]IP:PORT=spiffe://ID[:PORT][@IP:PORT]")]
     pub outbound: Vec<Outbound>,
 
     /// Join ticket, as printed by `signet token create`

@@ -37,6 +37,7 @@ fn flags_and_file_mean_the_same() {
         [[outbound]]
         listen = "127.0.0.1:7001"
         peer = "spiffe://prod.example/orders"
+        port = 5432
         address = "10.0.0.2:15443"
         protocol = "tcp"
         "#,
@@ -44,7 +45,7 @@ fn flags_and_file_mean_the_same() {
     .unwrap();
     let inbound: Inbound = "15443=127.0.0.1:8080".parse().unwrap();
     let outbound: Outbound =
-        "tcp://127.0.0.1:7001=spiffe://prod.example/orders@10.0.0.2:15443".parse().unwrap();
+        "tcp://127.0.0.1:7001=spiffe://prod.example/orders:5432@10.0.0.2:15443".parse().unwrap();
     assert_eq!(file.inbound, [inbound]);
     assert_eq!(file.outbound, [outbound]);
     assert_eq!(file.drain_timeout.unwrap().0, Duration::from_secs(5));

@@ -47,6 +47,8 @@ pub struct Outbound {
     pub listen: SocketAddr,
     /// Whom it means.
     pub peer: SpiffeId,
+    /// Which of the peer's apps, by its port, if it has several.
+    pub port: Option<u16>,
     /// Where the peer listens, if not as control says.
     pub address: Option<SocketAddr>,
     /// What the peer's app speaks.
@@ -126,8 +128,16 @@ impl FromStr for Outbound {
             Some((peer, endpoint)) => (peer, Some(address(endpoint)?)),
             None => (peer, None),
         };
+        let (peer, port) = match peer.rsplit_once(':') {
+            Some((id, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                let port =
+                    port.parse().map_err(|_| format!("expected a port after `{id}:`, found `{port}`"))?;
+                (id, Some(port))
+            }
+            _ => (peer, None),
+        };
         let peer = peer.parse().map_err(|error| format!("`{peer}`: {error}"))?;
-        Ok(Self { listen: address(listen)?, peer, address: endpoint, protocol })
+        Ok(Self { listen: address(listen)?, peer, port, address: endpoint, protocol })
     }
 }
 

@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use signet_proto::handshake::{PeerIdentity, RevokedBecause};
+use signet_proto::handshake::PeerIdentity;
 use signet_proto::policy::{Layer, Request, Verdict};
 use signet_proto::spiffe::SpiffeId;
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::mesh::Snapshot;
@@ -111,6 +112,30 @@ struct Entry {
     reason: OnceLock<CloseReason>,
     /// Cancelled when the entry left the table: its sockets are closed.
     gone: CancellationToken,
+    carrier: Option<Arc<Carrier>>,
+}
+
+/// The connection that carries requests with entries of their own. A request that is cut ends by itself as
+/// long as its bytes flow; if its reader stalls, only the end of the connection ends it.
+#[derive(Debug, Default)]
+pub struct Carrier {
+    cut: Notify,
+    leaving: Mutex<Vec<CancellationToken>>,
+}
+
+impl Carrier {
+    /// Ends when a request that was cut has not ended within `grace`.
+    pub async fn stalled(&self, grace: Duration) {
+        loop {
+            self.cut.notified().await;
+            tokio::time::sleep(grace).await;
+            let mut leaving = self.leaving.lock();
+            leaving.retain(|request| !request.is_cancelled());
+            if !leaving.is_empty() {
+                return;
+            }
+        }
+    }
 }
 
 /// What a round of decisions did.
@@ -139,6 +164,10 @@ impl Entry {
     fn close(&self, reason: CloseReason) -> bool {
         let first = self.reason.set(reason).is_ok();
         self.close.cancel();
+        if let Some(carrier) = &self.carrier {
+            carrier.leaving.lock().push(self.gone.clone());
+            carrier.cut.notify_one();
+        }
         first
     }
 }
@@ -147,12 +176,23 @@ impl Connections {
     /// Enters a connection or request. It stays in the table until the registration is dropped.
     #[must_use]
     pub fn register(self: &Arc<Self>, subject: Subject) -> Registration {
+        self.enter(subject, None)
+    }
+
+    /// The same for a request on a connection that carries several.
+    #[must_use]
+    pub fn register_within(self: &Arc<Self>, carrier: &Arc<Carrier>, subject: Subject) -> Registration {
+        self.enter(subject, Some(Arc::clone(carrier)))
+    }
+
+    fn enter(self: &Arc<Self>, subject: Subject, carrier: Option<Arc<Carrier>>) -> Registration {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let entry = Arc::new(Entry {
             subject: Mutex::new(subject),
             close: CancellationToken::new(),
             reason: OnceLock::new(),
             gone: CancellationToken::new(),
+            carrier,
         });
         self.entries.lock().insert(id, Arc::clone(&entry));
         Registration { id, entry, table: Arc::clone(self) }
@@ -224,10 +264,16 @@ impl Registration {
         self.entry.subject.lock().explain(snapshot)
     }
 
-    /// The revocation that its peer matches under `snapshot`.
+    /// Why its peer is no longer believed under `snapshot`, if it is not. `handshake` is the generation that
+    /// verified it: whether it still chains to an authority is asked only if that is not the same.
     #[must_use]
-    pub fn revoked(&self, snapshot: &Snapshot) -> Option<RevokedBecause> {
-        snapshot.trust.revoked(&self.entry.subject.lock().peer)
+    pub fn distrusted(&self, snapshot: &Snapshot, handshake: u64) -> Option<CloseReason> {
+        let subject = self.entry.subject.lock();
+        if let Some(because) = snapshot.trust.revoked(&subject.peer) {
+            return Some(CloseReason::Revoked(because));
+        }
+        (snapshot.generation != handshake && !snapshot.trust.believes(&subject.peer))
+            .then_some(CloseReason::TrustRemoved)
     }
 
     /// Ends when it was told to close.

@@ -1,5 +1,6 @@
 //! The called side of a connection: the app of an inbound one, the peer of an outbound one.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -37,7 +38,7 @@ pub struct Called<U> {
     /// Its bytes.
     pub stream: Prefixed<U>,
     /// Its place in the table of live connections, if a verified peer is at its end.
-    pub registration: Option<Registration>,
+    pub registration: Option<Arc<Registration>>,
     /// What we proved ourselves with on it: after a rotation it carries nothing new.
     pub svid: Option<Arc<Svid>>,
 }
@@ -54,6 +55,14 @@ pub enum UpstreamError {
         "no endpoint of `{0}` is known: is its proxy running and connected to control, or does the listener need `address`?"
     )]
     NoEndpoint(SpiffeId),
+    /// Several apps are behind that identity, and the listener does not say which.
+    #[error("`{peer}` has apps on ports {ports:?}: say which with `port` (flag: IP:PORT={peer}:PORT)")]
+    SeveralApps {
+        /// Whom the listener means.
+        peer: SpiffeId,
+        /// Its apps' ports.
+        ports: BTreeSet<u16>,
+    },
     /// TCP failed.
     #[error("cannot connect to {address}: {error}")]
     Connect {
@@ -91,6 +100,7 @@ impl UpstreamError {
         match self {
             Self::NotReady => "not_ready",
             Self::NoEndpoint(_) => "no_endpoint",
+            Self::SeveralApps { .. } => "several_apps",
             Self::Connect { .. } => "connect",
             Self::Deadline { .. } => "connect_deadline",
             Self::Handshake { error, .. } => error.reason(),
@@ -103,7 +113,9 @@ impl UpstreamError {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NotReady | Self::NoEndpoint(_) | Self::Connect { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady | Self::NoEndpoint(_) | Self::SeveralApps { .. } | Self::Connect { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Handshake { .. } | Self::Http(_) | Self::Distrusted(_) => StatusCode::BAD_GATEWAY,
         }

@@ -20,6 +20,8 @@ use crate::control::{CALL_DEADLINE, ControlError, channel, control_id};
 use crate::mesh::Mesh;
 use crate::telemetry::metrics;
 
+const SHORTEST_RETRY: Duration = Duration::from_millis(200);
+
 /// Why an SVID was not obtained. What is in force stays in force.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -80,7 +82,8 @@ async fn attest(ticket: &JoinTicket, mesh: &Mesh) -> Result<(), IdentityError> {
     };
     let tls = pinned_client_config(ticket.root_sha256, control_id(&ticket.trust_domain)?, &[ALPN_H2])?;
     let mut client = client(&ticket.control, &tls).await?;
-    let answer = client.attest(request).await.map_err(ControlError::from)?.into_inner();
+    let answer =
+        client.attest(limited(request, CALL_DEADLINE)).await.map_err(ControlError::from)?.into_inner();
 
     let bundles = answer
         .bundles
@@ -110,9 +113,9 @@ async fn attest(ticket: &JoinTicket, mesh: &Mesh) -> Result<(), IdentityError> {
 /// Keeps the SVID fresh until `stop`. A renewal that fails is tried again ever more slowly, while what is in
 /// force goes on being used.
 pub async fn renew(addresses: Vec<String>, mesh: Arc<Mesh>, stop: CancellationToken) {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+    let mut backoff = Backoff::new(SHORTEST_RETRY, Duration::from_secs(30));
     loop {
-        let Some((svid, trust)) = mesh.credentials() else { return };
+        let Some((svid, _)) = mesh.credentials() else { return };
         let not_after = svid.profile().not_after;
         let delay = renewal_delay(not_after, signet_proto::clock::now());
         let woken = tokio::select! {
@@ -122,10 +125,10 @@ pub async fn renew(addresses: Vec<String>, mesh: Arc<Mesh>, stop: CancellationTo
         if woken == Woken::ClockJumped {
             continue;
         }
-        while let Err(error) = renew_once(&addresses, &svid, &trust, &mesh).await {
+        while let Err(error) = renew_once(&addresses, &mesh).await {
             metrics::rotation(if error.is_final() { "refused" } else { "failed" });
             let left = not_after.duration_since(signet_proto::clock::now()).unwrap_or_default();
-            let delay = backoff.next_delay();
+            let delay = within(backoff.next_delay(), left);
             if left.is_zero() {
                 tracing::error!(%error, ?delay, "the SVID has ended and cannot be renewed; new connections fail. Join again with a new ticket");
             } else {
@@ -140,21 +143,31 @@ pub async fn renew(addresses: Vec<String>, mesh: Arc<Mesh>, stop: CancellationTo
     }
 }
 
-async fn renew_once(
-    addresses: &[String],
-    svid: &Svid,
-    trust: &Arc<Trust>,
-    mesh: &Mesh,
-) -> Result<(), IdentityError> {
+/// A delay that does not step over the end of the SVID: while anything is left, at most a quarter of it passes
+/// before the next try.
+fn within(delay: Duration, left: Duration) -> Duration {
+    if left.is_zero() { delay } else { delay.min((left / 4).max(SHORTEST_RETRY)) }
+}
+
+fn limited<T>(message: T, deadline: Duration) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(deadline);
+    request
+}
+
+async fn renew_once(addresses: &[String], mesh: &Mesh) -> Result<(), IdentityError> {
+    let no_svid = || ControlError::Unusable("no SVID to renew".into());
+    let (svid, trust) = mesh.credentials().ok_or_else(no_svid)?;
     let key = WorkloadKey::generate()?;
     let request =
         v1::RenewRequest { csr: key.csr(Some(svid.id()))?, version: env!("CARGO_PKG_VERSION").into() };
     let control = control_id(svid.id().trust_domain())?;
-    let tls = client_config(Some(svid), Arc::clone(trust), control, &[ALPN_H2])?;
+    let tls = client_config(Some(&svid), Arc::clone(&trust), control, &[ALPN_H2])?;
     let mut client = client(addresses, &tls).await?;
-    let answer = client.renew(request).await.map_err(ControlError::from)?.into_inner();
+    let answer =
+        client.renew(limited(request, CALL_DEADLINE)).await.map_err(ControlError::from)?.into_inner();
     // Bundles may have changed while we waited: the new SVID has to fit the newest ones.
-    let newest = mesh.credentials().map_or_else(|| Arc::clone(trust), |(_, trust)| trust);
+    let newest = mesh.credentials().map_or(trust, |(_, trust)| trust);
     let next = checked(answer.svid, &key, &newest)?;
     if next.id() != svid.id() {
         return Err(ControlError::Unusable(format!("it issued `{}` to `{}`", next.id(), svid.id())).into());
@@ -196,4 +209,18 @@ async fn client(
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_never_step_over_the_end_of_the_svid() {
+        let seconds = Duration::from_secs;
+        assert_eq!(within(seconds(30), seconds(20)), seconds(5));
+        assert_eq!(within(seconds(1), seconds(20)), seconds(1));
+        assert_eq!(within(seconds(30), Duration::from_millis(10)), SHORTEST_RETRY);
+        assert_eq!(within(seconds(30), Duration::ZERO), seconds(30));
+    }
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::connections::{Content, Registration, Subject};
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_only, detect_version};
-use crate::forward::http::{Http, Pool, Version, cut};
+use crate::forward::http::{Http, Pool, Slot, Version, cut};
 use crate::forward::opaque::relay;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
 use crate::mesh::Alpn;
@@ -55,7 +55,6 @@ async fn phases(
     record.facts.destination = Some(snapshot.svid.id().clone());
 
     let (stream, peer) = tls::accept(stream, &snapshot.server).await.map_err(|refused| {
-        record.facts.source = refused.peer().cloned();
         (CloseReason::HandshakeFailed, Some(format!("{}: {refused}", refused.reason())))
     })?;
     record.facts.source = Some(peer.id.clone());
@@ -69,7 +68,7 @@ async fn phases(
         content: Content::Connection,
     };
     let registration = shared.connections.register(subject.clone());
-    let refusal = authorize(shared, &registration, record).err();
+    let refusal = authorize(shared, &registration, snapshot.generation, record).err();
 
     let mut caller = Prefixed::new(stream);
     let app = App(inbound.app);
@@ -85,8 +84,9 @@ async fn phases(
         (Declared::Detect, _) => {
             let connect = async { app.connect(Alpn::None).await.map(|called| called.stream) };
             tokio::select! {
-                detected = Box::pin(detect(&mut caller, connect)) => detected.map_err(error)?,
+                biased;
                 reason = cut(Some(&registration)) => return Err((reason, None)),
+                detected = Box::pin(detect(&mut caller, connect)) => detected.map_err(error)?,
             }
         }
     };
@@ -107,7 +107,10 @@ async fn phases(
                 authority: inbound.app.to_string(),
                 facts: record.facts.clone(),
                 meters: record.meters(),
+                handshake: snapshot.generation,
                 only_one: refusal.is_some(),
+                carrier: Arc::default(),
+                upgraded: Slot::default(),
             };
             Box::pin(http.serve(caller, Some(&registration))).await.and(refusal.map_or(Ok(()), Err))
         }
@@ -115,16 +118,17 @@ async fn phases(
         Detected::Opaque => {
             record.protocol = Protocol::Opaque;
             registration.carries(Content::Opaque);
-            authorize(shared, &registration, record)?;
+            authorize(shared, &registration, snapshot.generation, record)?;
             let called = match called {
                 Some(called) => called,
                 None => dial(inbound.app).await.map(Prefixed::new).map_err(error)?,
             };
             let meters = record.meters();
             tokio::select! {
+                biased;
+                reason = cut(Some(&registration)) => Err((reason, None)),
                 ended = relay(called, caller, &meters, shared.idle) =>
                     ended.map_err(|broken| (broken.reason(), Some(broken.to_string()))),
-                reason = cut(Some(&registration)) => Err((reason, None)),
             }
         }
     }
@@ -132,10 +136,15 @@ async fn phases(
 
 /// Decides with the newest snapshot. The connection is in the table already, so that a change after this is
 /// held against it there (invariant 4).
-fn authorize(shared: &Shared, registration: &Registration, record: &mut AccessRecord) -> Result<(), Refusal> {
+fn authorize(
+    shared: &Shared,
+    registration: &Registration,
+    handshake: u64,
+    record: &mut AccessRecord,
+) -> Result<(), Refusal> {
     let snapshot = shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))?;
-    if let Some(because) = registration.revoked(&snapshot) {
-        return Err((CloseReason::Revoked(because), None));
+    if let Some(reason) = registration.distrusted(&snapshot, handshake) {
+        return Err((reason, None));
     }
     if let Some(verdict) = registration.decide(&snapshot) {
         let allowed = verdict.allowed;

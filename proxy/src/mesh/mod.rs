@@ -81,8 +81,12 @@ impl Mesh {
     pub fn missing(&self) -> Vec<&'static str> {
         let inputs = self.inputs.lock();
         let mut missing = Vec::new();
-        if inputs.svid.is_none() {
-            missing.push("identity: no SVID yet");
+        match &inputs.svid {
+            None => missing.push("identity: no SVID yet"),
+            Some(svid) if svid.profile().not_after <= signet_proto::clock::now() => {
+                missing.push("identity: the SVID has ended and could not be renewed");
+            }
+            Some(_) => {}
         }
         if inputs.bundles.is_empty() {
             missing.push("trust bundle: none yet");

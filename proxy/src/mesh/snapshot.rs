@@ -21,6 +21,8 @@ pub type Services = BTreeMap<SpiffeId, Vec<Endpoint>>;
 pub struct Endpoint {
     /// Its mutual-TLS port.
     pub address: SocketAddr,
+    /// The port of the app behind it.
+    pub app_port: u16,
 }
 
 /// Everything a connection is decided and secured with. Never changed, only replaced.
@@ -78,7 +80,8 @@ impl Snapshot {
         let clients = upstreams
             .iter()
             .map(|peer| {
-                let config = |alpn: &[&[u8]]| client_config(Some(svid), Arc::clone(&trust), peer.clone(), alpn);
+                let config =
+                    |alpn: &[&[u8]]| client_config(Some(svid), Arc::clone(&trust), peer.clone(), alpn);
                 let clients =
                     Clients { none: config(&[])?, http1: config(&[ALPN_HTTP1])?, http2: config(&[ALPN_H2])? };
                 Ok((peer.clone(), clients))

@@ -24,7 +24,7 @@ use crate::telemetry::metrics;
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 /// Acknowledgements that wait to be sent; newer ones say more, so what does not fit is left out.
 const PENDING_REPORTS: usize = 64;
-/// How long a connection that was told to close may take before the change is acknowledged without it.
+/// How long a connection that was told to close may take before that is worth a line.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
 
@@ -33,8 +33,8 @@ const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
 pub struct Subscription {
     /// Control's addresses.
     pub control: Vec<String>,
-    /// Ports on which we accept mutual TLS.
-    pub listeners: Vec<u16>,
+    /// Ports on which we accept mutual TLS, and those of the apps behind them.
+    pub listeners: Vec<(u16, u16)>,
     /// Peers whose endpoints we want to know.
     pub upstreams: Vec<SpiffeId>,
 }
@@ -44,13 +44,17 @@ pub async fn follow(
     subscription: Subscription,
     mesh: Arc<Mesh>,
     connections: Arc<Connections>,
+    drain: CancellationToken,
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         let followed = async {
             let channel = open(&subscription, &mesh).await?;
-            stream(&subscription, channel, &mesh, &connections, &mut backoff).await
+            tokio::select! {
+                ended = stream(&subscription, channel.clone(), &mesh, &connections, &mut backoff) => ended,
+                () = leave(channel, &drain) => Ok(()),
+            }
         };
         let ended = tokio::select! {
             () = stop.cancelled() => return,
@@ -89,7 +93,7 @@ async fn stream(
         listeners: subscription
             .listeners
             .iter()
-            .map(|port| v1::Listener { port: u32::from(*port) })
+            .map(|(port, app)| v1::Listener { port: u32::from(*port), app_port: u32::from(*app) })
             .collect(),
         upstreams: subscription.upstreams.iter().map(ToString::to_string).collect(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -98,48 +102,71 @@ async fn stream(
     let mut messages = client.watch(request).await?.into_inner();
     metrics::control_connected(true);
 
-    let (acknowledge, reports) = mpsc::channel(PENDING_REPORTS);
+    let (acknowledge, applied_changes) = mpsc::channel(PENDING_REPORTS);
     let receive = async {
-        let mut revision = 0;
         loop {
-            let message = tokio::select! {
-                message = messages.message() => message?,
-                () = tokio::time::sleep(REPORT_EVERY) => {
-                    let report = report(revision, &Applied::default(), Duration::ZERO, connections);
-                    let _ = acknowledge.try_send(report);
-                    continue;
-                }
-            };
-            let Some(message) = message else { return Ok(()) };
-            let message_revision = message.revision;
-            let arrived = Instant::now();
+            let Some(message) = messages.message().await? else { return Ok(()) };
+            let (revision, arrived) = (message.revision, Instant::now());
             let applied = apply(mesh, message)?;
-            revision = message_revision;
             backoff.reset();
-            let left = applied.settled(CLOSE_DEADLINE).await;
-            if left > 0 {
-                tracing::warn!(revision, left, "connections that lost their right are not closed yet");
-            }
-            tracing::debug!(revision, closed = ?applied.closed, took = ?arrived.elapsed(), "applied a change from control");
-            let _ = acknowledge.try_send(report(revision, &applied, arrived.elapsed(), connections));
+            let _ = acknowledge.try_send(InForce { revision, arrived, applied });
         }
     };
     tokio::select! {
         ended = receive => ended,
-        ended = send_reports(ReportClient::new(channel), reports) => ended,
+        () = report_changes(ReportClient::new(channel), applied_changes, connections) => Ok(()),
     }
 }
 
-async fn send_reports(
-    mut client: ReportClient<Channel>,
-    mut reports: mpsc::Receiver<v1::ReportRequest>,
-) -> Result<(), ControlError> {
-    while let Some(report) = reports.recv().await {
-        let mut request = tonic::Request::new(report);
-        request.set_timeout(CALL_DEADLINE);
-        client.report(request).await?;
+/// Says goodbye when the drain begins, and never ends: the stream goes on bringing changes until the process
+/// ends.
+async fn leave(channel: Channel, drain: &CancellationToken) {
+    drain.cancelled().await;
+    let mut request = tonic::Request::new(v1::LeaveRequest {});
+    request.set_timeout(CALL_DEADLINE);
+    if let Err(status) = MeshClient::new(channel).leave(request).await {
+        tracing::warn!(error = %ControlError::from(status), "control did not hear that this proxy leaves");
     }
-    Ok(())
+    std::future::pending::<()>().await;
+}
+
+/// A change that was applied, with the connections it told to close.
+struct InForce {
+    revision: u64,
+    arrived: Instant,
+    applied: Applied,
+}
+
+/// Acknowledges every change once the connections that it forbids are closed, and repeats the newest now and
+/// then. A report that fails costs nothing but itself: the next one says more.
+async fn report_changes(
+    mut client: ReportClient<Channel>,
+    mut changes: mpsc::Receiver<InForce>,
+    connections: &Connections,
+) {
+    let mut newest = 0;
+    loop {
+        let change = tokio::select! {
+            change = changes.recv() => match change {
+                Some(change) => change,
+                None => return,
+            },
+            () = tokio::time::sleep(REPORT_EVERY) => {
+                InForce { revision: newest, arrived: Instant::now(), applied: Applied::default() }
+            }
+        };
+        let InForce { revision, arrived, applied } = change;
+        while let left @ 1.. = applied.settled(CLOSE_DEADLINE).await {
+            tracing::warn!(revision, left, "connections that lost their right are not closed yet");
+        }
+        newest = revision;
+        tracing::debug!(revision, closed = ?applied.closed, took = ?arrived.elapsed(), "change in force");
+        let mut request = tonic::Request::new(report(revision, &applied, arrived.elapsed(), connections));
+        request.set_timeout(CALL_DEADLINE);
+        if let Err(status) = client.report(request).await {
+            tracing::warn!(revision, error = %ControlError::from(status), "control did not take the report");
+        }
+    }
 }
 
 fn report(revision: u64, applied: &Applied, took: Duration, connections: &Connections) -> v1::ReportRequest {
@@ -216,7 +243,8 @@ fn endpoints(services: &v1::Services) -> Services {
             let endpoints = service.endpoints.iter().filter_map(|endpoint| {
                 let address: IpAddr = endpoint.address.parse().ok()?;
                 let port = u16::try_from(endpoint.port).ok()?;
-                Some(Endpoint { address: SocketAddr::new(address, port) })
+                let app_port = u16::try_from(endpoint.app_port).ok()?;
+                Some(Endpoint { address: SocketAddr::new(address, port), app_port })
             });
             Some((id, endpoints.collect()))
         })

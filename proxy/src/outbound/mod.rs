@@ -3,28 +3,32 @@
 //! The destination is the listener's: one listener, one peer. Whether we may call is decided at the peer;
 //! that it is the peer we meant is decided here, in the handshake.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use signet_proto::spiffe::SpiffeId;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio_rustls::client::TlsStream;
 
 use crate::balance::Rotation;
 use crate::connections::{Content, Subject};
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_version};
-use crate::forward::http::{Http, Pool, Version, cut};
+use crate::forward::http::{Http, Pool, Slot, Version, cut};
 use crate::forward::opaque::relay;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
-use crate::mesh::Alpn;
+use crate::mesh::{Alpn, Endpoint, Snapshot};
 use crate::run::{Protocol as Declared, Shared};
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol, metrics};
 use crate::tls;
 
-/// How many endpoints are tried for one connection.
-const MOST_TRIES: usize = 3;
+/// How many endpoints are tried for one connection, and for how long.
+const MOST_TRIES: usize = 8;
+const TRIES_DEADLINE: Duration = Duration::from_secs(12);
 
 /// One outbound listener: what arrives there is for this peer.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub struct Outbound {
     pub listen: SocketAddr,
     /// Whom it means.
     pub peer: SpiffeId,
+    /// Which of the peer's apps, by its port, if it has several.
+    pub port: Option<u16>,
     /// Where the peer listens, if not as control says.
     pub address: Option<SocketAddr>,
     /// What the peer's app speaks.
@@ -57,6 +63,9 @@ impl Calls {
     }
 }
 
+/// Why an outbound connection ended before or while it was forwarded.
+type Refusal = (CloseReason, Option<String>);
+
 /// The whole story of one accepted connection. Whatever happens is in its record.
 pub async fn serve(calls: Arc<Calls>, stream: TcpStream, remote: SocketAddr) {
     let Peer { shared, outbound, .. } = &calls.peer;
@@ -73,28 +82,13 @@ pub async fn serve(calls: Arc<Calls>, stream: TcpStream, remote: SocketAddr) {
     }
 }
 
-async fn phases(
-    calls: &Calls,
-    stream: TcpStream,
-    record: &mut AccessRecord,
-) -> Result<(), (CloseReason, Option<String>)> {
+async fn phases(calls: &Calls, stream: TcpStream, record: &mut AccessRecord) -> Result<(), Refusal> {
     let Peer { shared, outbound, .. } = &calls.peer;
     let mut caller = Prefixed::new(stream);
     let (detected, called) = match outbound.protocol {
         Declared::Tcp => (Detected::Opaque, None),
         Declared::Http => (detect_version(&mut caller).await.map_err(error)?, None),
-        Declared::Detect => {
-            let mut rest = None;
-            let connect = async {
-                let Called { stream, registration, svid } = calls.peer.connect(Alpn::None).await?;
-                rest = Some((registration, svid));
-                Ok::<_, UpstreamError>(stream)
-            };
-            let (detected, stream) = Box::pin(detect(&mut caller, connect)).await.map_err(error)?;
-            let called =
-                stream.zip(rest).map(|(stream, (registration, svid))| Called { stream, registration, svid });
-            (detected, called)
-        }
+        Declared::Detect => Box::pin(found_out(&calls.peer, &mut caller)).await?,
     };
 
     match detected {
@@ -115,7 +109,10 @@ async fn phases(
                 authority: outbound.listen.to_string(),
                 facts: record.facts.clone(),
                 meters: record.meters(),
+                handshake: 0,
                 only_one: false,
+                carrier: Arc::default(),
+                upgraded: Slot::default(),
             };
             Box::pin(http.serve(caller, None)).await
         }
@@ -130,15 +127,45 @@ async fn phases(
             }
             let meters = record.meters();
             tokio::select! {
+                biased;
+                reason = cut(called.registration.as_deref()) => Err((reason, None)),
                 ended = relay(caller, called.stream, &meters, shared.idle) =>
                     ended.map_err(|broken| (broken.reason(), Some(broken.to_string()))),
-                reason = cut(called.registration.as_ref()) => Err((reason, None)),
             }
         }
     }
 }
 
-fn error(cause: impl Display) -> (CloseReason, Option<String>) {
+/// Detects what the caller speaks. The peer is connected while the caller is silent, and may lose its right
+/// meanwhile.
+async fn found_out(
+    peer: &Peer,
+    caller: &mut Prefixed<TcpStream>,
+) -> Result<(Detected, Option<Called<TlsStream<TcpStream>>>), Refusal> {
+    let mut rest = None;
+    let (tell, told) = oneshot::channel();
+    let connect = async {
+        let Called { stream, registration, svid } = peer.connect(Alpn::None).await?;
+        let _ = tell.send(registration.clone());
+        rest = Some((registration, svid));
+        Ok::<_, UpstreamError>(stream)
+    };
+    let lost = async {
+        match told.await {
+            Ok(registration) => cut(registration.as_deref()).await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let (detected, stream) = tokio::select! {
+        biased;
+        reason = lost => return Err((reason, None)),
+        detected = detect(caller, connect) => detected.map_err(error)?,
+    };
+    let called = stream.zip(rest).map(|(stream, (registration, svid))| Called { stream, registration, svid });
+    Ok((detected, called))
+}
+
+fn error(cause: impl Display) -> Refusal {
     (CloseReason::Error, Some(cause.to_string()))
 }
 
@@ -159,10 +186,14 @@ impl Upstream for Peer {
         let peer = &self.outbound.peer;
         let endpoints = match self.outbound.address {
             Some(address) => vec![address],
-            None => self.rotation.order(snapshot.services.get(peer).map_or(&[], Vec::as_slice)),
+            None => self.rotation.order(&self.endpoints(&snapshot)?),
         };
         let mut failure = UpstreamError::NoEndpoint(peer.clone());
+        let started = Instant::now();
         for address in endpoints.into_iter().take(MOST_TRIES) {
+            if started.elapsed() > TRIES_DEADLINE {
+                break;
+            }
             match self.call(address, alpn).await {
                 Ok(called) => return Ok(called),
                 Err(error) => failure = error,
@@ -174,7 +205,27 @@ impl Upstream for Peer {
 }
 
 impl Peer {
-    async fn call(&self, address: SocketAddr, alpn: Alpn) -> Result<Called<TlsStream<TcpStream>>, UpstreamError> {
+    /// The endpoints of the app that is meant. Several apps behind one identity are never mixed.
+    fn endpoints(&self, snapshot: &Snapshot) -> Result<Vec<Endpoint>, UpstreamError> {
+        let peer = &self.outbound.peer;
+        let mut endpoints = snapshot.services.get(peer).cloned().unwrap_or_default();
+        match self.outbound.port {
+            Some(port) => endpoints.retain(|endpoint| endpoint.app_port == port),
+            None => {
+                let ports: BTreeSet<u16> = endpoints.iter().map(|endpoint| endpoint.app_port).collect();
+                if ports.len() > 1 {
+                    return Err(UpstreamError::SeveralApps { peer: peer.clone(), ports });
+                }
+            }
+        }
+        Ok(endpoints)
+    }
+
+    async fn call(
+        &self,
+        address: SocketAddr,
+        alpn: Alpn,
+    ) -> Result<Called<TlsStream<TcpStream>>, UpstreamError> {
         let stream = dial(address).await?;
         let snapshot = self.shared.mesh.current().ok_or(UpstreamError::NotReady)?;
         let config = snapshot
@@ -192,12 +243,12 @@ impl Peer {
         });
         // Registered first, checked with what is newest now (invariant 4).
         let newest = self.shared.mesh.current().ok_or(UpstreamError::NotReady)?;
-        match registration.revoked(&newest) {
-            Some(because) => Err(UpstreamError::Distrusted(because.as_str())),
+        match registration.distrusted(&newest, snapshot.generation) {
+            Some(reason) => Err(UpstreamError::Distrusted(reason.as_str())),
             None => {
                 let svid = Some(Arc::clone(&snapshot.svid));
-                Ok(Called { stream: Prefixed::new(stream), registration: Some(registration), svid })
-            },
+                Ok(Called { stream: Prefixed::new(stream), registration: Some(Arc::new(registration)), svid })
+            }
         }
     }
 }

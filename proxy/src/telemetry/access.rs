@@ -94,13 +94,7 @@ impl AccessRecord {
 
     /// A request. Log lines escape what the client chose; here it is only bounded.
     #[must_use]
-    pub fn request(
-        facts: Facts,
-        protocol: Protocol,
-        method: &str,
-        path: &str,
-        request_id: String,
-    ) -> Self {
+    pub fn request(facts: Facts, protocol: Protocol, method: &str, path: &str, request_id: String) -> Self {
         let bounded = |text: &str, most: usize| text.chars().take(most).collect::<String>();
         let head = Head { method: bounded(method, 32), path: bounded(path, 1024), request_id };
         Self::new(facts, protocol, Some(head))
@@ -162,20 +156,24 @@ impl Drop for AccessRecord {
         let to_app = self.meters.to_app.load(Ordering::Relaxed);
         let to_peer = self.meters.to_peer.load(Ordering::Relaxed);
         // A refused HTTP connection is answered request by request, and each of these counts itself.
-        let counts_itself = self.head.is_some() || !matches!(self.protocol, Protocol::Http1 | Protocol::Http2);
-        let denied = self.verdict.as_ref().filter(|verdict| !verdict.allowed && counts_itself);
-        if let (Some(verdict), Some(destination)) = (denied, &self.facts.destination) {
-            metrics::denied(
-                self.facts.direction,
-                verdict.reason.as_str(),
-                self.facts.source.as_ref(),
-                destination,
-            );
+        let counts_itself =
+            self.head.is_some() || !matches!(self.protocol, Protocol::Http1 | Protocol::Http2);
+        let denied = match (&self.verdict, self.reason) {
+            (Some(verdict), _) if !verdict.allowed => Some(verdict.reason.as_str()),
+            (None, CloseReason::Revoked(because)) => Some(because.as_str()),
+            _ => None,
+        };
+        if let (Some(reason), Some(destination)) = (denied.filter(|_| counts_itself), &self.facts.destination)
+        {
+            metrics::denied(self.facts.direction, reason, self.facts.source.as_ref(), destination);
         }
         match (&self.head, &self.facts.destination) {
             (Some(_), Some(destination)) => {
                 let status = self.status.unwrap_or_default();
                 metrics::request(self.facts.direction, status, self.facts.source.as_ref(), destination, took);
+                if !matches!(self.reason, CloseReason::Finished | CloseReason::Denied) {
+                    metrics::request_broken(self.facts.direction, self.reason);
+                }
             }
             _ => {
                 metrics::connection_closed(self.facts.direction, self.reason, took);
@@ -204,8 +202,8 @@ impl Drop for AccessRecord {
             policy = self.verdict.as_ref().and_then(|verdict| verdict.policy.as_deref()),
             rule = self.verdict.as_ref().and_then(|verdict| verdict.rule.as_deref()),
             reason = self.verdict.as_ref().map(|verdict| verdict.reason.as_str()),
-            method = self.head.as_ref().map(|head| tracing::field::debug(&head.method)),
-            path = self.head.as_ref().map(|head| tracing::field::debug(&head.path)),
+            method = self.head.as_ref().map(|head| head.method.as_str()),
+            path = self.head.as_ref().map(|head| head.path.as_str()),
             request_id = self.head.as_ref().map(|head| head.request_id.as_str()),
             status = self.status,
             bytes_in,

@@ -42,6 +42,7 @@ fn describe() {
     describe_counter!("signet_handshake_failures_total", "TLS handshakes that failed, by reason");
     describe_counter!("signet_requests_total", "HTTP requests, by status and identities");
     describe_histogram!("signet_request_duration_seconds", "HTTP requests, from head to end of body");
+    describe_counter!("signet_requests_broken_total", "HTTP exchanges that were cut or broke, by reason");
     describe_counter!("signet_detection_total", "Protocol detection, by result");
     describe_histogram!("signet_detection_seconds", "Time until the protocol was known");
     describe_counter!("signet_accept_errors_total", "Failed accepts, by reason");
@@ -121,6 +122,12 @@ pub fn request(
     .increment(1);
     histogram!("signet_request_duration_seconds", "direction" => direction.as_str())
         .record(took.as_secs_f64());
+}
+
+/// An HTTP exchange did not end as it should have.
+pub fn request_broken(direction: Direction, reason: CloseReason) {
+    counter!("signet_requests_broken_total", "direction" => direction.as_str(), "reason" => reason.as_str())
+        .increment(1);
 }
 
 /// The protocol of a connection is known, or will not be.

@@ -10,12 +10,12 @@ use hyper_util::rt::TokioIo;
 
 use super::respond::{Form, answer};
 use super::tracked::{Flow, Tracked};
-use super::{Http, Version, cut, headers};
+use super::{Ended, Http, Version, cut, headers};
 use crate::causes::causes;
 use crate::connections::{Content, Registration, Subject};
-use crate::forward::opaque::relay;
+use crate::forward::opaque::{Idle, relay};
 use crate::forward::upstream::{Upstream, UpstreamError};
-use crate::telemetry::{AccessRecord, CloseReason, Direction, Protocol};
+use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters, Protocol};
 
 /// A request that got no response.
 enum Failure {
@@ -31,8 +31,13 @@ impl<U: Upstream> Http<U> {
         let form = Form::of(request.headers());
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        let mut record =
-            AccessRecord::request(self.facts.clone(), self.version.into(), method.as_str(), &path, request_id);
+        let mut record = AccessRecord::request(
+            self.facts.clone(),
+            self.version.into(),
+            method.as_str(),
+            &path,
+            request_id,
+        );
         if method == Method::CONNECT {
             let text = "CONNECT is not forwarded";
             return answer(form, StatusCode::METHOD_NOT_ALLOWED, text, record, self.only_one);
@@ -50,20 +55,22 @@ impl<U: Upstream> Http<U> {
         let upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
         headers::end_hop(request.headers_mut(), self.version);
 
-        let mut response = match self.forward(request, &record, registration.as_ref()).await {
-            Ok(response) => response,
+        let (mut response, peer) = match self.forward(request, &record, registration.as_ref()).await {
+            Ok(forwarded) => forwarded,
             Err(failure) => return self.failed(form, record, failure),
         };
         record.answered(response.status().as_u16());
         if let Some(caller) = upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
             let called = hyper::upgrade::on(&mut response);
-            self.switch_protocols(caller, called, record, registration);
+            *self.upgraded.lock() = Some(Upgraded { caller, called, record, registration, peer });
+            headers::end_hop(response.headers_mut(), self.version);
             return response.map(|_| Tracked::empty());
         }
         headers::end_hop(response.headers_mut(), self.version);
         let flow = Flow::of_responses(self.facts.direction);
         let meters = vec![Arc::clone(&self.meters), record.meters()];
-        response.map(|body| Tracked::response(body, flow, meters, record, registration))
+        let idle = self.shared.idle.open;
+        response.map(|body| Tracked::response(body, flow, meters, record, registration, idle))
     }
 
     /// Registers the request, then decides it (invariant 4). The error is the explanation.
@@ -72,21 +79,23 @@ impl<U: Upstream> Http<U> {
         method: &Method,
         path: &str,
         record: &mut AccessRecord,
-    ) -> Result<Option<Registration>, String> {
+    ) -> Result<Option<Arc<Registration>>, String> {
         let Some(subject) = &self.subject else { return Ok(None) };
         let content = Content::Http { method: method.as_str().to_owned(), path: path.to_owned() };
-        let registration = self.shared.connections.register(Subject { content, ..subject.clone() });
+        let subject = Subject { content, ..subject.clone() };
+        let registration = Arc::new(self.shared.connections.register_within(&self.carrier, subject));
         let Some(snapshot) = self.shared.mesh.current() else {
             return Err(UpstreamError::NotReady.to_string());
         };
-        if let Some(because) = registration.revoked(&snapshot) {
-            record.ended(CloseReason::Revoked(because), None);
-            return Err(format!("{} is {}", subject.peer.id, because.as_str()));
+        if let Some(reason) = registration.distrusted(&snapshot, self.handshake) {
+            record.ended(reason, None);
+            return Err(format!("the caller is refused: {}", reason.as_str()));
         }
         match registration.decide(&snapshot) {
             Some(verdict) if !verdict.allowed => {
+                let reason = verdict.reason.as_str();
                 record.decided(verdict, snapshot.generation);
-                Err(registration.explain(&snapshot))
+                Err(format!("{} ({reason})", registration.explain(&snapshot)))
             }
             Some(verdict) => {
                 record.decided(verdict, snapshot.generation);
@@ -102,19 +111,21 @@ impl<U: Upstream> Http<U> {
         &self,
         request: Request<Incoming>,
         record: &AccessRecord,
-        registration: Option<&Registration>,
-    ) -> Result<Response<Incoming>, Failure> {
+        registration: Option<&Arc<Registration>>,
+    ) -> Result<(Response<Incoming>, Option<Arc<Registration>>), Failure> {
         let repeatable = request.method().is_idempotent() && request.body().is_end_stream();
         let repeat = repeatable.then(|| head_of(&request));
         let flow = Flow::of_requests(self.facts.direction);
         let meters = vec![Arc::clone(&self.meters), record.meters()];
-        let request = request.map(|body| Tracked::request(body, flow, meters));
+        let request = request
+            .map(|body| Tracked::request(body, flow, meters, registration.cloned(), self.shared.idle.open));
         let sent = async {
             let (mut kept, used_before) = self.pool.take().await.map_err(Failure::Unreachable)?;
             let unanswered = match kept.send(request).await {
                 Ok(response) => {
+                    let peer = kept.peer();
                     self.pool.give_back(kept);
-                    return Ok(response);
+                    return Ok((response, peer));
                 }
                 Err(unanswered) => unanswered,
             };
@@ -125,13 +136,15 @@ impl<U: Upstream> Http<U> {
             let again = again.ok_or(Failure::Broken(unanswered.error))?;
             let mut fresh = self.pool.connect().await.map_err(Failure::Unreachable)?;
             let response = fresh.send(again).await.map_err(|broken| Failure::Broken(broken.error))?;
+            let peer = fresh.peer();
             self.pool.give_back(fresh);
-            Ok(response)
+            Ok((response, peer))
         };
         let idle = self.shared.idle.open;
         tokio::select! {
+            biased;
+            reason = cut(registration.map(Arc::as_ref)) => Err(Failure::Cut(reason)),
             response = sent => response,
-            reason = cut(registration) => Err(Failure::Cut(reason)),
             () = tokio::time::sleep(idle) => Err(Failure::Slow(idle)),
         }
     }
@@ -153,38 +166,47 @@ impl<U: Upstream> Http<U> {
         answer(form, status, &text, record, self.only_one)
     }
 
-    fn switch_protocols(
-        &self,
-        caller: OnUpgrade,
-        called: OnUpgrade,
-        mut record: AccessRecord,
-        registration: Option<Registration>,
-    ) {
-        let (direction, idle) = (self.facts.direction, self.shared.idle);
-        let meters = record.meters();
-        self.shared.tasks.spawn(async move {
-            let (caller, called) = match tokio::try_join!(caller, called) {
-                Ok((caller, called)) => (TokioIo::new(caller), TokioIo::new(called)),
-                Err(error) => return record.ended(CloseReason::Error, Some(causes(&error))),
-            };
-            let (app, peer) = match direction {
-                Direction::Inbound => (called, caller),
-                Direction::Outbound => (caller, called),
-            };
-            tokio::select! {
-                result = relay(app, peer, &meters, idle) => if let Err(error) = result {
-                    record.ended(error.reason(), Some(error.to_string()));
-                },
-                reason = cut(registration.as_ref()) => record.ended(reason, None),
-            }
-        });
-    }
-
     fn called_reset(&self) -> CloseReason {
         match self.facts.direction {
             Direction::Inbound => CloseReason::AppReset,
             Direction::Outbound => CloseReason::PeerReset,
         }
+    }
+}
+
+/// A connection that changed its protocol. It stays one connection: it holds the request's right and the
+/// peer's, and ends with either.
+pub(super) struct Upgraded {
+    caller: OnUpgrade,
+    called: OnUpgrade,
+    record: AccessRecord,
+    registration: Option<Arc<Registration>>,
+    peer: Option<Arc<Registration>>,
+}
+
+impl Upgraded {
+    /// Carries bytes until both sides are done or the right to it is lost.
+    pub(super) async fn relay(self, meters: &Meters, idle: Idle) -> Ended {
+        let Self { caller, called, mut record, registration, peer } = self;
+        let (caller, called) = match tokio::try_join!(caller, called) {
+            Ok((caller, called)) => (TokioIo::new(caller), TokioIo::new(called)),
+            Err(error) => return Err((CloseReason::Error, Some(causes(&error)))),
+        };
+        let (app, remote) = match record.facts.direction {
+            Direction::Inbound => (called, caller),
+            Direction::Outbound => (caller, called),
+        };
+        let ended = tokio::select! {
+            biased;
+            reason = cut(registration.as_deref()) => Err((reason, None)),
+            reason = cut(peer.as_deref()) => Err((reason, None)),
+            ended = relay(app, remote, meters, idle) =>
+                ended.map_err(|broken| (broken.reason(), Some(broken.to_string()))),
+        };
+        if let Err((reason, detail)) = &ended {
+            record.ended(*reason, detail.clone());
+        }
+        ended
     }
 }
 

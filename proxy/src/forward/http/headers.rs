@@ -21,12 +21,17 @@ use super::Version;
 pub(super) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const LONGEST_REQUEST_ID: usize = 128;
 
-/// Whether this message asks to change the protocol of the connection.
+/// Whether this message asks to change the protocol of the connection to one that may be. WebSocket is a
+/// stream within the request that was decided; `h2c` or TLS would bring more requests past the decision.
 pub(super) fn asks_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(UPGRADE)
+    let mut protocols = headers.get_all(UPGRADE).iter();
+    let websocket = protocols.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    websocket
+        && protocols.next().is_none()
         && connection_names(headers).any(|name| name.eq_ignore_ascii_case("upgrade"))
 }
 
@@ -51,6 +56,7 @@ pub(super) fn end_hop(headers: &mut HeaderMap, version: Version) {
         TE,
         UPGRADE,
         EXPECT,
+        HTTP2_SETTINGS,
     ] {
         headers.remove(name);
     }
@@ -200,7 +206,20 @@ mod tests {
         assert!(asks_upgrade(&map));
         end_hop(&mut map, Version::Http1);
         assert_eq!(map, headers(&[("upgrade", "websocket"), ("connection", "upgrade")]));
-        assert!(!asks_upgrade(&headers(&[("upgrade", "h2c")])));
+    }
+
+    #[test]
+    fn upgrade_that_would_carry_more_requests_ends_here() {
+        for protocols in [&["h2c"][..], &["H2C"], &["TLS/1.0"], &["websocket, h2c"], &["websocket", "h2c"]] {
+            let mut map =
+                headers(&[("connection", "upgrade, http2-settings"), ("http2-settings", "AAMAAABk")]);
+            for protocol in protocols {
+                map.append("upgrade", protocol.parse().unwrap());
+            }
+            assert!(!asks_upgrade(&map));
+            end_hop(&mut map, Version::Http1);
+            assert!(map.is_empty(), "{map:?}");
+        }
     }
 
     #[test]

@@ -17,11 +17,13 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::exchange::Upgraded;
 use super::upstream::Upstream;
 use crate::causes::causes;
-use crate::connections::{Registration, Subject};
+use crate::connections::{Carrier, Registration, Subject};
 use crate::run::Shared;
 use crate::telemetry::{CloseReason, Facts, Meters};
 
@@ -42,6 +44,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// An HTTP/2 connection whose other end does not answer pings is dead.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+
+/// How long a request that was cut may take to end by itself.
+const STALLED: Duration = Duration::from_millis(250);
 
 /// How a connection ended, if not by both sides finishing.
 pub type Ended = Result<(), (CloseReason, Option<String>)>;
@@ -71,8 +76,24 @@ pub struct Http<U: Upstream> {
     pub facts: Facts,
     /// The connection's counters.
     pub meters: Arc<Meters>,
+    /// The generation that verified the caller.
+    pub handshake: u64,
     /// Close after the first response.
     pub only_one: bool,
+    /// Where requests of this connection that are cut and stall are noticed.
+    pub carrier: Arc<Carrier>,
+    /// Where an exchange leaves the connection that it changed to another protocol.
+    pub upgraded: Slot,
+}
+
+/// Holds what became of an upgraded connection.
+#[derive(Default)]
+pub struct Slot(Mutex<Option<Upgraded>>);
+
+impl Slot {
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Option<Upgraded>> {
+        self.0.lock()
+    }
 }
 
 impl<U: Upstream> Http<U> {
@@ -83,12 +104,14 @@ impl<U: Upstream> Http<U> {
     {
         let (shared, version) = (Arc::clone(&self.shared), self.version);
         let this = Arc::new(self);
+        let http = Arc::clone(&this);
         let service = service_fn(move |request| {
-            let this = Arc::clone(&this);
+            let this = Arc::clone(&http);
             async move { Ok::<_, Infallible>(Box::pin(this.exchange(request)).await) }
         });
         let io = TokioIo::new(caller);
-        match version {
+        let carrier = Arc::clone(&this.carrier);
+        let ended = match version {
             Version::Http1 => {
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -100,7 +123,14 @@ impl<U: Upstream> Http<U> {
                     .auto_date_header(false)
                     .serve_connection(io, service)
                     .with_upgrades();
-                drive(&shared, connection, |connection| connection.graceful_shutdown(), registration).await
+                drive(
+                    &shared,
+                    &carrier,
+                    connection,
+                    |connection| connection.graceful_shutdown(),
+                    registration,
+                )
+                .await
             }
             Version::Http2 => {
                 let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -115,14 +145,31 @@ impl<U: Upstream> Http<U> {
                     .keep_alive_timeout(PING.1)
                     .auto_date_header(false)
                     .serve_connection(io, service);
-                drive(&shared, connection, |connection| connection.graceful_shutdown(), registration).await
+                drive(
+                    &shared,
+                    &carrier,
+                    connection,
+                    |connection| connection.graceful_shutdown(),
+                    registration,
+                )
+                .await
             }
+        };
+        let upgraded = this.upgraded.lock().take();
+        match upgraded {
+            Some(upgraded) if ended.is_ok() => tokio::select! {
+                biased;
+                reason = cut(registration) => Err((reason, None)),
+                ended = upgraded.relay(&this.meters, shared.idle) => ended,
+            },
+            _ => ended,
         }
     }
 }
 
 async fn drive<C>(
     shared: &Shared,
+    carrier: &Carrier,
     connection: C,
     graceful_shutdown: impl Fn(Pin<&mut C>),
     registration: Option<&Registration>,
@@ -133,11 +180,17 @@ where
     let mut connection = Box::pin(connection);
     let cut = cut(registration);
     tokio::pin!(cut);
+    let stalled = carrier.stalled(STALLED);
+    tokio::pin!(stalled);
     let mut draining = false;
     loop {
         tokio::select! {
-            result = connection.as_mut() => return result.or_else(|error| caller_error(&error)),
+            biased;
             reason = &mut cut => return Err((reason, None)),
+            () = &mut stalled => {
+                return Err((CloseReason::PolicyLost, Some("a request was cut while its reader stalled".into())));
+            }
+            result = connection.as_mut() => return result.or_else(|error| caller_error(&error)),
             () = shared.drain.cancelled(), if !draining => {
                 draining = true;
                 graceful_shutdown(connection.as_mut());

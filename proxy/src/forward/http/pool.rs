@@ -17,6 +17,7 @@ use signet_proto::handshake::Svid;
 use super::tracked::Tracked;
 use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, PING, STREAM_WINDOW, Version, cut};
 use crate::causes::causes;
+use crate::connections::Registration;
 use crate::forward::upstream::{Called, Upstream, UpstreamError};
 use crate::run::Shared;
 
@@ -42,6 +43,7 @@ pub(super) struct Kept {
     made: Instant,
     since: Instant,
     svid: Option<Arc<Svid>>,
+    peer: Option<Arc<Registration>>,
 }
 
 enum Sender {
@@ -141,6 +143,7 @@ impl<U: Upstream> Pool<U> {
     /// right.
     async fn open(&self, called: Called<U::Io>) -> Result<Kept, hyper::Error> {
         let Called { stream, registration, svid } = called;
+        let at_its_end = registration.clone();
         let io = TokioIo::new(stream);
         let tasks = &self.shared.tasks;
         let sender = match self.version {
@@ -154,7 +157,7 @@ impl<U: Upstream> Pool<U> {
                 tasks.spawn(async move {
                     tokio::select! {
                         result = connection.with_upgrades() => ended(result),
-                        _ = cut(registration.as_ref()) => {}
+                        _ = cut(at_its_end.as_deref()) => {}
                     }
                 });
                 Sender::Http1(sender)
@@ -172,14 +175,14 @@ impl<U: Upstream> Pool<U> {
                 tasks.spawn(async move {
                     tokio::select! {
                         result = connection => ended(result),
-                        _ = cut(registration.as_ref()) => {}
+                        _ = cut(at_its_end.as_deref()) => {}
                     }
                 });
                 Sender::Http2(sender)
             }
         };
         let now = Instant::now();
-        Ok(Kept { sender, made: now, since: now, svid })
+        Ok(Kept { sender, made: now, since: now, svid, peer: registration })
     }
 }
 
@@ -188,7 +191,13 @@ impl Kept {
     fn share(&self) -> Option<Self> {
         let Sender::Http2(sender) = &self.sender else { return None };
         let sender = Sender::Http2(sender.clone());
-        Some(Self { sender, made: self.made, since: self.since, svid: self.svid.clone() })
+        let (svid, peer) = (self.svid.clone(), self.peer.clone());
+        Some(Self { sender, made: self.made, since: self.since, svid, peer })
+    }
+
+    /// The place of the called side in the table of live connections, if it is a peer.
+    pub(super) fn peer(&self) -> Option<Arc<Registration>> {
+        self.peer.clone()
     }
 
     /// Sends a request and awaits the head of its response.

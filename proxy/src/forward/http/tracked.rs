@@ -4,12 +4,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::headers::remove_identity;
 use crate::connections::Registration;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters};
 
@@ -39,13 +42,14 @@ impl Flow {
     }
 }
 
-/// A body on its way. The one of a response also carries its request's record and registration, which end
-/// with it.
+/// A body on its way. The one of a response also carries its request's record, which ends with it.
 pub(super) struct Tracked {
     source: Source,
     flow: Flow,
     meters: Vec<Arc<Meters>>,
-    exchange: Option<Exchange>,
+    right: Option<Right>,
+    idle: Option<Idle>,
+    record: Option<AccessRecord>,
 }
 
 enum Source {
@@ -53,10 +57,28 @@ enum Source {
     Local(Full<Bytes>),
 }
 
-struct Exchange {
-    record: AccessRecord,
-    registration: Option<Registration>,
-    closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+/// The right of a request, shared by both of its bodies: it stays in the table until the later one ends.
+struct Right {
+    registration: Arc<Registration>,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Right {
+    fn new(registration: Option<Arc<Registration>>) -> Option<Self> {
+        registration.map(|registration| Self { closing: Box::pin(registration.closing()), registration })
+    }
+}
+
+/// How long a body may stand still.
+struct Idle {
+    allowed: Duration,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Idle {
+    fn new(allowed: Duration) -> Self {
+        Self { allowed, timer: Box::pin(tokio::time::sleep(allowed)) }
+    }
 }
 
 /// The request lost its right while its body was on its way.
@@ -64,15 +86,28 @@ struct Exchange {
 #[error("cut: {}", .0.as_str())]
 struct Cut(CloseReason);
 
+/// The body stood still for too long.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing moved for {} s", .0.as_secs())]
+struct Still(Duration);
+
 impl Tracked {
     /// The body of a request.
-    pub(super) fn request(body: Incoming, flow: Flow, meters: Vec<Arc<Meters>>) -> Self {
-        Self { source: Source::Forwarded(body), flow, meters, exchange: None }
+    pub(super) fn request(
+        body: Incoming,
+        flow: Flow,
+        meters: Vec<Arc<Meters>>,
+        right: Option<Arc<Registration>>,
+        idle: Duration,
+    ) -> Self {
+        let (right, idle) = (Right::new(right), Some(Idle::new(idle)));
+        Self { source: Source::Forwarded(body), flow, meters, right, idle, record: None }
     }
 
-    /// No body at all, for a request that is sent again.
+    /// No body at all.
     pub(super) fn empty() -> Self {
-        Self { source: Source::Local(Full::default()), flow: Flow::ToApp, meters: Vec::new(), exchange: None }
+        let source = Source::Local(Full::default());
+        Self { source, flow: Flow::ToApp, meters: Vec::new(), right: None, idle: None, record: None }
     }
 
     /// The body of a forwarded response.
@@ -81,29 +116,44 @@ impl Tracked {
         flow: Flow,
         meters: Vec<Arc<Meters>>,
         record: AccessRecord,
-        registration: Option<Registration>,
+        right: Option<Arc<Registration>>,
+        idle: Duration,
     ) -> Self {
-        let closing = registration.as_ref().map(|registration| Box::pin(registration.closing()));
-        let exchange = Some(Exchange { record, registration, closing });
-        Self { source: Source::Forwarded(body), flow, meters, exchange }
+        let (right, idle) = (Right::new(right), Some(Idle::new(idle)));
+        Self { source: Source::Forwarded(body), flow, meters, right, idle, record: Some(record) }
     }
 
     /// An answer of our own.
     pub(super) fn local(text: String, flow: Flow, record: AccessRecord) -> Self {
-        let meters = vec![record.meters()];
-        let exchange = Some(Exchange { record, registration: None, closing: None });
-        Self { source: Source::Local(Full::from(text)), flow, meters, exchange }
+        let (source, meters) = (Source::Local(Full::from(text)), vec![record.meters()]);
+        Self { source, flow, meters, right: None, idle: None, record: Some(record) }
     }
 
-    fn cut(&mut self, cx: &mut Context<'_>) -> Option<CloseReason> {
-        let exchange = self.exchange.as_mut()?;
-        let closing = exchange.closing.as_mut()?;
-        if closing.as_mut().poll(cx).is_pending() {
-            return None;
+    /// Why this body must not go on, if it must not.
+    fn ends_early(&mut self, cx: &mut Context<'_>) -> Option<(CloseReason, BoxError)> {
+        if let Some(right) = &mut self.right
+            && right.closing.as_mut().poll(cx).is_ready()
+        {
+            let reason = right.registration.close_reason().unwrap_or(CloseReason::Error);
+            return Some((reason, Cut(reason).into()));
         }
-        let reason = exchange.registration.as_ref()?.close_reason().unwrap_or(CloseReason::Error);
-        exchange.record.ended(reason, None);
-        Some(reason)
+        let idle = self.idle.as_mut()?;
+        idle.timer.as_mut().poll(cx).is_ready().then(|| (CloseReason::Idle, Still(idle.allowed).into()))
+    }
+
+    fn moved(&mut self, frame: &mut Frame<Bytes>) {
+        if let Some(idle) = &mut self.idle {
+            idle.timer.as_mut().reset(Instant::now() + idle.allowed);
+        }
+        let count = frame.data_ref().map_or(0, |data| data.remaining()) as u64;
+        for meters in &self.meters {
+            let counter = if self.flow == Flow::ToApp { &meters.to_app } else { &meters.to_peer };
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
+        // Servers that merge trailers into the header fields would take one for our word.
+        if let Some(trailers) = frame.trailers_mut() {
+            remove_identity(trailers);
+        }
     }
 }
 
@@ -115,25 +165,26 @@ impl Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(reason) = self.cut(cx) {
-            return Poll::Ready(Some(Err(Cut(reason).into())));
-        }
-        let polled = match &mut self.source {
+        let mut polled = match &mut self.source {
             Source::Forwarded(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
             Source::Local(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         };
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                let count = frame.data_ref().map_or(0, |data| data.remaining()) as u64;
-                for meters in &self.meters {
-                    let counter = if self.flow == Flow::ToApp { &meters.to_app } else { &meters.to_peer };
-                    counter.fetch_add(count, Ordering::Relaxed);
-                }
+        // Asked after the body was polled, so that a body that is at its end is not cut short, and before its
+        // frame is passed on.
+        if !matches!(polled, Poll::Ready(None))
+            && let Some((reason, error)) = self.ends_early(cx)
+        {
+            if let Some(record) = &mut self.record {
+                record.ended(reason, Some(error.to_string()));
             }
+            return Poll::Ready(Some(Err(error)));
+        }
+        match &mut polled {
+            Poll::Ready(Some(Ok(frame))) => self.moved(frame),
             Poll::Ready(Some(Err(error))) => {
                 let detail = error.to_string();
-                if let Some(exchange) = &mut self.exchange {
-                    exchange.record.ended(CloseReason::Error, Some(detail));
+                if let Some(record) = &mut self.record {
+                    record.ended(CloseReason::Error, Some(detail));
                 }
             }
             _ => {}
