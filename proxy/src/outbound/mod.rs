@@ -141,7 +141,7 @@ async fn phases(calls: &Calls, stream: TcpStream, record: &mut AccessRecord) -> 
 async fn found_out(
     peer: &Peer,
     caller: &mut Prefixed<TcpStream>,
-) -> Result<(Detected, Option<Called<TlsStream<TcpStream>>>), Refusal> {
+) -> Result<(Detected, Option<Called<Boxed>>), Refusal> {
     let mut rest = None;
     let (tell, told) = oneshot::channel();
     let connect = async {
@@ -169,6 +169,9 @@ fn error(cause: impl Display) -> Refusal {
     (CloseReason::Error, Some(cause.to_string()))
 }
 
+/// A TLS connection is large, and handed on several times before it settles.
+type Boxed = Box<TlsStream<TcpStream>>;
+
 /// The peer behind an outbound listener.
 #[derive(Clone)]
 struct Peer {
@@ -178,7 +181,7 @@ struct Peer {
 }
 
 impl Upstream for Peer {
-    type Io = TlsStream<TcpStream>;
+    type Io = Boxed;
 
     /// Tries the endpoints in turn; nothing has been sent yet, so the next one may be tried.
     async fn connect(&self, alpn: Alpn) -> Result<Called<Self::Io>, UpstreamError> {
@@ -225,7 +228,7 @@ impl Peer {
         &self,
         address: SocketAddr,
         alpn: Alpn,
-    ) -> Result<Called<TlsStream<TcpStream>>, UpstreamError> {
+    ) -> Result<Called<Boxed>, UpstreamError> {
         let stream = dial(address).await?;
         let snapshot = self.shared.mesh.current().ok_or(UpstreamError::NotReady)?;
         let config = snapshot
@@ -247,7 +250,7 @@ impl Peer {
             Some(reason) => Err(UpstreamError::Distrusted(reason.as_str())),
             None => {
                 let svid = Some(Arc::clone(&snapshot.svid));
-                Ok(Called { stream: Prefixed::new(stream), registration: Some(Arc::new(registration)), svid })
+                Ok(Called { stream: Prefixed::new(Box::new(stream)), registration: Some(Arc::new(registration)), svid })
             }
         }
     }
