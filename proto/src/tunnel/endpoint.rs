@@ -335,6 +335,12 @@ impl Tunnel {
         if frame == FrameType::Data && self.must_end() {
             return Err(SendError::OutOfState { frame, expected: "END or RESET, as the stream is refused" });
         }
+        if frame == FrameType::Open && self.state == State::Idle && self.decoder.mid_frame() {
+            return Err(SendError::OutOfState {
+                frame,
+                expected: "nothing but RESET, as the peer has begun a frame",
+            });
+        }
         self.state.after(self.role, step).map_err(|illegal| match illegal {
             Illegal::OutOfState(expected) => SendError::OutOfState { frame, expected },
             Illegal::TooEarly { length, room } => SendError::Length { length, most: room },

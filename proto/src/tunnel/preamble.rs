@@ -179,6 +179,7 @@ fn parse_trace(value: &[u8]) -> Result<TraceParent, PreambleError> {
 mod tests {
     use super::super::tests::any_preamble;
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     const PORT: &[u8] = &[0x01, 0, 2, 0x1f, 0x90];
@@ -274,8 +275,8 @@ mod tests {
 
         #[test]
         fn what_is_read_has_one_encoding(
-            fields in proptest::collection::vec((any::<u8>(), proptest::collection::vec(any::<u8>(), 0..20)), 0..5),
-            noise in proptest::collection::vec(any::<u8>(), 0..90),
+            fields in vec((any::<u8>(), vec(any::<u8>(), 0..20)), 0..5),
+            noise in vec(any::<u8>(), 0..90),
         ) {
             let mut payload = Vec::new();
             for (field, value) in &fields {

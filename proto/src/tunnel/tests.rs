@@ -343,7 +343,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn two_ends_never_violate_and_end_idle(tries in vec((any::<bool>(), any_try()), 0..120), retire in any::<bool>()) {
+    fn two_ends_never_violate_and_end_idle(
+        tries in vec((any::<bool>(), any_try()), 0..120),
+        retire in any::<bool>(),
+    ) {
         let (initiator, acceptor) = converse(&tries, retire);
         check_memories(&initiator, &acceptor);
         if !retire {

@@ -173,6 +173,7 @@ fn every_frame_out_of_turn_is_a_violation() {
 fn is_over(mut tunnel: Tunnel) {
     tunnel.check_invariants().unwrap();
     assert!(!tunnel.is_idle());
+    assert!(tunnel.open(&preamble()).is_err());
     assert_eq!(feed(&mut tunnel, &[ACCEPT, DATA, END, OPEN]).unwrap(), []);
     assert_eq!(tunnel.reset(ResetCode::Protocol), Some([6, 0, 0, 1, 5]));
     assert_eq!(tunnel.reset(ResetCode::Protocol), None);
@@ -287,6 +288,16 @@ fn what_we_may_not_send_changes_nothing() {
     assert!(asked.accept().is_err() && asked.refuse(&no()).is_err());
     let mut asking = asking();
     assert!(asking.open(&preamble()).is_err() && asking.accept().is_err());
+}
+
+#[test]
+fn a_connection_on_which_something_comes_is_not_reused() {
+    let mut tunnel = fed(Tunnel::initiator(), &[&RESET[..1]]);
+    assert!(!tunnel.is_idle());
+    assert_eq!(
+        tunnel.open(&preamble()).unwrap_err().to_string(),
+        "cannot send OPEN now: expected nothing but RESET, as the peer has begun a frame"
+    );
 }
 
 #[test]
