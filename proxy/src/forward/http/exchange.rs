@@ -121,9 +121,10 @@ impl<U: Upstream> Http<U> {
             .map(|body| Tracked::request(body, flow, meters, registration.cloned(), self.shared.idle.open));
         let sent = async {
             let (mut kept, used_before) = self.pool.take().await.map_err(Failure::Unreachable)?;
+            // Held from before the request, as an upgrade ends the task that holds it otherwise.
+            let peer = kept.peer();
             let unanswered = match kept.send(request).await {
                 Ok(response) => {
-                    let peer = kept.peer();
                     self.pool.give_back(kept);
                     return Ok((response, peer));
                 }
@@ -135,8 +136,8 @@ impl<U: Upstream> Http<U> {
             };
             let again = again.ok_or(Failure::Broken(unanswered.error))?;
             let mut fresh = self.pool.connect().await.map_err(Failure::Unreachable)?;
-            let response = fresh.send(again).await.map_err(|broken| Failure::Broken(broken.error))?;
             let peer = fresh.peer();
+            let response = fresh.send(again).await.map_err(|broken| Failure::Broken(broken.error))?;
             self.pool.give_back(fresh);
             Ok((response, peer))
         };

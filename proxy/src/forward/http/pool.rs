@@ -5,7 +5,7 @@
 //! A connection is used no more once our own SVID was rotated, its peer lost its right, or it is old; what it
 //! is carrying then still ends in peace (a rotation closes nothing).
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
@@ -43,7 +43,8 @@ pub(super) struct Kept {
     made: Instant,
     since: Instant,
     svid: Option<Arc<Svid>>,
-    peer: Option<Arc<Registration>>,
+    /// Weak, so that a connection that waits here does not stay in the table after it was cut.
+    peer: Option<Weak<Registration>>,
 }
 
 enum Sender {
@@ -136,14 +137,16 @@ impl<U: Upstream> Pool<U> {
             Sender::Http1(sender) => (sender.is_closed(), kept.since.elapsed()),
             Sender::Http2(sender) => (sender.is_closed(), Duration::ZERO),
         };
-        !closed && !rotated && idle < IDLE && kept.made.elapsed() < AGE && !self.shared.drain.is_cancelled()
+        let cut = kept.peer.as_ref().is_some_and(|peer| peer.strong_count() == 0);
+        !closed && !cut && !rotated && idle < IDLE && kept.made.elapsed() < AGE && !self.shared.drain.is_cancelled()
     }
 
     /// Starts HTTP on a connection. Its task ends with the connection, or when the peer at its end loses its
     /// right.
     async fn open(&self, called: Called<U::Io>) -> Result<Kept, hyper::Error> {
         let Called { stream, registration, svid } = called;
-        let at_its_end = registration.clone();
+        let peer = registration.as_ref().map(Arc::downgrade);
+        let at_its_end = registration;
         let io = TokioIo::new(stream);
         let tasks = &self.shared.tasks;
         let sender = match self.version {
@@ -182,7 +185,7 @@ impl<U: Upstream> Pool<U> {
             }
         };
         let now = Instant::now();
-        Ok(Kept { sender, made: now, since: now, svid, peer: registration })
+        Ok(Kept { sender, made: now, since: now, svid, peer })
     }
 }
 
@@ -197,7 +200,7 @@ impl Kept {
 
     /// The place of the called side in the table of live connections, if it is a peer.
     pub(super) fn peer(&self) -> Option<Arc<Registration>> {
-        self.peer.clone()
+        self.peer.as_ref().and_then(Weak::upgrade)
     }
 
     /// Sends a request and awaits the head of its response.
