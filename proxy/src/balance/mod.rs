@@ -1,6 +1,7 @@
-//! Which endpoint of a peer is called. Taking turns, for now.
+//! Which endpoint of a peer is called, and which connection to it is used again.
 
-use std::net::SocketAddr;
+pub mod tunnels;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::mesh::Endpoint;
@@ -11,10 +12,10 @@ pub struct Rotation(AtomicUsize);
 
 impl Rotation {
     /// All endpoints, starting with the one whose turn it is; the rest is for when it cannot be reached.
-    pub fn order(&self, endpoints: &[Endpoint]) -> Vec<SocketAddr> {
+    pub fn order(&self, endpoints: &[Endpoint]) -> Vec<Endpoint> {
         let turn = self.0.fetch_add(1, Ordering::Relaxed) % endpoints.len().max(1);
         let (later, first) = endpoints.split_at(turn.min(endpoints.len()));
-        first.iter().chain(later).map(|endpoint| endpoint.address).collect()
+        first.iter().chain(later).cloned().collect()
     }
 }
 
@@ -27,8 +28,9 @@ mod tests {
         let endpoints: Vec<_> =
             (1..=3).map(|port| Endpoint { address: ([127, 0, 0, 1], port).into(), app_port: 80 }).collect();
         let rotation = Rotation::default();
-        let orders: Vec<Vec<u16>> =
-            (0..4).map(|_| rotation.order(&endpoints).iter().map(SocketAddr::port).collect()).collect();
+        let orders: Vec<Vec<u16>> = (0..4)
+            .map(|_| rotation.order(&endpoints).iter().map(|endpoint| endpoint.address.port()).collect())
+            .collect();
         assert_eq!(orders, [[1, 2, 3], [2, 3, 1], [3, 1, 2], [1, 2, 3]]);
         assert!(rotation.order(&[]).is_empty());
     }

@@ -4,6 +4,7 @@ pub mod detect;
 pub mod http;
 pub mod opaque;
 mod prefixed;
+pub mod tunnel;
 pub mod upstream;
 
 pub use prefixed::Prefixed;

@@ -1,10 +1,14 @@
 //! A peer calls our app: accept -> handshake -> authorize -> detect -> forward.
 
+mod streams;
+
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1};
+use signet_proto::tunnel;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::connections::{Content, Registration, Subject};
@@ -47,7 +51,7 @@ pub async fn serve(shared: Arc<Shared>, inbound: Arc<Inbound>, stream: TcpStream
 
 async fn phases(
     shared: &Arc<Shared>,
-    inbound: &Inbound,
+    inbound: &Arc<Inbound>,
     stream: TcpStream,
     record: &mut AccessRecord,
 ) -> Result<(), Refusal> {
@@ -60,100 +64,134 @@ async fn phases(
     record.facts.source = Some(peer.id.clone());
     let spoken = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
 
-    let subject = Subject {
-        direction: Direction::Inbound,
-        peer: Arc::new(peer),
-        local: snapshot.svid.id().clone(),
-        port: inbound.app.port(),
-        content: Content::Connection,
+    let arrival = Arrival {
+        shared: Arc::clone(shared),
+        inbound: Arc::clone(inbound),
+        subject: Subject {
+            direction: Direction::Inbound,
+            peer: Arc::new(peer),
+            local: snapshot.svid.id().clone(),
+            port: inbound.app.port(),
+            content: Content::Connection,
+        },
+        handshake: snapshot.generation,
     };
-    let registration = shared.connections.register(subject.clone());
-    let refusal = authorize(shared, &registration, snapshot.generation, record).err();
-
-    let mut caller = Prefixed::new(stream);
-    let app = App(inbound.app);
-    let (detected, called) = match (inbound.protocol, spoken.as_deref()) {
-        (Declared::Tcp, _) => (Detected::Opaque, None),
-        (_, Some(ALPN_HTTP1)) => (Detected::Http(Version::Http1), None),
-        (_, Some(ALPN_H2)) => (Detected::Http(Version::Http2), None),
-        (Declared::Http, _) => (detect_version(&mut caller).await.map_err(error)?, None),
-        // Refused either way, but an HTTP client is told why.
-        (Declared::Detect, _) if refusal.is_some() => {
-            (detect_only(&mut caller).await.unwrap_or(Detected::Opaque), None)
-        }
-        (Declared::Detect, _) => {
-            let connect = async { app.connect(Alpn::None).await.map(|called| called.stream) };
-            tokio::select! {
-                biased;
-                reason = cut(Some(&registration)) => return Err((reason, None)),
-                detected = Box::pin(detect(&mut caller, connect)) => detected.map_err(error)?,
-            }
-        }
+    let expected = match spoken.as_deref() {
+        Some(tunnel::ALPN) => return Box::pin(streams::serve(&arrival, stream, record)).await,
+        Some(ALPN_HTTP1) => Some(Detected::Http(Version::Http1)),
+        Some(ALPN_H2) => Some(Detected::Http(Version::Http2)),
+        _ => None,
     };
-
-    match detected {
-        Detected::Http(version) => {
-            record.protocol = version.into();
-            let pool = Arc::new(Pool::new(Arc::clone(shared), app, version));
-            if let Some(stream) = called {
-                pool.adopt(Called { stream, registration: None, svid: None }).await;
-            }
-            // Every request is decided on its own, so that a refused connection gets refusals with their reasons.
-            let http = Http {
-                shared: Arc::clone(shared),
-                pool,
-                version,
-                subject: Some(subject),
-                authority: inbound.app.to_string(),
-                facts: record.facts.clone(),
-                meters: record.meters(),
-                handshake: snapshot.generation,
-                only_one: refusal.is_some(),
-                carrier: Arc::default(),
-                upgraded: Slot::default(),
-            };
-            Box::pin(http.serve(caller, Some(&registration))).await.and(refusal.map_or(Ok(()), Err))
-        }
-        Detected::Opaque if let Some(refusal) = refusal => Err(refusal),
-        Detected::Opaque => {
-            record.protocol = Protocol::Opaque;
-            registration.carries(Content::Opaque);
-            authorize(shared, &registration, snapshot.generation, record)?;
-            let called = match called {
-                Some(called) => called,
-                None => dial(inbound.app).await.map(Prefixed::new).map_err(error)?,
-            };
-            let meters = record.meters();
-            tokio::select! {
-                biased;
-                reason = cut(Some(&registration)) => Err((reason, None)),
-                ended = relay(called, caller, &meters, shared.idle) =>
-                    ended.map_err(|broken| (broken.reason(), Some(broken.to_string()))),
-            }
-        }
+    let registration = arrival.register();
+    let mut caller = Some(Prefixed::new(stream));
+    tokio::select! {
+        biased;
+        reason = cut(Some(&registration)) => Err((reason, None)),
+        ended = arrival.carry(&registration, &mut caller, expected, record) => ended,
     }
 }
 
-/// Decides with the newest snapshot. The connection is in the table already, so that a change after this is
-/// held against it there (invariant 4).
-fn authorize(
-    shared: &Shared,
-    registration: &Registration,
+/// A verified peer that wants to reach our app.
+struct Arrival {
+    shared: Arc<Shared>,
+    inbound: Arc<Inbound>,
+    subject: Subject,
+    /// The generation that verified it.
     handshake: u64,
-    record: &mut AccessRecord,
-) -> Result<(), Refusal> {
-    let snapshot = shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))?;
-    if let Some(reason) = registration.distrusted(&snapshot, handshake) {
-        return Err((reason, None));
+}
+
+impl Arrival {
+    fn register(&self) -> Registration {
+        self.shared.connections.register(self.subject.clone())
     }
-    if let Some(verdict) = registration.decide(&snapshot) {
-        let allowed = verdict.allowed;
-        record.decided(verdict, snapshot.generation);
-        if !allowed {
-            return Err((CloseReason::Denied, Some(registration.explain(&snapshot))));
+
+    /// authorize -> detect -> forward. `expected` is what the peer said it would speak. What is carried as bytes
+    /// to its end is left in `caller`; HTTP consumes it.
+    async fn carry<S>(
+        &self,
+        registration: &Registration,
+        caller: &mut Option<Prefixed<S>>,
+        expected: Option<Detected>,
+        record: &mut AccessRecord,
+    ) -> Result<(), Refusal>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let refusal = self.authorize(registration, record).err();
+        let Some(from) = caller.as_mut() else { return Ok(()) };
+        let (detected, called) = match (self.inbound.protocol, expected) {
+            (Declared::Tcp, _) => (Detected::Opaque, None),
+            (_, Some(expected)) => (expected, None),
+            (Declared::Http, _) => (detect_version(from).await.map_err(error)?, None),
+            // Refused either way, but an HTTP client is told why.
+            (Declared::Detect, _) if refusal.is_some() => {
+                (detect_only(from).await.unwrap_or(Detected::Opaque), None)
+            }
+            (Declared::Detect, _) => {
+                let connect = async { self.app().connect(Alpn::None).await.map(|called| called.stream) };
+                Box::pin(detect(from, connect)).await.map_err(error)?
+            }
+        };
+        match detected {
+            Detected::Http(version) => {
+                record.protocol = version.into();
+                let pool = Arc::new(Pool::new(Arc::clone(&self.shared), self.app(), version));
+                if let Some(stream) = called {
+                    pool.adopt(Called { stream, registration: None, svid: None }).await;
+                }
+                // Every request is decided on its own: a refused connection gets refusals with their reasons.
+                let http = Http {
+                    shared: Arc::clone(&self.shared),
+                    pool,
+                    version,
+                    subject: Some(self.subject.clone()),
+                    authority: self.inbound.app.to_string(),
+                    facts: record.facts.clone(),
+                    meters: record.meters(),
+                    handshake: self.handshake,
+                    only_one: refusal.is_some(),
+                    carrier: Arc::default(),
+                    upgraded: Slot::default(),
+                };
+                let Some(caller) = caller.take() else { return Ok(()) };
+                Box::pin(http.serve(caller)).await.and(refusal.map_or(Ok(()), Err))
+            }
+            Detected::Opaque if let Some(refusal) = refusal => Err(refusal),
+            Detected::Opaque => {
+                record.protocol = Protocol::Opaque;
+                registration.carries(Content::Opaque);
+                self.authorize(registration, record)?;
+                let called = match called {
+                    Some(called) => called,
+                    None => dial(self.inbound.app).await.map(Prefixed::new).map_err(error)?,
+                };
+                let meters = record.meters();
+                let ended = relay(called, from, &meters, self.shared.idle).await;
+                ended.map_err(|broken| (broken.reason(), Some(broken.to_string())))
+            }
         }
     }
-    Ok(())
+
+    fn app(&self) -> App {
+        App(self.inbound.app)
+    }
+
+    /// Decides with the newest snapshot. The connection is in the table already, so that a change after this
+    /// is held against it there (invariant 4).
+    fn authorize(&self, registration: &Registration, record: &mut AccessRecord) -> Result<(), Refusal> {
+        let snapshot = self.shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))?;
+        if let Some(reason) = registration.distrusted(&snapshot, self.handshake) {
+            return Err((reason, None));
+        }
+        if let Some(verdict) = registration.decide(&snapshot) {
+            let allowed = verdict.allowed;
+            record.decided(verdict, snapshot.generation);
+            if !allowed {
+                return Err((CloseReason::Denied, Some(registration.explain(&snapshot))));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn error(cause: impl Display) -> Refusal {

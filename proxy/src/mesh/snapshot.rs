@@ -10,6 +10,7 @@ use signet_proto::handshake::{
 };
 use signet_proto::policy::PolicySet;
 use signet_proto::spiffe::SpiffeId;
+use signet_proto::tunnel;
 
 use super::Inputs;
 
@@ -54,6 +55,8 @@ pub enum Alpn {
     Http1,
     /// HTTP/2.
     Http2,
+    /// Opaque streams between two Signet proxies.
+    Signet,
 }
 
 /// The configurations for calling one peer.
@@ -62,6 +65,7 @@ struct Clients {
     none: Arc<ClientConfig>,
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
+    signet: Arc<ClientConfig>,
 }
 
 impl Snapshot {
@@ -76,14 +80,23 @@ impl Snapshot {
             return Ok(None);
         }
         let trust = Arc::new(Trust::new(inputs.bundles.iter().cloned(), inputs.revocations.clone()));
-        let server = server_config(svid, Arc::clone(&trust), ClientAuth::Required, &[ALPN_H2, ALPN_HTTP1])?;
+        let server = server_config(
+            svid,
+            Arc::clone(&trust),
+            ClientAuth::Required,
+            &[tunnel::ALPN, ALPN_H2, ALPN_HTTP1],
+        )?;
         let clients = upstreams
             .iter()
             .map(|peer| {
                 let config =
                     |alpn: &[&[u8]]| client_config(Some(svid), Arc::clone(&trust), peer.clone(), alpn);
-                let clients =
-                    Clients { none: config(&[])?, http1: config(&[ALPN_HTTP1])?, http2: config(&[ALPN_H2])? };
+                let clients = Clients {
+                    none: config(&[])?,
+                    http1: config(&[ALPN_HTTP1])?,
+                    http2: config(&[ALPN_H2])?,
+                    signet: config(&[tunnel::ALPN])?,
+                };
                 Ok((peer.clone(), clients))
             })
             .collect::<Result<_, ConfigError>>()?;
@@ -106,6 +119,7 @@ impl Snapshot {
             Alpn::None => &clients.none,
             Alpn::Http1 => &clients.http1,
             Alpn::Http2 => &clients.http2,
+            Alpn::Signet => &clients.signet,
         })
     }
 

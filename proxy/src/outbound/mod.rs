@@ -6,20 +6,24 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use signet_proto::spiffe::SpiffeId;
+use signet_proto::tunnel::{self, Preamble};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::client::TlsStream;
 
 use crate::balance::Rotation;
+use crate::balance::tunnels::{Tunnel, Tunnels};
 use crate::connections::{Content, Subject};
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_version};
 use crate::forward::http::{Http, Pool, Slot, Version, cut};
-use crate::forward::opaque::relay;
+use crate::forward::opaque::{RelayError, relay};
+use crate::forward::tunnel::Tunneled;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
 use crate::mesh::{Alpn, Endpoint, Snapshot};
 use crate::run::{Protocol as Declared, Shared};
@@ -50,6 +54,15 @@ pub struct Calls {
     peer: Peer,
     http1: Arc<Pool<Peer>>,
     http2: Arc<Pool<Peer>>,
+    tunnels: Tunnels,
+}
+
+/// How bytes get to the peer.
+enum Way {
+    /// A connection of their own.
+    Plain(Called<Boxed>),
+    /// A stream on a connection to a Signet proxy.
+    Tunnel(Box<Tunnel>),
 }
 
 impl Calls {
@@ -59,7 +72,27 @@ impl Calls {
         let peer =
             Peer { shared: Arc::clone(shared), outbound: Arc::new(outbound), rotation: Arc::default() };
         let pool = |version| Arc::new(Pool::new(Arc::clone(shared), peer.clone(), version));
-        Self { http1: pool(Version::Http1), http2: pool(Version::Http2), peer }
+        let (http1, http2) = (pool(Version::Http1), pool(Version::Http2));
+        Self { http1, http2, tunnels: Tunnels::default(), peer }
+    }
+
+    /// A way for bytes: a connection that waits, or a new one.
+    async fn way(&self) -> Result<Way, UpstreamError> {
+        if let Some(tunnel) = self.tunnels.take(&self.peer.shared) {
+            return Ok(Way::Tunnel(Box::new(tunnel)));
+        }
+        // Who answers at a configured address may be no Signet proxy, and need not know this protocol.
+        let alpn = if self.peer.outbound.address.is_some() { Alpn::None } else { Alpn::Signet };
+        let (called, app_port) = self.peer.reach(alpn).await?;
+        Ok(match (called, NonZeroU16::new(app_port)) {
+            (Called { stream, registration: Some(registration), svid: Some(svid) }, Some(port))
+                if stream.get_ref().get_ref().1.alpn_protocol() == Some(tunnel::ALPN) =>
+            {
+                let stream = Tunneled::initiator(stream.into_inner());
+                Way::Tunnel(Box::new(Tunnel { stream, registration, svid, port, made: Instant::now() }))
+            }
+            (called, _) => Way::Plain(called),
+        })
     }
 }
 
@@ -114,23 +147,36 @@ async fn phases(calls: &Calls, stream: TcpStream, record: &mut AccessRecord) -> 
                 carrier: Arc::default(),
                 upgraded: Slot::default(),
             };
-            Box::pin(http.serve(caller, None)).await
+            Box::pin(http.serve(caller)).await
         }
         Detected::Opaque => {
             record.protocol = Protocol::Opaque;
-            let called = match called {
-                Some(called) => called,
-                None => Box::pin(calls.peer.connect(Alpn::None)).await.map_err(error)?,
+            let way = match called {
+                Some(called) => Way::Plain(called),
+                None => Box::pin(calls.way()).await.map_err(error)?,
             };
-            if let Some(registration) = &called.registration {
-                registration.carries(Content::Opaque);
-            }
             let meters = record.meters();
-            tokio::select! {
-                biased;
-                reason = cut(called.registration.as_deref()) => Err((reason, None)),
-                ended = relay(caller, called.stream, &meters, shared.idle) =>
-                    ended.map_err(|broken| (broken.reason(), Some(broken.to_string()))),
+            match way {
+                Way::Plain(called) => tokio::select! {
+                    biased;
+                    reason = cut(called.registration.as_deref()) => Err((reason, None)),
+                    ended = relay(caller, called.stream, &meters, shared.idle) => ended.map_err(broken),
+                },
+                Way::Tunnel(tunnel) => {
+                    let mut tunnel = *tunnel;
+                    let source = Some(record.facts.remote);
+                    let preamble = Preamble { source, ..Preamble::to_port(tunnel.port) };
+                    tunnel.stream.open(&preamble).map_err(error)?;
+                    let ended = tokio::select! {
+                        biased;
+                        reason = cut(Some(&tunnel.registration)) => Err((reason, None)),
+                        ended = relay(caller, &mut tunnel.stream, &meters, shared.idle) => ended.map_err(broken),
+                    };
+                    if ended.is_ok() {
+                        calls.tunnels.keep(shared, tunnel);
+                    }
+                    ended
+                }
             }
         }
     }
@@ -165,12 +211,16 @@ async fn found_out(
     Ok((detected, called))
 }
 
+fn broken(error: RelayError) -> Refusal {
+    (error.reason(), Some(error.to_string()))
+}
+
 fn error(cause: impl Display) -> Refusal {
     (CloseReason::Error, Some(cause.to_string()))
 }
 
 /// A TLS connection is large, and handed on several times before it settles.
-type Boxed = Box<TlsStream<TcpStream>>;
+pub(crate) type Boxed = Box<TlsStream<TcpStream>>;
 
 /// The peer behind an outbound listener.
 #[derive(Clone)]
@@ -183,31 +233,36 @@ struct Peer {
 impl Upstream for Peer {
     type Io = Boxed;
 
-    /// Tries the endpoints in turn; nothing has been sent yet, so the next one may be tried.
     async fn connect(&self, alpn: Alpn) -> Result<Called<Self::Io>, UpstreamError> {
+        self.reach(alpn).await.map(|(called, _)| called)
+    }
+}
+
+impl Peer {
+    /// Tries the endpoints in turn; nothing has been sent yet, so the next one may be tried. Tells the app's
+    /// port, too.
+    async fn reach(&self, alpn: Alpn) -> Result<(Called<Boxed>, u16), UpstreamError> {
         let snapshot = self.shared.mesh.current().ok_or(UpstreamError::NotReady)?;
         let peer = &self.outbound.peer;
         let endpoints = match self.outbound.address {
-            Some(address) => vec![address],
+            Some(address) => vec![Endpoint { address, app_port: self.outbound.port.unwrap_or_default() }],
             None => self.rotation.order(&self.endpoints(&snapshot)?),
         };
         let mut failure = UpstreamError::NoEndpoint(peer.clone());
         let started = Instant::now();
-        for address in endpoints.into_iter().take(MOST_TRIES) {
+        for Endpoint { address, app_port } in endpoints.into_iter().take(MOST_TRIES) {
             if started.elapsed() > TRIES_DEADLINE {
                 break;
             }
             match self.call(address, alpn).await {
-                Ok(called) => return Ok(called),
+                Ok(called) => return Ok((called, app_port)),
                 Err(error) => failure = error,
             }
             metrics::upstream_failed(failure.reason(), peer);
         }
         Err(failure)
     }
-}
 
-impl Peer {
     /// The endpoints of the app that is meant. Several apps behind one identity are never mixed.
     fn endpoints(&self, snapshot: &Snapshot) -> Result<Vec<Endpoint>, UpstreamError> {
         let peer = &self.outbound.peer;
@@ -224,11 +279,7 @@ impl Peer {
         Ok(endpoints)
     }
 
-    async fn call(
-        &self,
-        address: SocketAddr,
-        alpn: Alpn,
-    ) -> Result<Called<Boxed>, UpstreamError> {
+    async fn call(&self, address: SocketAddr, alpn: Alpn) -> Result<Called<Boxed>, UpstreamError> {
         let stream = dial(address).await?;
         let snapshot = self.shared.mesh.current().ok_or(UpstreamError::NotReady)?;
         let config = snapshot
@@ -250,7 +301,11 @@ impl Peer {
             Some(reason) => Err(UpstreamError::Distrusted(reason.as_str())),
             None => {
                 let svid = Some(Arc::clone(&snapshot.svid));
-                Ok(Called { stream: Prefixed::new(Box::new(stream)), registration: Some(Arc::new(registration)), svid })
+                Ok(Called {
+                    stream: Prefixed::new(Box::new(stream)),
+                    registration: Some(Arc::new(registration)),
+                    svid,
+                })
             }
         }
     }

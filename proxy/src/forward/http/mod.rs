@@ -97,8 +97,8 @@ impl Slot {
 }
 
 impl<U: Upstream> Http<U> {
-    /// Serves the caller until it is done, `registration` loses its right, or the proxy drains.
-    pub async fn serve<S>(self, caller: S, registration: Option<&Registration>) -> Ended
+    /// Serves the caller until it is done or the proxy drains.
+    pub async fn serve<S>(self, caller: S) -> Ended
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -123,14 +123,7 @@ impl<U: Upstream> Http<U> {
                     .auto_date_header(false)
                     .serve_connection(io, service)
                     .with_upgrades();
-                drive(
-                    &shared,
-                    &carrier,
-                    connection,
-                    |connection| connection.graceful_shutdown(),
-                    registration,
-                )
-                .await
+                drive(&shared, &carrier, connection, |connection| connection.graceful_shutdown()).await
             }
             Version::Http2 => {
                 let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -145,23 +138,12 @@ impl<U: Upstream> Http<U> {
                     .keep_alive_timeout(PING.1)
                     .auto_date_header(false)
                     .serve_connection(io, service);
-                drive(
-                    &shared,
-                    &carrier,
-                    connection,
-                    |connection| connection.graceful_shutdown(),
-                    registration,
-                )
-                .await
+                drive(&shared, &carrier, connection, |connection| connection.graceful_shutdown()).await
             }
         };
         let upgraded = this.upgraded.lock().take();
         match upgraded {
-            Some(upgraded) if ended.is_ok() => tokio::select! {
-                biased;
-                reason = cut(registration) => Err((reason, None)),
-                ended = upgraded.relay(&this.meters, shared.idle) => ended,
-            },
+            Some(upgraded) if ended.is_ok() => upgraded.relay(&this.meters, shared.idle).await,
             _ => ended,
         }
     }
@@ -172,21 +154,17 @@ async fn drive<C>(
     carrier: &Carrier,
     connection: C,
     graceful_shutdown: impl Fn(Pin<&mut C>),
-    registration: Option<&Registration>,
 ) -> Ended
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut connection = Box::pin(connection);
-    let cut = cut(registration);
-    tokio::pin!(cut);
     let stalled = carrier.stalled(STALLED);
     tokio::pin!(stalled);
     let mut draining = false;
     loop {
         tokio::select! {
             biased;
-            reason = &mut cut => return Err((reason, None)),
             () = &mut stalled => {
                 return Err((CloseReason::PolicyLost, Some("a request was cut while its reader stalled".into())));
             }

@@ -138,7 +138,12 @@ impl<U: Upstream> Pool<U> {
             Sender::Http2(sender) => (sender.is_closed(), Duration::ZERO),
         };
         let cut = kept.peer.as_ref().is_some_and(|peer| peer.strong_count() == 0);
-        !closed && !cut && !rotated && idle < IDLE && kept.made.elapsed() < AGE && !self.shared.drain.is_cancelled()
+        !closed
+            && !cut
+            && !rotated
+            && idle < IDLE
+            && kept.made.elapsed() < AGE
+            && !self.shared.drain.is_cancelled()
     }
 
     /// Starts HTTP on a connection. Its task ends with the connection, or when the peer at its end loses its

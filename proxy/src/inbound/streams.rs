@@ -1,0 +1,146 @@
+//! A peer proxy's connection that carries one opaque stream after the other (`signet/1`). Each stream is a
+//! connection of its own: decided afresh, in the live table, with its own line in the log.
+
+use std::time::Duration;
+
+use signet_proto::tunnel::{Preamble, Refusal as Answer, RefuseCode, ResetCode};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::{Arrival, Refusal, error};
+use crate::connections::{Content, Registration};
+use crate::forward::Prefixed;
+use crate::forward::http::cut;
+use crate::forward::tunnel::{Asked, Tunneled};
+use crate::run::Protocol as Declared;
+use crate::telemetry::{AccessRecord, CloseReason};
+
+/// How long a connection may wait for its next stream. Longer than the other end keeps it, so that the other
+/// end is the one that closes.
+const IDLE: Duration = Duration::from_secs(90);
+
+type Carrier = Tunneled<TlsStream<TcpStream>>;
+
+/// Serves streams until the peer has no more. `record` becomes that of the first one.
+pub(super) async fn serve(
+    arrival: &Arrival,
+    stream: TlsStream<TcpStream>,
+    record: &mut AccessRecord,
+) -> Result<(), Refusal> {
+    let facts = record.facts.clone();
+    let mut carrier = Carrier::acceptor(stream);
+    let mut first = Some(record);
+    loop {
+        let waiting = arrival.register();
+        let asked = tokio::select! {
+            biased;
+            reason = cut(Some(&waiting)) => return Err((reason, None)),
+            () = arrival.shared.drain.cancelled() => return Ok(()),
+            asked = tokio::time::timeout(IDLE, carrier.asked()) => asked,
+        };
+        let asked = match asked {
+            Ok(Ok(Some(asked))) => asked,
+            Ok(Ok(None)) | Err(_) => return Ok(()),
+            Ok(Err(broken)) => {
+                carrier.reset(ResetCode::Protocol).await;
+                return Err((CloseReason::PeerReset, Some(broken.to_string())));
+            }
+        };
+        // The stream is entered before the place that waited for it is given up: a change in between is seen.
+        let registration = arrival.register();
+        drop(waiting);
+        let next = match first.take() {
+            Some(record) => match one(arrival, &registration, carrier, asked, record).await {
+                (Ok(()), next) => next,
+                (Err(refusal), None) => return Err(refusal),
+                (Err((reason, detail)), next) => {
+                    record.ended(reason, detail);
+                    next
+                }
+            },
+            None => {
+                let mut record = AccessRecord::connection(facts.clone());
+                let (ended, next) = one(arrival, &registration, carrier, asked, &mut record).await;
+                if let Err((reason, detail)) = ended {
+                    record.ended(reason, detail);
+                }
+                next
+            }
+        };
+        match next {
+            Some(next) => carrier = next,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// One stream; the connection is given back if it may carry another.
+async fn one(
+    arrival: &Arrival,
+    registration: &Registration,
+    mut carrier: Carrier,
+    asked: Asked,
+    record: &mut AccessRecord,
+) -> (Result<(), Refusal>, Option<Carrier>) {
+    if let Err((answer, refusal)) = admit(arrival, registration, &asked, record) {
+        let next = carrier.refuse(&answer).await.is_ok().then_some(carrier);
+        return (Err(refusal), next.filter(Carrier::is_reusable));
+    }
+    if let Err(broken) = carrier.accept().await {
+        return (Err((CloseReason::PeerReset, Some(broken.to_string()))), None);
+    }
+    let mut caller = Some(Prefixed::new(carrier));
+    let ended = tokio::select! {
+        biased;
+        reason = cut(Some(registration)) => Err((reason, None)),
+        ended = arrival.carry(registration, &mut caller, None, record) => ended,
+    };
+    let Some(carrier) = caller.map(Prefixed::into_inner) else { return (ended, None) };
+    match &ended {
+        Ok(()) if carrier.is_reusable() => (ended, Some(carrier)),
+        Ok(()) => (ended, None),
+        Err((reason, _)) => {
+            carrier.reset(reset_code(*reason)).await;
+            (ended, None)
+        }
+    }
+}
+
+/// Whether the stream may be: the port is our app's, and policy allows it as far as its content is known.
+fn admit(
+    arrival: &Arrival,
+    registration: &Registration,
+    asked: &Asked,
+    record: &mut AccessRecord,
+) -> Result<(), (Answer, Refusal)> {
+    let refuse = |code, text: &str| (Answer::new(code, text), error(text));
+    let Preamble { destination_port, .. } = match asked {
+        Asked::Stream(preamble) => preamble,
+        Asked::Unsupported(field) => {
+            let text = format!("preamble field {field:#04x} is not known here");
+            return Err(refuse(RefuseCode::Unsupported, &text));
+        }
+    };
+    let served = arrival.inbound.app.port();
+    if destination_port.get() != served {
+        let text = format!("port {destination_port} is not served here, {served} is");
+        return Err(refuse(RefuseCode::NotServed, &text));
+    }
+    if arrival.inbound.protocol == Declared::Tcp {
+        registration.carries(Content::Opaque);
+    }
+    arrival.authorize(registration, record).map_err(|refusal| {
+        let why = refusal.1.as_deref().unwrap_or(refusal.0.as_str());
+        (Answer::new(RefuseCode::Denied, why), refusal)
+    })
+}
+
+fn reset_code(reason: CloseReason) -> ResetCode {
+    match reason {
+        CloseReason::AppReset | CloseReason::PeerReset => ResetCode::App,
+        CloseReason::Idle => ResetCode::Idle,
+        CloseReason::Drained => ResetCode::Draining,
+        CloseReason::Error => ResetCode::Internal,
+        _ => ResetCode::Withdrawn,
+    }
+}
