@@ -99,7 +99,7 @@ async fn connect_to(address: &str, tls: Arc<ClientConfig>) -> Result<Channel, to
     let connector = tower::service_fn(move |_: Uri| {
         let (dial, tls) = (dial.clone(), Arc::clone(&tls));
         async move {
-            let stream = TcpStream::connect(dial).await.map_err(HandshakeError::Tls)?;
+            let stream = TcpStream::connect(dial).await.map_err(HandshakeError::Connect)?;
             capture::prepare(&stream);
             let (stream, _) = connect(stream, &tls).await?;
             Ok::<_, HandshakeError>(TokioIo::new(stream))

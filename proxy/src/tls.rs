@@ -27,8 +27,11 @@ pub enum HandshakeError {
     /// It took too long.
     #[error("TLS handshake did not finish within {} s", HANDSHAKE_DEADLINE.as_secs())]
     Deadline,
+    /// There was no connection to shake hands on.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
     /// TLS failed, or one side refused the other.
-    #[error("TLS handshake failed: {0}")]
+    #[error("{}", said(.0))]
     Tls(#[from] io::Error),
     /// The peer's certificate cannot be read.
     #[error(transparent)]
@@ -43,6 +46,7 @@ impl HandshakeError {
             return match self {
                 Self::Hello => "hello_deadline",
                 Self::Deadline => "deadline",
+                Self::Connect(_) => "connect",
                 _ => "bad_svid",
             };
         };
@@ -57,6 +61,14 @@ impl HandshakeError {
             rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => "incompatible",
             _ => "protocol",
         }
+    }
+}
+
+/// Our own refusals in our own words: rustls prints what a verifier said as a debug text.
+fn said(error: &io::Error) -> String {
+    match tls_error(error).and_then(verify_failure) {
+        Some(refused) => refused.to_string(),
+        None => format!("TLS handshake failed: {error}"),
     }
 }
 
