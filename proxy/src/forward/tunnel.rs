@@ -184,6 +184,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
         &self.io
     }
 
+    /// The stream was answered, or never will be: who waits to write looks again.
+    fn wake_writer(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+    }
+
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
             let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.output))?;
@@ -212,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
                     Some(Ok(()))
                 }
                 Ok(Some(Event::Accepted)) => {
-                    self.writer.take().map(Waker::wake);
+                    self.wake_writer();
                     None
                 }
                 Ok(Some(Event::Refused(refusal))) => Some(Err(StreamError::Refused(refusal))),
@@ -223,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
             self.input.advance(used);
             if let Some(Err(_)) = &taken {
                 self.broken = true;
-                self.writer.take().map(Waker::wake);
+                self.wake_writer();
             }
             if taken.is_some() {
                 return taken;
@@ -255,7 +262,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunneled<S> {
             };
             if read == 0 {
                 this.broken = true;
-                this.writer.take().map(Waker::wake);
+                this.wake_writer();
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
         }
