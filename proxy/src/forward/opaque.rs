@@ -36,6 +36,12 @@ pub enum RelayError {
     Idle(Duration),
 }
 
+impl From<RelayError> for (CloseReason, Option<String>) {
+    fn from(error: RelayError) -> Self {
+        (error.reason(), Some(error.to_string()))
+    }
+}
+
 impl RelayError {
     /// The reason in metrics and log.
     #[must_use]

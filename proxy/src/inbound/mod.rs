@@ -167,7 +167,7 @@ impl Arrival {
                 };
                 let meters = record.meters();
                 let ended = relay(called, from, &meters, self.shared.idle).await;
-                ended.map_err(|broken| (broken.reason(), Some(broken.to_string())))
+                ended.map_err(Into::into)
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::connections::{Content, Subject};
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_version};
 use crate::forward::http::{Http, Pool, Slot, Version, cut};
-use crate::forward::opaque::{RelayError, relay};
+use crate::forward::opaque::relay;
 use crate::forward::tunnel::Tunneled;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
 use crate::mesh::{Alpn, Endpoint, Snapshot};
@@ -160,7 +160,7 @@ async fn phases(calls: &Calls, stream: TcpStream, record: &mut AccessRecord) -> 
                 Way::Plain(called) => tokio::select! {
                     biased;
                     reason = cut(called.registration.as_deref()) => Err((reason, None)),
-                    ended = relay(caller, called.stream, &meters, shared.idle) => ended.map_err(broken),
+                    ended = relay(caller, called.stream, &meters, shared.idle) => ended.map_err(Refusal::from),
                 },
                 Way::Tunnel(tunnel) => {
                     let mut tunnel = *tunnel;
@@ -170,7 +170,7 @@ async fn phases(calls: &Calls, stream: TcpStream, record: &mut AccessRecord) -> 
                     let ended = tokio::select! {
                         biased;
                         reason = cut(Some(&tunnel.registration)) => Err((reason, None)),
-                        ended = relay(caller, &mut tunnel.stream, &meters, shared.idle) => ended.map_err(broken),
+                        ended = relay(caller, &mut tunnel.stream, &meters, shared.idle) => ended.map_err(Refusal::from),
                     };
                     if ended.is_ok() {
                         calls.tunnels.keep(shared, tunnel);
@@ -209,10 +209,6 @@ async fn found_out(
     };
     let called = stream.zip(rest).map(|(stream, (registration, svid))| Called { stream, registration, svid });
     Ok((detected, called))
-}
-
-fn broken(error: RelayError) -> Refusal {
-    (error.reason(), Some(error.to_string()))
 }
 
 fn error(cause: impl Display) -> Refusal {

@@ -202,7 +202,7 @@ impl Upgraded {
             reason = cut(registration.as_deref()) => Err((reason, None)),
             reason = cut(peer.as_deref()) => Err((reason, None)),
             ended = relay(app, remote, meters, idle) =>
-                ended.map_err(|broken| (broken.reason(), Some(broken.to_string()))),
+                ended.map_err(Into::into),
         };
         if let Err((reason, detail)) = &ended {
             record.ended(*reason, detail.clone());
