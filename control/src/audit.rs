@@ -151,6 +151,10 @@ pub enum Action {
     CertificateRevoked,
     /// An instance's last SVID ended without a renewal.
     InstanceLapsed,
+    /// An instance that was taken for lapsed showed an SVID that has not ended.
+    InstanceRevived,
+    /// An instance said goodbye.
+    InstanceDeparted,
     /// Revocations whose certificates have all ended were dropped.
     RevocationsPruned,
     /// The admin role was given.
@@ -178,6 +182,8 @@ impl Action {
             Self::InstanceRevoked => "instance.revoked",
             Self::CertificateRevoked => "certificate.revoked",
             Self::InstanceLapsed => "instance.lapsed",
+            Self::InstanceRevived => "instance.revived",
+            Self::InstanceDeparted => "instance.departed",
             Self::RevocationsPruned => "revocations.pruned",
             Self::AdminGranted => "admin.granted",
             Self::AdminWithdrawn => "admin.withdrawn",

@@ -57,6 +57,8 @@ pub struct Service {
     /// Metrics and health.
     pub http: SocketAddr,
     admin_socket: PathBuf,
+    #[cfg(test)]
+    pub(crate) store: Store,
     stop: CancellationToken,
     tasks: TaskTracker,
     mesh: JoinHandle<Result<(), ServeError>>,
@@ -117,6 +119,8 @@ impl Service {
             metrics: metrics.clone(),
         };
         duties.start(&tasks, &stop);
+        #[cfg(test)]
+        let kept = store.clone();
         let health = Health { store, authority, own: Arc::clone(&own), metrics };
         tasks.spawn(api::serve_http(health, http, stop.clone()));
         let mesh = tasks.spawn(api::serve_mesh(rooms.clone(), grpc, own));
@@ -126,7 +130,17 @@ impl Service {
             grpc = %grpc_at, http = %http_at, admin_socket = %admin_socket.display(), trust_domain = %domain,
             "listening"
         );
-        Ok(Self { grpc: grpc_at, http: http_at, admin_socket, stop, tasks, mesh, operators })
+        Ok(Self {
+            grpc: grpc_at,
+            http: http_at,
+            admin_socket,
+            #[cfg(test)]
+            store: kept,
+            stop,
+            tasks,
+            mesh,
+            operators,
+        })
     }
 
     /// Waits until a server ends by itself, which it should not.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use jiff::Timestamp;
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 
 /// Milliseconds since the epoch; times before it count as 0.
 #[must_use]
@@ -47,19 +47,20 @@ pub fn duration_from_proto(duration: Option<&prost_types::Duration>) -> Option<D
     duration.and_then(|duration| Duration::try_from(*duration).ok())
 }
 
-/// RFC 3339 in UTC, to the second.
+/// RFC 3339 in UTC, to the second that has begun: nothing is shown that has not been yet.
 #[must_use]
 pub fn rfc3339(at: SystemTime) -> String {
     Timestamp::try_from(at)
         .ok()
-        .and_then(|at| at.round(jiff::Unit::Second).ok())
+        .and_then(|at| at.round(TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Floor)).ok())
         .map_or_else(|| "out of range".to_owned(), |at| at.to_string())
 }
 
 /// RFC 3339 in UTC, to the millisecond.
 #[must_use]
 pub fn rfc3339_millis(at: SystemTime) -> String {
-    Timestamp::try_from(at).map_or_else(|_| "out of range".to_owned(), |at| format!("{at:.3}"))
+    Timestamp::try_from(from_millis(to_millis(at)))
+        .map_or_else(|_| "out of range".to_owned(), |at| format!("{at:.3}"))
 }
 
 #[cfg(test)]
@@ -72,6 +73,9 @@ mod tests {
         let at = from_millis(1_700_000_000_250);
         assert_eq!(rfc3339(at), "2023-11-14T22:13:20Z");
         assert_eq!(rfc3339_millis(at), "2023-11-14T22:13:20.250Z");
+        let late = from_millis(1_700_000_000_500) + Duration::from_micros(999);
+        assert_eq!(rfc3339(late), "2023-11-14T22:13:20Z", "the second has not ended yet");
+        assert_eq!(rfc3339_millis(late), "2023-11-14T22:13:20.500Z");
     }
 
     proptest! {

@@ -1,22 +1,28 @@
 //! Who asks, and whether they still may. Asked again on every call: revocation, lapse and a withdrawn role
-//! count from the next call on, whatever the connection once proved.
+//! count from the next call on, whatever the connection once proved. Lapse alone can be answered: whoever shows
+//! an SVID that has not ended was taken for lapsed by a clock that was ahead, and is live again.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use signet_proto::clock;
-use signet_proto::handshake::PeerIdentity;
+use signet_proto::handshake::{PeerIdentity, RevokedBecause};
 use signet_proto::spiffe::{InstanceId, TrustDomain};
 use tokio::sync::watch;
 use tonic::{Extensions, Status};
 
+use super::connection::Asked;
 use super::status::ToStatus;
 use crate::publish::MeshState;
 use crate::registry::CONTROL_PATH;
-use crate::store::Store;
 use crate::store::model::Actor;
+use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
+
+/// A commit is published within milliseconds; whoever waits longer is refused and asks again.
+const PUBLISHED: Duration = Duration::from_secs(2);
 
 /// What a connection proved when it was made; in the extensions of each of its requests.
 #[derive(Debug, Clone)]
@@ -25,6 +31,8 @@ pub struct Caller {
     pub peer: Peer,
     /// From where; the unspecified address for local sockets.
     pub address: IpAddr,
+    /// Whether the connection was asked anything yet.
+    pub(super) asked: Asked,
 }
 
 /// Who is at the other end.
@@ -83,6 +91,7 @@ impl Gate {
         let Peer::Identity(identity) = &caller.peer else {
             return Err(unauthenticated());
         };
+        self.revive(identity).await?;
         self.require_standing(identity)?;
         let instance = identity
             .instance
@@ -139,15 +148,60 @@ impl Gate {
         if identity.id.path() == CONTROL_PATH {
             return Err(denied("control's own identity is no client"));
         }
-        let state = self.state.borrow();
-        let revoked =
-            state.revocations.index.matching(&identity.id, identity.instance.as_ref(), &identity.handles);
-        match revoked {
+        match self.listed(identity) {
             None => Ok(()),
             Some(because) => {
                 Err(denied(format!("`{}` may not take part: {}", identity.id, because.as_str())))
             }
         }
+    }
+
+    /// Whether a connection of this identity may stay: it may take part, or is only taken for lapsed.
+    #[must_use]
+    pub fn welcomes(&self, identity: &PeerIdentity) -> bool {
+        let ours = *identity.id.trust_domain() == self.trust_domain && identity.id.path() != CONTROL_PATH;
+        ours && match self.listed(identity) {
+            None => true,
+            Some(RevokedBecause::Lapsed) => identity.not_after > clock::now(),
+            Some(_) => false,
+        }
+    }
+
+    /// Whether this local user may do what operators do.
+    #[must_use]
+    pub fn is_operator(&self, uid: u32) -> bool {
+        self.admin_uids.contains(&uid)
+    }
+
+    /// What it decides by, to be told of changes.
+    pub(super) fn states(&self) -> watch::Receiver<Arc<MeshState>> {
+        self.state.clone()
+    }
+
+    fn listed(&self, identity: &PeerIdentity) -> Option<RevokedBecause> {
+        let state = self.state.borrow();
+        state.revocations.index.matching(&identity.id, identity.instance.as_ref(), &identity.handles)
+    }
+
+    /// Takes an instance off the list that is there only as lapsed, if its SVID has not ended by the clock now.
+    async fn revive(&self, identity: &PeerIdentity) -> Result<(), Status> {
+        let (Some(instance), Some(RevokedBecause::Lapsed)) = (identity.instance, self.listed(identity))
+        else {
+            return Ok(());
+        };
+        if identity.not_after <= clock::now() {
+            return Ok(());
+        }
+        let commit = match self.store.revive_instance(instance, identity.id.clone()).await {
+            Ok(commit) => commit,
+            Err(StoreError::Refused(_)) => return Ok(()),
+            Err(error) => return Err(error.to_status()),
+        };
+        tracing::warn!(id = %identity.id, %instance, "instance was taken for lapsed and is live again");
+        let mut state = self.state.clone();
+        let published = state.wait_for(|state| state.processed >= commit.revision);
+        let _ = tokio::time::timeout(PUBLISHED, published).await;
+        Ok(())
     }
 }
 

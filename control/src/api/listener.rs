@@ -1,40 +1,56 @@
 //! Accepting connections: handshake with a deadline, caps, and who is at the other end.
+//!
+//! ```text
+//!   accept ─ a place among all, and among those of the address that have proven nothing
+//!     ─▶ ClientHello (5 s) ─▶ a place among the handshakes (waits 1 s) ─▶ handshake (5 s)
+//!     ─▶ SVID, welcome:  member     until it leaves, or is revoked; so many for each instance
+//!        SVID, revoked:  stranger   hears why on its first call, 10 s
+//!        no SVID:        stranger   may attest, 30 s
+//! ```
+//!
+//! Whoever says nothing holds only what is its own address' share.
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::server::Acceptor;
 use signet_proto::handshake::{PeerIdentity, verify_failure};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Sleep;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 
 use super::ServeError;
-use super::caller::{Caller, Peer};
+use super::caller::{Caller, Gate, Peer};
+use super::connection::{Asked, Connection, Holds, Io};
+use super::sessions::Sessions;
+use super::shares::{Share, Shares};
 use super::tls::OwnIdentity;
 use crate::telemetry::metrics;
 
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// A herd waits this long for its turn before it is turned away.
+const TURN: Duration = Duration::from_secs(1);
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Open TCP connections: room for 10,000 proxies that renew and report over a second one now and then.
 const MAX_CONNECTIONS: usize = 24_000;
 /// Handshakes at the same time: they cost CPU before anyone is known.
-const MAX_HANDSHAKES: usize = 512;
-/// Connections without a certificate, and how long one lives: enough to attest.
-const MAX_ANONYMOUS: usize = 1024;
+const MAX_HANDSHAKES: usize = 1024;
+/// Connections of strangers, and how long one lives: enough to attest, or to hear why not.
+const MAX_STRANGERS: usize = 1024;
 const ANONYMOUS_LIFE: Duration = Duration::from_secs(30);
+const REFUSED_LIFE: Duration = Duration::from_secs(10);
 const MAX_LOCAL: usize = 256;
+/// Local users who are no operators; long enough to hear so.
+const MAX_FOREIGN: usize = 16;
+const FOREIGN_LIFE: Duration = Duration::from_secs(5);
 /// After a failed accept (usually: no file descriptor left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Accepted connections that the server has not picked up yet.
@@ -43,29 +59,27 @@ const BACKLOG: usize = 64;
 /// Connections for the server.
 pub(super) type Incoming = ReceiverStream<io::Result<Connection>>;
 
-/// A connection whose other end is known.
-pub(super) struct Connection {
-    io: Io,
-    caller: Caller,
-    /// Ends a connection that may only attest.
-    deadline: Option<Pin<Box<Sleep>>>,
-    _permits: [Option<OwnedSemaphorePermit>; 2],
-}
-
-enum Io {
-    Tls(Box<TlsStream<TcpStream>>),
-    Unix(UnixStream),
-}
-
-/// Connections over TLS, one task per handshake.
-pub(super) fn tls(listener: TcpListener, own: Arc<OwnIdentity>, stop: CancellationToken) -> Incoming {
-    let (connections, incoming) = mpsc::channel(BACKLOG);
+/// Connections over TLS, one task per handshake: of members, and of strangers.
+pub(super) fn tls(
+    listener: TcpListener,
+    own: Arc<OwnIdentity>,
+    gate: Gate,
+    stop: CancellationToken,
+) -> (Incoming, Incoming) {
+    let (members, incoming) = mpsc::channel(BACKLOG);
+    let (strangers, unproven) = mpsc::channel(BACKLOG);
+    let sessions = Arc::new(Sessions::default());
+    tokio::spawn(cut_revoked(Arc::clone(&sessions), gate.clone(), stop.clone()));
     let door = Arc::new(Door {
         own,
-        connections,
+        gate,
+        members,
+        strangers,
+        sessions,
+        shares: Shares::default(),
         open: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-        handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
-        anonymous: Arc::new(Semaphore::new(MAX_ANONYMOUS)),
+        handshakes: Semaphore::new(MAX_HANDSHAKES),
+        unproven: Arc::new(Semaphore::new(MAX_STRANGERS)),
     });
     tokio::spawn(async move {
         loop {
@@ -83,13 +97,35 @@ pub(super) fn tls(listener: TcpListener, own: Arc<OwnIdentity>, stop: Cancellati
             }
         }
     });
-    ReceiverStream::new(incoming)
+    (ReceiverStream::new(incoming), ReceiverStream::new(unproven))
+}
+
+/// Ends the connections of whoever is revoked while connected, after a moment in which its calls hear why.
+async fn cut_revoked(sessions: Arc<Sessions>, gate: Gate, stop: CancellationToken) {
+    let mut states = gate.states();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = states.changed() => if changed.is_err() { return },
+        }
+        let revoked = sessions.of(|identity| !gate.welcomes(identity));
+        if revoked.is_empty() {
+            continue;
+        }
+        let gate = gate.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(REFUSED_LIFE).await;
+            // Who was only taken for lapsed may be back meanwhile.
+            revoked.iter().filter(|open| !gate.welcomes(&open.identity)).for_each(|open| open.cut.cancel());
+        });
+    }
 }
 
 /// Connections on the local socket.
-pub(super) fn unix(listener: UnixListener, stop: CancellationToken) -> Incoming {
+pub(super) fn unix(listener: UnixListener, gate: Gate, stop: CancellationToken) -> Incoming {
     let (connections, incoming) = mpsc::channel(BACKLOG);
-    let open = Arc::new(Semaphore::new(MAX_LOCAL));
+    let operators = Arc::new(Semaphore::new(MAX_LOCAL));
+    let foreign = Arc::new(Semaphore::new(MAX_FOREIGN));
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -98,7 +134,7 @@ pub(super) fn unix(listener: UnixListener, stop: CancellationToken) -> Incoming 
             };
             match accepted {
                 Ok((stream, _)) => {
-                    if let Some(connection) = local(stream, &open)
+                    if let Some(connection) = local(stream, &gate, &operators, &foreign)
                         && connections.send(Ok(connection)).await.is_err()
                     {
                         return;
@@ -115,11 +151,13 @@ pub(super) fn unix(listener: UnixListener, stop: CancellationToken) -> Incoming 
     ReceiverStream::new(incoming)
 }
 
-fn local(stream: UnixStream, open: &Arc<Semaphore>) -> Option<Connection> {
-    let Ok(permit) = Arc::clone(open).try_acquire_owned() else {
-        metrics::connection("unix", "too_many");
-        return None;
-    };
+/// Foreigners have few places of their own, for a moment: enough to hear who may.
+fn local(
+    stream: UnixStream,
+    gate: &Gate,
+    operators: &Arc<Semaphore>,
+    foreign: &Arc<Semaphore>,
+) -> Option<Connection> {
     let uid = match stream.peer_cred() {
         Ok(credentials) => credentials.uid(),
         Err(error) => {
@@ -128,79 +166,130 @@ fn local(stream: UnixStream, open: &Arc<Semaphore>) -> Option<Connection> {
             return None;
         }
     };
-    metrics::connection("unix", "accepted");
-    Some(Connection {
-        io: Io::Unix(stream),
-        caller: Caller { peer: Peer::Local { uid }, address: IpAddr::V4(Ipv4Addr::UNSPECIFIED) },
-        deadline: None,
-        _permits: [Some(permit), None],
-    })
+    let (places, life) =
+        if gate.is_operator(uid) { (operators, None) } else { (foreign, Some(FOREIGN_LIFE)) };
+    let Ok(permit) = Arc::clone(places).try_acquire_owned() else {
+        metrics::connection("unix", "too_many");
+        return None;
+    };
+    metrics::connection("unix", if life.is_none() { "accepted" } else { "foreign" });
+    let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let caller = Caller { peer: Peer::Local { uid }, address, asked: Asked::default() };
+    let holds = Holds { permits: [Some(permit), None], ..Holds::default() };
+    Some(Connection::new(Io::Unix(stream), caller, life, holds))
 }
 
 struct Door {
     own: Arc<OwnIdentity>,
-    connections: mpsc::Sender<io::Result<Connection>>,
+    gate: Gate,
+    members: mpsc::Sender<io::Result<Connection>>,
+    strangers: mpsc::Sender<io::Result<Connection>>,
+    sessions: Arc<Sessions>,
+    shares: Shares,
     open: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
-    anonymous: Arc<Semaphore>,
+    handshakes: Semaphore,
+    unproven: Arc<Semaphore>,
+}
+
+/// Why a connection does not get in.
+enum Turned {
+    /// It never said what it wants.
+    Silent,
+    /// Too many handshakes, all this time.
+    Busy,
+    /// It said hello, and no more.
+    Slow,
+    /// What it said is no good.
+    Failed(io::Error),
 }
 
 impl Door {
-    /// Turned away at once when full: waiting would only move the queue.
     fn admit(self: &Arc<Self>, stream: TcpStream, address: IpAddr) {
-        let open = Arc::clone(&self.open).try_acquire_owned();
-        let handshake = Arc::clone(&self.handshakes).try_acquire_owned();
-        let (Ok(open), Ok(handshake)) = (open, handshake) else {
+        let Some(share) = self.shares.take(address) else {
+            metrics::connection("grpc", "too_many_of_address");
+            return;
+        };
+        let Ok(open) = Arc::clone(&self.open).try_acquire_owned() else {
             metrics::connection("grpc", "too_many");
             return;
         };
         let door = Arc::clone(self);
         tokio::spawn(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE_DEADLINE, door.shake(stream)).await;
-            drop(handshake);
-            match shaken {
-                Ok(Ok(stream)) => door.enter(stream, address, open).await,
-                Ok(Err(error)) => failed(&error, address),
-                Err(_) => {
-                    tracing::debug!(%address, "handshake took too long");
-                    metrics::handshake_failed("timeout");
+            match door.shake(stream).await {
+                Ok(stream) => door.enter(stream, address, open, share).await,
+                Err(Turned::Failed(error)) => failed(&error, address),
+                Err(Turned::Busy) => metrics::connection("grpc", "too_many_handshakes"),
+                Err(turned) => {
+                    let reason = if matches!(turned, Turned::Silent) { "silent" } else { "timeout" };
+                    tracing::debug!(%address, reason, "handshake took too long");
+                    metrics::handshake_failed(reason);
                 }
             }
         });
     }
 
-    async fn shake(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        stream.set_nodelay(true)?;
-        TlsAcceptor::from(self.own.server_config()).accept(stream).await
+    async fn shake(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, Turned> {
+        stream.set_nodelay(true).map_err(Turned::Failed)?;
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
+        let hello = tokio::time::timeout(HELLO_DEADLINE, hello).await.map_err(|_| Turned::Silent)?;
+        let hello = hello.map_err(Turned::Failed)?;
+        let Ok(Ok(_turn)) = tokio::time::timeout(TURN, self.handshakes.acquire()).await else {
+            return Err(Turned::Busy);
+        };
+        let stream = hello.into_stream(self.own.server_config());
+        let stream = tokio::time::timeout(HANDSHAKE_DEADLINE, stream).await.map_err(|_| Turned::Slow)?;
+        stream.map_err(Turned::Failed)
     }
 
-    async fn enter(&self, stream: TlsStream<TcpStream>, address: IpAddr, open: OwnedSemaphorePermit) {
-        let chain = stream.get_ref().1.peer_certificates();
-        let (peer, anonymous) = match chain {
+    async fn enter(
+        &self,
+        stream: TlsStream<TcpStream>,
+        address: IpAddr,
+        open: OwnedSemaphorePermit,
+        share: Share,
+    ) {
+        let identity = match stream.get_ref().1.peer_certificates() {
+            None => None,
             Some(chain) => match PeerIdentity::from_verified(Some(chain)) {
-                Ok(identity) => (Peer::Identity(Arc::new(identity)), None),
+                Ok(identity) => Some(Arc::new(identity)),
                 Err(error) => {
                     tracing::warn!(%address, %error, "peer cannot be read after its handshake");
                     metrics::handshake_failed("unreadable");
                     return;
                 }
             },
-            None => match Arc::clone(&self.anonymous).try_acquire_owned() {
-                Ok(permit) => (Peer::Anonymous, Some(permit)),
-                Err(_) => {
-                    metrics::connection("grpc", "too_many_anonymous");
+        };
+        let io = Io::Tls(Box::new(stream));
+        let caller = |peer| Caller { peer, address, asked: Asked::default() };
+        let (peer, life) = match identity {
+            Some(identity) => {
+                let Some(session) = self.sessions.enter(&identity) else {
+                    tracing::warn!(id = %identity.id, %address, "too many connections of one instance");
+                    metrics::connection("grpc", "too_many_of_instance");
+                    return;
+                };
+                // In the table first, then judged: a revocation in between is not lost.
+                if self.gate.welcomes(&identity) {
+                    metrics::connection("grpc", "identity");
+                    let caller = caller(Peer::Identity(identity));
+                    let holds =
+                        Holds { permits: [Some(open), None], session: Some(session), ..Holds::default() };
+                    drop(share);
+                    let _ = self.members.send(Ok(Connection::new(io, caller, None, holds))).await;
                     return;
                 }
-            },
+                (Peer::Identity(identity), REFUSED_LIFE)
+            }
+            None => (Peer::Anonymous, ANONYMOUS_LIFE),
         };
-        metrics::connection("grpc", if anonymous.is_some() { "anonymous" } else { "identity" });
-        let connection = Connection {
-            io: Io::Tls(Box::new(stream)),
-            caller: Caller { peer, address },
-            deadline: anonymous.is_some().then(|| Box::pin(tokio::time::sleep(ANONYMOUS_LIFE))),
-            _permits: [Some(open), anonymous],
+        let Ok(permit) = Arc::clone(&self.unproven).try_acquire_owned() else {
+            metrics::connection("grpc", "too_many_strangers");
+            return;
         };
-        let _ = self.connections.send(Ok(connection)).await;
+        metrics::connection("grpc", if matches!(peer, Peer::Anonymous) { "anonymous" } else { "refused" });
+        let holds = Holds { permits: [Some(open), Some(permit)], share: Some(share), session: None };
+        let connection = Connection::new(io, caller(peer), Some(life), holds);
+        let _ = self.strangers.send(Ok(connection)).await;
     }
 }
 
@@ -236,75 +325,4 @@ pub fn bind_socket(path: &Path, everyone: bool) -> Result<UnixListener, ServeErr
     let mode = if everyone { 0o666 } else { 0o600 };
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
     Ok(listener)
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Caller;
-
-    fn connect_info(&self) -> Caller {
-        self.caller.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(context).is_ready()
-        {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        match &mut self.io {
-            Io::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-            Io::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
-            Io::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-            Io::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut self.io {
-            Io::Tls(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
-            Io::Unix(stream) => Pin::new(stream).poll_write_vectored(context, bytes),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.io {
-            Io::Tls(stream) => stream.is_write_vectored(),
-            Io::Unix(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Tls(stream) => Pin::new(stream).poll_flush(context),
-            Io::Unix(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Io::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-            Io::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! Watch: one stream per proxy, pushed.
+//! Watch: one stream per proxy, pushed. Leave: goodbye.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use signet_proto::spiffe::SpiffeId;
 use signet_proto::v1::mesh_server::Mesh;
-use signet_proto::v1::{WatchRequest, WatchResponse};
+use signet_proto::v1::{self, LeaveRequest, LeaveResponse, WatchRequest, WatchResponse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -14,16 +14,15 @@ use tonic::{Request, Response, Status};
 
 use super::Rooms;
 use super::caller::Member;
+use super::status::ToStatus;
 use crate::publish::{MeshState, NewWatcher, ServiceStream, View};
-use crate::store::model::Lease;
+use crate::store::model::{Lease, Listener};
 use crate::telemetry::metrics;
 use crate::time;
 
 const MAX_LISTENERS: usize = 64;
 const MAX_UPSTREAMS: usize = 1024;
 const MAX_VERSION: usize = 64;
-/// A commit older than this is not news: the stream was opened after it.
-const FRESH: Duration = Duration::from_secs(10);
 
 #[tonic::async_trait]
 impl Mesh for Rooms {
@@ -37,10 +36,19 @@ impl Mesh for Rooms {
         tokio::spawn(watch.run());
         Ok(Response::new(ReceiverStream::new(stream)))
     }
+
+    /// An open stream stays open: whoever drains still wants to hear of revocations.
+    async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
+        let Member { identity, instance, .. } = self.gate.member(request.extensions()).await?;
+        self.endpoints.remove(instance);
+        self.store.depart_instance(instance, identity.id.clone()).await.map_err(|error| error.to_status())?;
+        tracing::info!(id = %identity.id, %instance, "instance departed");
+        Ok(Response::new(LeaveResponse {}))
+    }
 }
 
 struct Asked {
-    ports: Vec<u16>,
+    listeners: Vec<Listener>,
     upstreams: Vec<SpiffeId>,
     version: String,
 }
@@ -58,17 +66,26 @@ impl Asked {
                 "version: expected at most {MAX_VERSION} bytes without control characters"
             )));
         }
-        let ports: BTreeSet<u16> = listeners
+        let listeners: BTreeSet<Listener> = listeners
             .iter()
-            .map(|listener| u16::try_from(listener.port).ok().filter(|port| *port != 0))
+            .map(listener)
             .collect::<Option<_>>()
             .ok_or_else(|| Status::invalid_argument("listeners: expected ports from 1 to 65535"))?;
         let upstreams: BTreeSet<SpiffeId> = upstreams
             .iter()
             .map(|id| id.parse().map_err(|error| Status::invalid_argument(format!("upstreams: {error}"))))
             .collect::<Result<_, _>>()?;
-        Ok(Self { ports: ports.into_iter().collect(), upstreams: upstreams.into_iter().collect(), version })
+        Ok(Self {
+            listeners: listeners.into_iter().collect(),
+            upstreams: upstreams.into_iter().collect(),
+            version,
+        })
     }
+}
+
+fn listener(listener: &v1::Listener) -> Option<Listener> {
+    let port = u16::try_from(listener.port).ok().filter(|port| *port != 0)?;
+    Some(Listener { port, app_port: u16::try_from(listener.app_port).ok()? })
 }
 
 /// One open stream. Dropping it closes its books, however the stream ended.
@@ -95,7 +112,7 @@ impl Watch {
         asked: Asked,
         messages: mpsc::Sender<Result<WatchResponse, Status>>,
     ) -> Self {
-        let (stream, ended) = rooms.watchers.open(NewWatcher {
+        let (stream, ended) = rooms.watchers.open(&NewWatcher {
             id: member.identity.id.clone(),
             instance: member.instance,
             version: asked.version,
@@ -105,7 +122,7 @@ impl Watch {
             instance: member.instance,
             spiffe_id: member.identity.id.clone(),
             address: member.address,
-            ports: asked.ports,
+            listeners: asked.listeners,
         };
         let services = rooms.endpoints.subscribe(&asked.upstreams);
         let news = rooms.endpoints.hold(stream, &lease);
@@ -124,16 +141,18 @@ impl Watch {
     async fn run(mut self) {
         let mut view = View::new(self.member.identity.id.clone());
         let mut states = self.rooms.state.clone();
+        let mut told = None;
         let end = loop {
             let state = Arc::clone(&states.borrow_and_update());
             if let Err(status) = self.rooms.gate.require_standing(&self.member.identity) {
                 // No grace for what was revoked while its stream was being opened.
-                self.rooms.endpoints.remove(&self.lease);
+                self.rooms.endpoints.remove(self.member.instance);
                 break Some(status);
             }
-            if !self.push(&mut view, &state).await {
+            if !self.push(&mut view, &state, told).await {
                 break None;
             }
+            told = Some(state.commit.revision);
             let next = tokio::select! {
                 changed = states.changed() => match changed {
                     Ok(()) => Next::Changed,
@@ -161,8 +180,8 @@ impl Watch {
         }
     }
 
-    /// Brings the proxy up to `state`. False: the stream is gone.
-    async fn push(&self, view: &mut View, state: &MeshState) -> bool {
+    /// Brings the proxy up to `state`, after the revision `told`. False: the stream is gone.
+    async fn push(&self, view: &mut View, state: &MeshState, told: Option<u64>) -> bool {
         let message = view.next(state, self.services.current());
         let sent = message.is_some();
         // Booked before it is sent: the acknowledgement can be faster than we are.
@@ -171,8 +190,9 @@ impl Watch {
         if self.messages.send(Ok(message)).await.is_err() {
             return false;
         }
-        let lag = time::now().duration_since(state.commit.at).ok().filter(|lag| *lag < FRESH);
-        metrics::pushed(lag);
+        // The first message and endpoints are not about a commit that was just made.
+        let fresh = told.is_some_and(|told| told < state.commit.revision);
+        metrics::pushed(time::now().duration_since(state.commit.at).ok().filter(|_| fresh));
         true
     }
 }

@@ -1,21 +1,26 @@
 //! The doors: gRPC over mutual TLS, gRPC for operators on a local socket, and plain HTTP for probes.
 //!
 //! ```text
-//!   TCP 8443 ─ handshake (ours, 10 s) ─▶ Identity · Mesh · Report · Admin   caller: SVID, or none (only Attest)
-//!   unix socket ─ peer credentials ────▶ Admin                              caller: uid
-//!   TCP 8080 ──────────────────────────▶ /metrics /livez /readyz /bundle    nobody asked who
+//!   TCP 8443 ─ handshake (ours) ─▶ with an SVID  Identity · Mesh · Report · Admin   caller: SVID
+//!                              └─▶ without       Identity (only Attest)             caller: nobody
+//!   unix socket ─ peer credentials ──────────────▶ Admin                             caller: uid
+//!   TCP 8080 ────────────────────────────────────▶ /metrics /livez /readyz /bundle   nobody asked who
 //! ```
 //!
-//! Every call passes the [`Gate`], which says who asks and whether they still may: a connection does not
+//! Every call passes [`admission`] before its message is read, and then the [`Gate`], which says who asks and whether they still may: a connection does not
 //! remember rights. Every error becomes a status in one place (`status`).
 
 mod admin;
+mod admission;
 mod caller;
+mod connection;
 mod http;
 mod identity;
 mod listener;
 mod mesh;
 mod report;
+mod sessions;
+mod shares;
 mod status;
 mod tls;
 
@@ -40,9 +45,12 @@ use crate::publish::{Endpoints, MeshState, Watchers};
 use crate::registry::Registry;
 use crate::store::Store;
 
+use admission::Admission;
+
 pub use caller::{Caller, Gate, Peer};
-pub use http::Health;
-pub use tls::OwnIdentity;
+pub use http::{Health, serve as serve_http};
+pub use listener::bind_socket;
+pub use tls::{OwnIdentity, OwnIdentityError};
 
 /// A signing request and a token: small.
 const IDENTITY_MESSAGE: usize = 16 * 1024;
@@ -54,6 +62,12 @@ const ADMIN_MESSAGE: usize = 8 * 1024 * 1024;
 /// Longer than the longest wait that a caller may ask for (`AwaitApplied`).
 const CALL_DEADLINE: Duration = Duration::from_secs(75);
 const STREAMS_PER_CONNECTION: u32 = 128;
+/// Whoever has proven nothing makes one call, perhaps again.
+const STREAMS_OF_STRANGERS: u32 = 4;
+/// What a peer may send before it is read, by call and by connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+const WINDOW_OF_STRANGERS: u32 = 64 * 1024;
 const HEADERS: u32 = 16 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
@@ -114,8 +128,6 @@ pub async fn bind(key: &'static str, at: SocketAddr) -> Result<TcpListener, Serv
     TcpListener::bind(at).await.map_err(|error| ServeError::Bind { key, at: at.to_string(), error })
 }
 
-pub use listener::bind_socket;
-
 /// Serves the mesh: everything, over mutual TLS, until `stop`.
 ///
 /// # Errors
@@ -125,15 +137,24 @@ pub async fn serve_mesh(
     listener: TcpListener,
     own: Arc<OwnIdentity>,
 ) -> Result<(), ServeError> {
-    let incoming = listener::tls(listener, own, rooms.stop.clone());
+    let (members, strangers) = listener::tls(listener, own, rooms.gate.clone(), rooms.stop.clone());
     let stop = rooms.stop.clone();
-    server()
-        .add_service(IdentityServer::new(rooms.clone()).max_decoding_message_size(IDENTITY_MESSAGE))
+    let identity = IdentityServer::new(rooms.clone()).max_decoding_message_size(IDENTITY_MESSAGE);
+    let strangers = server()
+        .max_concurrent_streams(STREAMS_OF_STRANGERS)
+        .initial_stream_window_size(WINDOW_OF_STRANGERS)
+        .initial_connection_window_size(WINDOW_OF_STRANGERS)
+        .layer(Admission::new(rooms.gate.clone()))
+        .add_service(identity.clone())
+        .serve_with_incoming_shutdown(strangers, stop.clone().cancelled_owned());
+    let members = server()
+        .layer(Admission::new(rooms.gate.clone()))
+        .add_service(identity)
         .add_service(MeshServer::new(rooms.clone()).max_decoding_message_size(MESH_MESSAGE))
         .add_service(ReportServer::new(rooms.clone()).max_decoding_message_size(REPORT_MESSAGE))
         .add_service(AdminServer::new(rooms).max_decoding_message_size(ADMIN_MESSAGE))
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-        .await?;
+        .serve_with_incoming_shutdown(members, stop.cancelled_owned());
+    tokio::try_join!(members, strangers)?;
     Ok(())
 }
 
@@ -142,22 +163,26 @@ pub async fn serve_mesh(
 /// # Errors
 /// When the server fails as a whole.
 pub async fn serve_operators(rooms: Rooms, listener: UnixListener) -> Result<(), ServeError> {
-    let incoming = listener::unix(listener, rooms.stop.clone());
+    let incoming = listener::unix(listener, rooms.gate.clone(), rooms.stop.clone());
     let stop = rooms.stop.clone();
     server()
+        .layer(Admission::new(rooms.gate.clone()))
         .add_service(AdminServer::new(rooms).max_decoding_message_size(ADMIN_MESSAGE))
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await?;
     Ok(())
 }
 
-pub use http::serve as serve_http;
-
 fn server() -> Server {
     Server::builder()
         .timeout(CALL_DEADLINE)
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_max_header_list_size(HEADERS)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
 }
+
+#[cfg(test)]
+mod tests;

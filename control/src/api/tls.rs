@@ -1,4 +1,5 @@
-//! Control's own identity at its door: issued by itself, replaced at half of its life under open listeners.
+//! Control's own identity at its door: issued by itself, replaced under open listeners at half of its life, or
+//! when the clock that made it turns out to have been ahead.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -36,6 +37,7 @@ pub struct OwnIdentity {
 struct Current {
     config: Arc<ServerConfig>,
     not_before: SystemTime,
+    issued_at: SystemTime,
     not_after: SystemTime,
 }
 
@@ -61,12 +63,19 @@ impl OwnIdentity {
         Ok(())
     }
 
+    /// Whether it should be replaced: its time has come, or it is not good yet, which nobody would
+    /// believe.
+    #[must_use]
+    pub fn rotation_is_due(&self, now: SystemTime) -> bool {
+        now < self.current.load().not_before || self.rotation_due() <= now
+    }
+
     /// When it should be replaced: at half of its life.
     #[must_use]
     pub fn rotation_due(&self) -> SystemTime {
         let current = self.current.load();
-        let life = current.not_after.duration_since(current.not_before).unwrap_or_default();
-        current.not_before + life / 2
+        let life = current.not_after.duration_since(current.issued_at).unwrap_or_default();
+        current.issued_at + life / 2
     }
 
     /// When it ends.
@@ -89,6 +98,31 @@ async fn issue(issuer: &Issuer, trust: &Arc<Trust>, ttl: Duration) -> Result<Cur
     Ok(Current {
         config: server_config(&svid, Arc::clone(trust), ClientAuth::Optional, &[ALPN_H2])?,
         not_before: svid.profile().not_before,
+        // Not its start, which is backdated: half of what was left when it was made.
+        issued_at: signet_proto::clock::now(),
         not_after: svid.profile().not_after,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ca::Authority;
+    use crate::store::Store;
+    use crate::time;
+
+    #[tokio::test]
+    async fn svid_is_replaced_at_half_of_its_life_and_when_the_clock_was_ahead() {
+        let directory = tempfile::tempdir().unwrap();
+        let domain: signet_proto::spiffe::TrustDomain = "mesh.local".parse().unwrap();
+        let store = Store::open(directory.path(), &domain).unwrap();
+        let (seal, hour) = (directory.path().join("seal.key"), Duration::from_secs(3600));
+        let authority = Arc::new(Authority::open(store.clone(), domain, &seal, 720 * hour).await.unwrap());
+        let issuer = Issuer::new(Arc::clone(&authority), store);
+        let own = OwnIdentity::new(issuer, authority.bundle(), hour).await.unwrap();
+        let now = time::now();
+        assert!(!own.rotation_is_due(now));
+        assert!(own.rotation_is_due(now + hour / 2));
+        assert!(own.rotation_is_due(now - Duration::from_secs(4000)), "made 4000 s in the future");
+    }
 }

@@ -88,7 +88,7 @@ pub(super) async fn verify(store: &Store, secret: &[u8], address: IpAddr) -> Res
     let secret_sha256 = crate::sha256(secret);
     let evidence = Evidence::JoinToken { secret_sha256 };
     match store.redeemable_token(secret_sha256, time::now()).await {
-        Ok(token) => Ok(Attested { workload: token.workload, evidence }),
+        Ok(token) => Ok(Attested { workload: token.workload, again: token.redeemed_by, evidence }),
         Err(StoreError::Refused(refusal)) => {
             Err(super::refused(store, evidence, refusal.as_str(), address).await)
         }

@@ -7,6 +7,7 @@ mod join_token;
 
 use std::net::IpAddr;
 
+use signet_proto::spiffe::InstanceId;
 use signet_proto::v1::attest_request::Proof;
 
 use crate::store::model::{Actor, Workload};
@@ -19,6 +20,8 @@ pub use join_token::{DEFAULT_TTL, MAX_TTL, TokenError, Tokens};
 pub struct Attested {
     /// Whom the proof is for.
     pub workload: Workload,
+    /// The instance that was proven already, and asks again.
+    pub again: Option<InstanceId>,
     /// To be spent in the commit of the issuance.
     pub evidence: Evidence,
 }

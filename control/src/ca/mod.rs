@@ -178,12 +178,19 @@ impl Authority {
         Ok((previous, signer))
     }
 
-    /// When the intermediate should be replaced: at half of its life.
+    /// Whether the intermediate should be replaced: its time has come, or the clock that made it was ahead.
+    #[must_use]
+    pub fn rotation_is_due(&self, now: SystemTime) -> bool {
+        let ahead = self.intermediate.load().not_before > now && self.root.not_before <= now;
+        ahead || self.rotation_due() <= now
+    }
+
+    /// When the intermediate should be replaced: while half of `--intermediate-ttl` is left, so that a leaf of
+    /// the longest life still fits. Never, once it ends with the root: another one would not live longer.
     #[must_use]
     pub fn rotation_due(&self) -> SystemTime {
-        let intermediate = self.intermediate.load();
-        let life = intermediate.not_after.duration_since(intermediate.not_before).unwrap_or_default();
-        intermediate.not_before + life / 2
+        let ends = self.intermediate.load().not_after;
+        if ends >= self.root.not_after { ends } else { ends - self.intermediate_ttl / 2 }
     }
 
     /// The trust bundle: the root.

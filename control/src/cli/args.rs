@@ -318,9 +318,11 @@ pub(super) struct Login {
     pub(super) dir: Option<PathBuf>,
 }
 
-/// Prints the completion script of a shell.
-pub(super) fn complete(shell: Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "signet", &mut std::io::stdout());
+/// The completion script of a shell.
+pub(super) fn completion(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "signet", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 #[cfg(test)]

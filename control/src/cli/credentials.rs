@@ -1,10 +1,11 @@
-//! The operator's own SVID on disk: written by `signet login`, renewed when half of its life is over.
+//! The operator's own SVID on disk: written by `signet login`, renewed when half of its life is over; key and
+//! SVID always of one piece (`generations`).
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
@@ -14,8 +15,8 @@ use signet_proto::v1::RenewRequest;
 use signet_proto::v1::identity_client::IdentityClient;
 use zeroize::Zeroizing;
 
-use super::connect;
 use super::error::CliError;
+use super::{connect, generations};
 use crate::registry::CONTROL_PATH;
 
 const SVID: &str = "svid.pem";
@@ -45,7 +46,7 @@ impl Credentials {
     pub(super) async fn load(directory: &Path, control: &str) -> Result<Self, CliError> {
         let mut credentials = Self::read(directory)?;
         let now = signet_proto::clock::now();
-        let (from, until) = (credentials.svid.profile().not_before, credentials.svid.profile().not_after);
+        let until = credentials.svid.profile().not_after;
         if until <= now {
             return Err(CliError::not_permitted(format!(
                 "your SVID in {} ended {}",
@@ -54,9 +55,8 @@ impl Credentials {
             ))
             .with_hint("ask for a join ticket and use `signet login` again"));
         }
-        let half = from + until.duration_since(from).unwrap_or_default() / 2;
-        if now >= half {
-            match credentials.renew(directory, control).await {
+        if credentials.renewal_is_due(now) {
+            match Self::renewed(directory, control).await {
                 Ok(renewed) => credentials = renewed,
                 Err(error) => eprintln!("signet: warning: your SVID could not be renewed: {error}"),
             }
@@ -64,7 +64,24 @@ impl Credentials {
         Ok(credentials)
     }
 
+    fn renewal_is_due(&self, now: SystemTime) -> bool {
+        let (from, until) = (self.svid.profile().not_before, self.svid.profile().not_after);
+        now >= from + until.duration_since(from).unwrap_or_default() / 2
+    }
+
+    /// Of several commands at the same time one renews, and the others use what it wrote.
+    async fn renewed(directory: &Path, control: &str) -> Result<Self, CliError> {
+        let _lock = generations::lock(directory).await?;
+        let credentials = Self::read(directory)?;
+        if credentials.renewal_is_due(signet_proto::clock::now()) {
+            credentials.renew(directory, control).await
+        } else {
+            Ok(credentials)
+        }
+    }
+
     fn read(directory: &Path) -> Result<Self, CliError> {
+        let directory = &generations::current(directory);
         let file = |name: &str| {
             let path = directory.join(name);
             fs::read(&path).map(Zeroizing::new).map_err(|error| {
@@ -146,48 +163,19 @@ pub(super) fn version() -> String {
     format!("signet/{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Writes all three files, each complete or not at all, the key readable by its owner alone.
+/// Writes all three files at once, the key readable by its owner alone.
 pub(super) fn write(
     directory: &Path,
     chain: &[Vec<u8>],
     key: &WorkloadKey,
     bundle: &TrustBundle,
 ) -> Result<(), CliError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|error| CliError::failed(format!("cannot make {}: {error}", directory.display())))?;
     let svid: String = chain.iter().map(|certificate| pem(certificate)).collect();
-    let drafts = [
-        draft(directory, KEY, key.to_pem().as_bytes(), 0o600)?,
-        draft(directory, SVID, svid.as_bytes(), 0o644)?,
-        draft(directory, BUNDLE, bundle.to_pem().as_bytes(), 0o644)?,
-    ];
-    // Renamed one right after the other: the moment in which key and SVID do not fit is as short as can be.
-    for (from, to) in drafts {
-        fs::rename(&from, &to)
-            .map_err(|error| CliError::failed(format!("cannot write {}: {error}", to.display())))?;
-    }
-    Ok(())
-}
-
-fn draft(directory: &Path, name: &str, content: &[u8], mode: u32) -> Result<(PathBuf, PathBuf), CliError> {
-    let (to, from) = (directory.join(name), directory.join(format!(".{name}.{}", std::process::id())));
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&from)
-        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
-    match written {
-        Ok(()) => Ok((from, to)),
-        Err(error) => {
-            let _ = fs::remove_file(&from);
-            Err(CliError::failed(format!("cannot write {}: {error}", to.display())))
-        }
-    }
+    let (key, bundle) = (key.to_pem(), bundle.to_pem());
+    let files =
+        [(KEY, key.as_bytes(), 0o600), (SVID, svid.as_bytes(), 0o644), (BUNDLE, bundle.as_bytes(), 0o644)];
+    generations::write(directory, &files)
+        .map_err(|error| CliError::failed(format!("cannot write to {}: {error}", directory.display())))
 }
 
 /// RFC 7468, lines of 64 characters.

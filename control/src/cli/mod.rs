@@ -16,6 +16,7 @@ mod args;
 mod connect;
 mod credentials;
 mod error;
+mod generations;
 mod output;
 mod verbs;
 
@@ -67,9 +68,6 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Verb::Bundle { format } => verbs::authority::bundle(format, &session).await,
         Verb::Admin(verb) => verbs::admin::run(verb, &session, output).await,
         Verb::Login(login) => verbs::login::run(login, output).await,
-        Verb::Completion { shell } => {
-            args::complete(shell);
-            Ok(())
-        }
+        Verb::Completion { shell } => output::print(&args::completion(shell)),
     }
 }

@@ -75,7 +75,8 @@ struct Settings {
     /// Local socket for operators [default: DATA-DIR/admin.sock]
     #[arg(long, value_name = "PATH", env = "SIGNET_ADMIN_SOCKET")]
     admin_socket: Option<PathBuf>,
-    /// Local user who may do what operators do, besides root and control's own; several times for several
+    /// Local user who may do what operators do, besides root and control's own; several times for several.
+    /// Needs --admin-socket where they can reach it: the data directory is closed to others
     #[arg(long, value_name = "UID", env = "SIGNET_ADMIN_UID", value_delimiter = ',')]
     admin_uid: Option<Vec<u32>>,
     /// Life of SVIDs unless a workload has its own [default: 1h]
@@ -213,13 +214,12 @@ impl Origins<'_> {
         }
     }
 
-    fn wrong(&self, key: &str, expected: impl Into<String>, found: impl ToString) -> ConfigError {
+    fn wrong(&self, key: &str, expected: impl Into<String>, found: &dyn std::fmt::Display) -> ConfigError {
         ConfigError::Value { origin: self.of(key), expected: expected.into(), found: found.to_string() }
     }
 
     fn validate(&self, settings: Settings) -> Result<Config, ConfigError> {
         let day = Duration::from_secs(86_400);
-        let data_dir = settings.data_dir.unwrap_or_else(|| "signet-data".into());
         let advertise = settings.advertise.unwrap_or_default();
         for address in &advertise {
             if !is_host_port(address) {
@@ -229,25 +229,32 @@ impl Origins<'_> {
         let grpc_listen = settings.grpc_listen.unwrap_or(([127, 0, 0, 1], 8443).into());
         if advertise.is_empty() && grpc_listen.ip().is_unspecified() {
             let expected = "one IP address, or `advertise` set to what proxies can connect to";
-            return Err(self.wrong("grpc-listen", expected, grpc_listen));
+            return Err(self.wrong("grpc-listen", expected, &grpc_listen));
         }
         let intermediate_ttl = settings.intermediate_ttl.map_or(30 * day, |span| span.0);
         if intermediate_ttl < MIN_INTERMEDIATE || intermediate_ttl > 365 * day {
-            return Err(self.wrong("intermediate-ttl", "60s to 365d", Span(intermediate_ttl)));
+            return Err(self.wrong("intermediate-ttl", "60s to 365d", &Span(intermediate_ttl)));
+        }
+        let data_dir = settings.data_dir.unwrap_or_else(|| "signet-data".into());
+        let admin_socket = settings.admin_socket.unwrap_or_else(|| data_dir.join("admin.sock"));
+        let admin_uids: HashSet<u32> = settings.admin_uid.unwrap_or_default().into_iter().collect();
+        if !admin_uids.is_empty() && admin_socket.starts_with(&data_dir) {
+            let expected = "`admin-socket` outside of the data directory, which other users cannot enter";
+            return Err(self.wrong("admin-uid", expected, &admin_socket.display()));
         }
         Ok(Config {
             ttl: self.ttl_bounds(settings.min_ttl, settings.default_ttl, intermediate_ttl)?,
             trust_domain: match settings.trust_domain {
                 Some(domain) => domain,
-                None => "mesh.local".parse().map_err(|error| self.wrong("trust-domain", "a name", error))?,
+                None => "mesh.local".parse().map_err(|error| self.wrong("trust-domain", "a name", &error))?,
             },
-            admin_socket: settings.admin_socket.unwrap_or_else(|| data_dir.join("admin.sock")),
+            admin_socket,
             seal_key_file: settings.seal_key_file.unwrap_or_else(|| data_dir.join("seal.key")),
             data_dir,
             grpc_listen,
             http_listen: settings.http_listen.unwrap_or(([127, 0, 0, 1], 8080).into()),
             advertise,
-            admin_uids: settings.admin_uid.unwrap_or_default().into_iter().collect(),
+            admin_uids,
             intermediate_ttl,
             log_format: settings.log_format.unwrap_or_default(),
         })
@@ -264,13 +271,13 @@ impl Origins<'_> {
         let min = min.map_or(Duration::from_secs(60).min(max), |span| span.0);
         if min < SHORTEST_TTL || min > max {
             let expected = format!("1s to {} (half of intermediate-ttl, at most 7d)", Span(max));
-            return Err(self.wrong("min-ttl", expected, Span(min)));
+            return Err(self.wrong("min-ttl", expected, &Span(min)));
         }
         let default = default.map_or(Duration::from_secs(3600).clamp(min, max), |span| span.0);
         if default < min || default > max {
             let expected =
                 format!("{} (min-ttl) to {} (half of intermediate-ttl, at most 7d)", Span(min), Span(max));
-            return Err(self.wrong("default-ttl", expected, Span(default)));
+            return Err(self.wrong("default-ttl", expected, &Span(default)));
         }
         Ok(TtlBounds { min, default, max })
     }

@@ -55,7 +55,7 @@ fn mistakes_in_the_file_name_key_line_and_what_was_expected() {
         ("\ntrust-domain = \"Prod\"\n", "FILE:2: trust-domain: "),
         ("data-dir = \"x\"\nmin-ttl = \"soon\"\n", "FILE:2: min-ttl: expected a duration such as"),
         ("data-dir = \"x\"\n\ngrpc-lisen = \"127.0.0.1:1\"\n", "FILE:3: "),
-        ("data-dir = \"x\ny\"\n", "FILE:1: "),
+        ("data-dir = \"x\"\nmin-ttl\n", "FILE:2: "),
         ("grpc-listen = 8443\n", "FILE:1: grpc-listen: "),
         ("data-dir = \"x\"\ndefault-ttl = \"10s\"\n", "FILE:2: default-ttl: expected 1m (min-ttl) to 7d"),
     ] {
@@ -94,4 +94,17 @@ fn short_lives_for_tests_are_possible() {
     assert_eq!(config.ttl.max, Duration::from_secs(60));
     let config = load(&["--intermediate-ttl", "60s"]).unwrap();
     assert_eq!(config.ttl.default, Duration::from_secs(30), "defaults give way to what is set");
+}
+
+#[test]
+fn socket_that_other_users_cannot_reach_is_not_promised_to_them() {
+    let error = load(&["--admin-uid", "1000"]).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "--admin-uid: expected `admin-socket` outside of the data directory, which other users cannot enter, \
+         found `signet-data/admin.sock`"
+    );
+    assert!(load(&["--admin-uid", "1000", "--admin-socket", "signet-data/other.sock"]).is_err());
+    let config = load(&["--admin-uid", "1000", "--admin-socket", "/run/signet/admin.sock"]).unwrap();
+    assert!(config.admin_uids.contains(&1000));
 }

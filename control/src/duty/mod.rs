@@ -2,7 +2,7 @@
 //!
 //! | duty | every | does |
 //! | --- | --- | --- |
-//! | identity | 1 s | replaces the intermediate and control's own SVID at half of their lives |
+//! | identity | 1 s | replaces the intermediate and control's own SVID, when due or if they start in the future |
 //! | lapse | 1 s | lists instances whose last SVID ended over 2 s ago without a renewal |
 //! | endpoints | 2 s | forgets endpoints that no stream has held for their grace |
 //! | measure | 5 s | numbers for the metrics |
@@ -12,13 +12,20 @@
 //! Lapse and restarts: that an instance lapsed is a fact about its certificates, not about who was connected.
 //! A renewal needs an SVID that has not ended, and an SVID is recorded before it is given out; so an
 //! instance whose newest SVID has ended can never renew, whether or not control was away meanwhile, and
-//! waiting would not save it. After a start control only waits [`SETTLE`], so that proxies with a good SVID
+//! waiting would not save it. After a start control only waits `SETTLE`, so that proxies with a good SVID
 //! that come back at that moment first get the whole state, then what lapsed.
+//!
+//! All of this believes the clock. So after it jumped, nothing lapses until it has been steady for `STEADY`,
+//! and nothing is pruned for `STEADY_LONG`; and what a wrong clock lapsed all the same comes back when its SVID
+//! turns out to be good (`store::lapse`).
+
+mod clock;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,17 +34,27 @@ use crate::api::OwnIdentity;
 use crate::audit::ChainVerifier;
 use crate::ca::Authority;
 use crate::publish::Endpoints;
+use crate::registry;
 use crate::store::Store;
 use crate::store::model::Actor;
 use crate::telemetry::metrics;
 use crate::time;
 
+use clock::SteadyClock;
+
 const SETTLE: Duration = Duration::from_secs(5);
 /// A renewal on its way when its predecessor ended must not be overtaken by our clock.
 const LAPSE_GRACE: Duration = Duration::from_secs(2);
 const LAPSE_BATCH: u32 = 200;
-/// Revocations stay this long after the last certificate they cover: verifiers' clocks may be slow.
-const REVOCATION_SLACK: Duration = Duration::from_secs(3600);
+/// How long the clock must have kept pace before what it says ends anything for others ...
+const STEADY: Duration = Duration::from_secs(60);
+/// ... and before anything is dropped for good.
+const STEADY_LONG: Duration = Duration::from_secs(3600);
+/// Verifiers' clocks may be slow.
+const CLOCK_SLACK: Duration = Duration::from_secs(3600);
+/// Revocations stay this long after the last certificate they cover: a proxy that was cut off meanwhile still
+/// has connections that were good when it was, and learns only from the list that they are not.
+pub(crate) const REVOCATION_KEPT: Duration = registry::MAX_TTL.saturating_add(CLOCK_SLACK);
 /// Certificates, instances and tokens are kept this long after they ended: for questions asked afterwards,
 /// and so that their keys are not certified again meanwhile.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -66,11 +83,20 @@ impl Duties {
     /// Starts them all; they end with `stop`.
     pub fn start(self, tasks: &TaskTracker, stop: &CancellationToken) {
         let second = Duration::from_secs(1);
+        let clock = Arc::new(Mutex::new(SteadyClock::new(Instant::now(), time::now())));
+        let steady = move |long| clock.lock().steady_for(long, Instant::now(), time::now());
+        let (lapse_now, prune_now) = (steady.clone(), steady);
         self.spawn(tasks, stop, "identity", second, |duties| async move { duties.identity().await });
-        self.spawn(tasks, stop, "lapse", second, |duties| async move { duties.lapse().await });
+        self.spawn(tasks, stop, "lapse", second, move |duties| {
+            let steady = lapse_now(STEADY);
+            async move { if steady { duties.lapse().await } else { Ok(()) } }
+        });
         self.spawn(tasks, stop, "endpoints", 2 * second, |duties| async move { duties.endpoints().await });
         self.spawn(tasks, stop, "measure", 5 * second, |duties| async move { duties.measure().await });
-        self.spawn(tasks, stop, "prune", 60 * second, |duties| async move { duties.prune().await });
+        self.spawn(tasks, stop, "prune", 60 * second, move |duties| {
+            let steady = prune_now(STEADY_LONG);
+            async move { if steady { duties.prune().await } else { Ok(()) } }
+        });
         self.spawn(tasks, stop, "audit", 3600 * second, |duties| async move { duties.audit().await });
     }
 
@@ -108,10 +134,11 @@ impl Duties {
 
     async fn identity(&self) -> Result<(), Failure> {
         let now = time::now();
-        if self.authority.rotation_due() <= now {
+        if self.authority.rotation_is_due(now) {
             self.authority.rotate_intermediate(Actor::control()).await?;
         }
-        if self.own.rotation_due() <= now {
+        // A leaf does not start before its issuer.
+        if self.own.rotation_is_due(now) && self.authority.intermediate().not_before() <= now {
             self.own.rotate().await?;
             tracing::info!(not_after = %time::rfc3339(self.own.not_after()), "own SVID replaced");
         }
@@ -152,7 +179,8 @@ impl Duties {
     async fn prune(&self) -> Result<(), Failure> {
         let now = time::now();
         loop {
-            let revocations = self.store.prune_revocations(now - REVOCATION_SLACK, PRUNE_BATCH).await?;
+            let revocations =
+                self.store.prune_revocations(now - REVOCATION_KEPT, now - CLOCK_SLACK, PRUNE_BATCH).await?;
             let ended = self.store.prune_ended(now - KEPT, PRUNE_BATCH).await?;
             let revisions = self.store.prune_revisions(KEPT_REVISIONS, PRUNE_BATCH).await?;
             metrics::pruned("revocations", revocations);

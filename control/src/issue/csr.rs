@@ -70,6 +70,11 @@ pub(super) fn verify(der: &[u8], assigned: &SpiffeId) -> Result<PublicKey, CsrEr
     if !kind.fits(key) {
         return Err(CsrError::Algorithm);
     }
+    // One way to write a request: outside of what is signed nothing can be varied either.
+    let signature = der_element(0x03, &[&[0], request.signature_value.as_ref()].concat());
+    if der_element(0x30, &[info.raw, kind.signature_algorithm, &signature].concat()) != der {
+        return Err(CsrError::Malformed("it is not in DER"));
+    }
     // `raw` is the slice that `info` was parsed from: what is verified is what is read (invariant 12).
     UnparsedPublicKey::new(kind.verification, key)
         .verify(info.raw, request.signature_value.as_ref())
@@ -78,7 +83,31 @@ pub(super) fn verify(der: &[u8], assigned: &SpiffeId) -> Result<PublicKey, CsrEr
     Ok(PublicKey { bytes: key.to_vec(), algorithm: kind.certified })
 }
 
+/// ecdsa-with-SHA256, ecdsa-with-SHA384 (RFC 5758 3.2) and Ed25519 (RFC 8410 3): AlgorithmIdentifier in DER.
+const ECDSA_SHA256: &[u8] = &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+const ECDSA_SHA384: &[u8] = &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
+const ED25519_ID: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
+
+/// Tag, shortest length, content. Content is bounded by the size of a request.
+fn der_element(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = content.len().to_be_bytes();
+    let significant = length.iter().position(|byte| *byte != 0).unwrap_or(length.len());
+    let digits = length.get(significant..).unwrap_or_default();
+    let mut element = vec![tag];
+    match digits {
+        [] => element.push(0),
+        [short] if *short < 0x80 => element.push(*short),
+        long => {
+            element.push(0x80 | u8::try_from(long.len()).unwrap_or(u8::MAX));
+            element.extend_from_slice(long);
+        }
+    }
+    element.extend_from_slice(content);
+    element
+}
+
 struct Kind {
+    signature_algorithm: &'static [u8],
     verification: &'static dyn VerificationAlgorithm,
     certified: &'static SignatureAlgorithm,
     key_length: usize,
@@ -98,6 +127,7 @@ impl Kind {
                 .ok_or(CsrError::Algorithm)?;
             if curve == OID_EC_P256 && signature.algorithm == OID_SIG_ECDSA_WITH_SHA256 {
                 return Ok(Self {
+                    signature_algorithm: ECDSA_SHA256,
                     verification: &ECDSA_P256_SHA256_ASN1,
                     certified: &PKCS_ECDSA_P256_SHA256,
                     key_length: 65,
@@ -106,6 +136,7 @@ impl Kind {
             }
             if curve == OID_NIST_EC_P384 && signature.algorithm == OID_SIG_ECDSA_WITH_SHA384 {
                 return Ok(Self {
+                    signature_algorithm: ECDSA_SHA384,
                     verification: &ECDSA_P384_SHA384_ASN1,
                     certified: &PKCS_ECDSA_P384_SHA384,
                     key_length: 97,
@@ -118,6 +149,7 @@ impl Kind {
             && signature.algorithm == OID_SIG_ED25519
         {
             return Ok(Self {
+                signature_algorithm: ED25519_ID,
                 verification: &ED25519,
                 certified: &PKCS_ED25519,
                 key_length: 32,

@@ -117,7 +117,7 @@ impl Issuer {
         Self { authority, store }
     }
 
-    /// The first SVID of a new instance.
+    /// The first SVID of a new instance, or of one that did not hear the answer.
     ///
     /// # Errors
     /// Why not; nothing was given out and the join token is unspent, unless it was spent before.
@@ -173,10 +173,14 @@ impl Issuer {
         address: IpAddr,
     ) -> Result<Issued, IssueError> {
         let version = check_version(version)?;
-        let Attested { workload, evidence } = attested;
+        let Attested { workload, again, evidence } = attested;
         let id = workload.spiffe_id;
-        let key = csr::verify(request, &id)?;
-        let instance = InstanceId::random()?;
+        let key = match csr::verify(request, &id) {
+            // A spent token answers nobody but its instance, whatever is wrong.
+            Err(_) if again.is_some() => return Err(StoreError::from(Refusal::TokenSpent).into()),
+            key => key?,
+        };
+        let instance = again.map_or_else(InstanceId::random, Ok)?;
         let leaf =
             self.sign(&LeafRequest { id: &id, instance: Some(instance), key: &key, ttl: workload.ttl })?;
         let Evidence::JoinToken { secret_sha256 } = evidence;
@@ -237,4 +241,10 @@ pub fn refusal(error: &IssueError) -> Option<&Refusal> {
         IssueError::Store(StoreError::Refused(refusal)) => Some(refusal),
         _ => None,
     }
+}
+
+/// The key in a request of `key`, for tests of other rooms.
+#[cfg(test)]
+pub(crate) fn tests_csr(key: &WorkloadKey, id: &SpiffeId) -> crate::ca::PublicKey {
+    csr::verify(&key.csr(Some(id)).unwrap(), id).unwrap()
 }

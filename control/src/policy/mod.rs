@@ -98,8 +98,9 @@ impl Policies {
         self.require_own_targets(file, &documents)?;
         let replaced: HashSet<&str> = documents.iter().map(|document| document.name.as_str()).collect();
         let kept = self.store.policies().await?.into_iter().filter(|old| !replaced.contains(&*old.name));
-        let kept: Vec<Document> = kept.map(|old| parse_json(&old.document)).collect::<Result<_, _>>()?;
-        PolicySet::compile(kept.into_iter().chain(documents.iter().cloned()).collect())
+        // One that cannot be read denies what it can, until it is replaced or deleted; it stops nobody.
+        let kept = kept.filter_map(|old| parse_json(&old.document).ok());
+        PolicySet::compile(kept.chain(documents.iter().cloned()).collect())
             .map_err(|error| PolicyError::Compile { file: file.to_owned(), error })?;
         let new = documents
             .iter()
@@ -109,7 +110,7 @@ impl Policies {
                 document: document.to_json(),
             })
             .collect();
-        Ok(self.store.apply_policies(new, actor).await?)
+        Ok(self.store.apply_policies(new, actor, together).await?)
     }
 
     /// All documents, by name.
@@ -139,6 +140,12 @@ impl Policies {
             }),
         }
     }
+}
+
+/// Whether stored documents, as JSON, go together.
+fn together(documents: &[&str]) -> Result<(), String> {
+    let readable = documents.iter().filter_map(|document| parse_json(document).ok()).collect();
+    PolicySet::compile(readable).map(drop).map_err(|error| error.to_string())
 }
 
 /// Reads a YAML stream of documents and checks that they go together: what `signet policy validate` does.

@@ -1,7 +1,7 @@
 //! Where instances accept mutual TLS: leases held by open Watch streams.
 //!
 //! An endpoint appears when its instance's stream opens, with the address that control sees. It disappears
-//! at once when the instance or identity is revoked or lapses, and [`GRACE`] after its stream ended
+//! at once when the instance or identity is revoked or lapses, and `GRACE` after its stream ended
 //! otherwise: a proxy that reconnects, or a control that restarts, takes no endpoint away from anyone.
 //! Endpoints are not part of the revision log: they change without anyone's decision.
 
@@ -89,9 +89,9 @@ impl Endpoints {
         }
     }
 
-    /// Takes out the endpoints of one instance at once.
-    pub fn remove(&self, lease: &Lease) {
-        self.table.lock().remove(|entry| entry.lease.instance == lease.instance);
+    /// Takes out the endpoints of one instance at once, though its stream may stay open.
+    pub fn remove(&self, instance: InstanceId) {
+        self.table.lock().remove(|entry| entry.lease.instance == instance);
     }
 
     /// Takes out what nobody has held for too long. Returns whose, to be forgotten in the store too.
@@ -161,10 +161,11 @@ impl Table {
         let leases = self.identities.get(id).into_iter().flat_map(BTreeMap::values).map(|entry| &entry.lease);
         leases
             .flat_map(|lease| {
-                lease.ports.iter().map(|port| v1::Endpoint {
+                lease.listeners.iter().map(|listener| v1::Endpoint {
                     address: lease.address.to_string(),
-                    port: u32::from(*port),
+                    port: u32::from(listener.port),
                     instance: lease.instance.to_string(),
+                    app_port: u32::from(listener.app_port),
                 })
             })
             .collect()
@@ -200,6 +201,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::model::Listener;
 
     fn id() -> SpiffeId {
         "spiffe://mesh.local/payments".parse().unwrap()
@@ -210,7 +212,7 @@ mod tests {
             instance: InstanceId::random().unwrap(),
             spiffe_id: id(),
             address: "10.0.0.7".parse().unwrap(),
-            ports: vec![port],
+            listeners: vec![Listener { port, app_port: 8080 }],
         }
     }
 

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Invariants: a message that carries revision N contains everything of N that concerns its proxy; the first
-//! message of a stream is complete; a slow proxy gets the newest state, not a queue of old ones.
+//! message of a stream is complete; a slow proxy gets the newest state, not a queue of old ones; policy that
+//! cannot be read denies, and keeps no revocation from anyone.
 
 mod endpoints;
 mod view;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use signet_proto::handshake::Revocations;
-use signet_proto::policy::{PolicySet, parse_json};
+use signet_proto::policy::{Pattern, PolicySet, parse_json};
 use signet_proto::spiffe::TrustDomain;
 use signet_proto::v1;
 use tokio::sync::watch;
@@ -54,7 +55,8 @@ pub struct MeshState {
 /// All documents, by name, with their targets; and compiled, for explanations.
 #[derive(Debug)]
 pub struct PolicySection {
-    pub(crate) documents: Vec<(signet_proto::policy::Pattern, Arc<str>)>,
+    /// Without a target that can be read, a document is everyone's.
+    pub(crate) documents: Vec<(Option<Pattern>, Arc<str>)>,
     /// Compiled, as a proxy that all of it concerns would have it.
     pub compiled: PolicySet,
 }
@@ -174,7 +176,7 @@ fn advance(
         });
     }
     if let Some(policies) = policies {
-        next.policies = Arc::new(policy_section(policies)?);
+        next.policies = Arc::new(policy_section(policies));
     }
     if let Some(revocations) = revocations {
         next.revocations = Arc::new(revocation_section(revocations)?);
@@ -182,17 +184,37 @@ fn advance(
     Ok(Some(next))
 }
 
-fn policy_section(policies: Vec<Policy>) -> Result<PolicySection, StoreError> {
-    let damaged = |error: &dyn std::fmt::Display| StoreError::Damaged(format!("stored policy: {error}"));
+/// A document that cannot be read is sent as it is to those it is for: they deny (invariant 1).
+fn policy_section(policies: Vec<Policy>) -> PolicySection {
     let mut documents = Vec::with_capacity(policies.len());
     let mut parsed = Vec::with_capacity(policies.len());
+    let mut unreadable = None;
     for policy in policies {
-        let document = parse_json(&policy.document).map_err(|error| damaged(&error))?;
-        documents.push((document.target.clone(), Arc::from(policy.document)));
-        parsed.push(document);
+        let target = match parse_json(&policy.document) {
+            Ok(document) => {
+                parsed.push(document);
+                parsed.last().map(|document| document.target.clone())
+            }
+            Err(error) => {
+                unreadable = Some(format!("policy `{}`: {error}", policy.name));
+                policy.target.parse().ok()
+            }
+        };
+        documents.push((target, Arc::from(policy.document)));
     }
-    let compiled = PolicySet::compile(parsed).map_err(|error| damaged(&error))?;
-    Ok(PolicySection { documents, compiled })
+    let compiled = match unreadable {
+        None => PolicySet::compile(parsed).map_err(|error| error.to_string()),
+        Some(why) => Err(why),
+    };
+    metrics::policy_readable(compiled.is_ok());
+    let compiled = compiled.unwrap_or_else(|why| {
+        tracing::error!(
+            why,
+            "stored policy cannot be read: whom it concerns denies; apply it anew or delete it"
+        );
+        PolicySet::deny_all(why)
+    });
+    PolicySection { documents, compiled }
 }
 
 fn revocation_section(list: RevocationList) -> Result<RevocationSection, StoreError> {

@@ -82,7 +82,7 @@ impl View {
         section
             .documents
             .iter()
-            .filter(|(target, _)| target.matches(&self.id))
+            .filter(|(target, _)| target.as_ref().is_none_or(|target| target.matches(&self.id)))
             .map(|(_, document)| Arc::clone(document))
             .collect()
     }
@@ -116,7 +116,7 @@ mod tests {
             commit: Commit { revision, at: time::from_millis(1_000) },
             processed: revision,
             bundles: Arc::default(),
-            policies: Arc::new(policy_section(policies).unwrap()),
+            policies: Arc::new(policy_section(policies)),
             revocations: Arc::new(revocation_section(revocations).unwrap()),
         }
     }
@@ -175,11 +175,39 @@ mod tests {
     }
 
     #[test]
+    fn unreadable_document_is_sent_to_those_it_is_for_and_holds_back_nothing() {
+        let broken = |name: &str, target: &str| Policy { document: "{".into(), ..document(name, target) };
+        let policies = vec![
+            broken("mine", "spiffe://mesh.local/orders"),
+            broken("other", "spiffe://mesh.local/payments"),
+            broken("whose", "?"),
+        ];
+        let state = state(1, policies, &["spiffe://mesh.local/batch"]);
+        let message = orders().next(&state, vec![]).unwrap();
+        assert_eq!(message.policies.unwrap().documents, ["{", "{"]);
+        assert_eq!(message.revocations.unwrap().identities, ["spiffe://mesh.local/batch"]);
+        let request = signet_proto::policy::Request {
+            source: Some(&"spiffe://mesh.local/a".parse().unwrap()),
+            destination: &"spiffe://mesh.local/b".parse().unwrap(),
+            port: 1,
+            layer: signet_proto::policy::Layer::Opaque,
+            now: time::from_millis(0),
+        };
+        let verdict = state.policies.compiled.decide(&request);
+        assert_eq!(verdict.reason.as_str(), "policy_unreadable");
+    }
+
+    #[test]
     fn moved_endpoint_is_sent_alone() {
         let state = state(1, vec![], &[]);
         let service = |port| v1::Service {
             spiffe_id: "spiffe://mesh.local/payments".into(),
-            endpoints: vec![v1::Endpoint { address: "10.0.0.1".into(), port, instance: "i".into() }],
+            endpoints: vec![v1::Endpoint {
+                address: "10.0.0.1".into(),
+                port,
+                instance: "i".into(),
+                app_port: 8080,
+            }],
         };
         let mut view = orders();
         view.next(&state, vec![service(1)]).unwrap();

@@ -51,7 +51,7 @@ pub struct Applied {
 /// How far all connected proxies are with one revision.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Those that were sent something because of it.
+    /// Those that were sent something because of it, or may be yet.
     pub concerned: Vec<Applied>,
     /// Every connected proxy has it in force, or was not concerned.
     pub complete: bool,
@@ -93,7 +93,7 @@ struct Delivery {
 impl Watchers {
     /// Enters a stream. An older stream of the same instance is superseded: the proxy reconnected before
     /// its old connection was noticed to be dead. Returns the stream's number and its end.
-    pub fn open(&self, new: NewWatcher) -> (u64, CancellationToken) {
+    pub fn open(&self, new: &NewWatcher) -> (u64, CancellationToken) {
         let ended = CancellationToken::new();
         let mut table = self.table.lock();
         table.next += 1;
@@ -131,7 +131,7 @@ impl Watchers {
         };
         if sent && revision > watcher.evaluated {
             if watcher.deliveries.len() == REMEMBERED {
-                watcher.deliveries.pop_front();
+                watcher.forget_one();
             }
             watcher.deliveries.push_back(Delivery {
                 after: watcher.evaluated,
@@ -166,11 +166,9 @@ impl Watchers {
         let mut progress = Progress { concerned: Vec::new(), complete: true };
         for watcher in table.streams.values() {
             let applied = watcher.concerning(revision);
-            let settled = match &applied {
-                Some(applied) => applied.acknowledged_at.is_some(),
-                None => watcher.evaluated >= revision,
-            };
-            progress.complete &= settled;
+            // Not looked at yet: it may concern it.
+            let applied = applied.or_else(|| (watcher.evaluated < revision).then(|| watcher.pending()));
+            progress.complete &= applied.as_ref().is_none_or(|applied| applied.acknowledged_at.is_some());
             progress.concerned.extend(applied);
         }
         progress.concerned.sort_by(|a, b| (&a.id, a.instance).cmp(&(&b.id, b.instance)));
@@ -204,17 +202,27 @@ impl Watchers {
 }
 
 impl Watcher {
+    /// What was not acknowledged is not forgotten: it counts as part of the delivery after it, and is in force
+    /// when that is.
+    fn forget_one(&mut self) {
+        let Some(oldest) = self.deliveries.pop_front() else { return };
+        if oldest.acknowledged_at.is_none()
+            && let Some(next) = self.deliveries.front_mut()
+        {
+            next.after = oldest.after;
+        }
+    }
+
+    fn pending(&self) -> Applied {
+        Applied { id: self.new.id.clone(), instance: self.new.instance, acknowledged_at: None, closed: 0 }
+    }
+
     fn concerning(&self, revision: u64) -> Option<Applied> {
         let delivery = self
             .deliveries
             .iter()
             .find(|delivery| delivery.after < revision && revision <= delivery.revision)?;
-        Some(Applied {
-            id: self.new.id.clone(),
-            instance: self.new.instance,
-            acknowledged_at: delivery.acknowledged_at,
-            closed: delivery.closed,
-        })
+        Some(Applied { acknowledged_at: delivery.acknowledged_at, closed: delivery.closed, ..self.pending() })
     }
 }
 
@@ -240,8 +248,8 @@ mod tests {
     fn a_revision_is_applied_when_all_concerned_acknowledged_it() {
         let watchers = Watchers::default();
         let (one, other) = (watcher("a"), watcher("b"));
-        let (first, _) = watchers.open(one.clone());
-        let (second, _) = watchers.open(other.clone());
+        let (first, _) = watchers.open(&one);
+        let (second, _) = watchers.open(&other);
         for (new, stream) in [(&one, first), (&other, second)] {
             watchers.evaluated(&new.instance, stream, 5, true);
             watchers.acknowledged(&new.instance, 5, 0, at());
@@ -263,7 +271,7 @@ mod tests {
     fn one_message_for_several_revisions_counts_for_each() {
         let watchers = Watchers::default();
         let new = watcher("a");
-        let (stream, _) = watchers.open(new.clone());
+        let (stream, _) = watchers.open(&new);
         watchers.evaluated(&new.instance, stream, 3, true);
         watchers.evaluated(&new.instance, stream, 7, true);
         assert!(!watchers.progress(5).complete);
@@ -276,8 +284,8 @@ mod tests {
     fn reconnected_instance_supersedes_its_old_stream() {
         let watchers = Watchers::default();
         let new = watcher("a");
-        let (old, ended) = watchers.open(new.clone());
-        let (stream, _) = watchers.open(new.clone());
+        let (old, ended) = watchers.open(&new);
+        let (stream, _) = watchers.open(&new);
         assert!(ended.is_cancelled());
         watchers.close(&new.instance, old);
         assert_eq!(watchers.count(), 1);
@@ -294,10 +302,17 @@ mod tests {
     fn memory_per_stream_is_bounded() {
         let watchers = Watchers::default();
         let new = watcher("a");
-        let (stream, _) = watchers.open(new.clone());
+        let (stream, _) = watchers.open(&new);
         for revision in 1..100 {
             watchers.evaluated(&new.instance, stream, revision, true);
         }
         assert_eq!(watchers.table.lock().streams[&new.instance].deliveries.len(), REMEMBERED);
+        for revision in [1, 40, 99] {
+            let progress = watchers.progress(revision);
+            assert!(!progress.complete, "{revision} was never acknowledged");
+            assert_eq!(progress.concerned.len(), 1);
+        }
+        watchers.acknowledged(&new.instance, 99, 0, at());
+        assert!(watchers.progress(1).complete);
     }
 }

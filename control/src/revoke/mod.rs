@@ -8,7 +8,8 @@
 //!
 //! A serial takes its instance with it: whoever had that key could have renewed with it. Resuming a workload
 //! lifts the listing of its identity, never that of instances: what was revoked with it must attest again.
-//! Entries stay until the last certificate that they cover has ended (and an hour more, for slow clocks).
+//! Entries stay until a week after the last certificate that they cover has ended: a proxy that was cut off
+//! meanwhile has to learn of them still.
 
 use signet_proto::spiffe::SpiffeId;
 use signet_proto::v1::revoke_request::What;

@@ -80,14 +80,28 @@ impl<'a> Change<'a> {
 
     /// Appends the revision; `topics` say which parts of the mesh's view it changed.
     pub(super) fn revise(&mut self, topics: Topics, subject: &str) -> Result<Commit, StoreError> {
+        self.append(topics, subject, None)
+    }
+
+    /// Appends the revision of a change of policy: it concerns those that the `targets` match.
+    pub(super) fn revise_policies<'t>(
+        &mut self,
+        subject: &str,
+        targets: impl IntoIterator<Item = &'t str>,
+    ) -> Result<Commit, StoreError> {
+        let targets: Vec<_> = targets.into_iter().collect();
+        self.append(Topics::POLICIES, subject, Some(&targets.join("\n")))
+    }
+
+    fn append(&mut self, topics: Topics, subject: &str, targets: Option<&str>) -> Result<Commit, StoreError> {
         let revision: i64 = self
             .connection
             .prepare_cached(
-                "INSERT INTO revision (revision, at_ms, topics, subject)
-                 VALUES ((SELECT coalesce(max(revision), 0) + 1 FROM revision), ?1, ?2, ?3)
+                "INSERT INTO revision (revision, at_ms, topics, subject, targets)
+                 VALUES ((SELECT coalesce(max(revision), 0) + 1 FROM revision), ?1, ?2, ?3, ?4)
                  RETURNING revision",
             )?
-            .query_row(params![self.at_millis(), topics.bits(), subject], |row| row.get(0))?;
+            .query_row(params![self.at_millis(), topics.bits(), subject, targets], |row| row.get(0))?;
         let commit = Commit { revision: rows::unsigned(revision)?, at: self.at };
         self.revised = Some(commit);
         Ok(commit)

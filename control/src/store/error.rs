@@ -94,6 +94,9 @@ pub enum Refusal {
     /// The key was certified for another identity.
     #[error("the key of the signing request was certified for another identity: make a new key")]
     KeyOfAnother,
+    /// Policy documents were changed meanwhile, and the new ones do not go together with those.
+    #[error("the documents do not go together with those in force: {0}")]
+    PoliciesDoNotFit(String),
     /// Control's own identity cannot be revoked through itself.
     #[error("control's own identity cannot be revoked: rotate the intermediate instead")]
     OwnIdentity,
@@ -122,18 +125,19 @@ impl Refusal {
             Self::CertificateRevoked => "certificate_revoked",
             Self::KeyRevoked => "key_revoked",
             Self::KeyOfAnother => "key_of_another",
+            Self::PoliciesDoNotFit(_) => "policies_do_not_fit",
             Self::OwnIdentity => "own_identity",
         }
     }
 }
 
 impl StoreError {
-    pub(super) fn missing(what: &'static str, name: impl ToString) -> Self {
-        Self::NotFound { what, name: name.to_string() }
+    pub(super) fn missing(what: &'static str, name: &str) -> Self {
+        Self::NotFound { what, name: name.to_owned() }
     }
 
-    pub(super) fn exists(what: &'static str, name: impl ToString) -> Self {
-        Self::Exists { what, name: name.to_string() }
+    pub(super) fn exists(what: &'static str, name: &str) -> Self {
+        Self::Exists { what, name: name.to_owned() }
     }
 }
 

@@ -28,14 +28,13 @@ impl Store {
             let now = time::to_millis(now);
             let mut statement = connection.prepare_cached(
                 "SELECT i.spiffe_id, w.owner, w.purpose, i.id, i.serial, i.not_before_ms, i.not_after_ms,
-                        CASE WHEN i.status = 'revoked' OR (i.status = 'active' AND w.status <> 'active')
-                               THEN 'revoked'
-                             WHEN i.status = 'lapsed' THEN 'lapsed'
+                        CASE WHEN i.status = 'lapsed' THEN 'lapsed'
+                             WHEN i.status = 'revoked' OR w.status <> 'active' THEN 'revoked'
                              WHEN i.not_after_ms <= ?2 THEN 'expired'
-                             ELSE 'active' END AS standing,
+                             ELSE i.status END AS standing,
                         i.attested_at_ms, i.renewals, i.version
                  FROM instance i JOIN workload w ON w.spiffe_id = i.spiffe_id
-                 WHERE (?1 IS NULL OR i.spiffe_id = ?1) AND (?3 OR standing = 'active')
+                 WHERE (?1 IS NULL OR i.spiffe_id = ?1) AND (?3 OR standing IN ('active', 'departed'))
                  ORDER BY i.spiffe_id, i.attested_at_ms, i.id LIMIT ?4",
             )?;
             let id = id.as_ref().map(SpiffeId::as_str);
@@ -46,7 +45,31 @@ impl Store {
         .await
     }
 
-    /// Whether an instance of this identity is active and has an SVID that has not ended at `now`.
+    /// Instances that go by what control told them, connected or not: they opened a stream once, did not say
+    /// goodbye, and hold an SVID that has not ended at `now`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn proxies(&self, now: SystemTime) -> Result<Vec<(SpiffeId, InstanceId)>, StoreError> {
+        self.read(move |connection| {
+            let proxies = connection
+                .prepare_cached(
+                    "SELECT i.spiffe_id, i.id FROM instance i JOIN workload w ON w.spiffe_id = i.spiffe_id
+                     WHERE i.status = 'active' AND i.not_after_ms > ?1 AND i.watched = 1
+                       AND w.status = 'active'
+                     ORDER BY 1, 2 LIMIT ?2",
+                )?
+                .query_map(params![time::to_millis(now), LIMIT], |row| {
+                    Ok((rows::parsed(row, 0)?, rows::parsed(row, 1)?))
+                })?
+                .collect::<Result<_, _>>()?;
+            Ok(proxies)
+        })
+        .await
+    }
+
+    /// Whether an instance of this identity has an SVID that has not ended at `now`, and is neither revoked
+    /// nor lapsed.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -60,7 +83,8 @@ impl Store {
             let live = connection
                 .prepare_cached(
                     "SELECT EXISTS (SELECT 1 FROM instance
-                       WHERE id = ?1 AND spiffe_id = ?2 AND status = 'active' AND not_after_ms > ?3)",
+                       WHERE id = ?1 AND spiffe_id = ?2 AND status IN ('active', 'departed')
+                         AND not_after_ms > ?3)",
                 )?
                 .query_row(params![instance.to_string(), id.as_str(), time::to_millis(now)], |row| {
                     row.get(0)
@@ -79,7 +103,8 @@ impl Store {
             let counts = connection
                 .prepare_cached(
                     "SELECT (SELECT count(*) FROM workload WHERE status <> 'retired'),
-                            (SELECT count(*) FROM instance WHERE status = 'active' AND not_after_ms > ?1)",
+                            (SELECT count(*) FROM instance
+                             WHERE status IN ('active', 'departed') AND not_after_ms > ?1)",
                 )?
                 .query_row([time::to_millis(now)], |row| {
                     Ok(Counts { workloads: rows::count(row, 0)?, live_svids: rows::count(row, 1)? })
@@ -100,6 +125,7 @@ fn identity(row: &Row<'_>) -> rusqlite::Result<IssuedIdentity> {
         not_before: rows::instant(row, 5)?,
         not_after: rows::instant(row, 6)?,
         status: match row.get_ref(7)?.as_str()? {
+            "departed" => "departed",
             "revoked" => "revoked",
             "lapsed" => "lapsed",
             "expired" => "expired",

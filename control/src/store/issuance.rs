@@ -6,12 +6,14 @@ use signet_proto::spiffe::InstanceId;
 
 use super::change::Change;
 use super::model::{Actor, Attestation, Issuance, Renewal};
-use super::{Refusal, Store, StoreError, revocations, rows, tokens, workloads};
+use super::tokens::Redeemed;
+use super::{Refusal, Store, StoreError, lapse, revocations, rows, tokens, workloads};
 use crate::audit::Action;
 use crate::time;
 
 impl Store {
-    /// Records the first SVID of a new instance and spends its join token.
+    /// Records the first SVID of a new instance and spends its join token; or another first one, for the instance
+    /// that spent it a moment ago with the same key.
     ///
     /// # Errors
     /// The [`Refusal`] that says why it must not be given out.
@@ -46,14 +48,24 @@ impl Store {
 
 fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Result<(), StoreError> {
     workloads::require_active(change.connection, &issuance.spiffe_id)?;
-    tokens::redeem(change, &new.secret_sha256, &issuance.spiffe_id, &new.instance)?;
+    let redeemed = tokens::redeem(
+        change,
+        &new.secret_sha256,
+        &issuance.spiffe_id,
+        &new.instance,
+        &issuance.spki_sha256,
+    )?;
     require_own_key(change, issuance)?;
+    // Asked again: the same instance, with its newest SVID.
     change
         .connection
         .prepare_cached(
             "INSERT INTO instance (id, spiffe_id, status, proof, version, attested_at_ms, renewals,
                                    serial, not_before_ms, not_after_ms)
-             VALUES (?1, ?2, 'active', 'join_token', ?3, ?4, 0, ?5, ?6, ?7)",
+             VALUES (?1, ?2, 'active', 'join_token', ?3, ?4, 0, ?5, ?6, ?7)
+             ON CONFLICT (id) DO UPDATE SET version = excluded.version, serial = excluded.serial,
+               not_before_ms = excluded.not_before_ms,
+               not_after_ms = max(not_after_ms, excluded.not_after_ms)",
         )?
         .execute(params![
             new.instance.to_string(),
@@ -70,7 +82,12 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
         issuance,
         &Actor::anonymous(new.address),
         Action::SvidIssued,
-        &json!({ "instance": new.instance.to_string(), "proof": "join_token", "version": new.version }),
+        &json!({
+            "instance": new.instance.to_string(),
+            "proof": "join_token",
+            "version": new.version,
+            "again": matches!(redeemed, Redeemed::Again),
+        }),
     )
 }
 
@@ -89,8 +106,8 @@ fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Res
     change
         .connection
         .prepare_cached(
-            "UPDATE instance SET renewals = renewals + 1, version = ?2, serial = ?3, not_before_ms = ?4,
-                                 not_after_ms = max(not_after_ms, ?5)
+            "UPDATE instance SET status = 'active', renewals = renewals + 1, version = ?2, serial = ?3,
+                                 not_before_ms = ?4, not_after_ms = max(not_after_ms, ?5)
              WHERE id = ?1",
         )?
         .execute(params![
@@ -104,8 +121,9 @@ fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Res
     audit(change, issuance, &actor, Action::SvidRenewed, &json!({ "instance": instance }))
 }
 
-/// The instance is this identity's, not revoked, and its newest SVID has not ended.
-fn require_live(change: &Change<'_>, issuance: &Issuance, instance: &str) -> Result<(), StoreError> {
+/// The instance is this identity's, not revoked, and its newest SVID has not ended. If it was taken for lapsed
+/// all the same, it comes back.
+fn require_live(change: &mut Change<'_>, issuance: &Issuance, instance: &str) -> Result<(), StoreError> {
     let found: Option<(String, i64)> = change
         .connection
         .prepare_cached("SELECT status, not_after_ms FROM instance WHERE id = ?1 AND spiffe_id = ?2")?
@@ -113,8 +131,11 @@ fn require_live(change: &Change<'_>, issuance: &Issuance, instance: &str) -> Res
         .optional()?;
     let (status, not_after) = found.ok_or(Refusal::InstanceUnknown)?;
     match status.as_str() {
-        "active" if not_after > change.at_millis() => Ok(()),
-        "active" | "lapsed" => Err(Refusal::InstanceLapsed.into()),
+        "active" | "departed" if not_after > change.at_millis() => Ok(()),
+        "lapsed" if not_after > change.at_millis() => {
+            lapse::revive(change, instance, &issuance.spiffe_id).map(drop)
+        }
+        "active" | "departed" | "lapsed" => Err(Refusal::InstanceLapsed.into()),
         _ => Err(Refusal::InstanceRevoked.into()),
     }
 }

@@ -7,11 +7,12 @@ use rusqlite::params;
 use signet_proto::spiffe::InstanceId;
 
 use super::change::Change;
-use super::model::Lease;
+use super::model::{Lease, Listener};
 use super::{Store, StoreError, rows};
 
 impl Store {
-    /// Replaces the endpoints of an instance. Nothing is written for one that is no longer active.
+    /// Replaces the endpoints of an instance. Nothing is written for one that is no longer active; one that
+    /// had departed is back.
     ///
     /// # Errors
     /// When the store cannot be written.
@@ -19,14 +20,21 @@ impl Store {
         self.write(move |change| {
             let instance = lease.instance.to_string();
             remove(change, &instance)?;
-            for port in &lease.ports {
+            change
+                .connection
+                .prepare_cached(
+                    "UPDATE instance SET watched = 1, status = iif(status = 'departed', 'active', status)
+                     WHERE id = ?1 AND (watched = 0 OR status = 'departed')",
+                )?
+                .execute([&instance])?;
+            for Listener { port, app_port } in &lease.listeners {
                 change
                     .connection
                     .prepare_cached(
-                        "INSERT INTO endpoint (instance, spiffe_id, address, port)
-                         SELECT id, spiffe_id, ?2, ?3 FROM instance WHERE id = ?1 AND status = 'active'",
+                        "INSERT INTO endpoint (instance, spiffe_id, address, port, app_port)
+                         SELECT id, spiffe_id, ?2, ?3, ?4 FROM instance WHERE id = ?1 AND status = 'active'",
                     )?
-                    .execute(params![instance, lease.address.to_string(), port])?;
+                    .execute(params![instance, lease.address.to_string(), port, app_port])?;
             }
             change.operational();
             Ok(())
@@ -56,8 +64,9 @@ impl Store {
     pub async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
         self.read(|connection| {
             let mut leases: BTreeMap<(String, String), Lease> = BTreeMap::new();
-            let mut statement = connection
-                .prepare_cached("SELECT instance, spiffe_id, address, port FROM endpoint ORDER BY 1, 3, 4")?;
+            let mut statement = connection.prepare_cached(
+                "SELECT instance, spiffe_id, address, port, app_port FROM endpoint ORDER BY 1, 3, 4, 5",
+            )?;
             let mut found = statement.query([])?;
             while let Some(row) = found.next()? {
                 let address: IpAddr = rows::parsed(row, 2)?;
@@ -65,9 +74,9 @@ impl Store {
                     instance: rows::parsed(row, 0)?,
                     spiffe_id: rows::parsed(row, 1)?,
                     address,
-                    ports: Vec::new(),
+                    listeners: Vec::new(),
                 });
-                lease.ports.push(row.get(3)?);
+                lease.listeners.push(Listener { port: row.get(3)?, app_port: row.get(4)? });
             }
             Ok(leases.into_values().collect())
         })

@@ -1,6 +1,8 @@
 //! The revision log, and what proxies see at its end.
 
 use rusqlite::{Connection, OptionalExtension, params};
+use signet_proto::policy::Pattern;
+use signet_proto::spiffe::SpiffeId;
 
 use super::model::{Commit, MeshRead};
 use super::{Store, StoreError, policies, revocations, rows};
@@ -71,6 +73,51 @@ impl Store {
                     .has(Topics::REVOCATIONS)
                     .then(|| revocations::all(connection))
                     .transpose()?,
+            })
+        })
+        .await
+    }
+}
+
+/// Whom a revision concerns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Concern {
+    /// Every proxy; also when it is so long ago that nobody knows.
+    Everyone,
+    /// Those that one of these matches.
+    Targets(Vec<Pattern>),
+}
+
+impl Concern {
+    /// Whether this identity's proxies.
+    #[must_use]
+    pub fn includes(&self, id: &SpiffeId) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::Targets(patterns) => patterns.iter().any(|pattern| pattern.matches(id)),
+        }
+    }
+}
+
+impl Store {
+    /// Whom a revision concerns.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn concern(&self, revision: u64) -> Result<Concern, StoreError> {
+        self.read(move |connection| {
+            let found: Option<(i64, Option<String>)> = connection
+                .prepare_cached("SELECT topics, targets FROM revision WHERE revision = ?1")?
+                .query_row([rows::signed(revision)], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let Some((topics, targets)) = found else { return Ok(Concern::Everyone) };
+            if Topics::from_bits(topics).is_none() {
+                return Ok(Concern::Targets(Vec::new()));
+            }
+            let patterns = targets.map(|targets| targets.lines().map(str::parse).collect());
+            Ok(match patterns {
+                Some(Ok(patterns)) => Concern::Targets(patterns),
+                _ => Concern::Everyone,
             })
         })
         .await

@@ -21,6 +21,7 @@ mod error;
 mod events;
 mod identities;
 mod issuance;
+mod lapse;
 mod leases;
 mod mesh;
 pub mod model;
@@ -38,18 +39,21 @@ mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use signet_proto::spiffe::TrustDomain;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 pub use error::{Refusal, StoreError};
-pub use mesh::Topics;
+pub use mesh::{Concern, Topics};
 
 use change::Change;
 use engine::Lock;
 use model::Commit;
 use readers::Readers;
 use writer::Writer;
+
+const QUEUE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The store. Cheap to clone; closes when the last clone is dropped.
 #[derive(Clone)]
@@ -104,6 +108,15 @@ impl Store {
         W: FnOnce(&rusqlite::Connection) -> Result<T, StoreError> + Send + 'static,
     {
         self.inner.readers.submit(work).await
+    }
+}
+
+/// Waits for a place in a queue, but not for ever: a herd is slowed down before it is turned away.
+async fn enqueue<J>(queue: &mpsc::Sender<J>, job: J) -> Result<(), StoreError> {
+    match tokio::time::timeout(QUEUE_DEADLINE, queue.send(job)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(StoreError::Closed),
+        Err(_) => Err(StoreError::Overloaded),
     }
 }
 

@@ -163,6 +163,8 @@ pub struct NewToken {
 pub struct Token {
     /// The workload it is for.
     pub workload: Workload,
+    /// The instance that redeemed it a moment ago, and may ask again: its answer may be lost.
+    pub redeemed_by: Option<InstanceId>,
 }
 
 /// The record of a signed certificate.
@@ -225,7 +227,7 @@ pub struct IssuedIdentity {
     pub not_before: SystemTime,
     /// End of validity.
     pub not_after: SystemTime,
-    /// `active`, `revoked`, `lapsed` or `expired`.
+    /// `active`, `departed`, `revoked`, `lapsed` or `expired`.
     pub status: &'static str,
     /// When the instance proved itself.
     pub attested_at: SystemTime,
@@ -369,8 +371,17 @@ pub struct Lease {
     pub spiffe_id: SpiffeId,
     /// Address that control sees.
     pub address: IpAddr,
-    /// Its ports, ascending.
-    pub ports: Vec<u16>,
+    /// Where it listens there, ascending.
+    pub listeners: Vec<Listener>,
+}
+
+/// A port that accepts mutual TLS, and the app behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listener {
+    /// The port.
+    pub port: u16,
+    /// The app's port: what policy calls the port, and what callers choose by. 0: not said.
+    pub app_port: u16,
 }
 
 /// Numbers for `signet status` and the metrics.
@@ -378,6 +389,6 @@ pub struct Lease {
 pub struct Counts {
     /// Registered and not retired.
     pub workloads: u64,
-    /// Newest SVIDs of active instances that have not ended.
+    /// Newest SVIDs, not revoked, that have not ended.
     pub live_svids: u64,
 }

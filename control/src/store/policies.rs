@@ -1,27 +1,28 @@
 //! Policy documents as they were applied.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 
 use super::change::Change;
-use super::mesh::Topics;
 use super::model::{Actor, Commit, Mutation, NewPolicy, Policy, PolicyChange};
-use super::{Store, StoreError, rows};
+use super::{Refusal, Store, StoreError, rows};
 use crate::audit::Action;
 
 impl Store {
-    /// Applies documents, all or none. Equal ones are left alone; if all are, nothing is committed.
+    /// Applies documents, all or none. Equal ones are left alone; if all are, nothing is committed. `check`
+    /// sees every document as it would be, in the commit itself: another apply may have come in between.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// [`Refusal::PoliciesDoNotFit`] with what `check` says, or when the store cannot be written.
     pub async fn apply_policies(
         &self,
         documents: Vec<NewPolicy>,
         actor: Actor,
+        check: impl FnOnce(&[&str]) -> Result<(), String> + Send + 'static,
     ) -> Result<(Commit, Vec<(String, PolicyChange)>), StoreError> {
-        self.write(move |change| apply(change, &documents, &actor)).await
+        self.write(move |change| apply(change, &documents, &actor, check)).await
     }
 
     /// All documents, by name.
@@ -45,14 +46,20 @@ fn apply(
     change: &mut Change<'_>,
     documents: &[NewPolicy],
     actor: &Actor,
+    check: impl FnOnce(&[&str]) -> Result<(), String>,
 ) -> Result<(Commit, Vec<(String, PolicyChange)>), StoreError> {
-    let current: HashMap<String, String> =
-        all(change.connection)?.into_iter().map(|policy| (policy.name, policy.document)).collect();
+    let current: BTreeMap<String, Policy> =
+        all(change.connection)?.into_iter().map(|policy| (policy.name.clone(), policy)).collect();
+    let mut together: BTreeMap<&str, &str> =
+        current.values().map(|policy| (&*policy.name, &*policy.document)).collect();
+    together.extend(documents.iter().map(|new| (&*new.name, &*new.document)));
+    let together: Vec<_> = together.into_values().collect();
+    check(&together).map_err(Refusal::PoliciesDoNotFit)?;
     let changes: Vec<_> = documents
         .iter()
         .map(|new| match current.get(&new.name) {
             None => (new, PolicyChange::Created),
-            Some(old) if *old != new.document => (new, PolicyChange::Updated),
+            Some(old) if old.document != new.document => (new, PolicyChange::Updated),
             Some(_) => (new, PolicyChange::Unchanged),
         })
         .collect();
@@ -61,7 +68,9 @@ fn apply(
         change.newest()?
     } else {
         let names: Vec<_> = changed.iter().map(|(new, _)| new.name.as_str()).collect();
-        change.revise(Topics::POLICIES, &names.join(", "))?
+        let before = changed.iter().filter_map(|(new, _)| current.get(&new.name)).map(|old| &*old.target);
+        let targets: BTreeSet<_> = changed.iter().map(|(new, _)| &*new.target).chain(before).collect();
+        change.revise_policies(&names.join(", "), targets)?
     };
     for (new, kind) in changed {
         change
@@ -92,12 +101,14 @@ fn apply(
 }
 
 fn delete(change: &mut Change<'_>, name: &str, actor: &Actor) -> Result<Mutation, StoreError> {
-    let deleted = change.connection.prepare_cached("DELETE FROM policy WHERE name = ?1")?.execute([name])?;
-    if deleted == 0 {
-        return Err(StoreError::missing("policy", name));
-    }
+    let target: Option<String> = change
+        .connection
+        .prepare_cached("DELETE FROM policy WHERE name = ?1 RETURNING target")?
+        .query_row([name], |row| row.get(0))
+        .optional()?;
+    let target = target.ok_or_else(|| StoreError::missing("policy", name))?;
     change.audit(actor, Action::PolicyDeleted, name, &json!({}))?;
-    let commit = change.revise(Topics::POLICIES, name)?;
+    let commit = change.revise_policies(name, [target.as_str()])?;
     Ok(Mutation {
         commit,
         effects: vec![format!("policy `{name}` deleted: what only it allowed is denied now")],

@@ -42,10 +42,7 @@ impl Readers {
         let job: Job = Box::new(move |connection| {
             let _ = answer.send(in_snapshot(connection, work));
         });
-        self.jobs.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
-        })?;
+        super::enqueue(&self.jobs, job).await?;
         answered.await.unwrap_or(Err(StoreError::Closed))
     }
 }

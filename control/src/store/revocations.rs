@@ -1,6 +1,4 @@
-//! Revocations: listed until the last certificate they cover has ended, never shorter.
-
-use std::time::{Duration, SystemTime};
+//! Revocations: listed until long after the last certificate they cover has ended, never shorter.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
@@ -11,11 +9,6 @@ use super::mesh::Topics;
 use super::model::{Actor, Mutation, RevocationList, RevocationTarget, WorkloadStatus};
 use super::{Store, StoreError, leases, rows, tokens, workloads};
 use crate::audit::Action;
-use crate::time;
-
-/// How long proxies are told of an instance that stopped renewing. Its certificates have ended, so that this
-/// only closes what is still open.
-const LAPSED_LISTED: Duration = Duration::from_secs(24 * 3600);
 
 impl Store {
     /// Revokes. Revoking what is revoked already changes nothing and says so.
@@ -34,43 +27,6 @@ impl Store {
             RevocationTarget::Serial(serial) => revoke_serial(change, serial, &reason, &actor),
         })
         .await
-    }
-
-    /// Marks active instances whose newest SVID ended before `ended_before`, at most `limit` of them, and
-    /// lists them. Returns which.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub async fn lapse_instances(
-        &self,
-        ended_before: SystemTime,
-        limit: u32,
-    ) -> Result<Vec<InstanceId>, StoreError> {
-        self.write(move |change| lapse(change, ended_before, limit)).await
-    }
-
-    /// Whether any active instance's newest SVID ended before `ended_before`: cheap, to ask often.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn any_lapsed(&self, ended_before: SystemTime) -> Result<bool, StoreError> {
-        self.read(move |connection| {
-            let any = connection
-                .prepare_cached(
-                    "SELECT EXISTS (SELECT 1 FROM instance WHERE status = 'active' AND not_after_ms < ?1)",
-                )?
-                .query_row([time::to_millis(ended_before)], |row| row.get(0))?;
-            Ok(any)
-        })
-        .await
-    }
-
-    /// Drops at most `limit` revocations whose certificates had all ended at `ended_before`. Returns how many.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub async fn prune_revocations(&self, ended_before: SystemTime, limit: u32) -> Result<u64, StoreError> {
-        self.write(move |change| prune(change, ended_before, limit)).await
     }
 }
 
@@ -117,7 +73,7 @@ fn revoke_instance(
     actor: &Actor,
 ) -> Result<Mutation, StoreError> {
     let instance = instance.to_string();
-    let (id, status) = instance_of(change.connection, &instance)?
+    let (id, status, _) = instance_of(change.connection, &instance)?
         .ok_or_else(|| StoreError::missing("instance", &instance))?;
     if status == "revoked" {
         return unchanged(change, format!("instance {instance} is revoked already: nothing changed"));
@@ -144,16 +100,9 @@ fn revoke_serial(
     actor: &Actor,
 ) -> Result<Mutation, StoreError> {
     let name = rows::hex(serial);
-    let certificate: Option<(Vec<u8>, Vec<u8>, String, Option<String>, i64)> = change
-        .connection
-        .prepare_cached(
-            "SELECT issuer_sha256, spki_sha256, spiffe_id, instance, not_after_ms
-             FROM certificate WHERE serial = ?1",
-        )?
-        .query_row([serial], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
-        .optional()?;
-    let (issuer, key, id, instance, not_after) =
-        certificate.ok_or_else(|| StoreError::missing("certificate with the serial", &name))?;
+    let found = certificate(change.connection, serial)?;
+    let Certificate { issuer, key, id, instance, not_after, key_until } =
+        found.ok_or_else(|| StoreError::missing("certificate with the serial", &name))?;
     let Some(instance) = instance else {
         return Err(super::Refusal::OwnIdentity.into());
     };
@@ -162,13 +111,9 @@ fn revoke_serial(
         return unchanged(change, format!("certificate {name} is revoked already: nothing changed"));
     }
     list(change, "certificate", &listed, false, reason, actor, not_after)?;
-    let key_until = change
-        .connection
-        .prepare_cached("SELECT max(not_after_ms) FROM certificate WHERE spki_sha256 = ?1")?
-        .query_row([&key], |row| row.get::<_, i64>(0))?;
     list(change, "key", &rows::hex(&key), false, reason, actor, key_until)?;
     let mut effects = vec![format!("certificate {name} of `{id}` and its key are listed as revoked")];
-    if instance_of(change.connection, &instance)?.is_some_and(|(_, status)| status != "revoked") {
+    if instance_of(change.connection, &instance)?.is_some_and(|(_, status, _)| status != "revoked") {
         end_instance(change, &instance, "revoked")?;
         list_instance(change, &instance, false, reason, actor)?;
         effects
@@ -184,69 +129,37 @@ fn revoke_serial(
     Ok(Mutation { commit, effects })
 }
 
-fn lapse(
-    change: &mut Change<'_>,
-    ended_before: SystemTime,
-    limit: u32,
-) -> Result<Vec<InstanceId>, StoreError> {
-    let lapsed: Vec<(String, String, i64)> = change
-        .connection
-        .prepare_cached(
-            "SELECT id, spiffe_id, not_after_ms FROM instance
-             WHERE status = 'active' AND not_after_ms < ?1 ORDER BY not_after_ms LIMIT ?2",
-        )?
-        .query_map(params![time::to_millis(ended_before), limit], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })?
-        .collect::<Result<_, _>>()?;
-    let actor = Actor::control();
-    for (instance, id, not_after) in &lapsed {
-        end_instance(change, instance, "lapsed")?;
-        let until = time::to_millis(change.at + LAPSED_LISTED).max(*not_after);
-        list(change, "instance", instance, true, "not renewed", &actor, until)?;
-        change.audit(
-            &actor,
-            Action::InstanceLapsed,
-            id,
-            &json!({ "instance": instance, "svid_ended_at": time::rfc3339(time::from_millis(*not_after)) }),
-        )?;
-    }
-    if !lapsed.is_empty() {
-        change.revise(Topics::REVOCATIONS, "lapsed instances")?;
-    }
-    lapsed
-        .iter()
-        .map(|(instance, ..)| {
-            instance.parse().map_err(|error| StoreError::Damaged(format!("instance `{instance}`: {error}")))
-        })
-        .collect()
+struct Certificate {
+    issuer: Vec<u8>,
+    key: Vec<u8>,
+    id: String,
+    /// None: control's own.
+    instance: Option<String>,
+    not_after: i64,
+    /// The end of the last certificate with the same key.
+    key_until: i64,
 }
 
-/// `covers_until` is trusted only together with the certificates themselves: whatever it says, an entry
-/// with a certificate that has not ended stays.
-fn prune(change: &mut Change<'_>, ended_before: SystemTime, limit: u32) -> Result<u64, StoreError> {
-    let pruned = change
-        .connection
+fn certificate(connection: &Connection, serial: &[u8]) -> Result<Option<Certificate>, StoreError> {
+    let found = connection
         .prepare_cached(
-            "DELETE FROM revocation WHERE (kind, name) IN (
-               SELECT kind, name FROM revocation WHERE covers_until_ms < ?1
-                 AND NOT (kind = 'identity' AND EXISTS (
-                   SELECT 1 FROM certificate WHERE spiffe_id = revocation.name AND not_after_ms >= ?1))
-                 AND NOT (kind = 'instance' AND EXISTS (
-                   SELECT 1 FROM certificate WHERE instance = revocation.name AND not_after_ms >= ?1))
-               LIMIT ?2)",
+            "SELECT issuer_sha256, spki_sha256, spiffe_id, instance, not_after_ms,
+                    (SELECT max(not_after_ms) FROM certificate AS same
+                     WHERE same.spki_sha256 = certificate.spki_sha256)
+             FROM certificate WHERE serial = ?1",
         )?
-        .execute(params![time::to_millis(ended_before), limit])?;
-    if pruned > 0 {
-        change.audit(
-            &Actor::control(),
-            Action::RevocationsPruned,
-            "revocations",
-            &json!({ "count": pruned, "ended_before": time::rfc3339(ended_before) }),
-        )?;
-        change.revise(Topics::REVOCATIONS, "pruned")?;
-    }
-    Ok(pruned as u64)
+        .query_row([serial], |row| {
+            Ok(Certificate {
+                issuer: row.get(0)?,
+                key: row.get(1)?,
+                id: row.get(2)?,
+                instance: row.get(3)?,
+                not_after: row.get(4)?,
+                key_until: row.get(5)?,
+            })
+        })
+        .optional()?;
+    Ok(found)
 }
 
 /// Lists the identity until its last certificate has ended.
@@ -280,7 +193,7 @@ fn list_instance(
     list(change, "instance", instance, lapsed, reason, actor, until)
 }
 
-fn list(
+pub(super) fn list(
     change: &Change<'_>,
     kind: &str,
     name: &str,
@@ -309,7 +222,7 @@ fn last_end(change: &Change<'_>, query: &str, name: &str) -> Result<i64, StoreEr
     Ok(end.unwrap_or(0).max(change.at_millis()))
 }
 
-fn end_instance(change: &Change<'_>, instance: &str, status: &str) -> Result<(), StoreError> {
+pub(super) fn end_instance(change: &Change<'_>, instance: &str, status: &str) -> Result<(), StoreError> {
     change
         .connection
         .prepare_cached("UPDATE instance SET status = ?2, ended_at_ms = ?3 WHERE id = ?1")?
@@ -320,16 +233,22 @@ fn end_instance(change: &Change<'_>, instance: &str, status: &str) -> Result<(),
 /// Instances that could still renew or be connected: everything not yet revoked.
 fn live_instances(connection: &Connection, id: &SpiffeId) -> Result<Vec<String>, StoreError> {
     let live = connection
-        .prepare_cached("SELECT id FROM instance WHERE spiffe_id = ?1 AND status = 'active' ORDER BY id")?
+        .prepare_cached(
+            "SELECT id FROM instance WHERE spiffe_id = ?1 AND status IN ('active', 'departed') ORDER BY id",
+        )?
         .query_map([id.as_str()], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     Ok(live)
 }
 
-fn instance_of(connection: &Connection, instance: &str) -> Result<Option<(String, String)>, StoreError> {
+/// Its SPIFFE ID, status, and the end of its newest SVID.
+pub(super) fn instance_of(
+    connection: &Connection,
+    instance: &str,
+) -> Result<Option<(String, String, i64)>, StoreError> {
     let found = connection
-        .prepare_cached("SELECT spiffe_id, status FROM instance WHERE id = ?1")?
-        .query_row([instance], |row| Ok((row.get(0)?, row.get(1)?)))
+        .prepare_cached("SELECT spiffe_id, status, not_after_ms FROM instance WHERE id = ?1")?
+        .query_row([instance], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     Ok(found)
 }

@@ -1,6 +1,9 @@
 //! Join tokens: redeemed at most once, by a conditional update in the commit of the issuance itself.
+//!
+//! The answer to a redeem can get lost. So for a while the same secret with the same key gives the same instance
+//! another SVID: whoever asks proved to hold the key, and could have renewed with what was lost.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
@@ -15,6 +18,8 @@ use crate::time;
 /// Refused presentations of one token that the audit names one by one; whoever has an old token must not be
 /// able to fill the audit with it.
 const AUDITED_REFUSALS: i64 = 10;
+/// How long after a redeem it may be asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
 
 impl Store {
     /// Stores a join token for an active workload.
@@ -39,8 +44,12 @@ impl Store {
             let Some(found) = find(connection, &secret_sha256)? else {
                 return Err(Refusal::TokenUnknown.into());
             };
-            found.require_redeemable(now)?;
-            Ok(Token { workload: workloads::require_active(connection, &found.spiffe_id)? })
+            let redeemed_by = found.redeemed_by(now);
+            if redeemed_by.is_none() {
+                found.require_redeemable(now)?;
+            }
+            let workload = workloads::require_active(connection, &found.spiffe_id)?;
+            Ok(Token { workload, redeemed_by })
         })
         .await
     }
@@ -105,6 +114,14 @@ fn create(change: &mut Change<'_>, new: &NewToken, actor: &Actor) -> Result<(), 
     )
 }
 
+/// What redeeming a token meant.
+pub(super) enum Redeemed {
+    /// It was unspent: a new instance.
+    Now,
+    /// The same instance asks again, with the same key, and has not renewed since.
+    Again,
+}
+
 /// Spends the token for `instance`. Of any number of redeems at the same time exactly one succeeds: the
 /// update counts one row only for the first.
 pub(super) fn redeem(
@@ -112,7 +129,8 @@ pub(super) fn redeem(
     secret_sha256: &[u8; 32],
     id: &SpiffeId,
     instance: &InstanceId,
-) -> Result<(), StoreError> {
+    spki_sha256: &[u8; 32],
+) -> Result<Redeemed, StoreError> {
     let spent = change
         .connection
         .prepare_cached(
@@ -121,9 +139,15 @@ pub(super) fn redeem(
         )?
         .execute(params![secret_sha256, id.as_str(), change.at_millis(), instance.to_string()])?;
     if spent == 1 {
-        return Ok(());
+        return Ok(Redeemed::Now);
     }
     let found = find(change.connection, secret_sha256)?.ok_or(Refusal::TokenUnknown)?;
+    if found.spiffe_id == *id
+        && found.redeemed_by(change.at) == Some(*instance)
+        && is_fresh(change.connection, instance, spki_sha256)?
+    {
+        return Ok(Redeemed::Again);
+    }
     found.require_redeemable(change.at)?;
     Err(Refusal::TokenUnknown.into())
 }
@@ -140,15 +164,39 @@ pub(super) fn withdraw(change: &Change<'_>, id: &SpiffeId) -> Result<Option<Stri
     Ok((withdrawn > 0).then(|| format!("{withdrawn} unused join token(s) withdrawn")))
 }
 
+/// The instance is as its attestation left it, and has this key.
+fn is_fresh(
+    connection: &Connection,
+    instance: &InstanceId,
+    spki_sha256: &[u8; 32],
+) -> Result<bool, StoreError> {
+    let fresh = connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM instance JOIN certificate ON certificate.instance = instance.id
+               WHERE instance.id = ?1 AND instance.status = 'active' AND instance.renewals = 0
+                 AND certificate.spki_sha256 = ?2)",
+        )?
+        .query_row(params![instance.to_string(), spki_sha256], |row| row.get(0))?;
+    Ok(fresh)
+}
+
 struct Found {
     spiffe_id: SpiffeId,
     expires_at: SystemTime,
-    spent: bool,
+    /// When, and by which instance or `withdrawn`.
+    spent: Option<(SystemTime, String)>,
 }
 
 impl Found {
+    /// The instance that spent it, if that was not long ago.
+    fn redeemed_by(&self, now: SystemTime) -> Option<InstanceId> {
+        let (at, by) = self.spent.as_ref()?;
+        let lately = now.duration_since(*at).is_ok_and(|since| since < ASK_AGAIN);
+        lately.then(|| by.parse().ok()).flatten()
+    }
+
     fn require_redeemable(&self, now: SystemTime) -> Result<(), Refusal> {
-        if self.spent {
+        if self.spent.is_some() {
             Err(Refusal::TokenSpent)
         } else if self.expires_at <= now {
             Err(Refusal::TokenExpired)
@@ -161,13 +209,17 @@ impl Found {
 fn find(connection: &Connection, secret_sha256: &[u8; 32]) -> Result<Option<Found>, StoreError> {
     let found = connection
         .prepare_cached(
-            "SELECT spiffe_id, expires_at_ms, spent_at_ms IS NOT NULL FROM join_token WHERE secret_sha256 = ?1",
+            "SELECT spiffe_id, expires_at_ms, coalesce(spent_at_ms, 0), spent_by FROM join_token
+             WHERE secret_sha256 = ?1",
         )?
         .query_row([secret_sha256], |row| {
             Ok(Found {
                 spiffe_id: super::rows::parsed(row, 0)?,
                 expires_at: super::rows::instant(row, 1)?,
-                spent: row.get(2)?,
+                spent: match row.get(3)? {
+                    Some(by) => Some((super::rows::instant(row, 2)?, by)),
+                    None => None,
+                },
             })
         })
         .optional()?;

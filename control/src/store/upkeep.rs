@@ -21,7 +21,7 @@ impl Store {
                 "DELETE FROM certificate WHERE serial IN
                    (SELECT serial FROM certificate WHERE not_after_ms < ?1 LIMIT ?2)",
                 "DELETE FROM instance WHERE id IN
-                   (SELECT id FROM instance WHERE status IN ('revoked', 'lapsed') AND not_after_ms < ?1
+                   (SELECT id FROM instance WHERE status IN ('departed', 'revoked', 'lapsed') AND not_after_ms < ?1
                       AND NOT EXISTS (SELECT 1 FROM certificate WHERE certificate.instance = instance.id)
                       AND NOT EXISTS (SELECT 1 FROM endpoint WHERE endpoint.instance = instance.id)
                     LIMIT ?2)",

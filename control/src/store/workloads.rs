@@ -144,7 +144,7 @@ pub(super) fn write_status(
 }
 
 pub(super) fn require(connection: &Connection, id: &SpiffeId) -> Result<Workload, StoreError> {
-    find(connection, id)?.ok_or_else(|| StoreError::missing("workload", id))
+    find(connection, id)?.ok_or_else(|| StoreError::missing("workload", id.as_str()))
 }
 
 pub(super) fn require_active(connection: &Connection, id: &SpiffeId) -> Result<Workload, StoreError> {

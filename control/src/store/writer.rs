@@ -12,7 +12,7 @@ use super::model::Commit;
 use crate::telemetry::metrics;
 use crate::time;
 
-/// Changes that may wait; more are refused with `Overloaded` after the sender has waited its turn in vain.
+/// Changes that may wait; further senders wait for a place among them.
 const QUEUE: usize = 4096;
 const MAX_BATCH: usize = 512;
 
@@ -36,10 +36,7 @@ impl Writer {
         W: FnOnce(&mut Change<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        self.jobs.try_send(Box::new(Task { work, answer })).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
-        })?;
+        super::enqueue(&self.jobs, Box::new(Task { work, answer }) as Box<dyn Job>).await?;
         answered.await.unwrap_or(Err(StoreError::Closed))
     }
 }
@@ -53,8 +50,8 @@ trait Job: Send {
 }
 
 struct Applied {
-    /// False: roll its savepoint back.
-    keep: bool,
+    /// Why its savepoint is rolled back, if it is.
+    failed: Option<StoreError>,
     /// Answers, once it is known whether the batch was committed.
     answer: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
 }
@@ -73,7 +70,7 @@ where
         let Self { work, answer } = *self;
         let result = work(change).and_then(|value| change.require_accounted().map(|()| value));
         Applied {
-            keep: result.is_ok(),
+            failed: result.as_ref().err().cloned(),
             // A refusal, too, may rest on another change of the same batch: if that was not committed, the
             // refusal is not true either.
             answer: Box::new(move |committed| {
@@ -154,11 +151,13 @@ fn one(
         return Err((None, error));
     }
     let mut change = Change::new(connection, time::now());
-    let Applied { keep, answer } = job.apply(&mut change);
+    let Applied { failed: refused, answer } = job.apply(&mut change);
     let changed = change.finish();
     if connection.is_autocommit() {
-        return Err((Some(answer), StoreError::Io("transaction was rolled back".into())));
+        let lost = || StoreError::Io("the transaction was rolled back".into());
+        return Err((Some(answer), refused.unwrap_or_else(lost)));
     }
+    let keep = refused.is_none();
     let end = if keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
     if let Err(error) = connection.execute_batch(end) {
         return Err((Some(answer), failed(error)));

@@ -24,6 +24,7 @@ const CA_EXPIRY: &str = "signet_control_ca_expiry_timestamp_seconds";
 const LIVE_SVIDS: &str = "signet_control_svids_live";
 const WORKLOADS: &str = "signet_control_workloads";
 const LAPSED: &str = "signet_control_instances_lapsed_total";
+const POLICY_READABLE: &str = "signet_control_policy_readable";
 const PRUNED: &str = "signet_control_pruned_rows_total";
 const DUTY: &str = "signet_control_duty_last_success_timestamp_seconds";
 const DUTY_FAILURES: &str = "signet_control_duty_failures_total";
@@ -75,6 +76,7 @@ fn describe() {
     describe_gauge!(LIVE_SVIDS, "Instances with an SVID that has not ended");
     describe_gauge!(WORKLOADS, "Registered workloads that are not retired");
     describe_counter!(LAPSED, "Instances whose last SVID ended without a renewal");
+    describe_gauge!(POLICY_READABLE, "1 if all stored policy can be read, 0 if whom it concerns denies");
     describe_counter!(PRUNED, "Rows dropped because they were over, by kind");
     describe_gauge!(DUTY, Unit::Seconds, "When a background duty last succeeded, Unix time");
     describe_counter!(DUTY_FAILURES, "Background duties that failed, by duty");
@@ -154,6 +156,11 @@ pub fn counts(live_svids: u64, workloads: u64) {
 /// Instances lapsed.
 pub fn lapsed(count: usize) {
     counter!(LAPSED).increment(count as u64);
+}
+
+/// Stored policy was read, or could not be.
+pub fn policy_readable(readable: bool) {
+    gauge!(POLICY_READABLE).set(if readable { 1.0 } else { 0.0 });
 }
 
 /// Rows were dropped.

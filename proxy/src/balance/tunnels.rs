@@ -84,7 +84,10 @@ impl Tunnels {
                 () = drain.cancelled() => {}
                 () = tokio::time::sleep(IDLE) => {}
             }
-            waiting.tunnel.lock().take();
+            let unwanted = waiting.tunnel.lock().take();
+            if let Some(tunnel) = unwanted {
+                tunnel.stream.close().await;
+            }
         });
     }
 }

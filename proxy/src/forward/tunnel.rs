@@ -169,6 +169,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
         }
     }
 
+    /// Says that no more streams will come, so that the other end need not wonder.
+    pub async fn close(mut self) {
+        let _ = tokio::time::timeout(CONTROL_DEADLINE, self.io.shutdown()).await;
+    }
+
     /// Whether the connection may carry another stream: the last one ended well on both sides.
     pub fn is_reusable(&self) -> bool {
         !self.broken && self.tunnel.is_idle() && self.input.is_empty() && self.output.is_empty()

@@ -49,24 +49,16 @@ pub(super) async fn serve(
         // The stream is entered before the place that waited for it is given up: a change in between is seen.
         let registration = arrival.register();
         drop(waiting);
-        let next = match first.take() {
-            Some(record) => match one(arrival, &registration, carrier, asked, record).await {
-                (Ok(()), next) => next,
-                (Err(refusal), None) => return Err(refusal),
-                (Err((reason, detail)), next) => {
-                    record.ended(reason, detail);
-                    next
-                }
-            },
-            None => {
-                let mut record = AccessRecord::connection(facts.clone());
-                let (ended, next) = one(arrival, &registration, carrier, asked, &mut record).await;
-                if let Err((reason, detail)) = ended {
-                    record.ended(reason, detail);
-                }
-                next
-            }
+        let mut own = None;
+        let record = match first.take() {
+            Some(record) => record,
+            None => own.insert(AccessRecord::connection(facts.clone())),
         };
+        let (ended, next) = one(arrival, &registration, carrier, asked, record).await;
+        if let Err((reason, detail)) = ended {
+            record.ended(reason, detail);
+        }
+        record.finish();
         match next {
             Some(next) => carrier = next,
             None => return Ok(()),

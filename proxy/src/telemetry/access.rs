@@ -82,6 +82,7 @@ pub struct AccessRecord {
     reason: CloseReason,
     detail: Option<String>,
     generation: u64,
+    finished: bool,
 }
 
 impl AccessRecord {
@@ -112,6 +113,7 @@ impl AccessRecord {
             reason: CloseReason::Finished,
             detail: None,
             generation: 0,
+            finished: false,
         }
     }
 
@@ -152,6 +154,16 @@ impl AccessRecord {
 
 impl Drop for AccessRecord {
     fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl AccessRecord {
+    /// Logs and counts now rather than on drop: what is recorded is over, though its owner goes on.
+    pub fn finish(&mut self) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
         let took = self.started.elapsed();
         let to_app = self.meters.to_app.load(Ordering::Relaxed);
         let to_peer = self.meters.to_peer.load(Ordering::Relaxed);

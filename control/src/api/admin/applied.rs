@@ -1,7 +1,12 @@
 //! AwaitApplied: who has a revision in force, and how long it took each.
+//!
+//! Only those that are connected are waited for. Who holds an SVID but is not connected may still go by what
+//! was before, and is named; nobody knows when, or whether, it comes back.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
+use signet_proto::spiffe::{InstanceId, SpiffeId};
 use signet_proto::v1::{AppliedBy, AwaitAppliedRequest, AwaitAppliedResponse};
 use tokio::time::Instant;
 use tonic::Status;
@@ -38,16 +43,33 @@ pub(super) async fn wait(
         let _ = tokio::time::timeout_at(next_look, changed).await;
     };
     let committed = rooms.store.revision_time(revision).await.map_err(|error| error.to_status())?;
-    Ok(AwaitAppliedResponse {
-        proxies: progress.concerned.into_iter().map(|applied| message(applied, committed)).collect(),
-        complete: progress.complete,
-    })
+    let absent = absent(rooms, revision, &progress).await?;
+    let complete = progress.complete && absent.is_empty();
+    let connected = progress.concerned.iter().map(|applied| message(applied, committed));
+    Ok(AwaitAppliedResponse { proxies: connected.chain(absent).collect(), complete })
+}
+
+/// Those that the revision concerns and that cannot be told.
+async fn absent(rooms: &Rooms, revision: u64, progress: &Progress) -> Result<Vec<AppliedBy>, Status> {
+    let concern = rooms.store.concern(revision).await.map_err(|error| error.to_status())?;
+    let proxies = rooms.store.proxies(time::now()).await.map_err(|error| error.to_status())?;
+    let connected = rooms.watchers.connected();
+    let known: HashSet<_> = progress.concerned.iter().map(|applied| applied.instance).collect();
+    let absent = proxies.into_iter().filter(|(id, instance)| {
+        concern.includes(id) && !connected.contains_key(instance) && !known.contains(instance)
+    });
+    let message = |(id, instance): (SpiffeId, InstanceId)| AppliedBy {
+        spiffe_id: id.to_string(),
+        instance: instance.to_string(),
+        ..AppliedBy::default()
+    };
+    Ok(absent.map(message).collect())
 }
 
 fn look(rooms: &Rooms, revision: u64) -> Progress {
     let state = rooms.state.borrow().clone();
     if state.processed < revision {
-        return Progress::default();
+        return Progress { complete: false, ..rooms.watchers.progress(revision) };
     }
     // Revisions after the state's own changed nothing that a proxy sees: there is nothing to wait for.
     if revision > state.commit.revision {
@@ -56,7 +78,7 @@ fn look(rooms: &Rooms, revision: u64) -> Progress {
     rooms.watchers.progress(revision)
 }
 
-fn message(applied: Applied, committed: Option<SystemTime>) -> AppliedBy {
+fn message(applied: &Applied, committed: Option<SystemTime>) -> AppliedBy {
     let after = applied
         .acknowledged_at
         .zip(committed)
@@ -67,5 +89,6 @@ fn message(applied: Applied, committed: Option<SystemTime>) -> AppliedBy {
         applied: applied.acknowledged_at.is_some(),
         after: after.map(time::duration_to_proto),
         closed_connections: applied.closed,
+        connected: true,
     }
 }

@@ -34,7 +34,8 @@ impl From<MutationResponse> for Change {
 }
 
 /// Prints the change; unless told not to, waits until every connected proxy that it concerns has it in
-/// force. Not everyone in time is a failure: whoever revokes wants to know.
+/// force. Not everyone of those in time is a failure: whoever revokes wants to know. Who is not connected is
+/// named, but is no failure: there is nothing to wait for, and it gets the change first when it is back.
 pub(super) async fn report(
     change: Change,
     wait: Option<Wait>,
@@ -56,18 +57,27 @@ pub(super) async fn report(
     };
     let json = json(&change, applied.as_ref());
     output.print(&json, || people(&change, applied.as_ref()))?;
-    match applied {
-        Some(AwaitAppliedResponse { complete: false, proxies }) => {
-            let waiting = proxies.iter().filter(|proxy| !proxy.applied).count();
-            Err(CliError::failed(format!(
-                "revision {} is committed, but {waiting} connected proxies have not said in time that it is \
-                 in force",
-                change.revision
-            ))
-            .with_hint("they get it as soon as they can take it; `signet identities` shows who is connected"))
-        }
-        _ => Ok(()),
+    applied.map_or(Ok(()), |applied| outcome(change.revision, &applied))
+}
+
+fn outcome(revision: u64, applied: &AwaitAppliedResponse) -> Result<(), CliError> {
+    let late = count(applied, |proxy| proxy.connected && !proxy.applied);
+    if applied.complete || (late == 0 && absent(applied) > 0) {
+        return Ok(());
     }
+    let late = output::many(late, "connected proxy has", "connected proxies have");
+    Err(CliError::failed(format!(
+        "revision {revision} is committed, but {late} not said in time that it is in force"
+    ))
+    .with_hint("they get it as soon as they can take it; `signet identities` shows who is connected"))
+}
+
+fn absent(applied: &AwaitAppliedResponse) -> u64 {
+    count(applied, |proxy| !proxy.connected)
+}
+
+fn count(applied: &AwaitAppliedResponse, which: impl Fn(&AppliedBy) -> bool) -> u64 {
+    applied.proxies.iter().filter(|proxy| which(proxy)).count() as u64
 }
 
 fn people(change: &Change, applied: Option<&AwaitAppliedResponse>) -> String {
@@ -82,19 +92,30 @@ fn people(change: &Change, applied: Option<&AwaitAppliedResponse>) -> String {
     }
     let slowest = applied.proxies.iter().filter_map(millis).max().unwrap_or_default();
     let closed: u64 = applied.proxies.iter().map(|proxy| proxy.closed_connections).sum();
-    let count = applied.proxies.iter().filter(|proxy| proxy.applied).count();
+    let reached = count(applied, |proxy| proxy.applied);
     let rows = applied.proxies.iter().map(|proxy| {
         vec![
             cell(&proxy.spiffe_id),
             cell(&proxy.instance),
-            cell(millis(proxy).map_or_else(|| "not yet".to_owned(), |millis| format!("{millis} ms"))),
+            cell(match millis(proxy) {
+                Some(millis) => format!("{millis} ms"),
+                None if proxy.connected => "not yet".to_owned(),
+                None => "not connected".to_owned(),
+            }),
             cell(proxy.closed_connections.to_string()),
         ]
     });
     let table = output::table(&["applied by", "instance", "after", "closed"], rows);
-    format!(
-        "{table}{committed}; in force at {count} proxies after {slowest} ms, {closed} connections closed\n"
-    )
+    let absent = match absent(applied) {
+        0 => String::new(),
+        absent => format!(
+            "{}: what was in force there before may be still, until it is back or its SVID ends\n",
+            output::many(absent, "proxy is not connected", "proxies are not connected")
+        ),
+    };
+    let (proxies, closed) =
+        (output::many(reached, "proxy", "proxies"), output::many(closed, "connection", "connections"));
+    format!("{table}{committed}; in force at {proxies} after {slowest} ms, {closed} closed\n{absent}")
 }
 
 fn json(change: &Change, applied: Option<&AwaitAppliedResponse>) -> Value {
@@ -118,6 +139,7 @@ fn proxy(proxy: &AppliedBy) -> Value {
         "spiffe_id": proxy.spiffe_id,
         "instance": proxy.instance,
         "applied": proxy.applied,
+        "connected": proxy.connected,
         "after_ms": millis(proxy),
         "closed_connections": proxy.closed_connections,
     })
@@ -126,4 +148,55 @@ fn proxy(proxy: &AppliedBy) -> Value {
 fn millis(proxy: &AppliedBy) -> Option<u64> {
     let after = time::duration_from_proto(proxy.after.as_ref())?;
     u64::try_from(after.as_millis()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn proxy(name: &str, after: Option<u64>, connected: bool) -> AppliedBy {
+        AppliedBy {
+            spiffe_id: format!("spiffe://mesh.local/{name}"),
+            instance: "i".into(),
+            applied: after.is_some(),
+            after: after.map(|millis| time::duration_to_proto(Duration::from_millis(millis))),
+            closed_connections: u64::from(after.is_some()),
+            connected,
+        }
+    }
+
+    fn told(proxies: Vec<AppliedBy>) -> (String, bool) {
+        let complete = proxies.iter().all(|proxy| proxy.applied);
+        let applied = AwaitAppliedResponse { proxies, complete };
+        let change = Change { revision: 7, committed_at: None, effects: vec![], more: vec![] };
+        (people(&change, Some(&applied)), outcome(7, &applied).is_ok())
+    }
+
+    #[test]
+    fn one_is_one_and_two_are_two() {
+        let (text, good) = told(vec![proxy("a", Some(3), true)]);
+        assert!(
+            text.ends_with("revision 7; in force at 1 proxy after 3 ms, 1 connection closed\n"),
+            "{text}"
+        );
+        assert!(good);
+        let (text, _) = told(vec![proxy("a", Some(3), true), proxy("b", Some(5), true)]);
+        assert!(text.ends_with("in force at 2 proxies after 5 ms, 2 connections closed\n"), "{text}");
+    }
+
+    #[test]
+    fn who_is_not_connected_is_named_and_is_no_failure() {
+        let (text, good) = told(vec![proxy("a", Some(3), true), proxy("b", None, false)]);
+        assert!(text.contains("not connected") && text.contains("\n1 proxy is not connected: "), "{text}");
+        assert!(good);
+    }
+
+    #[test]
+    fn who_is_connected_and_does_not_answer_is_a_failure() {
+        let (text, good) = told(vec![proxy("a", None, true), proxy("b", None, false)]);
+        assert!(text.contains("not yet"), "{text}");
+        assert!(!good);
+    }
 }

@@ -17,6 +17,7 @@ use crate::cli::args::Login;
 use crate::cli::connect;
 use crate::cli::credentials::{self, Credentials};
 use crate::cli::error::CliError;
+use crate::cli::generations;
 use crate::cli::output::{self, Output};
 use crate::registry::CONTROL_PATH;
 use crate::time;
@@ -36,6 +37,7 @@ pub(in crate::cli) async fn run(login: Login, output: Output) -> Result<(), CliE
     let bundle = bundle(&answer, &ticket)?;
     let chain = answer.svid.map(|svid| svid.chain).unwrap_or_default();
     let credentials = Credentials::check(&chain, &key, &bundle)?;
+    let _lock = generations::lock(&directory).await?;
     credentials::write(&directory, &chain, &key, &bundle)?;
     let profile = credentials.svid().profile();
     let json = json!({

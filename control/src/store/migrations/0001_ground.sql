@@ -10,7 +10,9 @@ CREATE TABLE revision (
   revision INTEGER PRIMARY KEY,
   at_ms    INTEGER NOT NULL,
   topics   INTEGER NOT NULL,
-  subject  TEXT    NOT NULL
+  subject  TEXT    NOT NULL,
+  -- Of a change of policy: whom it concerns, one pattern a line. NULL: everyone.
+  targets  TEXT
 ) STRICT;
 
 -- Every event covers the one before it by its hash; nothing is ever changed or removed.
@@ -71,11 +73,14 @@ CREATE INDEX join_token_by_workload ON join_token (spiffe_id);
 CREATE TABLE instance (
   id             TEXT    NOT NULL PRIMARY KEY CHECK (length(id) = 32),
   spiffe_id      TEXT    NOT NULL REFERENCES workload (spiffe_id),
-  status         TEXT    NOT NULL CHECK (status IN ('active', 'revoked', 'lapsed')),
+  -- `departed`: it said goodbye; its SVID is good until it ends, and that nobody renews it is no finding.
+  status         TEXT    NOT NULL CHECK (status IN ('active', 'departed', 'revoked', 'lapsed')),
   proof          TEXT    NOT NULL,
   version        TEXT    NOT NULL,
   attested_at_ms INTEGER NOT NULL,
   renewals       INTEGER NOT NULL,
+  -- Whether it ever opened a stream: then it may still go by what it was told.
+  watched        INTEGER NOT NULL DEFAULT 0 CHECK (watched IN (0, 1)),
   -- The newest SVID.
   serial         BLOB    NOT NULL,
   not_before_ms  INTEGER NOT NULL,
@@ -132,7 +137,9 @@ CREATE TABLE endpoint (
   spiffe_id TEXT    NOT NULL,
   address   TEXT    NOT NULL,
   port      INTEGER NOT NULL,
-  PRIMARY KEY (instance, address, port)
+  -- The app's port behind it; 0: not said.
+  app_port  INTEGER NOT NULL,
+  PRIMARY KEY (instance, address, port, app_port)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE admin (

@@ -1,0 +1,163 @@
+//! The store, by scenario. Another engine has to pass the same.
+
+mod durability;
+mod issuance;
+mod revocation;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, SystemTime};
+
+use signet_proto::spiffe::{InstanceId, SpiffeId};
+use tempfile::TempDir;
+
+use super::model::{
+    Actor, Attestation, AuthorityKind, AuthorityRecord, Issuance, NewPolicy, NewToken, NewWorkload, Renewal,
+};
+use super::*;
+use crate::audit::ChainVerifier;
+use crate::time;
+
+const ISSUER: [u8; 32] = [7; 32];
+
+struct Fixture {
+    directory: TempDir,
+    store: Store,
+}
+
+impl Fixture {
+    /// With an authority to issue from, and two workloads.
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(&directory);
+        store
+            .create_authorities(
+                authority("root", AuthorityKind::Root),
+                authority("ca", AuthorityKind::Intermediate),
+            )
+            .await
+            .unwrap();
+        let fixture = Self { directory, store };
+        for name in ["orders", "payments"] {
+            fixture.workload(name).await;
+        }
+        fixture
+    }
+
+    async fn workload(&self, name: &str) {
+        let new = NewWorkload {
+            spiffe_id: id(name),
+            owner: "team".into(),
+            purpose: "test".into(),
+            ttl: Duration::from_secs(60),
+        };
+        self.store.create_workload(new, operator()).await.unwrap();
+    }
+
+    async fn token(&self, name: &str, secret: u8) {
+        let token = NewToken {
+            secret_sha256: [secret; 32],
+            spiffe_id: id(name),
+            expires_at: time::now() + Duration::from_secs(60),
+        };
+        self.store.create_token(token, operator()).await.unwrap();
+    }
+
+    /// Attests a new instance whose first SVID lives for `ttl`.
+    async fn instance(&self, name: &str, secret: u8, ttl: Duration) -> (InstanceId, Issuance) {
+        self.token(name, secret).await;
+        let issuance = issuance(name, time::now() + ttl);
+        let attestation = attestation(secret);
+        let instance = attestation.instance;
+        self.store.record_attestation(issuance.clone(), attestation).await.unwrap();
+        (instance, issuance)
+    }
+
+    /// Closes and opens again, as a restart does.
+    fn reopen(self) -> Self {
+        let Self { directory, store } = self;
+        drop(store);
+        let store = open(&directory);
+        Self { directory, store }
+    }
+
+    async fn verified_events(&self) -> u64 {
+        let mut verifier = ChainVerifier::from_genesis();
+        for event in self.store.events_after(0, u32::MAX).await.unwrap() {
+            verifier.take(&event).unwrap();
+        }
+        verifier.verified()
+    }
+}
+
+/// The threads of a closed store end a moment after its last handle; the lock goes with the handle.
+fn open(directory: &TempDir) -> Store {
+    Store::open(directory.path(), &"mesh.local".parse().unwrap()).unwrap()
+}
+
+fn id(name: &str) -> SpiffeId {
+    format!("spiffe://mesh.local/{name}").parse().unwrap()
+}
+
+fn operator() -> Actor {
+    Actor::unix(0)
+}
+
+fn authority(name: &str, kind: AuthorityKind) -> AuthorityRecord {
+    AuthorityRecord {
+        id: name.into(),
+        kind,
+        subject: name.into(),
+        certificate: vec![1],
+        sealed_key: vec![2],
+        not_before: time::now(),
+        not_after: time::now() + Duration::from_secs(86_400),
+    }
+}
+
+/// A certificate with its own serial and key.
+fn issuance(name: &str, not_after: SystemTime) -> Issuance {
+    let serial = InstanceId::random().unwrap().as_bytes().to_vec();
+    Issuance {
+        spki_sha256: crate::sha256(&serial),
+        serial,
+        issuer_sha256: ISSUER,
+        authority: "ca".into(),
+        spiffe_id: id(name),
+        not_before: time::now() - Duration::from_secs(10),
+        not_after,
+    }
+}
+
+fn attestation(secret: u8) -> Attestation {
+    Attestation {
+        instance: InstanceId::random().unwrap(),
+        secret_sha256: [secret; 32],
+        version: "test".into(),
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+    }
+}
+
+fn listener(port: u16) -> model::Listener {
+    model::Listener { port, app_port: 8000 + port }
+}
+
+fn renewal(instance: InstanceId, current: &Issuance) -> Renewal {
+    Renewal {
+        instance,
+        presented: vec![(current.issuer_sha256, current.serial.clone())],
+        version: "test".into(),
+    }
+}
+
+fn policy(name: &str, document: &str) -> NewPolicy {
+    NewPolicy { name: name.into(), target: "spiffe://mesh.local/orders".into(), document: document.into() }
+}
+
+fn refusal<T: std::fmt::Debug>(result: Result<T, StoreError>) -> Refusal {
+    match result {
+        Err(StoreError::Refused(refusal)) => refusal,
+        other => panic!("expected a refusal, found {other:?}"),
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);

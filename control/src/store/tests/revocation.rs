@@ -1,0 +1,321 @@
+//! What is revoked stays revoked for as long as anything it covers could be believed.
+
+use proptest::prelude::*;
+
+use super::model::{RevocationTarget, WorkloadStatus};
+use super::*;
+
+async fn revoke(fixture: &Fixture, target: RevocationTarget) -> Vec<String> {
+    fixture.store.revoke(target, "test".into(), operator()).await.unwrap().effects
+}
+
+async fn listed(fixture: &Fixture) -> model::RevocationList {
+    fixture.store.mesh_since(None).await.unwrap().revocations.unwrap()
+}
+
+#[tokio::test]
+async fn revoked_identity_is_listed_with_its_instances_and_gets_nothing() {
+    let fixture = Fixture::new().await;
+    let (one, first) = fixture.instance("orders", 1, HOUR).await;
+    let (two, _) = fixture.instance("orders", 2, HOUR).await;
+    let (other, _) = fixture.instance("payments", 3, HOUR).await;
+    fixture.token("orders", 4).await;
+    let effects = revoke(&fixture, RevocationTarget::Identity(id("orders"))).await;
+    assert!(effects.iter().any(|effect| effect.contains("1 unused join token")), "{effects:?}");
+    let list = listed(&fixture).await;
+    assert_eq!(list.identities, [id("orders").to_string()]);
+    let mut expected = [(one.to_string(), false), (two.to_string(), false)];
+    expected.sort();
+    assert_eq!(list.instances, expected);
+    assert_ne!(other, one);
+    let workload = fixture.store.workload(id("orders")).await.unwrap();
+    assert_eq!(workload.status, WorkloadStatus::Suspended);
+    let active = WorkloadStatus::Active;
+    fixture.store.set_workload_status(id("orders"), active, String::new(), operator()).await.unwrap();
+    let list = listed(&fixture).await;
+    assert!(list.identities.is_empty());
+    assert_eq!(list.instances.len(), 2, "resuming a workload brings no revoked instance back");
+    let renew =
+        fixture.store.record_renewal(issuance("orders", time::now() + HOUR), renewal(one, &first)).await;
+    assert_eq!(refusal(renew), Refusal::InstanceRevoked);
+    let token = fixture.store.redeemable_token([4; 32], time::now()).await;
+    assert_eq!(refusal(token.map(drop)), Refusal::TokenSpent);
+}
+
+#[tokio::test]
+async fn revoked_instance_ends_alone() {
+    let fixture = Fixture::new().await;
+    let (one, first) = fixture.instance("orders", 1, HOUR).await;
+    let (two, second) = fixture.instance("orders", 2, HOUR).await;
+    revoke(&fixture, RevocationTarget::Instance(one)).await;
+    let list = listed(&fixture).await;
+    assert_eq!(list.instances, [(one.to_string(), false)]);
+    assert!(list.identities.is_empty());
+    let next = || issuance("orders", time::now() + HOUR);
+    assert_eq!(
+        refusal(fixture.store.record_renewal(next(), renewal(one, &first)).await),
+        Refusal::InstanceRevoked
+    );
+    fixture.store.record_renewal(next(), renewal(two, &second)).await.unwrap();
+}
+
+#[tokio::test]
+async fn revoked_serial_takes_its_key_and_its_line_with_it() {
+    let fixture = Fixture::new().await;
+    let (instance, first) = fixture.instance("orders", 1, HOUR).await;
+    let next = issuance("orders", time::now() + HOUR);
+    fixture.store.record_renewal(next.clone(), renewal(instance, &first)).await.unwrap();
+    revoke(&fixture, RevocationTarget::Serial(first.serial.clone())).await;
+    let list = listed(&fixture).await;
+    assert_eq!(list.certificates, [(ISSUER, first.serial.clone())]);
+    assert_eq!(list.keys, [first.spki_sha256]);
+    assert_eq!(list.instances, [(instance.to_string(), false)]);
+}
+
+#[tokio::test]
+async fn what_was_never_issued_cannot_be_revoked() {
+    let fixture = Fixture::new().await;
+    for target in [
+        RevocationTarget::Identity(id("nobody")),
+        RevocationTarget::Instance(InstanceId::random().unwrap()),
+        RevocationTarget::Serial(vec![1, 2, 3]),
+    ] {
+        let result = fixture.store.revoke(target, "test".into(), operator()).await;
+        assert!(matches!(result, Err(StoreError::NotFound { .. })));
+    }
+}
+
+#[tokio::test]
+async fn revoking_twice_changes_nothing_and_says_so() {
+    let fixture = Fixture::new().await;
+    let (instance, first) = fixture.instance("orders", 1, HOUR).await;
+    for target in [
+        RevocationTarget::Serial(first.serial),
+        RevocationTarget::Instance(instance),
+        RevocationTarget::Identity(id("orders")),
+    ] {
+        revoke(&fixture, target.clone()).await;
+        let before = fixture.store.committed().borrow().revision;
+        let effects = revoke(&fixture, target).await;
+        assert!(effects[0].contains("nothing changed"), "{effects:?}");
+        assert_eq!(fixture.store.committed().borrow().revision, before);
+    }
+}
+
+#[tokio::test]
+async fn instance_that_stopped_renewing_lapses_and_only_it() {
+    let fixture = Fixture::new().await;
+    let (gone, _) = fixture.instance("orders", 1, Duration::ZERO).await;
+    fixture.instance("orders", 2, HOUR).await;
+    let before = time::now() + Duration::from_secs(1);
+    assert!(fixture.store.any_lapsed(before).await.unwrap());
+    assert_eq!(fixture.store.lapse_instances(before, 10).await.unwrap(), [gone]);
+    assert!(!fixture.store.any_lapsed(before).await.unwrap());
+    assert_eq!(listed(&fixture).await.instances, [(gone.to_string(), true)]);
+    let revision = fixture.store.committed().borrow().revision;
+    assert!(fixture.store.lapse_instances(before, 10).await.unwrap().is_empty());
+    assert_eq!(fixture.store.committed().borrow().revision, revision);
+    revoke(&fixture, RevocationTarget::Instance(gone)).await;
+    assert_eq!(listed(&fixture).await.instances, [(gone.to_string(), false)], "revoked outweighs lapsed");
+}
+
+#[tokio::test]
+async fn endpoints_of_a_revoked_instance_are_gone_and_do_not_come_back() {
+    let fixture = Fixture::new().await;
+    let (instance, _) = fixture.instance("orders", 1, HOUR).await;
+    let lease = model::Lease {
+        instance,
+        spiffe_id: id("orders"),
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        listeners: vec![listener(1), listener(2)],
+    };
+    fixture.store.put_lease(lease.clone()).await.unwrap();
+    assert_eq!(fixture.store.leases().await.unwrap(), std::slice::from_ref(&lease));
+    revoke(&fixture, RevocationTarget::Instance(instance)).await;
+    fixture.store.put_lease(lease).await.unwrap();
+    assert!(fixture.store.leases().await.unwrap().is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whatever was revoked, and whenever it is pruned: as long as one certificate of it has not ended, some
+    /// entry still matches that certificate.
+    #[test]
+    fn prune_never_readmits_a_certificate_that_has_not_ended(
+        lives in proptest::collection::vec((0_u64..100, 0_u8..3), 1..6),
+        prune_at in 0_u64..120,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let fixture = Fixture::new().await;
+            let start = time::now();
+            let mut issued = Vec::new();
+            for (index, (life, kind)) in lives.iter().enumerate() {
+                let name = if index % 2 == 0 { "orders" } else { "payments" };
+                let secret = u8::try_from(index).unwrap() + 1;
+                let ttl = Duration::from_secs(1000 + life);
+                let (instance, certificate) = fixture.instance(name, secret, ttl).await;
+                issued.push((instance, certificate, *kind));
+            }
+            for (instance, certificate, kind) in &issued {
+                let target = match kind {
+                    0 => RevocationTarget::Instance(*instance),
+                    1 => RevocationTarget::Serial(certificate.serial.clone()),
+                    _ => RevocationTarget::Identity(certificate.spiffe_id.clone()),
+                };
+                revoke(&fixture, target).await;
+                let active = WorkloadStatus::Active;
+                let id = certificate.spiffe_id.clone();
+                fixture.store.set_workload_status(id, active, String::new(), operator()).await.unwrap();
+            }
+            let now = start + Duration::from_secs(1000 + prune_at);
+            fixture.store.prune_revocations(now, now, 1000).await.unwrap();
+            let list = listed(&fixture).await;
+            for (instance, certificate, _) in &issued {
+                if certificate.not_after > now {
+                    let matched = list.identities.contains(&certificate.spiffe_id.to_string())
+                        || list.instances.iter().any(|(listed, _)| *listed == instance.to_string())
+                        || list.certificates.iter().any(|(_, serial)| *serial == certificate.serial);
+                    prop_assert!(matched, "{certificate:?} would be believed again");
+                }
+            }
+            fixture.verified_events().await;
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test]
+async fn ended_things_are_dropped_in_small_batches() {
+    let fixture = Fixture::new().await;
+    for secret in 1..6 {
+        fixture.instance("orders", secret, Duration::ZERO).await;
+    }
+    let later = time::now() + HOUR;
+    fixture.store.lapse_instances(later, 100).await.unwrap();
+    let mut batches = 0;
+    while fixture.store.prune_ended(later, 2).await.unwrap() > 0 {
+        batches += 1;
+    }
+    assert!(batches >= 3, "{batches}");
+    assert!(fixture.store.identities(None, true, later).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn instance_that_said_goodbye_ends_without_a_word_to_the_others() {
+    let fixture = Fixture::new().await;
+    let (job, _) = fixture.instance("orders", 1, HOUR).await;
+    let lease = model::Lease {
+        instance: job,
+        spiffe_id: id("orders"),
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        listeners: vec![listener(1)],
+    };
+    fixture.store.put_lease(lease).await.unwrap();
+    let revision = fixture.store.committed().borrow().revision;
+    fixture.store.depart_instance(job, id("orders")).await.unwrap();
+    assert!(fixture.store.leases().await.unwrap().is_empty());
+    let standing = &fixture.store.identities(None, false, time::now()).await.unwrap()[0];
+    assert_eq!(standing.status, "departed", "what it holds is good until it ends");
+    let later = time::now() + HOUR * 2;
+    assert!(!fixture.store.any_lapsed(later).await.unwrap());
+    assert!(fixture.store.lapse_instances(later, 10).await.unwrap().is_empty());
+    assert_eq!(fixture.store.committed().borrow().revision, revision, "nobody is told");
+    while fixture.store.prune_ended(later, 10).await.unwrap() > 0 {}
+    assert!(fixture.store.identities(None, true, later).await.unwrap().is_empty(), "and it is forgotten");
+    fixture.verified_events().await;
+}
+
+#[tokio::test]
+async fn departed_instance_that_renews_or_watches_again_is_live_again() {
+    let fixture = Fixture::new().await;
+    let (renewing, first) = fixture.instance("orders", 1, HOUR).await;
+    let (watching, _) = fixture.instance("orders", 2, HOUR).await;
+    for instance in [renewing, watching] {
+        fixture.store.depart_instance(instance, id("orders")).await.unwrap();
+    }
+    let next = issuance("orders", time::now() + HOUR);
+    fixture.store.record_renewal(next, renewal(renewing, &first)).await.unwrap();
+    let lease = model::Lease {
+        instance: watching,
+        spiffe_id: id("orders"),
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        listeners: vec![],
+    };
+    fixture.store.put_lease(lease).await.unwrap();
+    let mut lapsed = fixture.store.lapse_instances(time::now() + HOUR * 2, 10).await.unwrap();
+    lapsed.sort_unstable();
+    let mut both = [renewing, watching];
+    both.sort_unstable();
+    assert_eq!(lapsed, both);
+}
+
+#[tokio::test]
+async fn departed_instance_can_still_be_revoked() {
+    let fixture = Fixture::new().await;
+    let (instance, first) = fixture.instance("orders", 1, HOUR).await;
+    fixture.store.depart_instance(instance, id("orders")).await.unwrap();
+    revoke(&fixture, RevocationTarget::Identity(id("orders"))).await;
+    assert_eq!(listed(&fixture).await.instances, [(instance.to_string(), false)]);
+    fixture.store.depart_instance(instance, id("orders")).await.unwrap();
+    let active = WorkloadStatus::Active;
+    fixture.store.set_workload_status(id("orders"), active, String::new(), operator()).await.unwrap();
+    let renew =
+        fixture.store.record_renewal(issuance("orders", time::now() + HOUR), renewal(instance, &first)).await;
+    assert_eq!(refusal(renew), Refusal::InstanceRevoked);
+}
+
+#[tokio::test]
+async fn instance_that_a_wrong_clock_lapsed_renews_and_is_live_again() {
+    let fixture = Fixture::new().await;
+    let (renewing, first) = fixture.instance("orders", 1, HOUR).await;
+    let (calling, _) = fixture.instance("orders", 2, HOUR).await;
+    let ahead = time::now() + Duration::from_secs(4000);
+    assert_eq!(fixture.store.lapse_instances(ahead, 10).await.unwrap().len(), 2);
+    let revision = fixture.store.committed().borrow().revision;
+    let next = issuance("orders", time::now() + HOUR);
+    fixture.store.record_renewal(next, renewal(renewing, &first)).await.unwrap();
+    assert_eq!(listed(&fixture).await.instances, [(calling.to_string(), true)]);
+    let commit = fixture.store.revive_instance(calling, id("orders")).await.unwrap();
+    assert_eq!(commit.revision, revision + 2, "each is news for everyone");
+    assert!(listed(&fixture).await.instances.is_empty());
+    let again = fixture.store.revive_instance(calling, id("orders")).await.unwrap();
+    assert_eq!(again.revision, commit.revision);
+    let stolen = fixture.store.revive_instance(calling, id("payments")).await;
+    assert_eq!(refusal(stolen), Refusal::InstanceUnknown);
+    fixture.verified_events().await;
+}
+
+#[tokio::test]
+async fn neither_a_revoked_instance_nor_one_that_truly_lapsed_comes_back() {
+    let fixture = Fixture::new().await;
+    let (ended, _) = fixture.instance("orders", 1, Duration::ZERO).await;
+    let (revoked, first) = fixture.instance("orders", 2, HOUR).await;
+    fixture.store.lapse_instances(time::now() + HOUR * 2, 10).await.unwrap();
+    revoke(&fixture, RevocationTarget::Instance(revoked)).await;
+    assert_eq!(refusal(fixture.store.revive_instance(ended, id("orders")).await), Refusal::InstanceLapsed);
+    assert_eq!(refusal(fixture.store.revive_instance(revoked, id("orders")).await), Refusal::InstanceRevoked);
+    let next = issuance("orders", time::now() + HOUR);
+    let renew = fixture.store.record_renewal(next, renewal(revoked, &first)).await;
+    assert_eq!(refusal(renew), Refusal::InstanceRevoked);
+    assert_eq!(listed(&fixture).await.instances.len(), 2);
+}
+
+#[tokio::test]
+async fn lapsed_entries_go_after_a_day_and_revocations_a_week_after_their_certificates() {
+    let fixture = Fixture::new().await;
+    let (gone, _) = fixture.instance("orders", 1, Duration::ZERO).await;
+    let (revoked, _) = fixture.instance("orders", 2, HOUR).await;
+    fixture.store.lapse_instances(time::now() + Duration::from_secs(1), 10).await.unwrap();
+    revoke(&fixture, RevocationTarget::Instance(revoked)).await;
+    let prune = async |now: SystemTime| {
+        let kept = crate::duty::REVOCATION_KEPT;
+        fixture.store.prune_revocations(now - kept, now - HOUR, 100).await.unwrap()
+    };
+    assert_eq!(prune(time::now() + HOUR * 24).await, 0);
+    assert_eq!(prune(time::now() + HOUR * 26).await, 1);
+    assert_eq!(listed(&fixture).await.instances, [(revoked.to_string(), false)], "not {gone}");
+    assert_eq!(prune(time::now() + HOUR * 24 * 7).await, 0, "who was cut off for days still has to learn");
+    assert_eq!(prune(time::now() + HOUR * 24 * 7 + HOUR * 3).await, 1);
+}
