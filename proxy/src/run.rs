@@ -25,6 +25,8 @@ use crate::telemetry::CloseReason;
 
 /// After one side has finished, how long the other may be silent.
 const HALF_CLOSED: Duration = Duration::from_secs(300);
+/// How long control has to take our goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// How long cut connections and background tasks have to wind down.
 const WIND_DOWN: Duration = Duration::from_secs(2);
 
@@ -55,7 +57,9 @@ pub async fn run(
     let connections = Arc::new(Connections::default());
     let upstreams: Vec<_> = config.outbound.iter().map(|listener| listener.peer.clone()).collect();
     let mesh = Arc::new(Mesh::new(Arc::clone(&connections), upstreams.clone()));
-    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+    let (drain, stop, goodbye) =
+        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let mesh_is_controlled = matches!(config.source, Source::Control(_));
     let intake = Intake::new(MAX_CONNECTIONS, drain.clone());
     let outward = intake.beside(MAX_CONNECTIONS);
     let shared = Arc::new(Shared {
@@ -98,9 +102,16 @@ pub async fn run(
                     listeners: listeners.collect::<Result<_, _>>()?,
                     upstreams,
                 };
-                duties.spawn(joined::renew(ticket.control, Arc::clone(&mesh), stop.clone()));
-                let follow =
-                    watch::follow(subscription, Arc::clone(&mesh), connections, drain.clone(), stop.clone());
+                // A renewal would take the goodbye back, and the drain is shorter than what is left of an SVID.
+                duties.spawn(joined::renew(ticket.control, Arc::clone(&mesh), drain.clone()));
+                let follow = watch::follow(
+                    subscription,
+                    Arc::clone(&mesh),
+                    connections,
+                    drain.clone(),
+                    goodbye.clone(),
+                    stop.clone(),
+                );
                 duties.spawn(follow);
             }
         }
@@ -140,6 +151,9 @@ pub async fn run(
 
     drain.cancel();
     drained(&shared, config.drain_timeout).await;
+    if mesh_is_controlled {
+        let _ = tokio::time::timeout(GOODBYE, goodbye.cancelled()).await;
+    }
     stop.cancel();
     duties.close();
     if tokio::time::timeout(WIND_DOWN, duties.wait()).await.is_err() {

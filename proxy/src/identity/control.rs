@@ -58,8 +58,10 @@ impl IdentityError {
 /// When the ticket is refused.
 pub async fn join(ticket: &JoinTicket, mesh: &Mesh) -> Result<(), IdentityError> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    // One key for all tries: if only the answer of a try was lost, control knows us by it.
+    let key = WorkloadKey::generate()?;
     loop {
-        match attest(ticket, mesh).await {
+        match attest(ticket, &key, mesh).await {
             Ok(()) => return Ok(()),
             Err(error) if error.is_final() => return Err(error),
             Err(error) => {
@@ -71,8 +73,7 @@ pub async fn join(ticket: &JoinTicket, mesh: &Mesh) -> Result<(), IdentityError>
     }
 }
 
-async fn attest(ticket: &JoinTicket, mesh: &Mesh) -> Result<(), IdentityError> {
-    let key = WorkloadKey::generate()?;
+async fn attest(ticket: &JoinTicket, key: &WorkloadKey, mesh: &Mesh) -> Result<(), IdentityError> {
     let request = v1::AttestRequest {
         csr: key.csr(None)?,
         version: env!("CARGO_PKG_VERSION").into(),
@@ -99,7 +100,7 @@ async fn attest(ticket: &JoinTicket, mesh: &Mesh) -> Result<(), IdentityError> {
         return Err(ControlError::Unusable("its bundle lacks the root that the ticket pins".into()).into());
     }
     let trust = Trust::new(bundles.iter().cloned(), Revocations::default());
-    let svid = checked(answer.svid, &key, &trust)?;
+    let svid = checked(answer.svid, key, &trust)?;
     if *svid.id().trust_domain() != ticket.trust_domain {
         return Err(
             ControlError::Unusable(format!("it issued `{}`, of another trust domain", svid.id())).into()

@@ -39,12 +39,14 @@ pub struct Subscription {
     pub upstreams: Vec<SpiffeId>,
 }
 
-/// Follows control until `stop`; while it cannot be reached, what is known stays in force (invariant 11).
+/// Follows control until `stop`; while it cannot be reached, what is known stays in force (invariant 11). Says
+/// goodbye when `drain` begins and cancels `said` then.
 pub async fn follow(
     subscription: Subscription,
     mesh: Arc<Mesh>,
     connections: Arc<Connections>,
     drain: CancellationToken,
+    said: CancellationToken,
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
@@ -53,7 +55,7 @@ pub async fn follow(
             let channel = open(&subscription, &mesh).await?;
             tokio::select! {
                 ended = stream(&subscription, channel.clone(), &mesh, &connections, &mut backoff) => ended,
-                () = leave(channel, &drain) => Ok(()),
+                () = leave(channel, &drain, &said) => Ok(()),
             }
         };
         let ended = tokio::select! {
@@ -61,6 +63,10 @@ pub async fn follow(
             ended = followed => ended,
         };
         metrics::control_connected(false);
+        if drain.is_cancelled() {
+            // Opening the stream again would take the goodbye back.
+            return;
+        }
         let delay = backoff.next_delay();
         match ended {
             Ok(()) => tracing::info!(?delay, "control ended the stream, will open it again"),
@@ -120,13 +126,14 @@ async fn stream(
 
 /// Says goodbye when the drain begins, and never ends: the stream goes on bringing changes until the process
 /// ends.
-async fn leave(channel: Channel, drain: &CancellationToken) {
+async fn leave(channel: Channel, drain: &CancellationToken, said: &CancellationToken) {
     drain.cancelled().await;
     let mut request = tonic::Request::new(v1::LeaveRequest {});
     request.set_timeout(CALL_DEADLINE);
     if let Err(status) = MeshClient::new(channel).leave(request).await {
         tracing::warn!(error = %ControlError::from(status), "control did not hear that this proxy leaves");
     }
+    said.cancel();
     std::future::pending::<()>().await;
 }
 
