@@ -1,0 +1,28 @@
+//! The apps behind the proxies: real servers that we did not write, and small ones for what those cannot show
+//! (every header line as it arrived; a request held open until the test lets go).
+
+mod echo;
+mod nginx;
+mod postgres;
+mod redis;
+mod requests;
+
+pub use echo::{TcpCounter, TcpEcho};
+pub use nginx::Nginx;
+pub use postgres::Postgres;
+pub use redis::Redis;
+pub use requests::{RequestApp, header_values};
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+/// A directory that a server may enter after it dropped its privileges.
+fn shared_directory(prefix: &str) -> TempDir {
+    tempfile::Builder::new()
+        .prefix(prefix)
+        .permissions(Permissions::from_mode(0o755))
+        .tempdir()
+        .expect("the temporary directory is writable")
+}

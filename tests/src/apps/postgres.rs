@@ -1,0 +1,94 @@
+//! PostgreSQL on loopback TCP, with a fresh cluster in a temporary directory.
+
+use std::fs::Permissions;
+use std::net::SocketAddr;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::{Signal, geteuid};
+use tempfile::TempDir;
+
+use super::shared_directory;
+use crate::client::psql;
+use crate::process::Process;
+use crate::sockets::free_address;
+use crate::tools::tool;
+use crate::{PATIENCE, eventually};
+
+/// A running PostgreSQL that trusts everybody on loopback: what protects it is the proxy.
+#[derive(Debug)]
+pub struct Postgres {
+    /// Where it listens.
+    pub address: SocketAddr,
+    _process: Process,
+    _directory: TempDir,
+}
+
+impl Postgres {
+    /// Makes a cluster, starts it and waits until it answers a query.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn start() -> Self {
+        let address = free_address();
+        let directory = shared_directory("signet-postgres-");
+        let data = directory.path().join("data");
+        std::fs::create_dir(&data).expect("a new directory");
+        std::fs::set_permissions(&data, Permissions::from_mode(0o700)).expect("our own directory");
+        let user = unprivileged_user();
+        if let Some((user, group)) = user {
+            chown(&data, Some(user), Some(group)).expect("root may give it away");
+            chown(directory.path(), Some(user), Some(group)).expect("root may give it away");
+        }
+
+        make_cluster(&data, user);
+        let mut command = as_user("postgres", user, directory.path());
+        command
+            .arg("-D")
+            .arg(&data)
+            .arg("-k")
+            .arg(directory.path())
+            .args(["-c", "listen_addresses=127.0.0.1"]);
+        command.args(["-p", &address.port().to_string(), "-c", "fsync=off", "-c", "max_connections=200"]);
+        // SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for its clients.
+        let process = Process::start("postgres", command).stopped_by(Signal::INT);
+        eventually("PostgreSQL answers", PATIENCE, async || {
+            let answer = psql(address, "select 1").run().await;
+            if answer.status.success() { Ok(()) } else { Err(answer.stderr) }
+        })
+        .await;
+        Self { address, _process: process, _directory: directory }
+    }
+}
+
+fn make_cluster(data: &Path, user: Option<(u32, u32)>) {
+    let output = as_user("initdb", user, data)
+        .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync", "-D"])
+        .arg(data)
+        .output()
+        .expect("initdb starts");
+    assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn as_user(program: &str, user: Option<(u32, u32)>, directory: &Path) -> Command {
+    let mut command = Command::new(tool(program));
+    command.current_dir(directory);
+    if let Some((user, group)) = user {
+        command.uid(user).gid(group);
+    }
+    command
+}
+
+/// PostgreSQL refuses to run as root: then it runs as the user that its Debian package made.
+fn unprivileged_user() -> Option<(u32, u32)> {
+    if !geteuid().is_root() {
+        return None;
+    }
+    let users = std::fs::read_to_string("/etc/passwd").expect("a list of users");
+    let postgres = users.lines().find(|line| line.starts_with("postgres:"));
+    let fields: Vec<&str> =
+        postgres.expect("the package postgresql made the user postgres").split(':').collect();
+    Some((fields[2].parse().expect("a number"), fields[3].parse().expect("a number")))
+}

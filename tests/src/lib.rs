@@ -1,0 +1,40 @@
+//! The harness of the end-to-end tests: real Signet processes, real apps, real clients, on loopback only.
+//!
+//! A scenario reads top-down: start a [`mesh::Mesh`], start the apps it needs ([`apps`]), put a proxy beside
+//! each ([`mesh::Mesh::proxy`] or [`proxy::FilesProxy`]), drive a client that we did not write
+//! ([`client::Client`]), and assert on what the client, the access log ([`logs`]) and the metrics
+//! ([`metrics`]) say.
+//!
+//! Two rules hold everywhere. Nothing sleeps: a scenario waits for a log line
+//! ([`process::Process::wait_for_log`]) or polls a condition through [`eventually`], each with a deadline.
+//! Nothing skips: a missing tool fails the scenario with the name of the Debian package ([`tools`]).
+//!
+//! The harness reports by panicking, which is what a test is for; so the lints against that are off here.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test harness reports by panicking"
+)]
+
+pub mod apps;
+pub mod attest;
+pub mod binaries;
+pub mod client;
+pub mod http;
+pub mod logs;
+pub mod mesh;
+pub mod metrics;
+pub mod pki;
+pub mod process;
+pub mod proxy;
+pub mod report;
+pub mod sockets;
+pub mod tls;
+pub mod tools;
+pub mod wait;
+
+pub use wait::{PATIENCE, eventually};

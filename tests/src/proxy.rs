@@ -1,0 +1,281 @@
+//! A `signet-proxy` process: joined to control, or with the `files` identity source.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::binaries::binaries;
+use crate::client::file;
+use crate::http::{self, Reply};
+use crate::logs::{field, is_access, is_message};
+use crate::metrics::{Metrics, scrape};
+use crate::pki::SvidFiles;
+use crate::process::Process;
+use crate::{PATIENCE, eventually};
+
+/// A proxy that will be started. All its ports are chosen by the system.
+#[derive(Debug)]
+pub struct ProxyBuilder {
+    arguments: Vec<String>,
+    inbounds: usize,
+    outbounds: usize,
+    directory: TempDir,
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    /// The process.
+    pub process: Process,
+    /// Where `/metrics`, `/livez` and `/readyz` are.
+    pub admin: SocketAddr,
+    inbound: Vec<SocketAddr>,
+    outbound: Vec<SocketAddr>,
+    counts: (usize, usize),
+    _directory: TempDir,
+}
+
+impl ProxyBuilder {
+    /// A proxy that joins with `ticket`. The ticket is handed over in a file: arguments are for everybody to
+    /// see.
+    #[must_use]
+    pub fn joining(ticket: &str) -> Self {
+        let mut builder = Self::bare();
+        let path = file(builder.directory.path(), "ticket", ticket);
+        builder.option("--join-file", path.display());
+        builder
+    }
+
+    /// A proxy that reads its identity, its bundle and its policy from files.
+    #[must_use]
+    pub fn with_files(svid: &SvidFiles, bundle: &Path, policy: &Path) -> Self {
+        let mut builder = Self::bare();
+        builder.option("--svid-file", svid.svid.display());
+        builder.option("--key-file", svid.key.display());
+        builder.option("--bundle-file", bundle.display());
+        builder.option("--policy-file", policy.display());
+        builder
+    }
+
+    /// A proxy without any identity source.
+    #[must_use]
+    pub fn bare() -> Self {
+        let directory =
+            tempfile::Builder::new().prefix("signet-proxy-").tempdir().expect("a temporary directory");
+        Self { arguments: Vec::new(), inbounds: 0, outbounds: 0, directory }
+    }
+
+    /// Takes a TOML configuration file, which asks for that many inbound and outbound listeners.
+    #[must_use]
+    pub fn config(mut self, toml: &str, inbounds: usize, outbounds: usize) -> Self {
+        let path = file(self.directory.path(), "proxy.toml", toml);
+        self.option("--config", path.display());
+        self.inbounds += inbounds;
+        self.outbounds += outbounds;
+        self
+    }
+
+    /// Accepts mutual TLS and forwards to `app`; `scheme` is `http://`, `tcp://`, or empty to have it detected.
+    #[must_use]
+    pub fn inbound(mut self, scheme: &str, app: SocketAddr) -> Self {
+        self.option("--inbound", format!("127.0.0.1:0={scheme}{app}"));
+        self.inbounds += 1;
+        self
+    }
+
+    /// Accepts the app's connections and forwards them to `peer`, a SPIFFE ID with or without `@IP:PORT`.
+    #[must_use]
+    pub fn outbound(mut self, scheme: &str, peer: &str) -> Self {
+        self.option("--outbound", format!("{scheme}127.0.0.1:0={peer}"));
+        self.outbounds += 1;
+        self
+    }
+
+    /// How long it waits for open connections on SIGTERM.
+    #[must_use]
+    pub fn drain_timeout(mut self, timeout: &str) -> Self {
+        self.option("--drain-timeout", timeout);
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub async fn start(self) -> Proxy {
+        let mut proxy = self.start_unready().await;
+        proxy.become_ready().await;
+        proxy
+    }
+
+    /// Starts it and waits only until its health can be asked.
+    ///
+    /// # Panics
+    /// When it does not get that far.
+    pub async fn start_unready(self) -> Proxy {
+        let process = self.process();
+        let admin = addresses(&process, "metrics", 1).await[0];
+        Proxy {
+            process,
+            admin,
+            inbound: Vec::new(),
+            outbound: Vec::new(),
+            counts: (self.inbounds, self.outbounds),
+            _directory: self.directory,
+        }
+    }
+
+    /// Starts it in the expectation that it refuses to run: its exit code, and all that it said.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn refuses_to_run(self) -> (i32, String) {
+        let mut process = self.process();
+        let status = process.exit(PATIENCE).await;
+        (status.code().unwrap_or(-1), process.logs().text())
+    }
+
+    fn process(&self) -> Process {
+        let mut command = Command::new(&binaries().proxy);
+        command.current_dir(self.directory.path()).arg("run").args(&self.arguments);
+        command.args(["--metrics-listen", "127.0.0.1:0", "--log-format", "json"]);
+        Process::start("signet-proxy", command)
+    }
+
+    fn option(&mut self, name: &str, value: impl std::fmt::Display) {
+        self.arguments.extend([name.to_owned(), value.to_string()]);
+    }
+}
+
+impl Proxy {
+    /// Waits for `/readyz` and learns the ports.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub async fn become_ready(&mut self) {
+        let (inbounds, outbounds) = self.counts;
+        self.inbound = addresses(&self.process, "inbound", inbounds).await;
+        self.outbound = addresses(&self.process, "outbound", outbounds).await;
+        let (admin, logs) = (self.admin, self.process.logs());
+        eventually("the proxy is ready", PATIENCE, async || match http::request(admin, "/readyz").await {
+            Ok(reply) if reply.status == 200 => Ok(()),
+            other => Err(format!("{other:?}; newest lines:\n{}", logs.tail(10))),
+        })
+        .await;
+    }
+
+    /// The first port for mutual TLS.
+    #[must_use]
+    pub fn inbound(&self) -> SocketAddr {
+        self.inbound[0]
+    }
+
+    /// The first port for the app beside it.
+    #[must_use]
+    pub fn outbound(&self) -> SocketAddr {
+        self.outbound[0]
+    }
+
+    /// All ports for the app beside it, in the order they were asked for.
+    #[must_use]
+    pub fn outbounds(&self) -> &[SocketAddr] {
+        &self.outbound
+    }
+
+    /// `/readyz` as it is now.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn readyz(&self) -> Reply {
+        http::request(self.admin, "/readyz").await.expect("/readyz answers")
+    }
+
+    /// `/metrics` as they are now.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn metrics(&self) -> Metrics {
+        scrape(self.admin).await
+    }
+
+    /// Successful rotations of its SVID so far.
+    pub async fn rotations(&self) -> u64 {
+        self.metrics().await.count("signet_svid_rotations_total", &[("result", "success")])
+    }
+
+    /// Waits for `more` successful rotations after `since`.
+    ///
+    /// # Panics
+    /// When there are not that many `within` that time.
+    pub async fn rotates(&self, since: u64, more: u64, within: Duration) {
+        eventually("the SVID rotates", within, async || match self.rotations().await.saturating_sub(since) {
+            seen if seen >= more => Ok(()),
+            seen => {
+                Err(format!("{seen} of {more} rotations; newest lines:\n{}", self.process.logs().tail(5)))
+            }
+        })
+        .await;
+    }
+
+    /// Waits until the counter `name` with `labels` is `expected`, and stays there for what is in flight.
+    ///
+    /// # Panics
+    /// When it is not in time.
+    pub async fn counts(&self, name: &str, labels: &[(&str, &str)], expected: u64) {
+        let what = format!("{name}{labels:?} is {expected}");
+        eventually(&what, PATIENCE, async || match self.metrics().await.count(name, labels) {
+            seen if seen == expected => Ok(()),
+            seen => Err(seen.to_string()),
+        })
+        .await;
+    }
+
+    /// The first line of its access log with these fields.
+    ///
+    /// # Panics
+    /// When there is none in time.
+    pub async fn access(&self, fields: &[(&str, &str)]) -> Value {
+        self.accesses(1, fields).await.swap_remove(0)
+    }
+
+    /// The first line of its access log after `mark` with these fields.
+    ///
+    /// # Panics
+    /// When there is none in time.
+    pub async fn access_since(&self, mark: u64, fields: &[(&str, &str)]) -> Value {
+        let what = format!("access log with {fields:?}");
+        self.process.wait_for_logs(mark, 1, &what, |event| is_access(event, fields)).await.swap_remove(0)
+    }
+
+    /// The first `count` lines of its access log with these fields.
+    ///
+    /// # Panics
+    /// When there are fewer in time.
+    pub async fn accesses(&self, count: usize, fields: &[(&str, &str)]) -> Vec<Value> {
+        self.process
+            .wait_for_logs(0, count, &format!("access log with {fields:?}"), |event| is_access(event, fields))
+            .await
+    }
+}
+
+async fn addresses(process: &Process, direction: &str, count: usize) -> Vec<SocketAddr> {
+    if count == 0 {
+        return Vec::new();
+    }
+    let what = format!("listening, direction={direction}");
+    let lines = process
+        .wait_for_logs(0, count, &what, |event| {
+            is_message(event, "listening") && field(event, "direction") == direction
+        })
+        .await;
+    lines
+        .iter()
+        .map(|line| {
+            field(line, "address").parse().unwrap_or_else(|error| panic!("address in {line}: {error}"))
+        })
+        .collect()
+}

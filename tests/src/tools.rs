@@ -1,0 +1,61 @@
+//! The programs that the scenarios drive and that we did not write. A missing one is a failure that names
+//! the Debian package to install, never a skipped test.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+
+/// Program, and the Debian package it comes from.
+const PACKAGES: &[(&str, &str)] = &[
+    ("bash", "bash"),
+    ("curl", "curl"),
+    ("h2load", "nghttp2-client"),
+    ("hey", "hey"),
+    ("initdb", "postgresql"),
+    ("nghttpd", "nghttp2-server"),
+    ("nginx", "nginx"),
+    ("openssl", "openssl"),
+    ("pgbench", "postgresql"),
+    ("postgres", "postgresql"),
+    ("psql", "postgresql-client"),
+    ("redis-benchmark", "redis-tools"),
+    ("redis-cli", "redis-tools"),
+    ("redis-server", "redis-server"),
+    ("socat", "socat"),
+    ("sqlite3", "sqlite3"),
+    ("wrk", "wrk"),
+];
+
+/// Where `program` is: on the path, in `/usr/sbin`, or in the newest `/usr/lib/postgresql/*/bin`.
+///
+/// # Panics
+/// When it is not installed, or not in the list of what `tests/run` installs.
+#[must_use]
+pub fn tool(program: &str) -> PathBuf {
+    let package = PACKAGES
+        .iter()
+        .find_map(|(name, package)| (*name == program).then_some(*package))
+        .unwrap_or_else(|| panic!("{program} is not in the list of tools that tests/run installs"));
+    let on_path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&on_path)
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/bin")])
+        .chain(postgres_directories())
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| panic!("{program} is missing: apt-get install {package} (or let tests/run do it)"))
+}
+
+/// Debian keeps the server programs of each PostgreSQL version out of the path. Newest first.
+fn postgres_directories() -> Vec<PathBuf> {
+    let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let version = entry.file_name().to_str()?.parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
+        .collect();
+    versions.sort_unstable_by_key(|(version, _)| std::cmp::Reverse(*version));
+    versions.into_iter().map(|(_, directory)| directory).collect()
+}

@@ -1,0 +1,211 @@
+//! Taking a right away cuts the connections that rest on it: exactly those, within a second, with the reason.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use serde_json::Value;
+use signet_proto::clock;
+use signet_tests::PATIENCE;
+use signet_tests::apps::TcpEcho;
+use signet_tests::client::curl_get;
+use signet_tests::mesh::{Mesh, allow, id};
+use signet_tests::proxy::Proxy;
+use signet_tests::report::{measured, percentiles};
+use signet_tests::sockets::EchoConnection;
+use tokio::time::{Instant, timeout};
+
+const EACH: usize = 100;
+/// From the start of the operator's command until the last connection without a right is closed.
+const LIMIT: Duration = Duration::from_secs(1);
+/// From the commit until a proxy's acknowledgement that the change is in force, its connections cut.
+const PUSH_LIMIT_MS: u64 = 100;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_200_connections_exactly_those_without_a_right_are_cut_within_a_second() {
+    let (mesh, echo) = (Mesh::start().await, TcpEcho::start().await);
+    let (first, second, store) = (id("/first"), id("/second"), id("/store"));
+    for workload in [&first, &second, &store] {
+        mesh.workload(workload).await;
+    }
+    mesh.policy(&allow("store", &store, &[&first, &second])).await;
+    let server = mesh.proxy(&store).await.inbound("tcp://", echo.address).start().await;
+    let first_proxy = mesh.proxy(&first).await.outbound("tcp://", &store).start().await;
+    let second_proxy = mesh.proxy(&second).await.outbound("tcp://", &store).start().await;
+    let firsts = open(&first_proxy).await;
+    let mut seconds = open(&second_proxy).await;
+    server.counts("signet_connections_open", &[("direction", "inbound")], 2 * EACH as u64).await;
+
+    // The first identity loses its right by policy.
+    let change = mesh.policy_file(&allow("store", &store, &[&second]));
+    let change = change.display().to_string();
+    let (cut, applied) = cut_by(&mesh, firsts, &["policy", "apply", "-f", &change]).await;
+    measured("policy change until 100 connections are closed, as their clients see it", percentiles(cut));
+    measured("push latency of the policy change", pushes(&applied));
+    assert_eq!(closed_connections(&applied, &store), EACH as u64, "{applied}");
+    all_alive(&mut seconds).await;
+    has_cut(&server, "policy_lost", &first).await;
+
+    // The second identity is revoked.
+    let (cut, revoked) = cut_by(&mesh, seconds, &["revoke", &second, "--reason", "key leaked"]).await;
+    measured("revocation until 100 connections are closed, as their clients see it", percentiles(cut));
+    measured("push latency of the revocation", pushes(&revoked));
+    has_cut(&server, "revoked_identity", &second).await;
+
+    server.counts("signet_connections_open", &[("direction", "inbound")], 0).await;
+    server.counts("signet_connections_closed_total", &[("direction", "inbound")], 2 * EACH as u64).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revoking_one_instance_spares_the_other_instances_of_the_identity() {
+    let (mesh, echo) = (Mesh::start().await, TcpEcho::start().await);
+    let (worker, store) = (id("/worker"), id("/store"));
+    mesh.workload(&worker).await;
+    mesh.workload(&store).await;
+    mesh.policy(&allow("store", &store, &[&worker])).await;
+    let server = mesh.proxy(&store).await.inbound("tcp://", echo.address).start().await;
+    let leaked = mesh.proxy(&worker).await.outbound("tcp://", &store).start().await;
+    let instance = mesh
+        .identities()
+        .await
+        .iter()
+        .find(|row| row["spiffe_id"] == worker.as_str())
+        .map(|row| row["instance"].as_str().unwrap().to_owned())
+        .expect("the first worker joined");
+    let healthy = mesh.proxy(&worker).await.outbound("tcp://", &store).start().await;
+    let doomed = open(&leaked).await;
+    let mut spared = open(&healthy).await;
+
+    let (cut, _) = cut_by(&mesh, doomed, &["revoke", "--instance", &instance, "--reason", "host lost"]).await;
+
+    measured("revocation of one instance until its 100 connections are closed", percentiles(cut));
+    all_alive(&mut spared).await;
+    has_cut(&server, "revoked_instance", &worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_change_that_concerns_nobody_closes_nothing() {
+    let (mesh, echo) = (Mesh::start().await, TcpEcho::start().await);
+    let (worker, store) = (id("/worker"), id("/store"));
+    mesh.policy(&allow("store", &store, &[&worker])).await;
+    let pair = mesh.pair(&worker, &store, "tcp://", echo.address).await;
+    let mut connections = open(&pair.caller).await;
+
+    // Another way to say the same, a rule more, and a document about somebody else.
+    mesh.policy(&allow("store", &store, &[&format!("\"{}\"", id("/*"))])).await;
+    mesh.policy(&allow("elsewhere", &id("/elsewhere"), &[&worker])).await;
+
+    all_alive(&mut connections).await;
+    pair.server.counts("signet_connections_closed_total", &[("direction", "inbound")], 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_rule_cuts_what_it_allowed_when_its_time_comes() {
+    let (mesh, echo) = (Mesh::start().await, TcpEcho::start().await);
+    let (worker, store) = (id("/worker"), id("/store"));
+    let until = Timestamp::try_from(clock::now() + Duration::from_secs(6)).expect("a time of our days");
+    mesh.policy(&format!("{}    until: {until}\n", allow("store", &store, &[&worker]))).await;
+    let pair = mesh.pair(&worker, &store, "tcp://", echo.address).await;
+    let connections = open_some(&pair.caller, 10).await;
+
+    for mut connection in connections {
+        timeout(PATIENCE, connection.closed()).await.expect("the rule ends");
+    }
+    let late = clock::now().duration_since(until.into()).expect("not before its time");
+    measured("end of a rule until its connections are closed", format!("{late:?}"));
+    assert!(late < LIMIT, "{late:?} after its time");
+    pair.server.accesses(10, &[("direction", "inbound"), ("close_reason", "policy_lost")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_http_connection_loses_its_right_like_any_other() {
+    let (mesh, app) = (Mesh::start().await, signet_tests::apps::RequestApp::start().await);
+    let (frontend, web) = (id("/frontend"), id("/web"));
+    mesh.policy(&allow("web", &web, &[&frontend])).await;
+    let pair = mesh.pair(&frontend, &web, "http://", app.address).await;
+    let answer = curl_get(pair.entry(), "/").await;
+    assert!(answer.stdout.starts_with("HTTP/1.1 200"), "{}", answer.stdout);
+
+    mesh.policy(&allow("web", &web, &[&id("/nobody")])).await;
+    let answer = curl_get(pair.entry(), "/").await;
+    assert!(answer.stdout.starts_with("HTTP/1.1 403"), "the next request is refused: {}", answer.stdout);
+
+    mesh.policy(&allow("web", &web, &[&frontend])).await;
+    let answer = curl_get(pair.entry(), "/").await;
+    assert!(answer.stdout.starts_with("HTTP/1.1 200"), "and allowed again: {}", answer.stdout);
+
+    let _ = mesh.signet(&["workload", "suspend", &frontend]).await.succeeded();
+    let answer = signet_tests::client::curl().args([&format!("http://{}/", pair.entry())]).run().await;
+    assert!(!answer.stdout.contains("\"method\""), "a suspended workload reaches nobody: {}", answer.stdout);
+}
+
+async fn open(caller: &Proxy) -> Vec<EchoConnection> {
+    open_some(caller, EACH).await
+}
+
+async fn open_some(caller: &Proxy, count: usize) -> Vec<EchoConnection> {
+    join_all((0..count).map(|_| EchoConnection::open(caller.outbound()))).await
+}
+
+async fn all_alive(connections: &mut [EchoConnection]) {
+    for (number, result) in
+        join_all(connections.iter_mut().map(EchoConnection::ping)).await.into_iter().enumerate()
+    {
+        result.unwrap_or_else(|error| panic!("connection {number} was to be spared: {error}"));
+    }
+}
+
+/// Runs `signet` with that change, and waits until every one of `connections` is closed. The time runs from
+/// the start of the command, so the command's own start is in it.
+async fn cut_by(mesh: &Mesh, connections: Vec<EchoConnection>, change: &[&str]) -> (Vec<Duration>, Value) {
+    let watchers: Vec<_> = connections
+        .into_iter()
+        .map(|mut connection| tokio::spawn(async move { timeout(PATIENCE, connection.closed()).await }))
+        .collect();
+    let start = Instant::now();
+    let answer = mesh.json(change).await;
+    let mut cut = Vec::new();
+    for watcher in watchers {
+        let closed = watcher.await.expect("it watches").expect("every connection without a right is closed");
+        cut.push(closed.duration_since(start));
+    }
+    let last = cut.iter().max().copied().unwrap_or_default();
+    assert!(last < LIMIT, "the last connection was closed {last:?} after the command started");
+    (cut, answer)
+}
+
+/// The access log has one line for each connection of `source`, and the metric says the same.
+async fn has_cut(server: &Proxy, reason: &str, source: &str) {
+    let lines = server
+        .accesses(EACH, &[("direction", "inbound"), ("close_reason", reason), ("source", source)])
+        .await;
+    assert_eq!(lines.len(), EACH);
+    let closed = [("direction", "inbound"), ("reason", reason)];
+    server.counts("signet_connections_closed_total", &closed, EACH as u64).await;
+    let again = server.process.logs().events(|event| {
+        signet_tests::logs::is_access(
+            event,
+            &[("direction", "inbound"), ("close_reason", reason), ("source", source)],
+        )
+    });
+    assert_eq!(again.len(), EACH, "the reason is recorded once for each");
+}
+
+/// Who applied a change after how long, as `signet` told; nobody later than a push may take.
+fn pushes(applied: &Value) -> String {
+    let proxies = applied["proxies"].as_array().cloned().unwrap_or_default();
+    assert!(!proxies.is_empty(), "it tells who applied the change: {applied}");
+    let late = |proxy: &&Value| proxy["after_ms"].as_u64().is_none_or(|millis| millis > PUSH_LIMIT_MS);
+    assert!(!proxies.iter().any(|proxy| late(&proxy)), "in force within {PUSH_LIMIT_MS} ms: {applied}");
+    let one =
+        |proxy: &Value| format!("{} after {} ms", proxy["spiffe_id"].as_str().unwrap(), proxy["after_ms"]);
+    proxies.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn closed_connections(applied: &Value, destination: &str) -> u64 {
+    let proxies = applied["proxies"].as_array().cloned().unwrap_or_default();
+    let of = proxies.iter().find(|proxy| proxy["spiffe_id"] == destination);
+    of.and_then(|proxy| proxy["closed_connections"].as_u64()).unwrap_or_default()
+}
