@@ -188,7 +188,6 @@ async fn every_metric_that_operators_are_promised_is_there() {
         "signet_control_connected",
         "signet_snapshot_generation",
         "signet_snapshot_revision",
-        "signet_detection_total",
     ] {
         assert!(metrics.has(name), "{name} is missing");
     }
@@ -196,6 +195,8 @@ async fn every_metric_that_operators_are_promised_is_there() {
     assert_eq!(metrics.values("signet_requests_total", "status"), ["200", "403"]);
     assert_eq!(metrics.values("signet_denied_total", "source"), [frontend.as_str()]);
     let caller = pair.caller.metrics().await;
+    // The caller's proxy finds out what is spoken and says so in the handshake.
+    assert_eq!(caller.values("signet_detection_total", "result"), ["http/1.1"]);
     assert_eq!(caller.values("signet_requests_total", "direction"), ["outbound"]);
     assert_eq!(caller.values("signet_requests_total", "destination"), [web.as_str()]);
 }

@@ -95,6 +95,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
         Ok(())
     }
 
+    /// Waits for the answer to [`Tunneled::open`]. On a connection that waited this tells whether it is still
+    /// one: its end may cross our request, and nothing but the request is lost then.
+    ///
+    /// # Errors
+    /// When the stream is refused, or the connection is of no use any more.
+    pub async fn answered(&mut self) -> io::Result<()> {
+        self.flush().await?;
+        loop {
+            while !self.input.is_empty() {
+                // Byte by byte, so as not to run into what follows the answer.
+                let mut next = self.input.get(..1).unwrap_or_default();
+                let event = self.tunnel.receive(&mut next);
+                let error = match event {
+                    Ok(Some(Event::Accepted)) => None,
+                    Ok(Some(Event::Refused(refusal))) => Some(StreamError::Refused(refusal)),
+                    Ok(Some(Event::Reset { code, .. })) => Some(StreamError::Reset(code)),
+                    Ok(_) => {
+                        self.input.advance(1);
+                        continue;
+                    }
+                    Err(violation) => Some(violation.into()),
+                };
+                self.input.advance(1);
+                self.broken = error.is_some();
+                return error.map_or(Ok(()), |error| Err(error.into()));
+            }
+            self.input.reserve(CHUNK);
+            if self.io.read_buf(&mut self.input).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
     /// The next stream that the initiator asks for; `None` when it has gone. Cancel safe.
     ///
     /// # Errors
@@ -396,6 +429,33 @@ mod tests {
         let (refused, told) = tokio::join!(refuse, told);
         assert!(told.contains("no rule"), "{told}");
         assert!(refused.is_err(), "an initiator that goes away leaves nothing to use again");
+    }
+
+    #[tokio::test]
+    async fn connection_that_ended_while_it_waited_is_found_out_before_anything_is_lost() {
+        let (mut initiator, mut acceptor) = pair();
+        exchange(&mut initiator, &mut acceptor, 10).await;
+        initiator.open(&preamble()).unwrap();
+        let gone = async {
+            acceptor.asked().await.unwrap();
+            acceptor.reset(ResetCode::Internal).await;
+        };
+        let (answered, ()) = tokio::join!(initiator.answered(), gone);
+        assert_eq!(answered.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+
+        let (mut initiator, mut acceptor) = pair();
+        initiator.open(&preamble()).unwrap();
+        let accept = async {
+            acceptor.asked().await.unwrap();
+            acceptor.accept().await.unwrap();
+            acceptor.write_all(b"at once").await.unwrap();
+            acceptor.flush().await.unwrap();
+        };
+        let (answered, ()) = tokio::join!(initiator.answered(), accept);
+        answered.unwrap();
+        let mut first = [0; 7];
+        initiator.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"at once");
     }
 
     #[tokio::test]

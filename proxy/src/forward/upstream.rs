@@ -85,6 +85,9 @@ pub enum UpstreamError {
         /// What failed.
         error: HandshakeError,
     },
+    /// The peer does not take the stream.
+    #[error("{0}")]
+    Refused(io::Error),
     /// HTTP could not be started on it.
     #[error("the called side does not speak HTTP: {0}")]
     Http(String),
@@ -104,6 +107,7 @@ impl UpstreamError {
             Self::Connect { .. } => "connect",
             Self::Deadline { .. } => "connect_deadline",
             Self::Handshake { error, .. } => error.reason(),
+            Self::Refused(_) => "refused_by_peer",
             Self::Http(_) => "http",
             Self::Distrusted(reason) => reason,
         }
@@ -117,7 +121,9 @@ impl UpstreamError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
-            Self::Handshake { .. } | Self::Http(_) | Self::Distrusted(_) => StatusCode::BAD_GATEWAY,
+            Self::Handshake { .. } | Self::Refused(_) | Self::Http(_) | Self::Distrusted(_) => {
+                StatusCode::BAD_GATEWAY
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ use crate::tls;
 /// How many endpoints are tried for one connection, and for how long.
 const MOST_TRIES: usize = 8;
 const TRIES_DEADLINE: Duration = Duration::from_secs(12);
+/// How long a peer may take to answer a request for a stream.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// One outbound listener: what arrives there is for this peer.
 #[derive(Debug)]
@@ -76,10 +79,22 @@ impl Calls {
         Self { http1, http2, tunnels: Tunnels::default(), peer }
     }
 
-    /// A way for bytes: a connection that waits, or a new one.
-    async fn way(&self) -> Result<Way, UpstreamError> {
-        if let Some(tunnel) = self.tunnels.take(&self.peer.shared) {
-            return Ok(Way::Tunnel(Box::new(tunnel)));
+    /// A way for bytes from `source`: a stream on a connection that waits, or on a new one.
+    async fn way(&self, source: SocketAddr) -> Result<Way, UpstreamError> {
+        let to = |port| Preamble { source: Some(source), ..Preamble::to_port(port) };
+        while let Some(mut tunnel) = self.tunnels.take(&self.peer.shared) {
+            let opened = async {
+                tunnel.stream.open(&to(tunnel.port))?;
+                tunnel.stream.answered().await
+            };
+            match tokio::time::timeout(ANSWER_DEADLINE, opened).await {
+                Ok(Ok(())) => return Ok(Way::Tunnel(Box::new(tunnel))),
+                Ok(Err(refused)) if refused.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(UpstreamError::Refused(refused));
+                }
+                // It ended while it waited.
+                Ok(Err(_)) | Err(_) => {}
+            }
         }
         // Who answers at a configured address may be no Signet proxy, and need not know this protocol.
         let alpn = if self.peer.outbound.address.is_some() { Alpn::None } else { Alpn::Signet };
@@ -88,7 +103,9 @@ impl Calls {
             (Called { stream, registration: Some(registration), svid: Some(svid) }, Some(port))
                 if stream.get_ref().get_ref().1.alpn_protocol() == Some(tunnel::ALPN) =>
             {
-                let stream = Tunneled::initiator(stream.into_inner());
+                let mut stream = Tunneled::initiator(stream.into_inner());
+                // New as it is, its answer need not be waited for.
+                stream.open(&to(port)).map_err(|error| UpstreamError::Refused(error.into()))?;
                 Way::Tunnel(Box::new(Tunnel { stream, registration, svid, port, made: Instant::now() }))
             }
             (called, _) => Way::Plain(called),
@@ -153,7 +170,7 @@ async fn phases(calls: &Calls, stream: TcpStream, record: &mut AccessRecord) -> 
             record.protocol = Protocol::Opaque;
             let way = match called {
                 Some(called) => Way::Plain(called),
-                None => Box::pin(calls.way()).await.map_err(error)?,
+                None => Box::pin(calls.way(record.facts.remote)).await.map_err(error)?,
             };
             let meters = record.meters();
             match way {
@@ -164,9 +181,6 @@ async fn phases(calls: &Calls, stream: TcpStream, record: &mut AccessRecord) -> 
                 },
                 Way::Tunnel(tunnel) => {
                     let mut tunnel = *tunnel;
-                    let source = Some(record.facts.remote);
-                    let preamble = Preamble { source, ..Preamble::to_port(tunnel.port) };
-                    tunnel.stream.open(&preamble).map_err(error)?;
                     let ended = tokio::select! {
                         biased;
                         reason = cut(Some(&tunnel.registration)) => Err((reason, None)),
