@@ -131,6 +131,8 @@ impl Process {
     ) -> Vec<Value> {
         let mut exit = self.exit.clone();
         let found = tokio::select! {
+            // The exit is told after the last line was read: what is logged is found first.
+            biased;
             found = self.logs.wait_for(mark, count, PATIENCE, matches) => found,
             () = async { let _ = exit.wait_for(Option::is_some).await; } => None,
         };
