@@ -107,6 +107,14 @@ pub fn prepare(stream: &TcpStream) {
     }
 }
 
+/// Lets the drop of an app's socket send a reset rather than an end, unless all went well: an app that reads
+/// to the end must not take what was cut off for the whole.
+pub fn reset_unless(well: bool, stream: &TcpStream) {
+    if !well && let Err(error) = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "cannot reset a connection");
+    }
+}
+
 fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

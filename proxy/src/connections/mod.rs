@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use signet_proto::handshake::PeerIdentity;
@@ -147,6 +147,14 @@ pub struct Applied {
 }
 
 impl Applied {
+    /// Adds what a later round did.
+    pub fn join(&mut self, later: Self) {
+        for (reason, count) in later.closed {
+            *self.closed.entry(reason).or_default() += count;
+        }
+        self.leaving.extend(later.leaving);
+    }
+
     /// Ends when all of them are closed, or at the deadline; returns how many are not.
     pub async fn settled(&self, deadline: Duration) -> usize {
         let all_gone = async {
@@ -274,6 +282,12 @@ impl Registration {
         }
         (snapshot.generation != handshake && !snapshot.trust.believes(&subject.peer))
             .then_some(CloseReason::TrustRemoved)
+    }
+
+    /// When the certificate ends that its peer proved itself with.
+    #[must_use]
+    pub fn peer_not_after(&self) -> SystemTime {
+        self.entry.subject.lock().peer.not_after
     }
 
     /// Ends when it was told to close.

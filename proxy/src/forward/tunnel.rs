@@ -13,8 +13,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 /// What is read and written at once: a TLS record.
 const CHUNK: usize = 16 * 1024;
-/// How long what the other end has begun to say may take.
+/// How long what the other end has begun to say, or has to read, may take.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(10);
+/// A stream that is cut is cut soon, whether the other end reads why or not.
+const RESET_DEADLINE: Duration = Duration::from_millis(250);
 
 /// A connection that carries one stream after the other. While a stream is open, this is the stream.
 pub struct Tunneled<S> {
@@ -169,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
     pub async fn accept(&mut self) -> io::Result<()> {
         let frame = self.tunnel.accept().map_err(StreamError::from)?;
         self.output.extend_from_slice(&frame);
-        self.flush().await
+        self.flush_in_time(CONTROL_DEADLINE).await
     }
 
     /// Does not take it, and waits until the initiator has ended it, too.
@@ -179,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
     pub async fn refuse(&mut self, refusal: &Refusal) -> io::Result<()> {
         let frame = self.tunnel.refuse(refusal).map_err(StreamError::from)?;
         self.output.extend_from_slice(&frame);
-        self.flush().await?;
+        self.flush_in_time(CONTROL_DEADLINE).await?;
         let ended = async {
             while !self.tunnel.is_idle() {
                 if self.read(&mut [0; 1024]).await? == 0 && !self.tunnel.is_idle() {
@@ -198,7 +200,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
     pub async fn reset(mut self, code: ResetCode) {
         if let Some(frame) = self.tunnel.reset(code) {
             self.output.extend_from_slice(&frame);
-            let _ = tokio::time::timeout(CONTROL_DEADLINE, self.flush()).await;
+            let _ = self.flush_in_time(RESET_DEADLINE).await;
+        }
+    }
+
+    async fn flush_in_time(&mut self, deadline: Duration) -> io::Result<()> {
+        match tokio::time::timeout(deadline, self.flush()).await {
+            Ok(flushed) => flushed,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 
@@ -209,7 +218,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
 
     /// Whether the connection may carry another stream: the last one ended well on both sides.
     pub fn is_reusable(&self) -> bool {
-        !self.broken && self.tunnel.is_idle() && self.input.is_empty() && self.output.is_empty()
+        self.is_between_streams() && self.input.is_empty()
+    }
+
+    /// Whether the last stream ended well on both sides. The next one may have been asked for already.
+    pub fn is_between_streams(&self) -> bool {
+        !self.broken && self.tunnel.is_idle() && self.output.is_empty()
     }
 
     /// Whether the other end has said nothing since the last stream. What it could say is that it has gone.

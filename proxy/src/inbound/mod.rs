@@ -11,6 +11,7 @@ use signet_proto::tunnel;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::capture;
 use crate::connections::{Content, Registration, Subject};
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_only, detect_version};
@@ -86,8 +87,8 @@ async fn phases(
     let mut caller = Some(Prefixed::new(stream));
     tokio::select! {
         biased;
-        reason = cut(Some(&registration)) => Err((reason, None)),
         ended = arrival.carry(&registration, &mut caller, expected, record) => ended,
+        reason = cut(Some(&registration)) => Err((reason, None)),
     }
 }
 
@@ -161,15 +162,27 @@ impl Arrival {
                 record.protocol = Protocol::Opaque;
                 registration.carries(Content::Opaque);
                 self.authorize(registration, record)?;
-                let called = match called {
+                let mut called = match called {
                     Some(called) => called,
                     None => dial(self.inbound.app).await.map(Prefixed::new).map_err(error)?,
                 };
                 let meters = record.meters();
-                let ended = relay(called, from, &meters, self.shared.idle).await;
-                ended.map_err(Into::into)
+                // Raced here, too, so that the app's socket is still in hand when the right is lost.
+                let ended = tokio::select! {
+                    biased;
+                    reason = cut(Some(registration)) => Err((reason, None)),
+                    ended = relay(&mut called, from, &meters, self.shared.idle) => ended.map_err(Into::into),
+                };
+                capture::reset_unless(ended.is_ok(), called.get_ref());
+                ended
             }
         }
+    }
+
+    /// Why the peer is no longer believed by the newest snapshot, if it is not.
+    fn distrusted(&self, registration: &Registration) -> Option<CloseReason> {
+        let snapshot = self.shared.mesh.current()?;
+        registration.distrusted(&snapshot, self.handshake)
     }
 
     fn app(&self) -> App {
@@ -179,10 +192,10 @@ impl Arrival {
     /// Decides with the newest snapshot. The connection is in the table already, so that a change after this
     /// is held against it there (invariant 4).
     fn authorize(&self, registration: &Registration, record: &mut AccessRecord) -> Result<(), Refusal> {
-        let snapshot = self.shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))?;
-        if let Some(reason) = registration.distrusted(&snapshot, self.handshake) {
+        if let Some(reason) = self.distrusted(registration) {
             return Err((reason, None));
         }
+        let snapshot = self.shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))?;
         if let Some(verdict) = registration.decide(&snapshot) {
             let allowed = verdict.allowed;
             record.decided(verdict, snapshot.generation);

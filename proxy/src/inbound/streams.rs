@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use signet_proto::handshake::RevokedBecause;
 use signet_proto::tunnel::{Preamble, Refusal as Answer, RefuseCode, ResetCode};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -32,6 +33,9 @@ pub(super) async fn serve(
     let mut first = Some(record);
     loop {
         let waiting = arrival.register();
+        if let Some(reason) = arrival.distrusted(&waiting) {
+            return Err((reason, None));
+        }
         let asked = tokio::select! {
             biased;
             reason = cut(Some(&waiting)) => return Err((reason, None)),
@@ -54,7 +58,7 @@ pub(super) async fn serve(
             Some(record) => record,
             None => own.insert(AccessRecord::connection(facts.clone())),
         };
-        let (ended, next) = one(arrival, &registration, carrier, asked, record).await;
+        let (ended, next) = one(arrival, registration, carrier, asked, record).await;
         if let Err((reason, detail)) = ended {
             record.ended(reason, detail);
         }
@@ -69,14 +73,19 @@ pub(super) async fn serve(
 /// One stream; the connection is given back if it may carry another.
 async fn one(
     arrival: &Arrival,
-    registration: &Registration,
+    registration: Registration,
     mut carrier: Carrier,
     asked: Asked,
     record: &mut AccessRecord,
 ) -> (Result<(), Refusal>, Option<Carrier>) {
-    if let Err((answer, refusal)) = admit(arrival, registration, &asked, record) {
-        let next = carrier.refuse(&answer).await.is_ok().then_some(carrier);
-        return (Err(refusal), next.filter(Carrier::is_reusable));
+    if let Err((answer, refusal)) = admit(arrival, &registration, &asked, record) {
+        // Nothing is carried any more: the refusal takes the time it takes outside the table.
+        drop(registration);
+        let refused = carrier.refuse(&answer).await.is_ok();
+        let again = refused
+            && carrier.is_between_streams()
+            && !matches!(refusal.0, CloseReason::Revoked(_) | CloseReason::TrustRemoved);
+        return (Err(refusal), again.then_some(carrier));
     }
     if let Err(broken) = carrier.accept().await {
         return (Err((CloseReason::PeerReset, Some(broken.to_string()))), None);
@@ -84,12 +93,12 @@ async fn one(
     let mut caller = Some(Prefixed::new(carrier));
     let ended = tokio::select! {
         biased;
-        reason = cut(Some(registration)) => Err((reason, None)),
-        ended = arrival.carry(registration, &mut caller, None, record) => ended,
+        ended = arrival.carry(&registration, &mut caller, None, record) => ended,
+        reason = cut(Some(&registration)) => Err((reason, None)),
     };
     let Some(carrier) = caller.map(Prefixed::into_inner) else { return (ended, None) };
     match &ended {
-        Ok(()) if carrier.is_reusable() => (ended, Some(carrier)),
+        Ok(()) if carrier.is_between_streams() => (ended, Some(carrier)),
         Ok(()) => (ended, None),
         Err((reason, _)) => {
             carrier.reset(reset_code(*reason)).await;
@@ -117,6 +126,14 @@ fn admit(
     if destination_port.get() != served {
         let text = format!("port {destination_port} is not served here, {served} is");
         return Err(refuse(RefuseCode::NotServed, &text));
+    }
+    // signet/1, section 7: an ended certificate opens nothing new.
+    if arrival.subject.peer.not_after <= signet_proto::clock::now() {
+        let text = "the SVID of this connection has ended: connect again with a new one";
+        return Err((
+            Answer::new(RefuseCode::Denied, text),
+            (CloseReason::Revoked(RevokedBecause::Lapsed), Some(text.into())),
+        ));
     }
     if arrival.inbound.protocol == Declared::Tcp {
         registration.carries(Content::Opaque);

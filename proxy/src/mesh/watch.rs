@@ -5,13 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use signet_proto::handshake::{ALPN_H2, Revocations, client_config};
 use signet_proto::policy::PolicySet;
 use signet_proto::spiffe::{SpiffeId, TrustBundle};
 use signet_proto::v1;
 use signet_proto::v1::mesh_client::MeshClient;
 use signet_proto::v1::report_client::ReportClient;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -22,8 +23,6 @@ use crate::control::{CALL_DEADLINE, ControlError, channel, control_id};
 use crate::telemetry::metrics;
 
 const REPORT_EVERY: Duration = Duration::from_secs(30);
-/// Acknowledgements that wait to be sent; newer ones say more, so what does not fit is left out.
-const PENDING_REPORTS: usize = 64;
 /// How long a connection that was told to close may take before that is worth a line.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
@@ -108,19 +107,19 @@ async fn stream(
     let mut messages = client.watch(request).await?.into_inner();
     metrics::control_connected(true);
 
-    let (acknowledge, applied_changes) = mpsc::channel(PENDING_REPORTS);
+    let pending = Pending::default();
     let receive = async {
         loop {
             let Some(message) = messages.message().await? else { return Ok(()) };
             let (revision, arrived) = (message.revision, Instant::now());
             let applied = apply(mesh, message)?;
             backoff.reset();
-            let _ = acknowledge.try_send(InForce { revision, arrived, applied });
+            pending.add(InForce { revision, arrived, applied });
         }
     };
     tokio::select! {
         ended = receive => ended,
-        () = report_changes(ReportClient::new(channel), applied_changes, connections) => Ok(()),
+        () = report_changes(ReportClient::new(channel), &pending, connections) => Ok(()),
     }
 }
 
@@ -144,20 +143,43 @@ struct InForce {
     applied: Applied,
 }
 
+/// Changes that are not acknowledged yet, as one: what comes while an older one settles is joined to it.
+#[derive(Default)]
+struct Pending {
+    change: Mutex<Option<InForce>>,
+    news: Notify,
+}
+
+impl Pending {
+    fn add(&self, change: InForce) {
+        let mut pending = self.change.lock();
+        match pending.as_mut() {
+            Some(joined) => {
+                joined.revision = change.revision;
+                joined.applied.join(change.applied);
+            }
+            None => *pending = Some(change),
+        }
+        self.news.notify_one();
+    }
+
+    async fn next(&self) -> InForce {
+        loop {
+            if let Some(change) = self.change.lock().take() {
+                return change;
+            }
+            self.news.notified().await;
+        }
+    }
+}
+
 /// Acknowledges every change once the connections that it forbids are closed, and repeats the newest now and
 /// then. A report that fails costs nothing but itself: the next one says more.
-async fn report_changes(
-    mut client: ReportClient<Channel>,
-    mut changes: mpsc::Receiver<InForce>,
-    connections: &Connections,
-) {
+async fn report_changes(mut client: ReportClient<Channel>, changes: &Pending, connections: &Connections) {
     let mut newest = 0;
     loop {
         let change = tokio::select! {
-            change = changes.recv() => match change {
-                Some(change) => change,
-                None => return,
-            },
+            change = changes.next() => change,
             () = tokio::time::sleep(REPORT_EVERY) => {
                 InForce { revision: newest, arrived: Instant::now(), applied: Applied::default() }
             }

@@ -19,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::balance::Rotation;
 use crate::balance::tunnels::{Tunnel, Tunnels};
+use crate::capture;
 use crate::connections::{Content, Subject};
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_version};
@@ -83,17 +84,16 @@ impl Calls {
     async fn way(&self, source: SocketAddr) -> Result<Way, UpstreamError> {
         let to = |port| Preamble { source: Some(source), ..Preamble::to_port(port) };
         while let Some(mut tunnel) = self.tunnels.take(&self.peer.shared) {
-            let opened = async {
-                tunnel.stream.open(&to(tunnel.port))?;
-                tunnel.stream.answered().await
-            };
-            match tokio::time::timeout(ANSWER_DEADLINE, opened).await {
-                Ok(Ok(())) => return Ok(Way::Tunnel(Box::new(tunnel))),
-                Ok(Err(refused)) if refused.kind() == io::ErrorKind::PermissionDenied => {
+            let preamble = to(tunnel.port);
+            match opened(&mut tunnel, &preamble).await {
+                Ok(()) => return Ok(Way::Tunnel(Box::new(tunnel))),
+                Err(refused) if refused.kind() == io::ErrorKind::PermissionDenied => {
                     return Err(UpstreamError::Refused(refused));
                 }
+                // The peer has vanished without a word: the others that wait are no better.
+                Err(silent) if silent.kind() == io::ErrorKind::TimedOut => break,
                 // It ended while it waited.
-                Ok(Err(_)) | Err(_) => {}
+                Err(_) => {}
             }
         }
         // Who answers at a configured address may be no Signet proxy, and need not know this protocol.
@@ -103,10 +103,10 @@ impl Calls {
             (Called { stream, registration: Some(registration), svid: Some(svid) }, Some(port))
                 if stream.get_ref().get_ref().1.alpn_protocol() == Some(tunnel::ALPN) =>
             {
-                let mut stream = Tunneled::initiator(stream.into_inner());
-                // New as it is, its answer need not be waited for.
-                stream.open(&to(port)).map_err(|error| UpstreamError::Refused(error.into()))?;
-                Way::Tunnel(Box::new(Tunnel { stream, registration, svid, port, made: Instant::now() }))
+                let stream = Tunneled::initiator(stream.into_inner());
+                let mut tunnel = Tunnel { stream, registration, svid, port, made: Instant::now() };
+                opened(&mut tunnel, &to(port)).await.map_err(UpstreamError::Refused)?;
+                Way::Tunnel(Box::new(tunnel))
             }
             (called, _) => Way::Plain(called),
         })
@@ -174,18 +174,23 @@ async fn phases(calls: &Calls, stream: TcpStream, record: &mut AccessRecord) -> 
             };
             let meters = record.meters();
             match way {
-                Way::Plain(called) => tokio::select! {
-                    biased;
-                    reason = cut(called.registration.as_deref()) => Err((reason, None)),
-                    ended = relay(caller, called.stream, &meters, shared.idle) => ended.map_err(Refusal::from),
-                },
+                Way::Plain(called) => {
+                    let ended = tokio::select! {
+                        biased;
+                        reason = cut(called.registration.as_deref()) => Err((reason, None)),
+                        ended = relay(&mut caller, called.stream, &meters, shared.idle) => ended.map_err(Refusal::from),
+                    };
+                    capture::reset_unless(ended.is_ok(), caller.get_ref());
+                    ended
+                }
                 Way::Tunnel(tunnel) => {
                     let mut tunnel = *tunnel;
                     let ended = tokio::select! {
                         biased;
                         reason = cut(Some(&tunnel.registration)) => Err((reason, None)),
-                        ended = relay(caller, &mut tunnel.stream, &meters, shared.idle) => ended.map_err(Refusal::from),
+                        ended = relay(&mut caller, &mut tunnel.stream, &meters, shared.idle) => ended.map_err(Refusal::from),
                     };
+                    capture::reset_unless(ended.is_ok(), caller.get_ref());
                     if ended.is_ok() {
                         calls.tunnels.keep(shared, tunnel);
                     }
@@ -193,6 +198,18 @@ async fn phases(calls: &Calls, stream: TcpStream, record: &mut AccessRecord) -> 
                 }
             }
         }
+    }
+}
+
+/// Opens a stream and waits for its answer, for as long as the peer has its right. Servers may speak first, so
+/// nothing is left for the app's first bytes to push along.
+async fn opened(tunnel: &mut Tunnel, preamble: &Preamble) -> io::Result<()> {
+    tunnel.stream.open(preamble)?;
+    tokio::select! {
+        biased;
+        reason = cut(Some(&tunnel.registration)) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason.as_str())),
+        answered = tokio::time::timeout(ANSWER_DEADLINE, tunnel.stream.answered()) =>
+            answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
     }
 }
 

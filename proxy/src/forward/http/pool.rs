@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use signet_proto::handshake::Svid;
+use tokio_util::task::TaskTracker;
 
 use super::tracked::Tracked;
 use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, PING, STREAM_WINDOW, Version, cut};
@@ -171,7 +172,8 @@ impl<U: Upstream> Pool<U> {
                 Sender::Http1(sender)
             }
             Version::Http2 => {
-                let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                let executor = Leashed { tasks: tasks.clone(), peer: at_its_end };
+                let (sender, connection) = http2::Builder::new(executor)
                     .timer(TokioTimer::new())
                     .initial_stream_window_size(STREAM_WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW)
@@ -180,12 +182,7 @@ impl<U: Upstream> Pool<U> {
                     .keep_alive_timeout(PING.1)
                     .handshake(io)
                     .await?;
-                tasks.spawn(async move {
-                    tokio::select! {
-                        result = connection => ended(result),
-                        _ = cut(at_its_end.as_deref()) => {}
-                    }
-                });
+                tasks.spawn(async move { ended(connection.await) });
                 Sender::Http2(sender)
             }
         };
@@ -221,6 +218,31 @@ impl Kept {
             Sender::Http1(sender) => sender.try_send_request(request).await.map_err(unanswered),
             Sender::Http2(sender) => sender.try_send_request(request).await.map_err(unanswered),
         }
+    }
+}
+
+/// Runs what an HTTP/2 connection spawns for as long as its peer has its right: hyper keeps the socket in such
+/// a task, not in the connection that it returns. The peer stays in the live table until all of them ended.
+#[derive(Clone)]
+struct Leashed {
+    tasks: TaskTracker,
+    peer: Option<Arc<Registration>>,
+}
+
+impl<F> hyper::rt::Executor<F> for Leashed
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        let peer = self.peer.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                _ = cut(peer.as_deref()) => {}
+                _ = task => {}
+            }
+        });
     }
 }
 
