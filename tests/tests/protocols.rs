@@ -114,20 +114,89 @@ async fn websocket_talks_and_is_cut_when_its_peer_is_revoked() {
     let (_server, app) = python_server("websocket.py", &["serve"]).await;
     let pair = mesh.pair(&frontend, &chat, "", app).await;
 
-    let mut command = Command::new(PYTHON);
-    command.arg(script("websocket.py")).args(["talk", &pair.entry().to_string()]);
-    let mut client = Process::start("websocket client", command);
-    eventually("the client has talked", PATIENCE, async || {
-        let said = client.logs().text();
-        if said.contains("talked") { Ok(()) } else { Err(said) }
-    })
-    .await;
+    let mut client = talking("websocket.py", &["talk", &pair.entry().to_string()]).await;
     let _ = mesh.signet(&["revoke", &chat, "--reason", "test"]).await.succeeded();
 
     // The caller's proxy cuts it: it is the peer of the identity that was revoked.
     let cut = pair.caller.access(&[("kind", "connection"), ("close_reason", "revoked_identity")]).await;
     assert_eq!(field(&cut, "direction"), "outbound", "{cut}");
     assert!(client.exit(PATIENCE).await.success());
+}
+
+/// A client that said that it talks.
+async fn talking(name: &str, arguments: &[&str]) -> Process {
+    let mut command = Command::new(PYTHON);
+    command.arg(script(name)).args(arguments);
+    let client = Process::start(name, command);
+    eventually("the client has talked", PATIENCE, async || {
+        let said = client.logs().text();
+        if said.contains("talked") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_stream_is_cut_when_either_side_loses_its_right() {
+    for revoke_server in [true, false] {
+        let mesh = Mesh::start().await;
+        let (frontend, echo) = (id("/frontend"), id("/echo"));
+        mesh.policy(&allow("echo", &echo, &[&frontend])).await;
+        let (_server, app) = python_server("grpc_server.py", &[]).await;
+        // Certificates rotate meanwhile: the stream is older than the certificates in force.
+        mesh.short_lived_workload(&frontend, "4s").await;
+        mesh.short_lived_workload(&echo, "4s").await;
+        let pair = mesh.proxies(&frontend, &echo, "", app).await;
+        let mut client = talking("grpc_hold.py", &[&pair.entry().to_string()]).await;
+        let rotations = pair.caller.rotations().await;
+        pair.caller.rotates(rotations, 2, PATIENCE).await;
+        assert!(client.is_running(), "rotation cuts nothing");
+
+        let revoked = if revoke_server { &echo } else { &frontend };
+        let applied = mesh.signet(&["revoke", revoked, "--reason", "test"]).await.succeeded();
+        assert!(client.exit(Duration::from_secs(5)).await.success(), "{}", client.logs().text());
+        assert!(client.logs().text().contains("ended: "), "{}", client.logs().text());
+        measured("gRPC stream cut by a revocation", applied.stdout.lines().last().unwrap_or_default());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_speaks_first_is_heard_at_once() {
+    let mesh = Mesh::start().await;
+    let (frontend, mail) = (id("/frontend"), id("/mail"));
+    mesh.policy(&allow("mail", &mail, &[&frontend])).await;
+    mesh.workload(&frontend).await;
+    mesh.workload(&mail).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.write_all(b"220 ready\r\n").await;
+                let (mut reader, mut writer) = stream.split();
+                let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            });
+        }
+    });
+    // Declared and detected; a new connection between the proxies, and one that waited.
+    for scheme in ["tcp://", ""] {
+        let pair = mesh.proxies(&frontend, &mail, scheme, app).await;
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(pair.entry()).await.unwrap();
+            let mut greeting = [0; 11];
+            let started = std::time::Instant::now();
+            tokio::time::timeout(PATIENCE, stream.read_exact(&mut greeting)).await.unwrap().unwrap();
+            measured(
+                &format!("greeting of a server that speaks first ({scheme})"),
+                format!("{:?}", started.elapsed()),
+            );
+            stream.write_all(b"QUIT").await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, b"QUIT");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
