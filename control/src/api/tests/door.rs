@@ -83,9 +83,15 @@ async fn message_of_whoever_may_not_call_is_not_waited_for() {
     let refused = endless(&orders.channel, "/signet.v1.Admin/ApplyPolicy").await;
     assert_eq!(refused.code(), Code::PermissionDenied);
     mesh.revoke(What::Instance(orders.instance.clone())).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until_refused(&orders).await;
     let refused = endless(&orders.channel, "/signet.v1.Report/Report").await;
     assert_eq!(refused.code(), Code::PermissionDenied);
+}
+
+/// The revocation has reached the door when the first call is refused.
+async fn until_refused(proxy: &Proxy) {
+    let refused = async { while proxy.renew().await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(10), refused).await.unwrap();
 }
 
 #[tokio::test]
@@ -94,7 +100,7 @@ async fn revoked_peer_hears_why_and_does_not_stay() {
     let orders = mesh.proxy("orders").await;
     orders.renew().await.unwrap();
     mesh.revoke(What::Instance(orders.instance.clone())).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until_refused(&orders).await;
     let address = mesh.service.grpc.to_string();
     let again = Proxy { channel: connect(&address, &orders.svid, &orders.trust).await, ..orders };
     let refused = again.renew().await.unwrap_err();
