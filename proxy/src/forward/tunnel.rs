@@ -231,11 +231,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
         self.is_reusable() && self.io.read_buf(&mut self.input).now_or_never().is_none()
     }
 
-    /// The connection below.
-    pub fn get_ref(&self) -> &S {
-        &self.io
-    }
-
     /// The stream was answered, or never will be: who waits to write looks again.
     fn wake_writer(&mut self) {
         if let Some(writer) = self.writer.take() {
