@@ -7,15 +7,21 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signet_proxy::config::{Arguments, Command, Config, RunArguments};
+use signet_proxy::capture::rules::{self, Rules, State};
+use signet_proxy::config::{Arguments, Capture, Command, Config, RunArguments};
 use signet_proxy::telemetry::{log, metrics};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What the configuration says cannot be done: another try will not help.
 const EXIT_CONFIGURATION: u8 = 2;
+/// The rules can be neither read nor changed.
+const EXIT_CAPTURE: u8 = 3;
 
 fn main() -> ExitCode {
-    let Arguments { command: Command::Run(arguments) } = Arguments::parse();
+    let arguments = match Arguments::parse().command {
+        Command::Run(arguments) => arguments,
+        Command::Capture(command) => return capture(&command),
+    };
     let config = match load(*arguments) {
         Ok(config) => config,
         Err(error) => {
@@ -30,6 +36,43 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn capture(command: &Capture) -> ExitCode {
+    let done = match command {
+        Capture::Install(arguments) if arguments.dry_run => {
+            print!("{}", Rules::from(&**arguments).table("signet capture"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Capture::Install(arguments) => rules::install(&Rules::from(&**arguments)).map(|()| {
+            println!("installed: table inet signet");
+            ExitCode::SUCCESS
+        }),
+        Capture::Remove => rules::remove().map(|there| {
+            println!("{}", if there { "removed: table inet signet" } else { "nothing to remove" });
+            ExitCode::SUCCESS
+        }),
+        Capture::Check => rules::check().map(|state| match state {
+            State::Installed => {
+                println!("installed and unchanged: table inet signet");
+                ExitCode::SUCCESS
+            }
+            State::Absent => {
+                println!("absent: nothing is captured; `signet-proxy capture install` installs the rules");
+                ExitCode::FAILURE
+            }
+            State::Altered(listing) => {
+                println!(
+                    "altered since they were installed; `signet-proxy capture install` replaces:\n{listing}"
+                );
+                ExitCode::FAILURE
+            }
+        }),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("signet-proxy: {error}");
+        ExitCode::from(EXIT_CAPTURE)
+    })
 }
 
 fn load(arguments: RunArguments) -> anyhow::Result<Config> {

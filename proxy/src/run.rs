@@ -1,26 +1,25 @@
 //! A running proxy: its parts wired together, from the first listener to the last drained connection.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Health};
-use crate::capture::{Intake, MAX_CONNECTIONS, listen};
-pub use crate::config::Protocol;
-use crate::config::{Config, Source};
+use crate::capture::limits::Limits;
+use crate::capture::own::Own;
+use crate::capture::{Intake, Listener};
+use crate::config::{self, App, Config, Destination, Entrance, Source};
 use crate::connections::Connections;
 use crate::forward::opaque::Idle;
 use crate::identity::{control as joined, files};
 use crate::inbound::{self, Inbound};
 use crate::mesh::{Mesh, expire_rules, watch};
-use crate::outbound::{self, Calls, Outbound};
+use crate::outbound::{self, Destinations, Outbound};
 use crate::telemetry::CloseReason;
 
 /// After one side has finished, how long the other may be silent.
@@ -43,6 +42,10 @@ pub struct Shared {
     pub drain: CancellationToken,
     /// How long nothing may move.
     pub idle: Idle,
+    /// What is never a destination.
+    pub own: Own,
+    /// How many connections one caller may have.
+    pub limits: Limits,
 }
 
 /// Runs until `stopped` ends, then drains.
@@ -55,31 +58,34 @@ pub async fn run(
     stopped: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let connections = Arc::new(Connections::default());
-    let upstreams: Vec<_> = config.outbound.iter().map(|listener| listener.peer.clone()).collect();
-    let mesh = Arc::new(Mesh::new(Arc::clone(&connections), upstreams.clone()));
+    let mesh = Arc::new(Mesh::new(Arc::clone(&connections)));
     let (drain, stop, goodbye) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let mesh_is_controlled = matches!(config.source, Source::Control(_));
-    let intake = Intake::new(MAX_CONNECTIONS, drain.clone());
-    let outward = intake.beside(MAX_CONNECTIONS);
+    let intake = Intake::new(config.max_connections, drain.clone());
+    let outward = intake.beside(config.max_connections);
+
+    let health = Health { mesh: Arc::clone(&mesh), metrics, drain: drain.clone() };
+    let health_listener =
+        Listener::bind(&Entrance::Tcp(config.metrics_listen)).await.context("metrics-listen")?;
+    announce("metrics", &health_listener);
+    let health_port = health_listener.port();
+    let duties = TaskTracker::new();
+    duties.spawn(admin::serve(health_listener, health, stop.clone()));
+    duties.spawn(expire_rules(Arc::clone(&mesh), stop.clone()));
+
+    // Bound before joining, so that control can be told the real ports and a taken port spends no ticket.
+    let inbound = bind(config.inbound, |listener| &listener.listen).await.context("inbound")?;
+    let outbound = bind(config.outbound, |listener| &listener.listen).await.context("outbound")?;
     let shared = Arc::new(Shared {
         mesh: Arc::clone(&mesh),
         connections: Arc::clone(&connections),
         tasks: intake.tasks().clone(),
         drain: drain.clone(),
         idle: Idle { open: config.idle_timeout, half_closed: HALF_CLOSED.min(config.idle_timeout) },
+        own: own(&inbound, &outbound, health_port, &config.source),
+        limits: Limits::new(config.max_connections_per_identity),
     });
-
-    let health = Health { mesh: Arc::clone(&mesh), metrics, drain: drain.clone() };
-    let health_listener = listen(config.metrics_listen).await.context("metrics-listen")?;
-    announce("metrics", &health_listener)?;
-    let duties = TaskTracker::new();
-    duties.spawn(admin::serve(health_listener, health, stop.clone()));
-    duties.spawn(expire_rules(Arc::clone(&mesh), stop.clone()));
-
-    // Bound before joining, so that control can be told the real ports and a taken port spends no ticket.
-    let inbound = bind(&config.inbound, |listener| listener.listen.0).await.context("inbound")?;
-    let outbound = bind(&config.outbound, |listener| listener.listen).await.context("outbound")?;
 
     let work = async {
         match config.source {
@@ -94,13 +100,22 @@ pub async fn run(
             }
             Source::Control(ticket) => {
                 joined::join(&ticket, &mesh).await?;
-                let listeners = inbound.iter().map(|(listener, settings)| {
-                    listener.local_addr().map(|address| (address.port(), settings.forward.port()))
+                let listeners = inbound.iter().filter_map(|(listener, settings)| match settings.forward {
+                    App::At(app) => listener.port().map(|port| (port, app.port())),
+                    App::Original => None,
                 });
+                let named = outbound.iter().filter_map(|(_, settings)| match &settings.destination {
+                    Destination::Peer(peer, _) => Some(peer),
+                    Destination::Original | Destination::Connect => None,
+                });
+                let named = named.chain(config.routes.iter().map(|route| &route.peer)).cloned();
                 let subscription = watch::Subscription {
                     control: ticket.control.clone(),
-                    listeners: listeners.collect::<Result<_, _>>()?,
-                    upstreams,
+                    listeners: listeners.collect(),
+                    upstreams: named.collect(),
+                    everybody: outbound
+                        .iter()
+                        .any(|(_, settings)| !matches!(settings.destination, Destination::Peer(..))),
                 };
                 // A renewal would take the goodbye back, and the drain is shorter than what is left of an SVID.
                 duties.spawn(joined::renew(ticket.control, Arc::clone(&mesh), drain.clone()));
@@ -117,28 +132,28 @@ pub async fn run(
         }
         ready(&mesh).await;
         for (listener, settings) in inbound {
-            announce("inbound", &listener)?;
-            let settings = Arc::new(Inbound { app: settings.forward, protocol: settings.protocol });
+            announce("inbound", &listener);
+            if settings.forward == App::Original && !listener.take_foreign() {
+                tracing::info!("without CAP_NET_ADMIN connections are captured by redirect, not by tproxy");
+            }
+            let settings = Arc::new(Inbound::from(settings));
             let (intake, shared) = (intake.clone(), Arc::clone(&shared));
             duties.spawn(async move {
-                let serve = |stream, remote| {
-                    Box::pin(inbound::serve(Arc::clone(&shared), Arc::clone(&settings), stream, remote))
+                let serve = |socket, remote| {
+                    Box::pin(inbound::serve(Arc::clone(&shared), Arc::clone(&settings), socket, remote))
                 };
                 intake.accept(listener, "inbound", serve).await;
             });
         }
+        let destinations = Arc::new(Destinations::new(config.routes, config.unknown_destinations));
         for (listener, settings) in outbound {
-            announce("outbound", &listener)?;
-            let settings = Outbound {
-                listen: listener.local_addr()?,
-                peer: settings.peer,
-                port: settings.port,
-                address: settings.address,
-                protocol: settings.protocol,
-            };
-            let (intake, calls) = (outward.clone(), Arc::new(Calls::new(&shared, settings)));
+            announce("outbound", &listener);
+            let (listen, port) = (listener.to_string(), listener.port());
+            let settings =
+                Outbound::new(Arc::clone(&shared), Arc::clone(&destinations), settings, listen, port);
+            let (intake, settings) = (outward.clone(), Arc::new(settings));
             duties.spawn(async move {
-                let serve = |stream, remote| Box::pin(outbound::serve(Arc::clone(&calls), stream, remote));
+                let serve = |socket, remote| Box::pin(outbound::serve(Arc::clone(&settings), socket, remote));
                 intake.accept(listener, "outbound", serve).await;
             });
         }
@@ -162,20 +177,44 @@ pub async fn run(
     Ok(())
 }
 
-async fn bind<L: Clone>(
-    listeners: &[L],
-    address: impl Fn(&L) -> SocketAddr,
-) -> std::io::Result<Vec<(TcpListener, L)>> {
+async fn bind<L>(
+    listeners: Vec<L>,
+    entrance: impl Fn(&L) -> &Entrance,
+) -> std::io::Result<Vec<(Listener, L)>> {
     let mut bound = Vec::new();
     for listener in listeners {
-        bound.push((listen(address(listener)).await?, listener.clone()));
+        bound.push((Listener::bind(entrance(&listener)).await?, listener));
     }
     Ok(bound)
 }
 
-fn announce(direction: &str, listener: &TcpListener) -> std::io::Result<()> {
-    tracing::info!(direction, address = %listener.local_addr()?, "listening");
-    Ok(())
+fn announce(direction: &str, listener: &Listener) {
+    tracing::info!(direction, address = %listener, "listening");
+}
+
+/// What is never a destination.
+fn own(
+    inbound: &[(Listener, config::Inbound)],
+    outbound: &[(Listener, config::Outbound)],
+    health: Option<u16>,
+    source: &Source,
+) -> Own {
+    let captured = |settings: &config::Inbound| settings.forward == App::Original;
+    let ports = |wanted: bool| {
+        let listeners = inbound.iter().filter(move |(_, settings)| captured(settings) == wanted);
+        listeners.filter_map(|(listener, _)| listener.port())
+    };
+    Own {
+        for_peers: ports(false).collect(),
+        others: ports(true)
+            .chain(outbound.iter().filter_map(|(listener, _)| listener.port()))
+            .chain(health)
+            .collect(),
+        control: match source {
+            Source::Control(ticket) => ticket.control.clone(),
+            Source::Files(_) => Vec::new(),
+        },
+    }
 }
 
 /// Ends when there is a snapshot: identity, bundle and policy.
@@ -204,33 +243,33 @@ async fn drained(shared: &Shared, deadline: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::{Remote, Socket};
+    use crate::config::Unknown;
+    use tokio::net::TcpStream;
 
     /// A future is as large as its largest moment, for the whole life of the connection (ztunnel 985).
     #[tokio::test]
     async fn the_story_of_a_connection_is_small() {
         let connections = Arc::new(Connections::default());
         let shared = Arc::new(Shared {
-            mesh: Arc::new(Mesh::new(Arc::clone(&connections), Vec::new())),
+            mesh: Arc::new(Mesh::new(Arc::clone(&connections))),
             connections,
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),
             idle: Idle { open: HALF_CLOSED, half_closed: HALF_CLOSED },
+            own: Own::default(),
+            limits: Limits::new(1),
         });
-        let listener = listen(([127, 0, 0, 1], 0).into()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let stream = || tokio::net::TcpStream::connect(address);
-        let settings = Inbound { app: address, protocol: Protocol::Detect };
-        let inbound =
-            inbound::serve(Arc::clone(&shared), Arc::new(settings), stream().await.unwrap(), address);
-        let settings = Outbound {
-            listen: address,
-            peer: "spiffe://td/peer".parse().unwrap(),
-            port: None,
-            address: None,
-            protocol: Protocol::Detect,
-        };
-        let calls = Arc::new(Calls::new(&shared, settings));
-        let outbound = outbound::serve(calls, stream().await.unwrap(), address);
+        let listener = Listener::bind(&Entrance::Tcp(([127, 0, 0, 1], 0).into())).await.unwrap();
+        let address = format!("127.0.0.1:{}", listener.port().unwrap());
+        let socket = || async { Socket::Tcp(TcpStream::connect(&address).await.unwrap()) };
+        let remote = Remote::Ip(address.parse().unwrap());
+        let settings: config::Inbound = format!("1={address}").parse().unwrap();
+        let inbound = inbound::serve(Arc::clone(&shared), Arc::new(settings.into()), socket().await, remote);
+        let settings = format!("{address}=spiffe://td/peer").parse().unwrap();
+        let destinations = Arc::new(Destinations::new(Vec::new(), Unknown::Refuse));
+        let outbound = Outbound::new(shared, destinations, settings, address.clone(), None);
+        let outbound = outbound::serve(Arc::new(outbound), socket().await, remote);
         let (inbound, outbound) = (size_of_val(&inbound), size_of_val(&outbound));
         assert!(inbound <= 8 * 1024 && outbound <= 8 * 1024, "inbound {inbound}, outbound {outbound} bytes");
     }

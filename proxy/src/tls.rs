@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustls::server::Acceptor;
 use rustls::{ClientConfig, ServerConfig};
 use signet_proto::handshake::{PeerError, PeerIdentity, server_name, verify_failure};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
 
@@ -80,10 +81,10 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 ///
 /// # Errors
 /// When the peer is not believed, does not finish in time, or breaks off.
-pub async fn accept(
-    stream: TcpStream,
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     config: &Arc<ServerConfig>,
-) -> Result<(server::TlsStream<TcpStream>, PeerIdentity), HandshakeError> {
+) -> Result<(server::TlsStream<S>, PeerIdentity), HandshakeError> {
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
     timed(Direction::Inbound, async {
         let hello =

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use signet_proto::spiffe::SpiffeId;
+use signet_proto::policy::Pattern;
 use signet_proto::v1::mesh_server::Mesh;
 use signet_proto::v1::{self, LeaveRequest, LeaveResponse, WatchRequest, WatchResponse};
 use tokio::sync::mpsc;
@@ -49,7 +49,7 @@ impl Mesh for Rooms {
 
 struct Asked {
     listeners: Vec<Listener>,
-    upstreams: Vec<SpiffeId>,
+    upstreams: Vec<Pattern>,
     version: String,
 }
 
@@ -71,7 +71,7 @@ impl Asked {
             .map(listener)
             .collect::<Option<_>>()
             .ok_or_else(|| Status::invalid_argument("listeners: expected ports from 1 to 65535"))?;
-        let upstreams: BTreeSet<SpiffeId> = upstreams
+        let upstreams: BTreeSet<Pattern> = upstreams
             .iter()
             .map(|id| id.parse().map_err(|error| Status::invalid_argument(format!("upstreams: {error}"))))
             .collect::<Result<_, _>>()?;
@@ -181,7 +181,7 @@ impl Watch {
     }
 
     /// Brings the proxy up to `state`, after the revision `told`. False: the stream is gone.
-    async fn push(&self, view: &mut View, state: &MeshState, told: Option<u64>) -> bool {
+    async fn push(&mut self, view: &mut View, state: &MeshState, told: Option<u64>) -> bool {
         let message = view.next(state, self.services.current());
         let sent = message.is_some();
         // Booked before it is sent: the acknowledgement can be faster than we are.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{SelectAll, StreamExt};
 use parking_lot::Mutex;
 use signet_proto::handshake::Revocations;
+use signet_proto::policy::{Pattern, Subtree};
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 use signet_proto::v1;
 use tokio::sync::watch;
@@ -31,13 +32,15 @@ type Endpoint = Arc<[v1::Endpoint]>;
 /// All endpoints.
 #[derive(Debug, Default)]
 pub struct Endpoints {
-    table: Mutex<Table>,
+    table: Arc<Mutex<Table>>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     identities: HashMap<SpiffeId, BTreeMap<InstanceId, Entry>>,
     services: HashMap<SpiffeId, watch::Sender<Endpoint>>,
+    /// Told of every change, for those who follow a subtree.
+    any: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -52,6 +55,9 @@ struct Entry {
 pub struct ServiceStream {
     receivers: Vec<(SpiffeId, watch::Receiver<Endpoint>)>,
     changes: SelectAll<Pin<Box<WatchStream<Endpoint>>>>,
+    subtrees: Vec<Subtree>,
+    any: watch::Receiver<()>,
+    table: Arc<Mutex<Table>>,
 }
 
 impl Endpoints {
@@ -109,12 +115,19 @@ impl Endpoints {
         })
     }
 
-    /// Follows the endpoints of these identities.
+    /// Follows the endpoints of these identities and subtrees.
     #[must_use]
-    pub fn subscribe(&self, upstreams: &[SpiffeId]) -> ServiceStream {
+    pub fn subscribe(&self, upstreams: &[Pattern]) -> ServiceStream {
         let mut table = self.table.lock();
-        let receivers: Vec<_> = upstreams
-            .iter()
+        let subtrees = upstreams.iter().filter_map(|upstream| match upstream {
+            Pattern::Subtree(subtree) => Some(subtree.clone()),
+            Pattern::Exact(_) => None,
+        });
+        let exact = upstreams.iter().filter_map(|upstream| match upstream {
+            Pattern::Exact(id) => Some(id),
+            Pattern::Subtree(_) => None,
+        });
+        let receivers: Vec<_> = exact
             .map(|id| {
                 let current = table.endpoints_of(id);
                 let sender = table.services.entry(id.clone()).or_insert_with(|| watch::channel(current).0);
@@ -125,27 +138,47 @@ impl Endpoints {
             .iter()
             .map(|(_, receiver)| Box::pin(WatchStream::from_changes(receiver.clone())))
             .collect();
-        ServiceStream { receivers, changes }
+        let (subtrees, any) = (subtrees.collect(), table.any.subscribe());
+        ServiceStream { receivers, changes, subtrees, any, table: Arc::clone(&self.table) }
     }
 }
 
 impl ServiceStream {
-    /// The endpoints now, as they are sent.
+    /// The endpoints now, as they are sent: each identity once, in order.
     #[must_use]
-    pub fn current(&self) -> Vec<v1::Service> {
-        self.receivers
-            .iter()
-            .map(|(id, receiver)| v1::Service {
-                spiffe_id: id.to_string(),
-                endpoints: receiver.borrow().to_vec(),
-            })
+    pub fn current(&mut self) -> Vec<v1::Service> {
+        let mut services: BTreeMap<SpiffeId, Vec<v1::Endpoint>> =
+            self.receivers.iter().map(|(id, receiver)| (id.clone(), receiver.borrow().to_vec())).collect();
+        if !self.subtrees.is_empty() {
+            self.any.mark_unchanged();
+            let table = self.table.lock();
+            let below = |id: &SpiffeId| self.subtrees.iter().any(|subtree| subtree.contains(id));
+            for id in table.identities.keys().filter(|id| below(id)) {
+                services.entry(id.clone()).or_insert_with(|| table.endpoints_of(id).to_vec());
+            }
+        }
+        services
+            .into_iter()
+            .map(|(id, endpoints)| v1::Service { spiffe_id: id.to_string(), endpoints })
             .collect()
     }
 
-    /// Waits for a change; for ever if there is nothing to follow.
+    /// Waits for a change; for ever if there is nothing to follow. Who follows a subtree may be woken for
+    /// others, too.
     pub async fn changed(&mut self) {
-        if self.changes.next().await.is_none() {
-            std::future::pending::<()>().await;
+        let exact = async {
+            if self.changes.next().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let any = async {
+            if self.subtrees.is_empty() || self.any.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = exact => {}
+            () = any => {}
         }
     }
 }
@@ -172,6 +205,7 @@ impl Table {
     }
 
     fn publish(&self, id: &SpiffeId) {
+        self.any.send_replace(());
         if let Some(sender) = self.services.get(id) {
             let endpoints = self.endpoints_of(id);
             sender.send_if_modified(|current| {
@@ -216,7 +250,11 @@ mod tests {
         }
     }
 
-    fn ports(stream: &ServiceStream) -> Vec<u32> {
+    fn upstream() -> [Pattern; 1] {
+        [Pattern::Exact(id())]
+    }
+
+    fn ports(stream: &mut ServiceStream) -> Vec<u32> {
         let services = stream.current();
         let mut ports: Vec<_> = services[0].endpoints.iter().map(|endpoint| endpoint.port).collect();
         ports.sort_unstable();
@@ -226,17 +264,17 @@ mod tests {
     #[tokio::test]
     async fn endpoint_comes_with_its_stream_and_stays_for_a_grace() {
         let (endpoints, now) = (Endpoints::default(), Instant::now());
-        let mut stream = endpoints.subscribe(&[id()]);
-        assert!(ports(&stream).is_empty());
+        let mut stream = endpoints.subscribe(&upstream());
+        assert!(ports(&mut stream).is_empty());
         let lease = lease(15443);
         assert!(endpoints.hold(1, &lease));
         stream.changed().await;
-        assert_eq!(ports(&stream), [15443]);
+        assert_eq!(ports(&mut stream), [15443]);
         endpoints.release(1, &lease, now);
         assert!(endpoints.sweep(now + GRACE - Duration::from_secs(1)).is_empty());
         assert_eq!(endpoints.sweep(now + GRACE), [lease.instance]);
         stream.changed().await;
-        assert!(ports(&stream).is_empty());
+        assert!(ports(&mut stream).is_empty());
     }
 
     #[test]
@@ -254,11 +292,11 @@ mod tests {
         let now = Instant::now();
         let (one, other) = (lease(1), lease(2));
         let endpoints = Endpoints::restore(vec![one.clone(), other.clone()], now);
-        let stream = endpoints.subscribe(&[id()]);
-        assert_eq!(ports(&stream), [1, 2]);
+        let mut stream = endpoints.subscribe(&upstream());
+        assert_eq!(ports(&mut stream), [1, 2]);
         endpoints.hold(7, &one);
         assert_eq!(endpoints.sweep(now + START_GRACE), [other.instance]);
-        assert_eq!(ports(&stream), [1]);
+        assert_eq!(ports(&mut stream), [1]);
     }
 
     #[test]
@@ -267,13 +305,29 @@ mod tests {
         let (one, other) = (lease(1), lease(2));
         endpoints.hold(1, &one);
         endpoints.hold(2, &other);
-        let stream = endpoints.subscribe(&[id()]);
+        let mut stream = endpoints.subscribe(&upstream());
         let revoked = Revocations::try_from(v1::Revocations {
             instances: vec![v1::RevokedInstance { instance: one.instance.to_string(), lapsed: false }],
             ..v1::Revocations::default()
         })
         .unwrap();
         assert_eq!(endpoints.drop_revoked(&revoked), [one.instance]);
-        assert_eq!(ports(&stream), [2]);
+        assert_eq!(ports(&mut stream), [2]);
+    }
+
+    #[tokio::test]
+    async fn subtree_brings_those_below_as_they_come_and_go() {
+        let endpoints = Endpoints::default();
+        let follow = |pattern: &str| endpoints.subscribe(&[pattern.parse().unwrap()]);
+        let (mut all, mut none) = (follow("spiffe://mesh.local/*"), follow("spiffe://mesh.local/other/*"));
+        assert!(all.current().is_empty());
+        let lease = lease(15443);
+        endpoints.hold(1, &lease);
+        all.changed().await;
+        assert_eq!(ports(&mut all), [15443]);
+        assert!(none.current().is_empty());
+        endpoints.remove(lease.instance);
+        all.changed().await;
+        assert!(all.current().is_empty());
     }
 }

@@ -13,10 +13,10 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::{TcpListener, TcpStream};
+
 use tokio_util::sync::CancellationToken;
 
-use crate::capture::Intake;
+use crate::capture::{Intake, Listener, Socket};
 use crate::mesh::Mesh;
 
 const MOST_CONNECTIONS: usize = 64;
@@ -35,13 +35,13 @@ pub struct Health {
 }
 
 /// Serves until `stop`.
-pub async fn serve(listener: TcpListener, health: Health, stop: CancellationToken) {
+pub async fn serve(listener: Listener, health: Health, stop: CancellationToken) {
     let health = Arc::new(health);
     let intake = Intake::new(MOST_CONNECTIONS, stop);
     intake.accept(listener, "health", |stream, _| connection(Arc::clone(&health), stream)).await;
 }
 
-async fn connection(health: Arc<Health>, stream: TcpStream) {
+async fn connection(health: Arc<Health>, stream: Socket) {
     let service = service_fn(move |request| {
         let answer = answer(&health, &request);
         async move { Ok::<_, Infallible>(answer) }

@@ -15,7 +15,7 @@ impl Rotation {
     pub fn order(&self, endpoints: &[Endpoint]) -> Vec<Endpoint> {
         let turn = self.0.fetch_add(1, Ordering::Relaxed) % endpoints.len().max(1);
         let (later, first) = endpoints.split_at(turn.min(endpoints.len()));
-        first.iter().chain(later).cloned().collect()
+        first.iter().chain(later).copied().collect()
     }
 }
 

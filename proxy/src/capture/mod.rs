@@ -1,22 +1,29 @@
-//! Where connections come from. Explicit TCP listeners for now; the loop below is the one place that accepts.
+//! Where connections come from, and where they were going: explicit listeners ([`listener`]), what nftables
+//! turned to us ([`original`]; [`rules`] installs that), HTTP CONNECT ([`connect`]), load balancers that speak
+//! the PROXY protocol ([`proxy_protocol`]). The loop below is the one place that accepts.
+
+pub mod connect;
+pub mod limits;
+pub mod listener;
+pub mod original;
+pub mod own;
+pub mod proxy_protocol;
+pub mod rules;
+pub mod socket;
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::listener::Listener;
+pub use self::socket::{Remote, Socket, prepare, reset_unless};
 use crate::backoff::Backoff;
 use crate::telemetry::metrics;
-
-/// A bound on what one proxy holds at once in each direction (invariant 8), so that strangers at the door do
-/// not keep our app from calling out.
-pub const MAX_CONNECTIONS: usize = 10_000;
 
 /// Shared by the listeners of one direction: the bound, the tasks, and the signal to stop accepting.
 #[derive(Debug, Clone)]
@@ -47,9 +54,9 @@ impl Intake {
 
     /// Accepts until told to stop and serves every connection in a task of its own. An accept that fails
     /// never ends the loop: running out of descriptors is waited out (RUSTSEC-2024-0376, ztunnel 1585).
-    pub async fn accept<S, F>(&self, listener: TcpListener, purpose: &'static str, serve: S)
+    pub async fn accept<S, F>(&self, listener: Listener, purpose: &'static str, serve: S)
     where
-        S: Fn(TcpStream, SocketAddr) -> F,
+        S: Fn(Socket, Remote) -> F,
         F: Future<Output = ()> + Send + 'static,
     {
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
@@ -66,7 +73,6 @@ impl Intake {
             match accepted {
                 Ok((stream, remote)) => {
                     backoff.reset();
-                    prepare(&stream);
                     let story = serve(stream, remote);
                     self.tasks.spawn(async move {
                         story.await;
@@ -82,36 +88,6 @@ impl Intake {
                 }
             }
         }
-    }
-}
-
-/// Binds a listener, with the address in the error.
-///
-/// # Errors
-/// When the address cannot be bound.
-pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
-}
-
-/// Small writes go out at once, and a peer that vanished without a word is noticed.
-pub fn prepare(stream: &TcpStream) {
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(15));
-    let nodelay = stream.set_nodelay(true);
-    let keepalive = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
-    if let Err(error) = nodelay.and(keepalive) {
-        tracing::debug!(%error, "cannot set socket options");
-    }
-}
-
-/// Lets the drop of an app's socket send a reset rather than an end, unless all went well: an app that reads
-/// to the end must not take what was cut off for the whole.
-pub fn reset_unless(well: bool, stream: &TcpStream) {
-    if !well && let Err(error) = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
-        tracing::debug!(%error, "cannot reset a connection");
     }
 }
 

@@ -1,12 +1,15 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
-use super::values::{Inbound, Outbound, Timeout};
+use super::listeners::{Inbound, Outbound, Route};
+use super::values::{Cidr, Timeout, Unknown};
+use crate::capture::rules::Mode;
 use crate::telemetry::log::Format;
 
 /// Signet's sidecar: mutual TLS and authorization by identity for one workload.
@@ -23,6 +26,65 @@ pub struct Arguments {
 pub enum Command {
     /// Run the proxy
     Run(Box<RunArguments>),
+    /// Turn this network namespace's connections to the proxy (nftables)
+    #[command(subcommand)]
+    Capture(Capture),
+}
+
+/// What to do with the rules of a network namespace.
+#[derive(Debug, Subcommand)]
+pub enum Capture {
+    /// Install the rules, or replace those that are installed
+    Install(Box<InstallArguments>),
+    /// Remove the rules; nothing is left of them
+    Remove,
+    /// Check that the rules are there and as they were installed (exit code 0 if so, 1 if not)
+    Check,
+}
+
+/// What is captured.
+#[derive(Debug, Args)]
+#[command(after_help = CAPTURE_EXAMPLES)]
+pub struct InstallArguments {
+    /// User id that the proxy runs as: its own connections are not captured
+    #[arg(long, value_name = "UID", required = true)]
+    pub proxy_uid: Vec<u32>,
+
+    /// Where the proxy takes connections of the app (`--outbound PORT=original`)
+    #[arg(long, value_name = "PORT", default_value = "15001", value_parser = clap::value_parser!(u16).range(1..))]
+    pub outbound_port: u16,
+
+    /// Where the proxy takes connections to the app (`--inbound PORT=original`)
+    #[arg(long, value_name = "PORT", default_value = "15006", value_parser = clap::value_parser!(u16).range(1..))]
+    pub inbound_port: u16,
+
+    /// How connections to the app are turned; tproxy needs CAP_NET_ADMIN in the proxy
+    #[arg(long, value_name = "MODE", default_value = "redirect")]
+    pub inbound_mode: Mode,
+
+    /// Connections of the app to this port are left alone
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub exclude_outbound_port: Vec<u16>,
+
+    /// Connections of the app to these addresses are left alone
+    #[arg(long, value_name = "CIDR")]
+    pub exclude_outbound_cidr: Vec<Cidr>,
+
+    /// Connections to this port of the app are left alone: the proxy's port for peers, health checks
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub exclude_inbound_port: Vec<u16>,
+
+    /// Connections from these addresses are left alone
+    #[arg(long, value_name = "CIDR")]
+    pub exclude_inbound_cidr: Vec<Cidr>,
+
+    /// Connections of this user are left alone
+    #[arg(long, value_name = "UID")]
+    pub exclude_uid: Vec<u32>,
+
+    /// Print the rules and install nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Run the proxy.
@@ -42,14 +104,36 @@ pub struct RunArguments {
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub struct Keys {
-    /// Accept mutual TLS on [IP:]PORT for the app at IP:PORT; http:// or tcp:// declares what the app speaks
-    #[arg(long, value_name = "[IP:]PORT=[http://|tcp://]IP:PORT")]
+    /// Accept mutual TLS on [IP:]PORT for the app at IP:PORT; http:// or tcp:// declares what the app speaks;
+    /// `original` stands for where a captured connection was going. From addresses in
+    /// ,proxy-protocol-from=CIDR a PROXY protocol header must come first
+    #[arg(long, value_name = "[IP:]PORT=[http://|tcp://]IP:PORT|original")]
     pub inbound: Vec<Inbound>,
 
-    /// Accept the app on IP:PORT for the peer with that SPIFFE ID; :PORT chooses among its apps, @IP:PORT says
-    /// where it listens
-    #[arg(long, value_name = "[http://|tcp://]IP:PORT=spiffe://ID[:PORT][@IP:PORT]")]
+    /// Accept the app on IP:PORT or unix:PATH for the peer with that SPIFFE ID; :PORT chooses among its apps,
+    /// @IP:PORT says where it listens. `original`: for whom a captured connection was meant; `connect`: for whom
+    /// the app asks with HTTP CONNECT
+    #[arg(
+        long,
+        value_name = "[http://|tcp://]IP:PORT|unix:PATH=spiffe://ID[:PORT][@IP:PORT]|original|connect"
+    )]
     pub outbound: Vec<Outbound>,
+
+    /// Who is behind a destination that the app uses, besides the endpoints that control knows
+    #[arg(long = "route", value_name = "[http://|tcp://]HOST:PORT=spiffe://ID[:PORT][@IP:PORT]")]
+    pub route: Vec<Route>,
+
+    /// What becomes of captured connections whose destination is no known peer [default: refuse]
+    #[arg(long, value_name = "RULE", env = "SIGNET_UNKNOWN_DESTINATIONS")]
+    pub unknown_destinations: Option<Unknown>,
+
+    /// Connections at once, in each direction [default: 10000]
+    #[arg(long, value_name = "COUNT", env = "SIGNET_MAX_CONNECTIONS")]
+    pub max_connections: Option<NonZeroUsize>,
+
+    /// Inbound connections of one identity at once [default: 5000]
+    #[arg(long, value_name = "COUNT", env = "SIGNET_MAX_CONNECTIONS_PER_IDENTITY")]
+    pub max_connections_per_identity: Option<NonZeroUsize>,
 
     /// Join ticket, as printed by `signet token create`
     #[arg(long, value_name = "TICKET", env = "SIGNET_JOIN", hide_env_values = true)]
@@ -98,6 +182,12 @@ impl Keys {
         Self {
             inbound: if self.inbound.is_empty() { other.inbound } else { self.inbound },
             outbound: if self.outbound.is_empty() { other.outbound } else { self.outbound },
+            route: if self.route.is_empty() { other.route } else { self.route },
+            unknown_destinations: self.unknown_destinations.or(other.unknown_destinations),
+            max_connections: self.max_connections.or(other.max_connections),
+            max_connections_per_identity: self
+                .max_connections_per_identity
+                .or(other.max_connections_per_identity),
             join: self.join.or(other.join),
             join_file: self.join_file.or(other.join_file),
             svid_file: self.svid_file.or(other.svid_file),
@@ -124,8 +214,30 @@ Examples:
   PostgreSQL behind the proxy, its protocol declared:
     signet-proxy run --join-file ticket --inbound 15443=tcp://127.0.0.1:5432
 
+  Everything that a pod's app calls, captured (see `signet-proxy capture install --help`):
+    signet-proxy run --join-file ticket --inbound 15443=127.0.0.1:8080 --inbound 15006=original \\
+      --outbound 15001=original --route db.internal:5432=spiffe://prod.example/db
+
+  For apps that know an HTTP proxy, and for those that use a unix socket:
+    signet-proxy run --join-file ticket --outbound 127.0.0.1:15002=connect \\
+      --outbound unix:/run/app/orders.sock=spiffe://prod.example/orders
+
   With certificates that something else rotates on disk:
     signet-proxy run --svid-file tls/svid.pem --key-file tls/key.pem --bundle-file tls/bundle.pem \\
       --policy-file policy.yaml --inbound 15443=127.0.0.1:8080
 
 Logs go to standard error; SIGNET_LOG=debug (or info,access=off) changes what is logged.";
+
+const CAPTURE_EXAMPLES: &str = "\
+Examples:
+  In a pod whose proxy runs as user 15443, with its port for peers and its health port left alone:
+    signet-proxy capture install --proxy-uid 15443 --exclude-inbound-port 15443 --exclude-inbound-port 15020
+
+  Not the database outside of the mesh:
+    signet-proxy capture install --proxy-uid 15443 --exclude-outbound-cidr 10.20.0.0/16
+
+  What would be installed:
+    signet-proxy capture install --proxy-uid 15443 --dry-run
+
+Acts on the network namespace that it runs in; needs CAP_NET_ADMIN, the program `nft` (package nftables), and
+`ip` (package iproute2) for tproxy. Connections of the app are always captured by REDIRECT.";

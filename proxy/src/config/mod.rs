@@ -3,17 +3,21 @@
 
 mod args;
 mod file;
+mod listeners;
 mod values;
 
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use signet_proto::ticket::JoinTicket;
 
-pub use args::{Arguments, Command, Keys, RunArguments};
+pub use args::{Arguments, Capture, Command, InstallArguments, Keys, RunArguments};
 pub use file::FileError;
-pub use values::{Inbound, Outbound, Protocol};
+pub use listeners::{App, Destination, Inbound, Outbound, Place, Route};
+pub use values::{Cidr, Entrance, Protocol, Requested, Unknown};
 
 use crate::identity::files::Files;
 use crate::telemetry::log::Format;
@@ -27,6 +31,14 @@ pub struct Config {
     pub inbound: Vec<Inbound>,
     /// Listeners for our app.
     pub outbound: Vec<Outbound>,
+    /// Who is behind the destinations that our app uses.
+    pub routes: Vec<Route>,
+    /// What becomes of other destinations.
+    pub unknown_destinations: Unknown,
+    /// Connections at once, in each direction.
+    pub max_connections: usize,
+    /// Inbound connections of one identity at once.
+    pub max_connections_per_identity: usize,
     /// Metrics and health.
     pub metrics_listen: SocketAddr,
     /// How long connections may take to end on shutdown.
@@ -87,17 +99,31 @@ pub enum ConfigError {
     NoListener,
     /// Without control nobody tells where a peer is.
     #[error(
-        "outbound listener {listen}: with an SVID from files, `address` must say where `{peer}` listens (flag: {listen}={peer}@IP:PORT)"
+        "{listen}: with an SVID from files, `address` must say where `{peer}` listens (flag: {listen}={peer}@IP:PORT)"
     )]
     NoAddress {
-        /// The listener.
-        listen: SocketAddr,
+        /// The listener, or the route's destination.
+        listen: String,
         /// Its peer.
         peer: String,
     },
     /// Two listeners on one address.
     #[error("two listeners on {0}: every listener needs an address of its own")]
-    SameAddress(SocketAddr),
+    SameAddress(Entrance),
+    /// Two routes for one destination.
+    #[error("two routes for {0}: which peer is it?")]
+    SameRoute(Requested),
+    /// Routes that nothing uses.
+    #[error("`route` goes with an outbound listener whose destination is `original` or `connect`")]
+    UnusedRoute,
+    /// A listener that leads to another one of ours.
+    #[error("{from} leads to {to}, which is this proxy's own listener")]
+    Loop {
+        /// The listener.
+        from: Entrance,
+        /// Where it leads.
+        to: SocketAddr,
+    },
     /// A policy file that would not be used.
     #[error("`policy-file` goes with `svid-file`: with `join`, policy comes from control")]
     PolicyFile,
@@ -119,23 +145,11 @@ impl Config {
             return Err(ConfigError::NoListener);
         }
         let metrics_listen = keys.metrics_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 15020)));
-        let listeners = inbound.iter().map(|listener| listener.listen.0);
-        let listeners =
-            listeners.chain(outbound.iter().map(|listener| listener.listen)).chain([metrics_listen]);
-        let mut taken = std::collections::BTreeSet::new();
-        for address in listeners.filter(|address| address.port() != 0) {
-            if !taken.insert(address) {
-                return Err(ConfigError::SameAddress(address));
-            }
-        }
+        distinct(&keys, metrics_listen)?;
+        without_loops(&keys, metrics_listen)?;
         let source = source(&keys)?;
         if matches!(source, Source::Files(_)) {
-            if let Some(listener) = outbound.iter().find(|listener| listener.address.is_none()) {
-                return Err(ConfigError::NoAddress {
-                    listen: listener.listen,
-                    peer: listener.peer.to_string(),
-                });
-            }
+            all_addressed(&keys)?;
         } else if keys.policy_file.is_some() {
             return Err(ConfigError::PolicyFile);
         }
@@ -143,12 +157,72 @@ impl Config {
             source,
             inbound: keys.inbound,
             outbound: keys.outbound,
+            routes: keys.route,
+            unknown_destinations: keys.unknown_destinations.unwrap_or_default(),
+            max_connections: keys.max_connections.map_or(10_000, NonZeroUsize::get),
+            max_connections_per_identity: keys.max_connections_per_identity.map_or(5_000, NonZeroUsize::get),
             metrics_listen,
             drain_timeout: keys.drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.0),
             idle_timeout: keys.idle_timeout.map_or(Duration::from_secs(24 * 3600), |timeout| timeout.0),
             log_format: keys.log_format.unwrap_or_default(),
         })
     }
+}
+
+fn distinct(keys: &Keys, metrics: SocketAddr) -> Result<(), ConfigError> {
+    let mut listeners = BTreeSet::from([Entrance::Tcp(metrics)]);
+    for listen in entrances(keys).filter(|entrance| entrance.address().is_none_or(|a| a.port() != 0)) {
+        if !listeners.insert(listen.clone()) {
+            return Err(ConfigError::SameAddress(listen.clone()));
+        }
+    }
+    let mut routes = HashSet::new();
+    for Route { destination, .. } in &keys.route {
+        if !routes.insert(destination) {
+            return Err(ConfigError::SameRoute(destination.clone()));
+        }
+    }
+    let fixed = |listener: &Outbound| matches!(listener.destination, Destination::Peer(..));
+    if !keys.route.is_empty() && keys.outbound.iter().all(fixed) {
+        return Err(ConfigError::UnusedRoute);
+    }
+    Ok(())
+}
+
+/// What can be seen in the configuration; the rest is refused connection by connection.
+fn without_loops(keys: &Keys, metrics: SocketAddr) -> Result<(), ConfigError> {
+    let own = |to: SocketAddr| {
+        entrances(keys).filter_map(Entrance::address).chain([metrics]).any(|address| {
+            address.port() == to.port()
+                && (address.ip() == to.ip() || (address.ip().is_unspecified() && to.ip().is_loopback()))
+        })
+    };
+    for listener in &keys.inbound {
+        if let App::At(app) = listener.forward
+            && own(app)
+        {
+            return Err(ConfigError::Loop { from: listener.listen.clone(), to: app });
+        }
+    }
+    Ok(())
+}
+
+/// Without control nobody tells where a peer is.
+fn all_addressed(keys: &Keys) -> Result<(), ConfigError> {
+    let listeners = keys.outbound.iter().filter_map(|listener| match &listener.destination {
+        Destination::Peer(peer, place) => Some((listener.listen.to_string(), peer, place)),
+        Destination::Original | Destination::Connect => None,
+    });
+    let routes = keys.route.iter().map(|route| (route.destination.to_string(), &route.peer, &route.place));
+    match listeners.chain(routes).find(|(_, _, place)| place.address.is_none()) {
+        Some((listen, peer, _)) => Err(ConfigError::NoAddress { listen, peer: peer.to_string() }),
+        None => Ok(()),
+    }
+}
+
+fn entrances(keys: &Keys) -> impl Iterator<Item = &Entrance> {
+    let inbound = keys.inbound.iter().map(|listener| &listener.listen);
+    inbound.chain(keys.outbound.iter().map(|listener| &listener.listen))
 }
 
 fn source(keys: &Keys) -> Result<Source, ConfigError> {

@@ -9,7 +9,7 @@ use super::*;
 
 fn load(arguments: &[&str]) -> Result<Config, ConfigError> {
     let line = ["signet-proxy", "run"].iter().chain(arguments);
-    let Command::Run(arguments) = Arguments::try_parse_from(line).unwrap().command;
+    let Command::Run(arguments) = Arguments::try_parse_from(line).unwrap().command else { panic!() };
     Config::load(*arguments)
 }
 
@@ -52,13 +52,67 @@ fn flags_and_file_mean_the_same() {
 }
 
 #[test]
+fn captured_and_balanced_listeners_mean_the_same_in_flags_and_file() {
+    let file = parse(
+        Path::new("proxy.toml"),
+        r#"
+        unknown-destinations = "passthrough"
+        [[inbound]]
+        listen = "15006"
+        forward = "original"
+        proxy-protocol-from = ["10.0.0.0/8", "192.0.2.7"]
+        [[outbound]]
+        listen = "15001"
+        destination = "original"
+        [[outbound]]
+        listen = "unix:/run/app.sock"
+        peer = "spiffe://prod.example/orders"
+        [[route]]
+        destination = "DB.internal.:5432"
+        peer = "spiffe://prod.example/db"
+        protocol = "tcp"
+        "#,
+    )
+    .unwrap();
+    let inbound = "15006=original,proxy-protocol-from=10.1.2.3/8,proxy-protocol-from=192.0.2.7";
+    assert_eq!(file.inbound, [inbound.parse().unwrap()]);
+    let outbound = ["15001=original", "unix:/run/app.sock=spiffe://prod.example/orders"];
+    assert_eq!(file.outbound, outbound.map(|text| text.parse::<Outbound>().unwrap()));
+    assert_eq!(file.route, ["tcp://db.internal:5432=spiffe://prod.example/db".parse().unwrap()]);
+    assert_eq!(file.unknown_destinations, Some(Unknown::Passthrough));
+    assert_eq!(Requested::new("[FD00::2]", 80), "[fd00::2]:80".parse().unwrap());
+}
+
+#[test]
+fn what_leads_back_to_the_proxy_itself_is_refused() {
+    for inbound in [["1=127.0.0.1:15020", "2=127.0.0.1:80"], ["1=127.0.0.1:80", "2=127.0.0.1:1"]] {
+        let line = [&FILES[..], &["--inbound", inbound[0], "--inbound", inbound[1]]].concat();
+        assert!(matches!(load(&line), Err(ConfigError::Loop { .. })), "{inbound:?}");
+    }
+    let route = ["--outbound", "1=connect", "--route", "a:1=spiffe://td/a"];
+    assert!(matches!(load(&[&FILES[..], &route].concat()), Err(ConfigError::NoAddress { .. })));
+    let twice = [
+        &route[..2],
+        &["--route", "a:1=spiffe://td/a@10.0.0.1:1", "--route", "A.:1=spiffe://td/b@10.0.0.1:1"],
+    ];
+    assert!(matches!(load(&[&FILES[..], &twice.concat()].concat()), Err(ConfigError::SameRoute(_))));
+    let unused =
+        [&FILES[..], &["--inbound", "1=127.0.0.1:80", "--route", "a:1=spiffe://td/a@10.0.0.1:1"]].concat();
+    assert!(matches!(load(&unused), Err(ConfigError::UnusedRoute)));
+}
+
+#[test]
 fn mistakes_in_the_file_name_line_key_and_expectation() {
     let unknown = file_error("drain-timeout = \"5s\"\nlisten = 1\n");
     assert!(unknown.starts_with("proxy.toml:2:1: "), "{unknown}");
     assert!(unknown.contains("`listen`") && unknown.contains("`metrics-listen`"), "{unknown}");
 
     let value = file_error("[[inbound]]\nlisten = \"here\"\nforward = \"127.0.0.1:1\"\n");
-    assert!(value.starts_with("proxy.toml:2:10: `inbound[0].listen`: expected PORT or IP:PORT"), "{value}");
+    assert!(value.starts_with("proxy.toml:2:10: `inbound[0].listen`: expected PORT, IP:PORT"), "{value}");
+
+    let both =
+        file_error("[[outbound]]\nlisten = \"1\"\npeer = \"spiffe://td/a\"\ndestination = \"original\"\n");
+    assert!(both.contains("`outbound[0]`: expected `peer`"), "{both}");
 
     let id = file_error("[[outbound]]\nlisten = \"127.0.0.1:1\"\npeer = \"orders\"\n");
     assert!(id.starts_with("proxy.toml:3:8: `outbound[0].peer`: "), "{id}");
@@ -72,7 +126,9 @@ fn flags_that_cannot_be_read_say_what_was_expected() {
     for (text, expected) in [
         ("15443", "expected [IP:]PORT=IP:PORT"),
         ("15443=8080", "expected IP:PORT such as 127.0.0.1:8080, found `8080`"),
-        ("x=127.0.0.1:8080", "expected PORT or IP:PORT"),
+        ("x=127.0.0.1:8080", "expected PORT, IP:PORT or unix:PATH"),
+        ("1=127.0.0.1:1,x=y", "expected proxy-protocol-from=CIDR"),
+        ("1=127.0.0.1:1,proxy-protocol-from=10.0.0.0/40", "expected addresses such as 10.0.0.0/8"),
     ] {
         let error = text.parse::<Inbound>().unwrap_err();
         assert!(error.starts_with(expected), "{error}");

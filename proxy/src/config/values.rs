@@ -1,82 +1,171 @@
 //! Values that are texts outside and types inside.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::SignedDuration;
 use serde::Deserialize;
 use signet_proto::spiffe::SpiffeId;
 
+use super::listeners::Place;
+
 /// What is spoken on a listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// Found out from the first line.
     #[default]
     Detect,
-    /// HTTP/1.x, and nothing else.
+    /// HTTP/1.x or HTTP/2, and nothing else.
     Http,
     /// Bytes, whatever they are.
     Tcp,
 }
 
-/// `[IP:]PORT`; without an address, all IPv4 addresses.
+/// What becomes of a captured connection whose destination is no known peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Unknown {
+    /// It ends.
+    #[default]
+    Refuse,
+    /// It goes on without TLS or identity, and is counted.
+    Passthrough,
+}
+
+/// Where something is listened on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Entrance {
+    /// `[IP:]PORT`; without an address, all of both families.
+    Tcp(SocketAddr),
+    /// `unix:PATH`.
+    Unix(PathBuf),
+}
+
+/// `HOST:PORT` as an app names it: a name, or an address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Requested {
+    /// In lower case; an IPv6 address without brackets.
+    pub host: String,
+    /// Not 0.
+    pub port: u16,
+}
+
+/// Addresses, written `10.0.0.0/8` or as one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Listen(pub SocketAddr);
-
-/// An inbound listener.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Inbound {
-    /// Where peers call.
-    pub listen: Listen,
-    /// Where the app listens.
-    pub forward: SocketAddr,
-    /// What the app speaks.
-    #[serde(default)]
-    pub protocol: Protocol,
-}
-
-/// An outbound listener.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Outbound {
-    /// Where the app calls.
-    pub listen: SocketAddr,
-    /// Whom it means.
-    pub peer: SpiffeId,
-    /// Which of the peer's apps, by its port, if it has several.
-    pub port: Option<u16>,
-    /// Where the peer listens, if not as control says.
-    pub address: Option<SocketAddr>,
-    /// What the peer's app speaks.
-    #[serde(default)]
-    pub protocol: Protocol,
-}
+pub struct Cidr(pub IpNet);
 
 /// A duration such as `30s` or `1h 30m`, longer than nothing and at most a year.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Timeout(pub Duration);
 
-impl FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(port) = text.parse::<u16>() {
-            return Ok(Self(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))));
+impl Entrance {
+    /// The address, if it is TCP.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
         }
-        text.parse().map(Self).map_err(|_| format!("expected PORT or IP:PORT such as 15443, found `{text}`"))
     }
 }
 
-impl TryFrom<String> for Listen {
-    type Error = String;
+impl fmt::Display for Entrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
 
-    fn try_from(text: String) -> Result<Self, String> {
+impl FromStr for Entrance {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = PathBuf::from(path);
+            return if path.file_name().is_some() {
+                Ok(Self::Unix(path))
+            } else {
+                Err(format!("expected unix:PATH such as unix:/run/app/db.sock, found `{text}`"))
+            };
+        }
+        if let Ok(port) = text.parse::<u16>() {
+            return Ok(Self::Tcp((Ipv6Addr::UNSPECIFIED, port).into()));
+        }
         text.parse()
+            .map(Self::Tcp)
+            .map_err(|_| format!("expected PORT, IP:PORT or unix:PATH such as 15443, found `{text}`"))
+    }
+}
+
+impl From<SocketAddr> for Requested {
+    fn from(address: SocketAddr) -> Self {
+        Self { host: address.ip().to_canonical().to_string(), port: address.port() }
+    }
+}
+
+impl Requested {
+    /// The same from its parts; an IPv6 host may have brackets. A name is the same with and without the dot at
+    /// its end.
+    #[must_use]
+    pub fn new(host: &str, port: u16) -> Self {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        match bare.parse::<IpAddr>() {
+            Ok(address) => SocketAddr::new(address, port).into(),
+            Err(_) => Self { host: bare.trim_end_matches('.').to_ascii_lowercase(), port },
+        }
+    }
+
+    /// The address, if it is one.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.host.parse().ok().map(|ip| SocketAddr::new(ip, self.port))
+    }
+}
+
+impl fmt::Display for Requested {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address() {
+            Some(address) => address.fmt(f),
+            None => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl FromStr for Requested {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected =
+            || format!("expected HOST:PORT such as 10.1.0.7:5432 or db.internal:5432, found `{text}`");
+        let authority: http::uri::Authority = text.parse().map_err(|_| expected())?;
+        let port = authority.port_u16().filter(|port| *port != 0).ok_or_else(expected)?;
+        if authority.host().is_empty() || text.contains('@') {
+            return Err(expected());
+        }
+        Ok(Self::new(authority.host(), port))
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let one = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        let network = text.parse::<IpNet>().ok().or_else(one);
+        network
+            .map(|network| Self(network.trunc()))
+            .ok_or_else(|| format!("expected addresses such as 10.0.0.0/8 or fd00::/8, found `{text}`"))
     }
 }
 
@@ -94,54 +183,8 @@ impl FromStr for Timeout {
     }
 }
 
-impl TryFrom<String> for Timeout {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl FromStr for Inbound {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (listen, app) = text.split_once('=').ok_or_else(|| {
-            format!("expected [IP:]PORT=IP:PORT such as 15443=127.0.0.1:8080, found `{text}`")
-        })?;
-        let (protocol, app) = declared(app);
-        Ok(Self { listen: listen.parse()?, forward: address(app)?, protocol })
-    }
-}
-
-impl FromStr for Outbound {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (listen, peer) = text.split_once('=').ok_or_else(|| {
-            format!(
-                "expected IP:PORT=SPIFFE-ID such as 127.0.0.1:7001=spiffe://prod.example/orders, found `{text}`"
-            )
-        })?;
-        let (protocol, listen) = declared(listen);
-        let (peer, endpoint) = match peer.split_once('@') {
-            Some((peer, endpoint)) => (peer, Some(address(endpoint)?)),
-            None => (peer, None),
-        };
-        let (peer, port) = match peer.rsplit_once(':') {
-            Some((id, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-                let port =
-                    port.parse().map_err(|_| format!("expected a port after `{id}:`, found `{port}`"))?;
-                (id, Some(port))
-            }
-            _ => (peer, None),
-        };
-        let peer = peer.parse().map_err(|error| format!("`{peer}`: {error}"))?;
-        Ok(Self { listen: address(listen)?, peer, port, address: endpoint, protocol })
-    }
-}
-
-fn declared(text: &str) -> (Protocol, &str) {
+/// `[http://|tcp://]REST`.
+pub(super) fn declared(text: &str) -> (Protocol, &str) {
     if let Some(rest) = text.strip_prefix("http://") {
         (Protocol::Http, rest)
     } else if let Some(rest) = text.strip_prefix("tcp://") {
@@ -151,6 +194,37 @@ fn declared(text: &str) -> (Protocol, &str) {
     }
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("expected IP:PORT such as 127.0.0.1:8080, found `{text}`"))
 }
+
+/// `spiffe://ID[:PORT][@IP:PORT]`: whom, which of its apps, and where.
+pub(super) fn peer(text: &str) -> Result<(SpiffeId, Place), String> {
+    let (peer, endpoint) = match text.split_once('@') {
+        Some((peer, endpoint)) => (peer, Some(address(endpoint)?)),
+        None => (text, None),
+    };
+    let (peer, port) = match peer.rsplit_once(':') {
+        Some((id, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let port = port.parse().map_err(|_| format!("expected a port after `{id}:`, found `{port}`"))?;
+            (id, Some(port))
+        }
+        _ => (peer, None),
+    };
+    let peer = peer.parse().map_err(|error| format!("`{peer}`: {error}"))?;
+    Ok((peer, Place { port, address: endpoint }))
+}
+
+macro_rules! from_text {
+    ($($kind:ty),+) => {$(
+        impl TryFrom<String> for $kind {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+    )+};
+}
+
+from_text!(Entrance, Requested, Cidr, Timeout);

@@ -25,6 +25,11 @@ impl<S> Prefixed<S> {
         &self.ahead
     }
 
+    /// Forgets the first `count` bytes that were read ahead: they have been understood.
+    pub fn discard(&mut self, count: usize) {
+        self.ahead.advance(count.min(self.ahead.len()));
+    }
+
     /// The stream itself.
     pub fn get_ref(&self) -> &S {
         &self.inner

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use signet_proto::handshake::Svid;
+use signet_proto::handshake::{ConfigError, Svid};
 use signet_proto::spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -63,6 +63,15 @@ pub enum UpstreamError {
         /// Its apps' ports.
         ports: BTreeSet<u16>,
     },
+    /// It is one of our own listeners.
+    #[error("{address} is this proxy's own listener: calling it would be a loop")]
+    Loop {
+        /// Where to.
+        address: SocketAddr,
+    },
+    /// No TLS configuration can be made for the peer.
+    #[error("TLS: {0}")]
+    Tls(#[from] ConfigError),
     /// TCP failed.
     #[error("cannot connect to {address}: {error}")]
     Connect {
@@ -104,6 +113,8 @@ impl UpstreamError {
             Self::NotReady => "not_ready",
             Self::NoEndpoint(_) => "no_endpoint",
             Self::SeveralApps { .. } => "several_apps",
+            Self::Loop { .. } => "loop",
+            Self::Tls(_) => "tls",
             Self::Connect { .. } => "connect",
             Self::Deadline { .. } => "connect_deadline",
             Self::Handshake { error, .. } => error.reason(),
@@ -121,9 +132,12 @@ impl UpstreamError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
-            Self::Handshake { .. } | Self::Refused(_) | Self::Http(_) | Self::Distrusted(_) => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::Loop { .. } => StatusCode::LOOP_DETECTED,
+            Self::Tls(_)
+            | Self::Handshake { .. }
+            | Self::Refused(_)
+            | Self::Http(_)
+            | Self::Distrusted(_) => StatusCode::BAD_GATEWAY,
         }
     }
 }

@@ -6,12 +6,14 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1};
 use signet_proto::tunnel;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::capture;
+use crate::capture::{Remote, Socket, original, proxy_protocol, reset_unless};
+use crate::config;
 use crate::connections::{Content, Registration, Subject};
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_only, detect_version};
@@ -19,33 +21,44 @@ use crate::forward::http::{Http, Pool, Slot, Version, cut};
 use crate::forward::opaque::relay;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
 use crate::mesh::Alpn;
-use crate::run::{Protocol as Declared, Shared};
-use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol};
+use crate::run::Shared;
+use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol, metrics};
 use crate::tls;
 
-/// One inbound listener: what arrives there is for this app.
-#[derive(Debug, Clone)]
+/// One inbound listener at work.
+#[derive(Debug)]
 pub struct Inbound {
-    /// Where the app listens.
-    pub app: SocketAddr,
-    /// What the app speaks.
-    pub protocol: Declared,
+    app: config::App,
+    protocol: config::Protocol,
+    balancers: Vec<IpNet>,
 }
 
 /// Why an inbound connection ended before or while it was forwarded.
 type Refusal = (CloseReason, Option<String>);
 
+impl From<config::Inbound> for Inbound {
+    fn from(settings: config::Inbound) -> Self {
+        let config::Inbound { forward, protocol, proxy_protocol_from, .. } = settings;
+        Self {
+            app: forward,
+            protocol,
+            balancers: proxy_protocol_from.into_iter().map(|cidr| cidr.0).collect(),
+        }
+    }
+}
+
 /// The whole story of one accepted connection. Whatever happens is in its record.
-pub async fn serve(shared: Arc<Shared>, inbound: Arc<Inbound>, stream: TcpStream, remote: SocketAddr) {
+pub async fn serve(shared: Arc<Shared>, inbound: Arc<Inbound>, socket: Socket, remote: Remote) {
     let facts = Facts {
         direction: Direction::Inbound,
         remote,
-        port: inbound.app.port(),
+        requested: None,
+        port: 0,
         source: None,
         destination: None,
     };
     let mut record = AccessRecord::connection(facts);
-    if let Err((reason, detail)) = phases(&shared, &inbound, stream, &mut record).await {
+    if let Err((reason, detail)) = phases(&shared, &inbound, socket, &mut record).await {
         record.ended(reason, detail);
     }
 }
@@ -53,26 +66,40 @@ pub async fn serve(shared: Arc<Shared>, inbound: Arc<Inbound>, stream: TcpStream
 async fn phases(
     shared: &Arc<Shared>,
     inbound: &Arc<Inbound>,
-    stream: TcpStream,
+    socket: Socket,
     record: &mut AccessRecord,
 ) -> Result<(), Refusal> {
     let snapshot = shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))?;
     record.facts.destination = Some(snapshot.svid.id().clone());
+    let app = inbound.app_of(shared, &socket, record)?;
 
-    let (stream, peer) = tls::accept(stream, &snapshot.server).await.map_err(|refused| {
+    let mut caller = Prefixed::new(socket);
+    if inbound.is_balancer(record.facts.remote)
+        && let proxy_protocol::Said::From(source) = proxy_protocol::read(&mut caller).await.map_err(error)?
+    {
+        record.facts.remote = Remote::Ip(source);
+    }
+    let unproven = match record.facts.remote.address() {
+        Some(address) => Some(shared.limits.unproven.enter(address.ip()).ok_or_else(|| limited("address"))?),
+        None => None,
+    };
+    let (stream, peer) = tls::accept(caller, &snapshot.server).await.map_err(|refused| {
         (CloseReason::HandshakeFailed, Some(format!("{}: {refused}", refused.reason())))
     })?;
+    drop(unproven);
     record.facts.source = Some(peer.id.clone());
+    let _counted = shared.limits.identities.enter(peer.id.clone()).ok_or_else(|| limited("identity"))?;
     let spoken = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
 
     let arrival = Arrival {
         shared: Arc::clone(shared),
-        inbound: Arc::clone(inbound),
+        app,
+        protocol: inbound.protocol,
         subject: Subject {
             direction: Direction::Inbound,
             peer: Arc::new(peer),
             local: snapshot.svid.id().clone(),
-            port: inbound.app.port(),
+            port: app.port(),
             content: Content::Connection,
         },
         handshake: snapshot.generation,
@@ -92,10 +119,45 @@ async fn phases(
     }
 }
 
+impl Inbound {
+    /// Where the app is that the connection is for. A captured connection never leads to one of our own
+    /// listeners: that would be a loop, or a way to what only this machine may see.
+    fn app_of(
+        &self,
+        shared: &Shared,
+        socket: &Socket,
+        record: &mut AccessRecord,
+    ) -> Result<SocketAddr, Refusal> {
+        let app = match (self.app, socket) {
+            (config::App::At(app), _) => app,
+            (config::App::Original, Socket::Tcp(stream)) => {
+                let app = original::destination(stream).map_err(error)?;
+                record.facts.requested = Some(app.to_string().into());
+                if shared.own.has(app) {
+                    let why = format!("{app} is this proxy's own listener, and no app");
+                    return Err((CloseReason::UnknownDestination, Some(why)));
+                }
+                app
+            }
+            (config::App::Original, Socket::Unix(_)) => {
+                return Err(error("a unix socket has no original destination"));
+            }
+        };
+        record.facts.port = app.port();
+        Ok(app)
+    }
+
+    /// Whether connections from there begin with a PROXY protocol header.
+    fn is_balancer(&self, remote: Remote) -> bool {
+        remote.address().is_some_and(|address| self.balancers.iter().any(|net| net.contains(&address.ip())))
+    }
+}
+
 /// A verified peer that wants to reach our app.
 struct Arrival {
     shared: Arc<Shared>,
-    inbound: Arc<Inbound>,
+    app: SocketAddr,
+    protocol: config::Protocol,
     subject: Subject,
     /// The generation that verified it.
     handshake: u64,
@@ -120,15 +182,15 @@ impl Arrival {
     {
         let refusal = self.authorize(registration, record).err();
         let Some(from) = caller.as_mut() else { return Ok(()) };
-        let (detected, called) = match (self.inbound.protocol, expected) {
-            (Declared::Tcp, _) => (Detected::Opaque, None),
+        let (detected, called) = match (self.protocol, expected) {
+            (config::Protocol::Tcp, _) => (Detected::Opaque, None),
             (_, Some(expected)) => (expected, None),
-            (Declared::Http, _) => (detect_version(from).await.map_err(error)?, None),
+            (config::Protocol::Http, _) => (detect_version(from).await.map_err(error)?, None),
             // Refused either way, but an HTTP client is told why.
-            (Declared::Detect, _) if refusal.is_some() => {
+            (config::Protocol::Detect, _) if refusal.is_some() => {
                 (detect_only(from).await.unwrap_or(Detected::Opaque), None)
             }
-            (Declared::Detect, _) => {
+            (config::Protocol::Detect, _) => {
                 let connect = async { self.app().connect(Alpn::None).await.map(|called| called.stream) };
                 Box::pin(detect(from, connect)).await.map_err(error)?
             }
@@ -146,7 +208,7 @@ impl Arrival {
                     pool,
                     version,
                     subject: Some(self.subject.clone()),
-                    authority: self.inbound.app.to_string(),
+                    authority: self.app.to_string(),
                     facts: record.facts.clone(),
                     meters: record.meters(),
                     handshake: self.handshake,
@@ -164,7 +226,7 @@ impl Arrival {
                 self.authorize(registration, record)?;
                 let mut called = match called {
                     Some(called) => called,
-                    None => dial(self.inbound.app).await.map(Prefixed::new).map_err(error)?,
+                    None => dial(self.app).await.map(Prefixed::new).map_err(error)?,
                 };
                 let meters = record.meters();
                 // Raced here, too, so that the app's socket is still in hand when the right is lost.
@@ -173,7 +235,7 @@ impl Arrival {
                     reason = cut(Some(registration)) => Err((reason, None)),
                     ended = relay(&mut called, from, &meters, self.shared.idle) => ended.map_err(Into::into),
                 };
-                capture::reset_unless(ended.is_ok(), called.get_ref());
+                reset_unless(ended.is_ok(), called.get_ref());
                 ended
             }
         }
@@ -186,7 +248,7 @@ impl Arrival {
     }
 
     fn app(&self) -> App {
-        App(self.inbound.app)
+        App(self.app)
     }
 
     /// Decides with the newest snapshot. The connection is in the table already, so that a change after this
@@ -205,6 +267,11 @@ impl Arrival {
         }
         Ok(())
     }
+}
+
+fn limited(whose: &'static str) -> Refusal {
+    metrics::limited(whose);
+    (CloseReason::Limited, Some(format!("too many connections of this {whose} at once")))
 }
 
 fn error(cause: impl Display) -> Refusal {

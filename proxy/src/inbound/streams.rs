@@ -5,27 +5,27 @@ use std::time::Duration;
 
 use signet_proto::handshake::RevokedBecause;
 use signet_proto::tunnel::{Preamble, Refusal as Answer, RefuseCode, ResetCode};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::{Arrival, Refusal, error};
+use crate::capture::Socket;
+use crate::config;
 use crate::connections::{Content, Registration};
 use crate::forward::Prefixed;
 use crate::forward::http::cut;
 use crate::forward::tunnel::{Asked, Tunneled};
-use crate::run::Protocol as Declared;
 use crate::telemetry::{AccessRecord, CloseReason};
 
 /// How long a connection may wait for its next stream. Longer than the other end keeps it, so that the other
 /// end is the one that closes.
 const IDLE: Duration = Duration::from_secs(90);
 
-type Carrier = Tunneled<TlsStream<TcpStream>>;
+type Carrier = Tunneled<TlsStream<Prefixed<Socket>>>;
 
 /// Serves streams until the peer has no more. `record` becomes that of the first one.
 pub(super) async fn serve(
     arrival: &Arrival,
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Prefixed<Socket>>,
     record: &mut AccessRecord,
 ) -> Result<(), Refusal> {
     let facts = record.facts.clone();
@@ -122,7 +122,7 @@ fn admit(
             return Err(refuse(RefuseCode::Unsupported, &text));
         }
     };
-    let served = arrival.inbound.app.port();
+    let served = arrival.app.port();
     if destination_port.get() != served {
         let text = format!("port {destination_port} is not served here, {served} is");
         return Err(refuse(RefuseCode::NotServed, &text));
@@ -135,7 +135,7 @@ fn admit(
             (CloseReason::Revoked(RevokedBecause::Lapsed), Some(text.into())),
         ));
     }
-    if arrival.inbound.protocol == Declared::Tcp {
+    if arrival.protocol == config::Protocol::Tcp {
         registration.carries(Content::Opaque);
     }
     arrival.authorize(registration, record).map_err(|refusal| {

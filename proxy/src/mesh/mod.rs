@@ -5,6 +5,7 @@
 //! bundle and a policy are in hand there is no snapshot, and nothing is accepted (invariant 1).
 
 mod duty;
+mod services;
 mod snapshot;
 pub mod watch;
 
@@ -15,11 +16,12 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use signet_proto::handshake::{ConfigError, Revocations, Svid, Trust};
 use signet_proto::policy::PolicySet;
-use signet_proto::spiffe::{SpiffeId, TrustBundle};
+use signet_proto::spiffe::TrustBundle;
 use tokio::sync::watch as latest;
 
 pub use duty::expire_rules;
-pub use snapshot::{Alpn, Endpoint, Services, Snapshot};
+pub use services::{Endpoint, Services};
+pub use snapshot::{Alpn, Snapshot};
 
 use crate::connections::{Applied, Connections};
 use crate::telemetry::metrics;
@@ -48,19 +50,17 @@ pub struct Mesh {
     inputs: Mutex<Inputs>,
     generation: latest::Sender<u64>,
     connections: Arc<Connections>,
-    upstreams: Vec<SpiffeId>,
 }
 
 impl Mesh {
-    /// A mesh of which nothing is known yet. `upstreams` are the peers that configurations are prepared for.
+    /// A mesh of which nothing is known yet.
     #[must_use]
-    pub fn new(connections: Arc<Connections>, upstreams: Vec<SpiffeId>) -> Self {
+    pub fn new(connections: Arc<Connections>) -> Self {
         Self {
             current: ArcSwapOption::empty(),
             inputs: Mutex::default(),
             generation: latest::Sender::new(0),
             connections,
-            upstreams,
         }
     }
 
@@ -120,7 +120,7 @@ impl Mesh {
         change(&mut changed);
         let previous = self.current.load_full();
         let generation = previous.as_ref().map_or(1, |snapshot| snapshot.generation + 1);
-        let next = Snapshot::prepare(&changed, generation, &self.upstreams)?;
+        let next = Snapshot::prepare(&changed, generation)?;
         *inputs = changed;
         let Some(next) = next.map(Arc::new) else { return Ok(Applied::default()) };
         let bundles_shrank = previous.as_ref().is_some_and(|previous| previous.believes_more_than(&next));

@@ -1,9 +1,9 @@
 //! One consistent view: leaf, key, bundles, policy, revocations and services of one moment.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustls::{ClientConfig, ServerConfig};
 use signet_proto::handshake::{
     ALPN_H2, ALPN_HTTP1, ClientAuth, ConfigError, Svid, Trust, client_config, server_config,
@@ -12,19 +12,10 @@ use signet_proto::policy::PolicySet;
 use signet_proto::spiffe::SpiffeId;
 use signet_proto::tunnel;
 
-use super::Inputs;
+use super::{Inputs, Services};
 
-/// Where instances of each peer listen.
-pub type Services = BTreeMap<SpiffeId, Vec<Endpoint>>;
-
-/// One listening instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Its mutual-TLS port.
-    pub address: SocketAddr,
-    /// The port of the app behind it.
-    pub app_port: u16,
-}
+/// Configurations that are kept for the next call; more are made anew.
+const MOST_CLIENTS: usize = 4096;
 
 /// Everything a connection is decided and secured with. Never changed, only replaced.
 #[derive(Debug)]
@@ -43,11 +34,12 @@ pub struct Snapshot {
     pub services: Arc<Services>,
     /// For accepting.
     pub server: Arc<ServerConfig>,
-    clients: HashMap<SpiffeId, Clients>,
+    /// Made when a peer is first called: the configuration of each names whom it is for.
+    clients: Mutex<HashMap<(SpiffeId, Alpn), Arc<ClientConfig>>>,
 }
 
 /// What is offered in the ALPN extension (RFC 7301) of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Alpn {
     /// Nothing: bytes, or not known yet.
     None,
@@ -59,22 +51,20 @@ pub enum Alpn {
     Signet,
 }
 
-/// The configurations for calling one peer.
-#[derive(Debug)]
-struct Clients {
-    none: Arc<ClientConfig>,
-    http1: Arc<ClientConfig>,
-    http2: Arc<ClientConfig>,
-    signet: Arc<ClientConfig>,
+impl Alpn {
+    fn offered(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::None => &[],
+            Self::Http1 => &[ALPN_HTTP1],
+            Self::Http2 => &[ALPN_H2],
+            Self::Signet => &[tunnel::ALPN],
+        }
+    }
 }
 
 impl Snapshot {
     /// Makes the snapshot of `inputs`, or none while something is missing.
-    pub(super) fn prepare(
-        inputs: &Inputs,
-        generation: u64,
-        upstreams: &[SpiffeId],
-    ) -> Result<Option<Self>, ConfigError> {
+    pub(super) fn prepare(inputs: &Inputs, generation: u64) -> Result<Option<Self>, ConfigError> {
         let (Some(svid), Some(policy)) = (&inputs.svid, &inputs.policy) else { return Ok(None) };
         if inputs.bundles.is_empty() {
             return Ok(None);
@@ -86,20 +76,6 @@ impl Snapshot {
             ClientAuth::Required,
             &[tunnel::ALPN, ALPN_H2, ALPN_HTTP1],
         )?;
-        let clients = upstreams
-            .iter()
-            .map(|peer| {
-                let config =
-                    |alpn: &[&[u8]]| client_config(Some(svid), Arc::clone(&trust), peer.clone(), alpn);
-                let clients = Clients {
-                    none: config(&[])?,
-                    http1: config(&[ALPN_HTTP1])?,
-                    http2: config(&[ALPN_H2])?,
-                    signet: config(&[tunnel::ALPN])?,
-                };
-                Ok((peer.clone(), clients))
-            })
-            .collect::<Result<_, ConfigError>>()?;
         Ok(Some(Self {
             generation,
             revision: inputs.revision,
@@ -108,19 +84,25 @@ impl Snapshot {
             policy: Arc::clone(policy),
             services: Arc::clone(&inputs.services),
             server,
-            clients,
+            clients: Mutex::default(),
         }))
     }
 
-    /// The configuration for calling `peer`, one of the configured upstreams.
-    #[must_use]
-    pub fn client(&self, peer: &SpiffeId, alpn: Alpn) -> Option<&Arc<ClientConfig>> {
-        self.clients.get(peer).map(|clients| match alpn {
-            Alpn::None => &clients.none,
-            Alpn::Http1 => &clients.http1,
-            Alpn::Http2 => &clients.http2,
-            Alpn::Signet => &clients.signet,
-        })
+    /// The configuration for calling `peer`.
+    ///
+    /// # Errors
+    /// When none can be made of our SVID.
+    pub fn client(&self, peer: &SpiffeId, alpn: Alpn) -> Result<Arc<ClientConfig>, ConfigError> {
+        let mut clients = self.clients.lock();
+        let key = (peer.clone(), alpn);
+        if let Some(known) = clients.get(&key) {
+            return Ok(Arc::clone(known));
+        }
+        let config = client_config(Some(&self.svid), Arc::clone(&self.trust), peer.clone(), alpn.offered())?;
+        if clients.len() < MOST_CLIENTS {
+            clients.insert(key, Arc::clone(&config));
+        }
+        Ok(config)
     }
 
     /// Whether an authority of this snapshot is missing in `next`.

@@ -36,6 +36,18 @@ pub struct Subscription {
     pub listeners: Vec<(u16, u16)>,
     /// Peers whose endpoints we want to know.
     pub upstreams: Vec<SpiffeId>,
+    /// Whether we want to know those of all peers of our trust domain.
+    pub everybody: bool,
+}
+
+impl Subscription {
+    fn wanted(&self, mesh: &Mesh) -> Vec<String> {
+        let everybody = mesh
+            .credentials()
+            .filter(|_| self.everybody)
+            .map(|(svid, _)| format!("spiffe://{}/*", svid.id().trust_domain()));
+        self.upstreams.iter().map(ToString::to_string).chain(everybody).collect()
+    }
 }
 
 /// Follows control until `stop`; while it cannot be reached, what is known stays in force (invariant 11). Says
@@ -100,7 +112,7 @@ async fn stream(
             .iter()
             .map(|(port, app)| v1::Listener { port: u32::from(*port), app_port: u32::from(*app) })
             .collect(),
-        upstreams: subscription.upstreams.iter().map(ToString::to_string).collect(),
+        upstreams: subscription.wanted(mesh),
         version: env!("CARGO_PKG_VERSION").into(),
     };
     let mut client = MeshClient::new(channel.clone()).max_decoding_message_size(LARGEST_MESSAGE);

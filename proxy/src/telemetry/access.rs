@@ -1,7 +1,6 @@
 //! One line of access log per connection or HTTP request, written when it ends, with both identities and the
 //! verdict. The same record feeds the metrics, so that log and metrics never disagree.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -10,6 +9,7 @@ use signet_proto::policy::Verdict;
 use signet_proto::spiffe::SpiffeId;
 
 use super::{CloseReason, Direction, metrics};
+use crate::capture::Remote;
 
 /// Bytes moved so far; shared between those that move them and the record.
 #[derive(Debug, Default)]
@@ -31,6 +31,8 @@ pub enum Protocol {
     Http1,
     /// HTTP/2.
     Http2,
+    /// Bytes to somebody who is no peer, without TLS.
+    Plaintext,
 }
 
 impl Protocol {
@@ -40,6 +42,7 @@ impl Protocol {
             Self::Opaque => "tcp",
             Self::Http1 => "http/1.1",
             Self::Http2 => "http/2",
+            Self::Plaintext => "plaintext",
         }
     }
 }
@@ -57,9 +60,12 @@ struct Head {
 pub struct Facts {
     /// Which way it goes.
     pub direction: Direction,
-    /// The address at the other end of the accepted socket.
-    pub remote: SocketAddr,
-    /// The app's port of an inbound connection, the listener's of an outbound one.
+    /// Who is at the other end of the accepted socket, or for whom a load balancer speaks there.
+    pub remote: Remote,
+    /// Where a captured connection was going, or what CONNECT asked for.
+    pub requested: Option<Arc<str>>,
+    /// The app's port of an inbound connection; of an outbound one the port that was asked for, or the
+    /// listener's.
     pub port: u16,
     /// Who called, once known.
     pub source: Option<SpiffeId>,
@@ -210,6 +216,7 @@ impl AccessRecord {
             destination = self.facts.destination.as_ref().map(SpiffeId::as_str),
             port = self.facts.port,
             remote = %self.facts.remote,
+            requested = self.facts.requested.as_deref(),
             verdict,
             policy = self.verdict.as_ref().and_then(|verdict| verdict.policy.as_deref()),
             rule = self.verdict.as_ref().and_then(|verdict| verdict.rule.as_deref()),

@@ -44,7 +44,9 @@ fn describe() {
     describe_histogram!("signet_request_duration_seconds", "HTTP requests, from head to end of body");
     describe_counter!("signet_requests_broken_total", "HTTP exchanges that were cut or broke, by reason");
     describe_counter!("signet_detection_total", "Protocol detection, by result");
-    describe_histogram!("signet_detection_seconds", "Time until the protocol was known");
+    describe_histogram!("signet_detection_seconds", "Time until the protocol was known, by result");
+    describe_counter!("signet_limited_total", "Connections refused as their caller has too many, by reason");
+    describe_counter!("signet_passthrough_total", "Connections to unknown destinations that were let pass");
     describe_counter!("signet_accept_errors_total", "Failed accepts, by reason");
     describe_counter!("signet_upstream_failures_total", "Endpoints that could not be reached, by reason");
     describe_gauge!("signet_svid_expiry_timestamp_seconds", "End of the current SVID, Unix time");
@@ -133,7 +135,17 @@ pub fn request_broken(direction: Direction, reason: CloseReason) {
 /// The protocol of a connection is known, or will not be.
 pub fn detection(result: &'static str, took: Duration) {
     counter!("signet_detection_total", "result" => result).increment(1);
-    histogram!("signet_detection_seconds").record(took.as_secs_f64());
+    histogram!("signet_detection_seconds", "result" => result).record(took.as_secs_f64());
+}
+
+/// A caller has too many connections: of its `address` before the handshake, of its `identity` after it.
+pub fn limited(reason: &'static str) {
+    counter!("signet_limited_total", "reason" => reason).increment(1);
+}
+
+/// A connection goes to somebody who is no peer.
+pub fn passed_through() {
+    counter!("signet_passthrough_total").increment(1);
 }
 
 /// A listener could not accept.

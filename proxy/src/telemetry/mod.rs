@@ -50,6 +50,10 @@ pub enum CloseReason {
     HandshakeFailed,
     /// The connection was refused before anything was forwarded.
     Denied,
+    /// Nobody known is where our app wanted to go.
+    UnknownDestination,
+    /// The caller has too many connections already.
+    Limited,
     /// Anything else; the log line has the details.
     Error,
 }
@@ -69,6 +73,8 @@ impl CloseReason {
             Self::Drained => "drained",
             Self::HandshakeFailed => "handshake_failed",
             Self::Denied => "denied",
+            Self::UnknownDestination => "unknown_destination",
+            Self::Limited => "limited",
             Self::Error => "error",
         }
     }

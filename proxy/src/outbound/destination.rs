@@ -1,0 +1,156 @@
+//! Whom our app means.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use signet_proto::spiffe::SpiffeId;
+
+use super::calls::{Callee, Callees, Calls, Whereabouts};
+use crate::capture::{Remote, Socket, connect, original};
+use crate::config::{self, Destination, Place, Protocol, Requested, Route, Unknown};
+use crate::forward::Prefixed;
+use crate::mesh::Snapshot;
+use crate::run::Shared;
+
+/// What all outbound listeners know of destinations.
+pub struct Destinations {
+    routes: HashMap<Requested, (SpiffeId, Place, Protocol)>,
+    pub(super) unknown: Unknown,
+    callees: Callees,
+}
+
+/// One outbound listener at work.
+pub struct Outbound {
+    pub(super) shared: Arc<Shared>,
+    pub(super) listen: String,
+    pub(super) port: Option<u16>,
+    pub(super) destination: Destination,
+    pub(super) balancers: Vec<IpNet>,
+    protocol: Protocol,
+    destinations: Arc<Destinations>,
+}
+
+/// What the app asked for.
+pub(super) enum Asked<'a> {
+    /// Nothing: the listener alone says whom it means.
+    Always(&'a SpiffeId, &'a Place),
+    /// This destination.
+    For(Requested),
+}
+
+/// Who is behind that.
+pub(super) enum Meant {
+    /// A peer.
+    Peer(Arc<Calls>),
+    /// Nobody whom we know.
+    Stranger(Requested),
+}
+
+/// Why nobody is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(super) enum DestinationError {
+    /// Captured means by TCP.
+    #[error("a unix socket has no original destination: say whom the listener means")]
+    NotCaptured,
+    /// The socket does not tell.
+    #[error("cannot find out where the connection was going: {0}")]
+    Original(#[from] std::io::Error),
+    /// CONNECT failed.
+    #[error(transparent)]
+    Connect(#[from] connect::ConnectError),
+    /// One of our own.
+    #[error("{0} is this proxy's own listener: connect to the app, not to the proxy")]
+    Own(Requested),
+}
+
+impl Destinations {
+    /// From the configuration.
+    #[must_use]
+    pub fn new(routes: Vec<Route>, unknown: Unknown) -> Self {
+        let routes = routes
+            .into_iter()
+            .map(|Route { destination, peer, place, protocol }| (destination, (peer, place, protocol)));
+        Self { routes: routes.collect(), unknown, callees: Callees::default() }
+    }
+}
+
+impl Outbound {
+    /// A listener that is bound as `listen` says; `port` is its port.
+    #[must_use]
+    pub fn new(
+        shared: Arc<Shared>,
+        destinations: Arc<Destinations>,
+        settings: config::Outbound,
+        listen: String,
+        port: Option<u16>,
+    ) -> Self {
+        let config::Outbound { destination, protocol, proxy_protocol_from, .. } = settings;
+        let balancers = proxy_protocol_from.into_iter().map(|cidr| cidr.0).collect();
+        Self { shared, listen, port, destination, balancers, protocol, destinations }
+    }
+
+    /// What becomes of destinations that nobody knows.
+    pub(super) fn unknown(&self) -> Unknown {
+        self.destinations.unknown
+    }
+
+    /// What the app asks for.
+    pub(super) async fn asked(&self, caller: &mut Prefixed<Socket>) -> Result<Asked<'_>, DestinationError> {
+        match &self.destination {
+            Destination::Peer(peer, place) => Ok(Asked::Always(peer, place)),
+            Destination::Original => {
+                let Socket::Tcp(stream) = caller.get_ref() else { return Err(DestinationError::NotCaptured) };
+                let destination = original::destination(stream)?;
+                if self.shared.own.has(destination) {
+                    return Err(DestinationError::Own(destination.into()));
+                }
+                Ok(Asked::For(destination.into()))
+            }
+            Destination::Connect => {
+                let authority = connect::requested(caller).await?;
+                let requested = Requested::new(authority.host(), authority.port_u16().unwrap_or_default());
+                if requested.address().is_some_and(|address| self.shared.own.has(address)) {
+                    let refusal = DestinationError::Own(requested);
+                    connect::deny(caller, &refusal).await;
+                    return Err(refusal);
+                }
+                Ok(Asked::For(requested))
+            }
+        }
+    }
+
+    /// Who that is: what the configuration says goes before what control says.
+    pub(super) fn meant(&self, asked: Asked<'_>, snapshot: &Snapshot) -> Meant {
+        let callee = |peer: &SpiffeId, place: &Place, protocol| Callee {
+            peer: peer.clone(),
+            whereabouts: match place.address {
+                Some(address) => Whereabouts::Address(address, place.port),
+                None => Whereabouts::Anywhere(place.port),
+            },
+            protocol,
+        };
+        let callee = match asked {
+            Asked::Always(peer, place) => callee(peer, place, self.protocol),
+            Asked::For(requested) => {
+                if let Some((peer, place, protocol)) = self.destinations.routes.get(&requested) {
+                    callee(peer, place, *protocol)
+                } else if let Some((peer, endpoint)) =
+                    requested.address().and_then(|app| snapshot.services.behind(app))
+                {
+                    let whereabouts = Whereabouts::Endpoint(*endpoint);
+                    Callee { peer: peer.clone(), whereabouts, protocol: self.protocol }
+                } else {
+                    return Meant::Stranger(requested);
+                }
+            }
+        };
+        Meant::Peer(self.destinations.callees.calls(&self.shared, callee))
+    }
+
+    /// Whether connections from there begin with a PROXY protocol header.
+    pub(super) fn is_balancer(&self, remote: Remote) -> bool {
+        remote.address().is_some_and(|address| self.balancers.iter().any(|net| net.contains(&address.ip())))
+    }
+}
