@@ -40,14 +40,20 @@ fn main() -> ExitCode {
 
 fn capture(command: &Capture) -> ExitCode {
     let done = match command {
-        Capture::Install(arguments) if arguments.dry_run => {
-            print!("{}", Rules::from(&**arguments).table("signet capture"));
-            Ok(ExitCode::SUCCESS)
-        }
-        Capture::Install(arguments) => rules::install(&Rules::from(&**arguments)).map(|()| {
-            println!("installed: table inet signet");
-            ExitCode::SUCCESS
-        }),
+        Capture::Install(arguments) => match Rules::try_from(&**arguments) {
+            Ok(rules) if arguments.dry_run => {
+                print!("{}", rules.table("signet capture"));
+                Ok(ExitCode::SUCCESS)
+            }
+            Ok(rules) => rules::install(&rules).map(|()| {
+                println!("installed: table inet signet");
+                ExitCode::SUCCESS
+            }),
+            Err(error) => {
+                eprintln!("signet-proxy: {error}");
+                return ExitCode::from(EXIT_CONFIGURATION);
+            }
+        },
         Capture::Remove => rules::remove().map(|there| {
             println!("{}", if there { "removed: table inet signet" } else { "nothing to remove" });
             ExitCode::SUCCESS
@@ -61,10 +67,9 @@ fn capture(command: &Capture) -> ExitCode {
                 println!("absent: nothing is captured; `signet-proxy capture install` installs the rules");
                 ExitCode::FAILURE
             }
-            State::Altered(listing) => {
-                println!(
-                    "altered since they were installed; `signet-proxy capture install` replaces:\n{listing}"
-                );
+            State::Altered(altered) => {
+                println!("altered since they were installed; `signet-proxy capture install` replaces them");
+                print!("{altered}");
                 ExitCode::FAILURE
             }
         }),

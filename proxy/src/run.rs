@@ -241,6 +241,23 @@ async fn drained(shared: &Shared, deadline: Duration) {
 }
 
 #[cfg(test)]
+impl Shared {
+    /// Of a proxy that knows nothing yet.
+    pub(crate) fn for_a_test() -> Arc<Self> {
+        let connections = Arc::new(Connections::default());
+        Arc::new(Self {
+            mesh: Arc::new(Mesh::new(Arc::clone(&connections))),
+            connections,
+            tasks: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            idle: Idle { open: HALF_CLOSED, half_closed: HALF_CLOSED },
+            own: Own::default(),
+            limits: Limits::new(1),
+        })
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::capture::{Remote, Socket};
@@ -250,16 +267,7 @@ mod tests {
     /// A future is as large as its largest moment, for the whole life of the connection (ztunnel 985).
     #[tokio::test]
     async fn the_story_of_a_connection_is_small() {
-        let connections = Arc::new(Connections::default());
-        let shared = Arc::new(Shared {
-            mesh: Arc::new(Mesh::new(Arc::clone(&connections))),
-            connections,
-            tasks: TaskTracker::new(),
-            drain: CancellationToken::new(),
-            idle: Idle { open: HALF_CLOSED, half_closed: HALF_CLOSED },
-            own: Own::default(),
-            limits: Limits::new(1),
-        });
+        let shared = Shared::for_a_test();
         let listener = Listener::bind(&Entrance::Tcp(([127, 0, 0, 1], 0).into())).await.unwrap();
         let address = format!("127.0.0.1:{}", listener.port().unwrap());
         let socket = || async { Socket::Tcp(TcpStream::connect(&address).await.unwrap()) };

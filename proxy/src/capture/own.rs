@@ -41,7 +41,10 @@ impl Own {
         for control in self.control.iter().filter(|control| control.ends_with(&port)) {
             let found = tokio::time::timeout(RESOLVE_DEADLINE, tokio::net::lookup_host(control)).await;
             let Ok(Ok(mut addresses)) = found else { return true };
-            if addresses.any(|address| canonical(address) == destination) {
+            // Control on this machine answers under each of its addresses.
+            let here = is_local(destination.ip());
+            if addresses.any(|address| canonical(address) == destination || (here && is_local(address.ip())))
+            {
                 return true;
             }
         }
@@ -75,6 +78,8 @@ mod tests {
         assert!(own.has("127.0.0.1:15443".parse().unwrap()));
         assert!(own.is_control("127.0.0.1:8443".parse().unwrap()).await);
         assert!(own.is_control("[::ffff:127.0.0.1]:8443".parse().unwrap()).await);
+        assert!(own.is_control("0.0.0.0:8443".parse().unwrap()).await);
+        assert!(own.is_control("127.0.0.2:8443".parse().unwrap()).await);
         assert!(own.is_control("127.0.0.1:9443".parse().unwrap()).await);
         assert!(!own.is_control("192.0.2.7:8443".parse().unwrap()).await);
     }

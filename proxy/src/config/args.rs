@@ -239,5 +239,7 @@ Examples:
   What would be installed:
     signet-proxy capture install --proxy-uid 15443 --dry-run
 
-Acts on the network namespace that it runs in; needs CAP_NET_ADMIN, the program `nft` (package nftables), and
-`ip` (package iproute2) for tproxy. Connections of the app are always captured by REDIRECT.";
+Acts on the network namespace that it runs in; needs CAP_NET_ADMIN and the program `nft` (package nftables).
+Connections of the app are always captured by redirect. What is open already is left as it is.
+
+Exit codes: 0 done, 1 absent or altered (check), 2 wrong options, 3 the rules can be neither read nor changed.";

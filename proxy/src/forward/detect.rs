@@ -165,47 +165,46 @@ async fn first_line<S: AsyncRead + Unpin, E>(caller: &mut Prefixed<S>) -> Result
     }
 }
 
-/// What the first bytes are, or `None` while more are needed. Pure.
+/// What the first bytes are, or `None` while more are needed. More bytes never change what is known. Pure.
 ///
 /// Servers accept empty lines before a request (RFC 9112 s2.2) and some accept more than the RFCs allow, so
-/// anything whose first line mentions HTTP counts as HTTP, and the strict parser refuses it if it is not.
+/// anything whose first line mentions HTTP counts as HTTP, and the strict parser refuses it if it is not. Only
+/// a first word that no server takes for a method decides at once, for protocols that know no lines.
 #[must_use]
 pub fn classify(bytes: &[u8]) -> Option<Detected> {
-    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
-    let line = match start {
-        Some(start) => bytes.get(start..).unwrap_or_default(),
+    let Some(start) = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')) else {
         // Servers skip empty lines, however many; the parser has a bound for them.
-        None if bytes.len() > LONGEST_LINE => return Some(Detected::Http(Version::Http1)),
-        None => return None,
+        return (bytes.len() > LONGEST_LINE).then_some(Detected::Http(Version::Http1));
     };
-    let end = line.iter().position(|byte| *byte == b'\n');
-    let line = line.get(..end.unwrap_or(line.len())).unwrap_or_default();
-    if end.is_some() && mentions_http(line) {
-        return Some(if line.starts_with(b"PRI * HTTP/2.0") {
-            Detected::Http(Version::Http2)
-        } else {
-            Detected::Http(Version::Http1)
-        });
+    if start > LONGEST_LINE {
+        return Some(Detected::Http(Version::Http1));
     }
-    if end.is_some() {
+    let (_, rest) = bytes.split_at_checked(start)?;
+    let end = rest.iter().position(|byte| *byte == b'\n').filter(|end| start + end <= LONGEST_LINE);
+    let line = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+    let word = line.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or_default();
+    if is_no_method(word.get(..LONGEST_LINE.min(word.len())).unwrap_or_default()) {
         return Some(Detected::Opaque);
     }
-    let first_word = line.iter().position(|byte| matches!(byte, b' ' | b'\t'));
-    let word = line.get(..first_word.unwrap_or(line.len())).unwrap_or_default();
-    if word.iter().any(|byte| !is_token(*byte)) {
-        return Some(Detected::Opaque);
+    if end.is_none() {
+        return (bytes.len() > LONGEST_LINE).then_some(Detected::Http(Version::Http1));
     }
-    // Not length but only bytes that no method has make it another protocol: servers accept long methods.
-    (bytes.len() > LONGEST_LINE).then_some(Detected::Http(Version::Http1))
+    Some(match line {
+        line if !mentions_http(line) => Detected::Opaque,
+        line if line.starts_with(b"PRI * HTTP/2.0") => Detected::Http(Version::Http2),
+        _ => Detected::Http(Version::Http1),
+    })
 }
 
 fn mentions_http(bytes: &[u8]) -> bool {
     bytes.windows(5).any(|window| window.eq_ignore_ascii_case(b"HTTP/"))
 }
 
-/// RFC 9110 s5.6.2.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+/// Binary, or the beginning of JSON, XML and the like. Lenient servers take a method that is no token (RFC 9110
+/// s5.6.2) but text; none takes these.
+fn is_no_method(word: &[u8]) -> bool {
+    let text = |byte: &u8| byte.is_ascii_graphic() || *byte == b'\r';
+    !word.iter().all(text) || word.first().is_some_and(|byte| b"{[(<\"".contains(byte))
 }
 
 #[cfg(test)]
@@ -234,6 +233,11 @@ mod tests {
             (b"SSH-2.0-client\r\n", Some(Detected::Opaque)),
             (b"ThisWordIsLongButSomeServersWouldTakeItForAMethod", None),
             (b"{\"json\":1", Some(Detected::Opaque)),
+            (b"<?xml version='1.0'?><stream:stream", Some(Detected::Opaque)),
+            (b"G@T / HTTP/1.1\r\n", Some(Detected::Http(Version::Http1))),
+            (b"G@T", None),
+            (b"PING\r", None),
+            (b"A\x01T / HTTP/1.1\r\n", Some(Detected::Opaque)),
         ] {
             assert_eq!(classify(bytes), expected, "{}", bytes.escape_ascii());
         }
@@ -308,6 +312,18 @@ mod tests {
             for end in 0..bytes.len() {
                 let known = classify(&bytes[..end]);
                 prop_assert!(known.is_none() || known == Some(Detected::Http(Version::Http1)), "{known:?} at {end}");
+            }
+        }
+
+        #[test]
+        fn more_bytes_never_change_what_is_known(
+            bytes in prop::collection::vec(prop::sample::select(&b"GET /HTP1.\r\n\t{\x00\x7f@"[..]), 0..80),
+        ) {
+            let whole = classify(&bytes);
+            for end in 0..bytes.len() {
+                if let known @ Some(_) = classify(&bytes[..end]) {
+                    prop_assert_eq!(known, whole, "at {}", end);
+                }
             }
         }
 

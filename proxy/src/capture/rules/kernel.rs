@@ -1,11 +1,12 @@
 //! The rules in the kernel, by way of the program `nft`: a transaction is all or nothing.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::{Rules, TABLE};
+use super::{NAMES, Rules, TABLE};
 
 /// What begins the comment of our table; the digest of the installed rules follows, as the kernel lists them.
 const COMMENT: &str = "signet capture, sha256:";
@@ -18,8 +19,44 @@ pub enum State {
     Installed,
     /// Nothing of ours.
     Absent,
-    /// Something else than was installed; the listing.
-    Altered(String),
+    /// Something else than was installed.
+    Altered(Altered),
+}
+
+/// How the rules differ from those that were installed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Altered {
+    /// Names of rules that are gone, as in their comments, with their chain.
+    pub missing: Vec<String>,
+    /// The rules as they are now.
+    pub listing: String,
+}
+
+impl From<String> for Altered {
+    fn from(listing: String) -> Self {
+        let mut missing = Vec::new();
+        for chain in listing.split("\tchain ").skip(1) {
+            let name = chain.split(' ').next().unwrap_or_default();
+            let comment =
+                |line: &str| line.trim().strip_prefix("comment \"")?.strip_prefix(NAMES).map(str::to_owned);
+            let Some(names) = chain.lines().find_map(comment) else { continue };
+            let gone = names
+                .trim_end_matches('"')
+                .split("; ")
+                .filter(|rule| !chain.lines().any(|line| line.ends_with(&format!(" comment \"{rule}\""))));
+            missing.extend(gone.map(|rule| format!("{name}: {rule}")));
+        }
+        Self { missing, listing }
+    }
+}
+
+impl fmt::Display for Altered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.missing.is_empty() {
+            writeln!(f, "missing rules: {}", self.missing.join(", "))?;
+        }
+        write!(f, "installed now:\n{}", self.listing)
+    }
 }
 
 /// The rules could not be read or changed.
@@ -72,7 +109,7 @@ pub fn check() -> Result<State, RulesError> {
     Ok(match listing()? {
         None => State::Absent,
         Some(listing) if listing.contains(&format!("comment \"{}\"", seal(&listing))) => State::Installed,
-        Some(listing) => State::Altered(listing),
+        Some(listing) => State::Altered(listing.into()),
     })
 }
 

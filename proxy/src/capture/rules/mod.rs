@@ -11,12 +11,14 @@ use std::fmt::{self, Display, Write};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-pub use kernel::{RulesError, State, check, install, remove};
+pub use kernel::{Altered, RulesError, State, check, install, remove};
 
 use crate::config::{Cidr, InstallArguments};
 
 /// Our table, and its address family.
 const TABLE: &str = "inet signet";
+/// What begins the comment of a chain; the names of its rules follow.
+const NAMES: &str = "rules: ";
 
 /// How connections to the app are turned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
@@ -46,27 +48,30 @@ struct Side {
     addresses: Vec<IpNet>,
 }
 
-impl From<&InstallArguments> for Rules {
-    fn from(arguments: &InstallArguments) -> Self {
+/// One port for both directions: neither would lead where it should.
+#[derive(Debug, thiserror::Error)]
+#[error("`--outbound-port` and `--inbound-port` are both {0}: the proxy has a listener for each")]
+pub struct SamePort(u16);
+
+impl TryFrom<&InstallArguments> for Rules {
+    type Error = SamePort;
+
+    fn try_from(arguments: &InstallArguments) -> Result<Self, SamePort> {
         let side = |to, ports: &[u16], addresses: &[Cidr]| Side {
             to,
             ports: distinct(ports.iter().copied()),
             addresses: IpNet::aggregate(&addresses.iter().map(|cidr| cidr.0).collect()),
         };
-        Self {
-            uids: distinct(arguments.proxy_uid.iter().chain(&arguments.exclude_uid).copied()),
-            outbound: side(
-                arguments.outbound_port,
-                &arguments.exclude_outbound_port,
-                &arguments.exclude_outbound_cidr,
-            ),
-            inbound: side(
-                arguments.inbound_port,
-                &arguments.exclude_inbound_port,
-                &arguments.exclude_inbound_cidr,
-            ),
-            mode: arguments.inbound_mode,
+        let InstallArguments { outbound_port, inbound_port, .. } = *arguments;
+        if outbound_port == inbound_port {
+            return Err(SamePort(outbound_port));
         }
+        Ok(Self {
+            uids: distinct(arguments.proxy_uid.iter().chain(&arguments.exclude_uid).copied()),
+            outbound: side(outbound_port, &arguments.exclude_outbound_port, &arguments.exclude_outbound_cidr),
+            inbound: side(inbound_port, &arguments.exclude_inbound_port, &arguments.exclude_inbound_cidr),
+            mode: arguments.inbound_mode,
+        })
     }
 }
 
@@ -82,62 +87,89 @@ impl Rules {
     #[must_use]
     pub fn table(&self, comment: &str) -> String {
         let Self { uids, outbound, inbound, mode } = self;
-        let mut text = format!("table {TABLE} {{\n\tcomment \"{comment}\"\n");
         // Priorities are numbers: older versions of nft know names for them on some hooks only.
-        text.push_str("\n\tchain outbound {\n\t\ttype nat hook output priority -100; policy accept;\n");
-        rule(&mut text, "meta l4proto != tcp", "return", "only TCP");
-        rule(&mut text, &format!("meta skuid {}", set(uids)), "return", "the proxy itself, excluded users");
-        rule(&mut text, "fib daddr type local", "return", "stays in this namespace");
-        outbound.exclusions(&mut text, "daddr");
-        rule(&mut text, "meta l4proto tcp", &format!("redirect to :{}", outbound.to), "all else: captured");
-        let hook = match mode {
-            Mode::Redirect => "nat hook prerouting priority -100",
-            Mode::Tproxy => "filter hook prerouting priority -150",
+        let mut calls = Chain::new("outbound", "nat hook output priority -100");
+        calls.rule(&format!("meta skuid {} return", set(uids)), "the proxy, excluded users");
+        calls.rule("fib daddr type local return", "stays here");
+        outbound.exclusions(&mut calls, "daddr");
+        calls.rule(&format!("meta l4proto tcp redirect to :{}", outbound.to), "captured");
+
+        let mut called = match mode {
+            Mode::Redirect => Chain::new("inbound", "nat hook prerouting priority -100"),
+            Mode::Tproxy => Chain::new("inbound", "filter hook prerouting priority -150"),
         };
-        let _ = write!(text, "\t}}\n\n\tchain inbound {{\n\t\ttype {hook}; policy accept;\n");
-        rule(&mut text, "meta l4proto != tcp", "return", "only TCP");
-        rule(&mut text, "iifname \"lo\"", "return", "from this namespace");
-        rule(&mut text, "fib daddr type != local", "return", "not for this namespace");
-        inbound.exclusions(&mut text, "saddr");
+        called.rule("iifname \"lo\" return", "from here");
+        called.rule("fib daddr type != local return", "not for here");
+        inbound.exclusions(&mut called, "saddr");
         match mode {
             Mode::Redirect => {
-                rule(
-                    &mut text,
-                    "meta l4proto tcp",
-                    &format!("redirect to :{}", inbound.to),
-                    "all else: captured",
-                );
+                called.rule(&format!("meta l4proto tcp redirect to :{}", inbound.to), "captured");
             }
             Mode::Tproxy => {
-                for (family, protocol) in [("ipv4", "ip"), ("ipv6", "ip6")] {
+                for (family, protocol, comment) in
+                    [("ipv4", "ip", "captured IPv4"), ("ipv6", "ip6", "captured IPv6")]
+                {
                     let matches = format!("meta nfproto {family} meta l4proto tcp");
-                    let verdict = format!("tproxy {protocol} to :{} accept", inbound.to);
-                    rule(&mut text, &matches, &verdict, "all else: captured");
+                    called.rule(&format!("{matches} tproxy {protocol} to :{} accept", inbound.to), comment);
                 }
             }
         }
-        text.push_str("\t}\n}\n");
-        text
+        format!("table {TABLE} {{\n\tcomment \"{comment}\"\n\n{calls}\n{called}}}\n")
+    }
+}
+
+/// A chain in the making. Its comment names its rules, so that a missing one can be named.
+struct Chain {
+    name: &'static str,
+    hook: &'static str,
+    comments: Vec<&'static str>,
+    rules: String,
+}
+
+impl Chain {
+    fn new(name: &'static str, hook: &'static str) -> Self {
+        let mut chain = Self { name, hook, comments: Vec::new(), rules: String::new() };
+        chain.rule("meta l4proto != tcp return", "not TCP");
+        // What was open before the rules were is left as it is: connection tracking meets it in the middle, and
+        // takes a packet from the other end for its beginning.
+        chain.rule("tcp flags & (fin | syn | rst | ack) != syn return", "open before");
+        chain
+    }
+
+    fn rule(&mut self, rule: &str, comment: &'static str) {
+        let _ = writeln!(self.rules, "\t\t{rule} comment \"{comment}\"");
+        self.comments.push(comment);
+    }
+}
+
+impl Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, hook, comments, rules } = self;
+        let names = comments.join("; ");
+        write!(
+            f,
+            "\tchain {name} {{\n\t\tcomment \"{NAMES}{names}\"\n\t\ttype {hook}; policy accept;\n{rules}\t}}\n"
+        )
     }
 }
 
 impl Side {
     /// `end` is the address that counts: where a connection goes, or where it comes from.
-    fn exclusions(&self, text: &mut String, end: &str) {
+    fn exclusions(&self, chain: &mut Chain, end: &str) {
         let of = |wanted: fn(&IpNet) -> bool| self.addresses.iter().filter(move |net| wanted(net)).collect();
-        let families: [(&str, Vec<&IpNet>); 2] =
-            [("ip", of(|net| net.addr().is_ipv4())), ("ip6", of(|net| net.addr().is_ipv6()))];
-        for (family, addresses) in families.iter().filter(|(_, addresses)| !addresses.is_empty()) {
-            rule(text, &format!("{family} {end} {}", set(addresses)), "return", "excluded addresses");
+        let families: [(&str, &str, Vec<&IpNet>); 2] = [
+            ("ip", "excluded IPv4", of(|net| net.addr().is_ipv4())),
+            ("ip6", "excluded IPv6", of(|net| net.addr().is_ipv6())),
+        ];
+        for (family, comment, addresses) in families {
+            if !addresses.is_empty() {
+                chain.rule(&format!("{family} {end} {} return", set(&addresses)), comment);
+            }
         }
         if !self.ports.is_empty() {
-            rule(text, &format!("tcp dport {}", set(&self.ports)), "return", "excluded ports");
+            chain.rule(&format!("tcp dport {} return", set(&self.ports)), "excluded ports");
         }
     }
-}
-
-fn rule(text: &mut String, matches: &str, verdict: &str, comment: &str) {
-    let _ = writeln!(text, "\t\t{matches} {verdict} comment \"{comment}\"");
 }
 
 fn set<T: Display>(values: &[T]) -> String {
@@ -164,7 +196,7 @@ mod tests {
     fn rules(arguments: &[&str]) -> Rules {
         let line = ["signet-proxy", "capture", "install", "--proxy-uid", "15443"].iter().chain(arguments);
         match Arguments::try_parse_from(line).unwrap().command {
-            Command::Capture(Capture::Install(arguments)) => Rules::from(&*arguments),
+            Command::Capture(Capture::Install(arguments)) => Rules::try_from(&*arguments).unwrap(),
             other => panic!("{other:?}"),
         }
     }
@@ -211,7 +243,7 @@ mod tests {
         for mode in ["redirect", "tproxy"] {
             let table = rules(&["--inbound-mode", mode, "--exclude-inbound-port", "15443"]).table("x");
             for chain in table.split("chain ").skip(1) {
-                let turned = chain.find("captured").unwrap();
+                let turned = chain.find("comment \"captured").unwrap();
                 let last = chain.rfind("return").unwrap();
                 assert!(last < turned, "{chain}");
             }

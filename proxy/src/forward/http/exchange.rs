@@ -19,7 +19,7 @@ use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters, Protocol};
 
 /// A request that got no response.
 enum Failure {
-    Unreachable(UpstreamError),
+    Unreachable(Arc<UpstreamError>),
     Broken(hyper::Error),
     Cut(CloseReason),
     Slow(Duration),

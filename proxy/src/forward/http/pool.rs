@@ -8,6 +8,8 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,7 +22,7 @@ use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, PING, STREAM_WINDOW, V
 use crate::causes::causes;
 use crate::connections::Registration;
 use crate::forward::upstream::{Called, Upstream, UpstreamError};
-use crate::run::Shared;
+use crate::run;
 
 /// Idle HTTP/1 connections that are kept; more are closed.
 const MOST_IDLE: usize = 128;
@@ -30,13 +32,16 @@ const AGE: Duration = Duration::from_secs(3600);
 
 /// Connections to one called side.
 pub struct Pool<U: Upstream> {
-    shared: Arc<Shared>,
+    shared: Arc<run::Shared>,
     upstream: U,
     version: Version,
     idle: Mutex<Vec<Kept>>,
-    /// The one that new requests share. The lock is held while it is made: those who wait want the same.
-    multiplexed: tokio::sync::Mutex<Option<Kept>>,
+    /// The one that new requests share, made or being made: those who come meanwhile wait for the same.
+    multiplexed: Mutex<Option<Making>>,
 }
+
+/// A connection that is made once for all who want it, in a task: it goes on when they lose their patience.
+type Making = Shared<BoxFuture<'static, Result<Arc<Kept>, Arc<UpstreamError>>>>;
 
 /// A connection and what limits its use.
 pub(super) struct Kept {
@@ -62,46 +67,65 @@ pub(super) struct Unanswered {
 
 impl<U: Upstream> Pool<U> {
     /// An empty pool.
-    pub fn new(shared: Arc<Shared>, upstream: U, version: Version) -> Self {
-        Self { shared, upstream, version, idle: Mutex::default(), multiplexed: tokio::sync::Mutex::default() }
+    pub fn new(shared: Arc<run::Shared>, upstream: U, version: Version) -> Self {
+        Self { shared, upstream, version, idle: Mutex::default(), multiplexed: Mutex::default() }
     }
 
     /// Puts a connection that exists already into use.
     pub async fn adopt(&self, called: Called<U::Io>) {
         match (self.open(called).await, self.version) {
             (Ok(kept), Version::Http1) => self.keep(kept),
-            (Ok(kept), Version::Http2) => *self.multiplexed.lock().await = Some(kept),
+            (Ok(kept), Version::Http2) => {
+                let made: BoxFuture<'static, _> = std::future::ready(Ok(Arc::new(kept))).boxed();
+                *self.multiplexed.lock() = Some(made.shared());
+            }
             (Err(error), _) => tracing::debug!(%error, "connection to the called side is of no use"),
         }
     }
 
     /// A connection for one request, and whether it was used before.
-    pub(super) async fn take(&self) -> Result<(Kept, bool), UpstreamError> {
-        match self.version {
-            Version::Http1 => {
-                while let Some(kept) = self.pop() {
-                    if self.usable(&kept) {
-                        return Ok((kept, true));
-                    }
-                }
-                Ok((self.connect().await?, false))
-            }
-            Version::Http2 => {
-                let mut current = self.multiplexed.lock().await;
-                if let Some(kept) = current.as_ref().filter(|kept| self.usable(kept)).and_then(Kept::share) {
+    pub(super) async fn take(self: &Arc<Self>) -> Result<(Kept, bool), Arc<UpstreamError>> {
+        if self.version == Version::Http1 {
+            while let Some(kept) = self.pop() {
+                if self.usable(&kept) {
                     return Ok((kept, true));
                 }
-                let kept = self.connect().await?;
-                *current = kept.share();
-                Ok((kept, false))
             }
+            return self.connect().await.map(|kept| (kept, false));
+        }
+        let (making, used_before) = self.share();
+        let made = making.await?;
+        match made.share() {
+            Some(kept) => Ok((kept, used_before)),
+            None => self.connect().await.map(|kept| (kept, false)),
         }
     }
 
+    /// The HTTP/2 connection in use or being made, otherwise a new one; and whether it was there already.
+    fn share(self: &Arc<Self>) -> (Making, bool) {
+        let mut current = self.multiplexed.lock();
+        if let Some(making) = current.as_ref() {
+            let good = match making.peek() {
+                Some(made) => made.as_ref().is_ok_and(|kept| self.usable(kept)),
+                None => true,
+            };
+            if good {
+                return (making.clone(), making.peek().is_some());
+            }
+        }
+        let pool = Arc::clone(self);
+        let task = self.shared.tasks.spawn(async move { pool.connect().await.map(Arc::new) });
+        let made = async { task.await.unwrap_or_else(|_| Err(Arc::new(UpstreamError::NotReady))) };
+        let making = made.boxed().shared();
+        *current = Some(making.clone());
+        (making, false)
+    }
+
     /// A connection that nobody used before.
-    pub(super) async fn connect(&self) -> Result<Kept, UpstreamError> {
+    pub(super) async fn connect(&self) -> Result<Kept, Arc<UpstreamError>> {
         let called = self.upstream.connect(self.version.into()).await?;
-        self.open(called).await.map_err(|error| UpstreamError::Http(causes(&error)))
+        let opened = self.open(called).await;
+        opened.map_err(|error| Arc::new(UpstreamError::Http(causes(&error))))
     }
 
     /// Takes an HTTP/1 connection back as soon as its response has been read to the end.
@@ -249,5 +273,70 @@ where
 fn ended(result: hyper::Result<()>) {
     if let Err(error) = result {
         tracing::debug!(error = causes(&error), "connection to the called side ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{DuplexStream, duplex};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::forward::Prefixed;
+    use crate::mesh::Alpn;
+
+    /// Connects when it is let, and keeps the other ends open.
+    #[derive(Default)]
+    struct Slow {
+        connects: AtomicUsize,
+        others: Mutex<Vec<DuplexStream>>,
+        gate: Option<Arc<Semaphore>>,
+    }
+
+    impl Upstream for Arc<Slow> {
+        type Io = DuplexStream;
+
+        async fn connect(&self, _: Alpn) -> Result<Called<DuplexStream>, UpstreamError> {
+            self.connects.fetch_add(1, Ordering::Relaxed);
+            if let Some(gate) = &self.gate {
+                gate.acquire().await.map_err(|_| UpstreamError::NotReady)?.forget();
+            }
+            let (ours, theirs) = duplex(1024);
+            self.others.lock().push(theirs);
+            Ok(Called { stream: Prefixed::new(ours), registration: None, svid: None })
+        }
+    }
+
+    #[tokio::test]
+    async fn those_who_want_the_same_connection_wait_for_one() {
+        let gate = Arc::new(Semaphore::new(0));
+        let upstream = Arc::new(Slow { gate: Some(Arc::clone(&gate)), ..Slow::default() });
+        let pool = Arc::new(Pool::new(run::Shared::for_a_test(), Arc::clone(&upstream), Version::Http2));
+        let impatient = tokio::time::timeout(Duration::from_millis(1), pool.take()).await;
+        assert!(impatient.is_err());
+        let waiting: Vec<_> = (0..10)
+            .map(|_| {
+                let pool = Arc::clone(&pool);
+                tokio::spawn(async move { pool.take().await.is_ok() })
+            })
+            .collect();
+        gate.add_permits(10);
+        for taken in waiting {
+            assert!(taken.await.unwrap());
+        }
+        assert_eq!(upstream.connects.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_could_not_be_made_is_tried_again_by_the_next() {
+        let closed = Arc::new(Semaphore::new(0));
+        closed.close();
+        let upstream = Arc::new(Slow { gate: Some(closed), ..Slow::default() });
+        let pool = Arc::new(Pool::new(run::Shared::for_a_test(), Arc::clone(&upstream), Version::Http2));
+        assert!(pool.take().await.is_err());
+        assert!(pool.take().await.is_err());
+        assert_eq!(upstream.connects.load(Ordering::Relaxed), 2);
     }
 }

@@ -4,7 +4,7 @@
 //! small ones, with the same result; or two ends that try what the rest says, legal or not, of which neither
 //! may ever report a violation.
 //!
-//! `cargo +nightly fuzz run tunnel`, in this folder's parent.
+//! `tests/fuzz/run 60 tunnel`
 
 #![no_main]
 #![forbid(unsafe_code)]
