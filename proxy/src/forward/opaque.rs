@@ -10,7 +10,11 @@ use tokio::time::Instant;
 
 use crate::telemetry::{CloseReason, Meters};
 
+/// What a busy direction reads at once: a TLS record.
 const BUFFER: usize = 16 * 1024;
+/// What one holds in which nothing moved for `REST` (ztunnel 1024).
+const RESTING: usize = 512;
+const REST: Duration = Duration::from_secs(2);
 
 /// How long nothing may move.
 #[derive(Debug, Clone, Copy)]
@@ -97,10 +101,17 @@ async fn flow<R: AsyncRead, W: AsyncWrite>(
 ) -> Result<(), Broken> {
     let mut buffer = vec![0; BUFFER].into_boxed_slice();
     loop {
-        let count = match reader.read(&mut buffer).await {
-            Ok(count) => count,
-            Err(error) => return Err(Broken::Reading(error)),
+        if buffer.len() < BUFFER {
+            buffer = vec![0; BUFFER].into_boxed_slice();
+        }
+        let read = match tokio::time::timeout(REST, reader.read(&mut buffer)).await {
+            Ok(read) => read,
+            Err(_) => {
+                buffer = vec![0; RESTING].into_boxed_slice();
+                reader.read(&mut buffer).await
+            }
         };
+        let count = read.map_err(Broken::Reading)?;
         pulse.beat();
         let data = buffer.get(..count).unwrap_or_default();
         if data.is_empty() {

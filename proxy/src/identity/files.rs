@@ -105,24 +105,30 @@ pub enum FilesError {
     Watch(#[from] notify::Error),
 }
 
-/// The contents that are in force, to tell a change from a mere event.
-#[derive(PartialEq, Eq)]
-pub struct Taken(Zeroizing<Vec<u8>>);
+/// The contents of the files at one time.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Contents {
+    chain: Zeroizing<Vec<u8>>,
+    key: Zeroizing<Vec<u8>>,
+    authorities: Zeroizing<Vec<u8>>,
+    documents: Option<Zeroizing<Vec<u8>>>,
+}
 
 /// A set that fits together.
 struct Loaded {
     svid: Svid,
     bundle: TrustBundle,
     policy: PolicySet,
-    taken: Taken,
 }
 
 /// Takes the files as they are now; for the start, where a mistake should end the process.
 ///
 /// # Errors
 /// When they cannot be read or do not fit together.
-pub async fn load(files: &Files, mesh: &Mesh) -> Result<Taken, FilesError> {
-    adopt(mesh, read(files).await?)
+pub async fn load(files: &Files, mesh: &Mesh) -> Result<Contents, FilesError> {
+    let contents = Contents::read(files).await?;
+    adopt(mesh, contents.parse(files)?)?;
+    Ok(contents)
 }
 
 /// Follows the files until `stop`, from what [`load`] took.
@@ -131,27 +137,31 @@ pub async fn load(files: &Files, mesh: &Mesh) -> Result<Taken, FilesError> {
 /// When the folders cannot be watched.
 pub async fn follow(
     files: Files,
-    mut current: Taken,
+    mut current: Contents,
     mesh: Arc<Mesh>,
     stop: CancellationToken,
 ) -> Result<(), FilesError> {
     let (notice, mut noticed) = mpsc::channel(1);
-    let mut watcher = notify::recommended_watcher(move |_event| {
-        // A full queue already says that something changed.
-        let _ = notice.try_send(());
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Our own reading is no news.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            // A full queue already says that something changed.
+            let _ = notice.try_send(());
+        }
     })?;
     for folder in folders(&files) {
         watcher.watch(&folder, RecursiveMode::NonRecursive)?;
     }
+    let mut refused = None;
     loop {
         // Read after the watch began: what changed since `load` is not missed.
-        match read(&files).await {
-            Ok(loaded) if loaded.taken == current => {}
-            Ok(loaded) => match adopt(&mesh, loaded) {
-                Ok(taken) => current = taken,
-                Err(error) => refuse(&error),
+        match Contents::read(&files).await {
+            Ok(contents) if contents == current => refused = None,
+            Ok(contents) => match contents.parse(&files).and_then(|loaded| adopt(&mesh, loaded)) {
+                Ok(()) => (current, refused) = (contents, None),
+                Err(error) => refuse(&error, &mut refused),
             },
-            Err(error) => refuse(&error),
+            Err(error) => refuse(&error, &mut refused),
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -162,13 +172,18 @@ pub async fn follow(
     }
 }
 
-fn refuse(error: &FilesError) {
-    metrics::rotation("failed");
-    tracing::warn!(%error, "files changed but cannot be used; what is in force stays in force");
+/// Tells it once, however often the files are looked at.
+fn refuse(error: &FilesError, refused: &mut Option<String>) {
+    let said = error.to_string();
+    if refused.as_ref() != Some(&said) {
+        metrics::rotation("failed");
+        tracing::warn!(%error, "files changed but cannot be used; what is in force stays in force");
+        *refused = Some(said);
+    }
 }
 
-fn adopt(mesh: &Mesh, loaded: Loaded) -> Result<Taken, FilesError> {
-    let Loaded { svid, bundle, policy, taken } = loaded;
+fn adopt(mesh: &Mesh, loaded: Loaded) -> Result<(), FilesError> {
+    let Loaded { svid, bundle, policy } = loaded;
     let not_after = svid.profile().not_after;
     tracing::info!(id = %svid.id(), "took a new SVID from files");
     mesh.update(|inputs| {
@@ -178,42 +193,42 @@ fn adopt(mesh: &Mesh, loaded: Loaded) -> Result<Taken, FilesError> {
     })?;
     metrics::rotation("success");
     metrics::svid_expiry(not_after);
-    Ok(taken)
+    Ok(())
 }
 
-async fn read(files: &Files) -> Result<Loaded, FilesError> {
-    let chain = contents(&files.svid).await?;
-    let key = contents(&files.key).await?;
-    let authorities = contents(&files.bundle).await?;
-    let documents = match &files.policy {
-        Some(path) => Some((path, contents(path).await?)),
-        None => None,
-    };
-
-    let signing_key = WorkloadKey::signing_key_from_pem(&key)
-        .map_err(|error| FilesError::Key { path: files.key.clone(), error })?;
-    let svid = Svid::from_pem(&chain, signing_key)
-        .map_err(|error| FilesError::Svid { path: files.svid.clone(), error })?;
-    let bundle = TrustBundle::from_pem(svid.id().trust_domain().clone(), &authorities)
-        .map_err(|error| FilesError::Bundle { path: files.bundle.clone(), error })?;
-    svid.check(&Trust::new([bundle.clone()], Revocations::default()), signet_proto::clock::now())
-        .map_err(|error| FilesError::Unbelievable { path: files.svid.clone(), error })?;
-    let policy = match &documents {
-        Some((path, text)) => {
-            let text = String::from_utf8_lossy(text);
-            let documents = signet_proto::policy::parse_yaml(&path.display().to_string(), &text)?;
-            PolicySet::compile(documents)
-                .map_err(|error| FilesError::Compile { path: path.to_path_buf(), error })?
-        }
-        None => PolicySet::empty(),
-    };
-
-    let mut raw = Zeroizing::new(Vec::new());
-    for part in [Some(&chain), Some(&key), Some(&authorities), documents.as_ref().map(|(_, text)| text)] {
-        raw.extend_from_slice(part.map_or(&[], |part| part.as_slice()));
-        raw.push(0);
+impl Contents {
+    async fn read(files: &Files) -> Result<Self, FilesError> {
+        Ok(Self {
+            chain: contents(&files.svid).await?,
+            key: contents(&files.key).await?,
+            authorities: contents(&files.bundle).await?,
+            documents: match &files.policy {
+                Some(path) => Some(contents(path).await?),
+                None => None,
+            },
+        })
     }
-    Ok(Loaded { svid, bundle, policy, taken: Taken(raw) })
+
+    fn parse(&self, files: &Files) -> Result<Loaded, FilesError> {
+        let signing_key = WorkloadKey::signing_key_from_pem(&self.key)
+            .map_err(|error| FilesError::Key { path: files.key.clone(), error })?;
+        let svid = Svid::from_pem(&self.chain, signing_key)
+            .map_err(|error| FilesError::Svid { path: files.svid.clone(), error })?;
+        let bundle = TrustBundle::from_pem(svid.id().trust_domain().clone(), &self.authorities)
+            .map_err(|error| FilesError::Bundle { path: files.bundle.clone(), error })?;
+        svid.check(&Trust::new([bundle.clone()], Revocations::default()), signet_proto::clock::now())
+            .map_err(|error| FilesError::Unbelievable { path: files.svid.clone(), error })?;
+        let policy = match (&files.policy, &self.documents) {
+            (Some(path), Some(text)) => {
+                let text = String::from_utf8_lossy(text);
+                let documents = signet_proto::policy::parse_yaml(&path.display().to_string(), &text)?;
+                PolicySet::compile(documents)
+                    .map_err(|error| FilesError::Compile { path: path.clone(), error })?
+            }
+            _ => PolicySet::empty(),
+        };
+        Ok(Loaded { svid, bundle, policy })
+    }
 }
 
 async fn contents(path: &Path) -> Result<Zeroizing<Vec<u8>>, FilesError> {

@@ -7,10 +7,12 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
 
+use super::pool::Place;
 use super::respond::{Form, answer};
-use super::tracked::{Flow, Tracked};
-use super::{Ended, Http, Version, cut, headers};
+use super::tracked::{BodyError, Flow, Tracked, linger};
+use super::{Ended, Http, Version, cut, framing, headers};
 use crate::causes::causes;
 use crate::connections::{Content, Registration, Subject};
 use crate::forward::opaque::{Idle, relay};
@@ -23,6 +25,7 @@ enum Failure {
     Broken(hyper::Error),
     Cut(CloseReason),
     Slow(Duration),
+    Unasked,
 }
 
 impl<U: Upstream> Http<U> {
@@ -38,14 +41,19 @@ impl<U: Upstream> Http<U> {
             &path,
             request_id,
         );
-        if method == Method::CONNECT {
-            let text = "CONNECT is not forwarded";
-            return answer(form, StatusCode::METHOD_NOT_ALLOWED, text, record, self.only_one);
-        }
-
-        let registration = match self.authorize(&method, &path, &mut record) {
+        let authorized = match framing::check(&request, self.version) {
+            Err(wrong) => Err((wrong.status(), wrong.to_string())),
+            Ok(()) if method == Method::CONNECT => {
+                Err((StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not forwarded".into()))
+            }
+            Ok(()) => self.authorize(&method, &path, &mut record).map_err(|why| (StatusCode::FORBIDDEN, why)),
+        };
+        let registration = match authorized {
             Ok(registration) => registration,
-            Err(why) => return answer(form, StatusCode::FORBIDDEN, &why, record, self.only_one),
+            Err((status, why)) => {
+                self.ignore(request);
+                return answer(form, status, &why, record, self.only_one);
+            }
         };
         headers::to_forwarded_form(&mut request, self.version, &self.authority);
         if let Some(subject) = &self.subject {
@@ -55,22 +63,29 @@ impl<U: Upstream> Http<U> {
         let upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
         headers::end_hop(request.headers_mut(), self.version);
 
-        let (mut response, peer) = match self.forward(request, &record, registration.as_ref()).await {
-            Ok(forwarded) => forwarded,
-            Err(failure) => return self.failed(form, record, failure),
-        };
+        let (mut response, Place { peer, load }) =
+            match self.forward(request, &record, registration.as_ref()).await {
+                Ok(forwarded) => forwarded,
+                Err(failure) => return self.failed(form, record, failure),
+            };
         record.answered(response.status().as_u16());
-        if let Some(caller) = upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(caller) = upgrade else { return self.failed(form, record, Failure::Unasked) };
             let called = hyper::upgrade::on(&mut response);
             *self.upgraded.lock() = Some(Upgraded { caller, called, record, registration, peer });
             headers::end_hop(response.headers_mut(), self.version);
             return response.map(|_| Tracked::empty());
         }
         headers::end_hop(response.headers_mut(), self.version);
+        framing::settle(response.headers_mut());
         let flow = Flow::of_responses(self.facts.direction);
         let meters = vec![Arc::clone(&self.meters), record.meters()];
         let idle = self.shared.idle.open;
-        response.map(|body| Tracked::response(body, flow, meters, record, registration, idle))
+        response.map(|body| {
+            let mut body = Tracked::response(body, flow, meters, record, registration, idle);
+            body.keep(load);
+            body
+        })
     }
 
     /// Registers the request, then decides it (invariant 4). The error is the explanation.
@@ -112,21 +127,35 @@ impl<U: Upstream> Http<U> {
         request: Request<Incoming>,
         record: &AccessRecord,
         registration: Option<&Arc<Registration>>,
-    ) -> Result<(Response<Incoming>, Option<Arc<Registration>>), Failure> {
+    ) -> Result<(Response<Incoming>, Place), Failure> {
         let repeatable = request.method().is_idempotent() && request.body().is_end_stream();
         let repeat = repeatable.then(|| head_of(&request));
         let flow = Flow::of_requests(self.facts.direction);
         let meters = vec![Arc::clone(&self.meters), record.meters()];
-        let request = request
-            .map(|body| Tracked::request(body, flow, meters, registration.cloned(), self.shared.idle.open));
+        let linger = (self.version == Version::Http1).then(|| self.shared.tasks.clone());
+        let expects = self.version == Version::Http1 && framing::expects_continue(request.headers());
+        let mut request = request.map(|body| {
+            Tracked::request(body, flow, meters, registration.cloned(), self.shared.idle.open, linger)
+        });
+        let progress = Arc::default();
+        request.body_mut().report_to(&progress);
+        if expects {
+            let asked = CancellationToken::new();
+            request.body_mut().wait_for(&asked);
+            hyper::ext::on_informational(&mut request, move |interim| {
+                if interim.status() == StatusCode::CONTINUE {
+                    asked.cancel();
+                }
+            });
+        }
         let sent = async {
             let (mut kept, used_before) = self.pool.take().await.map_err(Failure::Unreachable)?;
             // Held from before the request, as an upgrade ends the task that holds it otherwise.
-            let peer = kept.peer();
+            let place = kept.place();
             let unanswered = match kept.send(request).await {
                 Ok(response) => {
                     self.pool.give_back(kept);
-                    return Ok((response, peer));
+                    return Ok((response, place));
                 }
                 Err(unanswered) => unanswered,
             };
@@ -135,29 +164,47 @@ impl<U: Upstream> Http<U> {
                 None => repeat.filter(|_| used_before),
             };
             let again = again.ok_or(Failure::Broken(unanswered.error))?;
-            let mut fresh = self.pool.connect().await.map_err(Failure::Unreachable)?;
-            let peer = fresh.peer();
+            let mut fresh = self.pool.after(&place).await.map_err(Failure::Unreachable)?;
+            let place = fresh.place();
             let response = fresh.send(again).await.map_err(|broken| Failure::Broken(broken.error))?;
             self.pool.give_back(fresh);
-            Ok((response, peer))
+            Ok((response, place))
         };
         let idle = self.shared.idle.open;
+        let still = async {
+            // As long as the body goes on, the called side has nothing to answer yet.
+            while tokio::time::timeout(idle, progress.notified()).await.is_ok() {}
+        };
         tokio::select! {
             biased;
             reason = cut(registration.map(Arc::as_ref)) => Err(Failure::Cut(reason)),
             response = sent => response,
-            () = tokio::time::sleep(idle) => Err(Failure::Slow(idle)),
+            () = still => Err(Failure::Slow(idle)),
         }
     }
 
     fn failed(&self, form: Form, mut record: AccessRecord, failure: Failure) -> Response<Tracked> {
         let (status, reason, text) = match failure {
             Failure::Unreachable(error) => (error.status(), CloseReason::Error, error.to_string()),
-            Failure::Broken(error) => {
-                let text = format!("the called side broke off before it answered: {}", causes(&error));
+            Failure::Broken(error) => match BodyError::behind(&error) {
+                Some(ours) => {
+                    let (status, reason) = match ours {
+                        BodyError::Cut(reason) => (StatusCode::FORBIDDEN, *reason),
+                        BodyError::Still(_) => (StatusCode::REQUEST_TIMEOUT, CloseReason::Idle),
+                        BodyError::Sender(_) => (StatusCode::BAD_REQUEST, self.caller_reset()),
+                    };
+                    (status, reason, format!("the body of the request: {ours}"))
+                }
+                None => {
+                    let text = format!("the called side broke off before it answered: {}", causes(&error));
+                    (StatusCode::BAD_GATEWAY, self.called_reset(), text)
+                }
+            },
+            Failure::Cut(reason) => (StatusCode::FORBIDDEN, reason, format!("cut: {}", reason.as_str())),
+            Failure::Unasked => {
+                let text = "the called side changed the protocol without being asked".to_owned();
                 (StatusCode::BAD_GATEWAY, self.called_reset(), text)
             }
-            Failure::Cut(reason) => (StatusCode::FORBIDDEN, reason, format!("cut: {}", reason.as_str())),
             Failure::Slow(idle) => {
                 let text = format!("no answer within {} s", idle.as_secs());
                 (StatusCode::GATEWAY_TIMEOUT, CloseReason::Idle, text)
@@ -165,6 +212,21 @@ impl<U: Upstream> Http<U> {
         };
         record.ended(reason, Some(text.clone()));
         answer(form, status, &text, record, self.only_one)
+    }
+
+    /// Lets a client that is answered early finish its body, within bounds: cut off in the middle, it would not
+    /// read the answer. A client that waits to be asked for its body is not asked.
+    fn ignore(&self, request: Request<Incoming>) {
+        if self.version == Version::Http1 && !framing::expects_continue(request.headers()) {
+            linger(request.into_body(), &self.shared.tasks);
+        }
+    }
+
+    fn caller_reset(&self) -> CloseReason {
+        match self.facts.direction {
+            Direction::Inbound => CloseReason::PeerReset,
+            Direction::Outbound => CloseReason::AppReset,
+        }
     }
 
     fn called_reset(&self) -> CloseReason {

@@ -15,7 +15,7 @@ use http::{Request, Uri};
 use signet_proto::handshake::PeerIdentity;
 use signet_proto::spiffe::SpiffeId;
 
-use super::Version;
+use super::{Version, framing};
 
 /// The identity of the caller, in Envoy's form.
 pub(super) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -35,11 +35,12 @@ pub(super) fn asks_upgrade(headers: &HeaderMap) -> bool {
         && connection_names(headers).any(|name| name.eq_ignore_ascii_case("upgrade"))
 }
 
-/// Removes what concerns only this hop. An upgrade stays, as it is meant for the other end; so does
-/// `te: trailers` in HTTP/2, without which gRPC servers do not answer (RFC 9113 s8.2.2).
+/// Removes what concerns only this hop. An upgrade stays, as it is meant for the other end; so do the wish for
+/// trailers, without which gRPC servers do not answer (RFC 9113 s8.2.2), and for being asked for a body.
 pub(super) fn end_hop(headers: &mut HeaderMap, version: Version) {
-    let trailers = version == Version::Http2 && headers.get(TE).is_some_and(|value| value == "trailers");
+    let trailers = wants_trailers(headers);
     let upgrade = asks_upgrade(headers).then(|| headers.get(UPGRADE).cloned()).flatten();
+    let waits = version == Version::Http1 && framing::expects_continue(headers);
     let nominated: Vec<HeaderName> = connection_names(headers)
         .filter_map(|name| name.parse().ok())
         .filter(|name| !is_vital(name))
@@ -62,11 +63,22 @@ pub(super) fn end_hop(headers: &mut HeaderMap, version: Version) {
     }
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+        if version == Version::Http1 {
+            headers.append(CONNECTION, HeaderValue::from_static("te"));
+        }
     }
     if let Some(upgrade) = upgrade {
         headers.insert(UPGRADE, upgrade);
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
     }
+    if waits {
+        headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+    }
+}
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    codings.flat_map(|value| value.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
 /// A peer cannot have the fields removed that frame the message or say who it is for.

@@ -5,6 +5,7 @@
 //! the called side, `respond` says no in a way that the client understands.
 
 mod exchange;
+mod framing;
 mod headers;
 mod pool;
 mod respond;
@@ -36,12 +37,17 @@ const LARGEST_HEAD: usize = 64 * 1024;
 /// Fields in a request head; beyond that the answer is 431.
 const MOST_FIELDS: usize = 128;
 /// Requests at once on one HTTP/2 connection.
-const MOST_STREAMS: u32 = 200;
-/// Streams that a client opened and reset and that still cost us something (CVE-2023-44487).
-const MOST_RESETS: usize = 20;
-/// What one HTTP/2 stream, and all of one connection, may have in flight towards a slow reader.
+const MOST_STREAMS: u32 = 100;
+/// Streams that a client opened and reset and that still cost us something (CVE-2023-44487): as many as it may
+/// have open, as several callers share a connection, and one that cancels all of its calls is no attacker.
+const MOST_RESETS: usize = MOST_STREAMS as usize;
+/// Streams that we reset as the client broke a rule, the bound on how many it may open among them
+/// (CVE-2025-8671).
+const MOST_FAULTS: usize = 1024;
+/// What one HTTP/2 stream may have in flight towards a slow reader, and all of one connection: who does not read
+/// holds up nobody else. How many small frames may wait to be read follows from the latter.
 const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = MOST_STREAMS * STREAM_WINDOW;
 /// An HTTP/2 connection whose other end does not answer pings is dead.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
@@ -117,6 +123,7 @@ impl<U: Upstream> Http<U> {
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD_DEADLINE)
                     .max_buf_size(LARGEST_HEAD)
+                    .max_header_size(LARGEST_HEAD)
                     .max_headers(MOST_FIELDS)
                     .half_close(true)
                     .preserve_header_case(true)
@@ -130,7 +137,7 @@ impl<U: Upstream> Http<U> {
                     .timer(TokioTimer::new())
                     .max_concurrent_streams(MOST_STREAMS)
                     .max_pending_accept_reset_streams(MOST_RESETS)
-                    .max_local_error_reset_streams(MOST_RESETS)
+                    .max_local_error_reset_streams(MOST_FAULTS)
                     .max_header_list_size(u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX))
                     .initial_stream_window_size(STREAM_WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW)

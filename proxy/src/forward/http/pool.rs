@@ -18,12 +18,14 @@ use signet_proto::handshake::Svid;
 use tokio_util::task::TaskTracker;
 
 use super::tracked::Tracked;
-use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, PING, STREAM_WINDOW, Version, cut};
+use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, MOST_STREAMS, PING, STREAM_WINDOW, Version, cut};
 use crate::causes::causes;
 use crate::connections::Registration;
 use crate::forward::upstream::{Called, Upstream, UpstreamError};
 use crate::run;
 
+/// HTTP/2 connections at once; more requests than these take wait for their turn.
+const MOST_MULTIPLEXED: usize = 16;
 /// Idle HTTP/1 connections that are kept; more are closed.
 const MOST_IDLE: usize = 128;
 /// Shorter than the time after which the other end closes an idle connection, so that we are first.
@@ -36,8 +38,8 @@ pub struct Pool<U: Upstream> {
     upstream: U,
     version: Version,
     idle: Mutex<Vec<Kept>>,
-    /// The one that new requests share, made or being made: those who come meanwhile wait for the same.
-    multiplexed: Mutex<Option<Making>>,
+    /// Those that requests share, made or being made: who comes meanwhile waits for the same.
+    multiplexed: Mutex<Vec<Making>>,
 }
 
 /// A connection that is made once for all who want it, in a task: it goes on when they lose their patience.
@@ -51,6 +53,19 @@ pub(super) struct Kept {
     svid: Option<Arc<Svid>>,
     /// Weak, so that a connection that waits here does not stay in the table after it was cut.
     peer: Option<Weak<Registration>>,
+    load: Load,
+}
+
+/// A place on a connection. How many there are is how many requests the connection carries.
+#[derive(Clone, Default)]
+pub(super) struct Load(Arc<()>);
+
+/// What a request holds of the connection that carries it.
+pub(super) struct Place {
+    /// The called side in the table of live connections, if it is a peer.
+    pub(super) peer: Option<Arc<Registration>>,
+    /// For HTTP/2.
+    pub(super) load: Option<Load>,
 }
 
 enum Sender {
@@ -77,7 +92,7 @@ impl<U: Upstream> Pool<U> {
             (Ok(kept), Version::Http1) => self.keep(kept),
             (Ok(kept), Version::Http2) => {
                 let made: BoxFuture<'static, _> = std::future::ready(Ok(Arc::new(kept))).boxed();
-                *self.multiplexed.lock() = Some(made.shared());
+                self.multiplexed.lock().push(made.shared());
             }
             (Err(error), _) => tracing::debug!(%error, "connection to the called side is of no use"),
         }
@@ -101,23 +116,43 @@ impl<U: Upstream> Pool<U> {
         }
     }
 
-    /// The HTTP/2 connection in use or being made, otherwise a new one; and whether it was there already.
+    /// One for a request that was not answered on `broken`. Those who shared it share its successor.
+    pub(super) async fn after(self: &Arc<Self>, broken: &Place) -> Result<Kept, Arc<UpstreamError>> {
+        if self.version == Version::Http1 {
+            return self.connect().await;
+        }
+        let is_broken =
+            |kept: &Kept| broken.load.as_ref().is_some_and(|load| Arc::ptr_eq(&load.0, &kept.load.0));
+        self.multiplexed.lock().retain(|making| match making.peek() {
+            Some(made) => made.as_ref().is_ok_and(|kept| !is_broken(kept)),
+            None => true,
+        });
+        self.take().await.map(|(kept, _)| kept)
+    }
+
+    /// An HTTP/2 connection in use or being made that has room, otherwise a new one; and whether it was there
+    /// already.
     fn share(self: &Arc<Self>) -> (Making, bool) {
-        let mut current = self.multiplexed.lock();
-        if let Some(making) = current.as_ref() {
-            let good = match making.peek() {
-                Some(made) => made.as_ref().is_ok_and(|kept| self.usable(kept)),
-                None => true,
-            };
-            if good {
-                return (making.clone(), making.peek().is_some());
-            }
+        let mut all = self.multiplexed.lock();
+        all.retain(|making| match making.peek() {
+            Some(made) => made.as_ref().is_ok_and(|kept| self.usable(kept)),
+            None => true,
+        });
+        let load = |making: &Making| match making.peek() {
+            Some(Ok(kept)) => Arc::strong_count(&kept.load.0),
+            _ => making.strong_count().unwrap_or_default(),
+        };
+        let least = all.iter().min_by_key(|making| load(making));
+        if let Some(making) = least
+            && (load(making) <= MOST_STREAMS as usize || all.len() >= MOST_MULTIPLEXED)
+        {
+            return (making.clone(), making.peek().is_some());
         }
         let pool = Arc::clone(self);
         let task = self.shared.tasks.spawn(async move { pool.connect().await.map(Arc::new) });
         let made = async { task.await.unwrap_or_else(|_| Err(Arc::new(UpstreamError::NotReady))) };
         let making = made.boxed().shared();
-        *current = Some(making.clone());
+        all.push(making.clone());
         (making, false)
     }
 
@@ -184,6 +219,7 @@ impl<U: Upstream> Pool<U> {
                 let (sender, connection) = http1::Builder::new()
                     .preserve_header_case(true)
                     .max_buf_size(LARGEST_HEAD)
+                    .max_header_size(LARGEST_HEAD)
                     .max_headers(MOST_FIELDS)
                     .handshake(io)
                     .await?;
@@ -211,7 +247,7 @@ impl<U: Upstream> Pool<U> {
             }
         };
         let now = Instant::now();
-        Ok(Kept { sender, made: now, since: now, svid, peer })
+        Ok(Kept { sender, made: now, since: now, svid, peer, load: Load::default() })
     }
 }
 
@@ -221,12 +257,13 @@ impl Kept {
         let Sender::Http2(sender) = &self.sender else { return None };
         let sender = Sender::Http2(sender.clone());
         let (svid, peer) = (self.svid.clone(), self.peer.clone());
-        Some(Self { sender, made: self.made, since: self.since, svid, peer })
+        Some(Self { sender, made: self.made, since: self.since, svid, peer, load: self.load.clone() })
     }
 
-    /// The place of the called side in the table of live connections, if it is a peer.
-    pub(super) fn peer(&self) -> Option<Arc<Registration>> {
-        self.peer.as_ref().and_then(Weak::upgrade)
+    /// What a request on it holds of it.
+    pub(super) fn place(&mut self) -> Place {
+        let load = matches!(self.sender, Sender::Http2(_)).then(|| std::mem::take(&mut self.load));
+        Place { peer: self.peer.as_ref().and_then(Weak::upgrade), load }
     }
 
     /// Sends a request and awaits the head of its response.

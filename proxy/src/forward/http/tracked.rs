@@ -7,16 +7,24 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
 
 use super::headers::remove_identity;
+use super::pool::Load;
 use crate::connections::Registration;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters};
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// How long a client that waits to be asked for its body is kept waiting: some servers never ask (RFC 9110
+/// s10.1.1).
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// What is still taken of a request that was answered already, and for how long.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Which way a body goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +58,33 @@ pub(super) struct Tracked {
     right: Option<Right>,
     idle: Option<Idle>,
     record: Option<AccessRecord>,
+    /// Until then the client is not asked for its body.
+    held: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    linger: Option<TaskTracker>,
+    /// Told of every frame.
+    progress: Option<Arc<Notify>>,
+    /// The place on a shared connection that this body takes.
+    _load: Option<Load>,
+}
+
+/// Reads on for a while after the answer, so that a client that is still sending gets to read it: to close
+/// with its bytes unread would be a reset.
+pub(super) fn linger(mut body: Incoming, tasks: &TaskTracker) {
+    if body.is_end_stream() {
+        return;
+    }
+    tasks.spawn(async move {
+        let read = async {
+            let mut left = LINGER_BYTES;
+            while let Some(Ok(frame)) = body.frame().await {
+                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, read).await;
+    });
 }
 
 enum Source {
@@ -81,33 +116,93 @@ impl Idle {
     }
 }
 
-/// The request lost its right while its body was on its way.
+/// Why a body of ours did not reach its end.
 #[derive(Debug, thiserror::Error)]
-#[error("cut: {}", .0.as_str())]
-struct Cut(CloseReason);
+pub(super) enum BodyError {
+    /// Its request lost its right.
+    #[error("cut: {}", .0.as_str())]
+    Cut(CloseReason),
+    /// It stood still for too long.
+    #[error("nothing moved for {} s", .0.as_secs())]
+    Still(Duration),
+    /// Who sends it broke off.
+    #[error("the sender broke off: {0}")]
+    Sender(#[source] hyper::Error),
+}
 
-/// The body stood still for too long.
-#[derive(Debug, thiserror::Error)]
-#[error("nothing moved for {} s", .0.as_secs())]
-struct Still(Duration);
+impl BodyError {
+    /// Whether that is behind `error`.
+    pub(super) fn behind<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
+    }
+}
 
 impl Tracked {
-    /// The body of a request.
-    pub(super) fn request(
+    fn new(source: Source, flow: Flow, meters: Vec<Arc<Meters>>) -> Self {
+        Self {
+            source,
+            flow,
+            meters,
+            right: None,
+            idle: None,
+            record: None,
+            held: None,
+            linger: None,
+            progress: None,
+            _load: None,
+        }
+    }
+
+    fn forwarded(
         body: Incoming,
         flow: Flow,
         meters: Vec<Arc<Meters>>,
         right: Option<Arc<Registration>>,
         idle: Duration,
     ) -> Self {
-        let (right, idle) = (Right::new(right), Some(Idle::new(idle)));
-        Self { source: Source::Forwarded(body), flow, meters, right, idle, record: None }
+        let mut tracked = Self::new(Source::Forwarded(body), flow, meters);
+        (tracked.right, tracked.idle) = (Right::new(right), Some(Idle::new(idle)));
+        tracked
+    }
+
+    /// The body of a request. What is left of it when nobody wants it any more is read on in `linger`.
+    pub(super) fn request(
+        body: Incoming,
+        flow: Flow,
+        meters: Vec<Arc<Meters>>,
+        right: Option<Arc<Registration>>,
+        idle: Duration,
+        linger: Option<TaskTracker>,
+    ) -> Self {
+        let mut tracked = Self::forwarded(body, flow, meters, right, idle);
+        tracked.linger = linger;
+        tracked
+    }
+
+    /// Tells `progress` of every frame.
+    pub(super) fn report_to(&mut self, progress: &Arc<Notify>) {
+        self.progress = Some(Arc::clone(progress));
+    }
+
+    /// Keeps a place on a shared connection until this body has ended.
+    pub(super) fn keep(&mut self, load: Option<Load>) {
+        self._load = load;
+    }
+
+    /// Asks the client for its body only when the called side does, or says nothing for a while.
+    pub(super) fn wait_for(&mut self, asked: &CancellationToken) {
+        if self.is_end_stream() {
+            return;
+        }
+        let asked = asked.clone().cancelled_owned();
+        self.held = Some(Box::pin(async {
+            let _ = tokio::time::timeout(LONGEST_WAIT, asked).await;
+        }));
     }
 
     /// No body at all.
     pub(super) fn empty() -> Self {
-        let source = Source::Local(Full::default());
-        Self { source, flow: Flow::ToApp, meters: Vec::new(), right: None, idle: None, record: None }
+        Self::new(Source::Local(Full::default()), Flow::ToApp, Vec::new())
     }
 
     /// The body of a forwarded response.
@@ -119,31 +214,37 @@ impl Tracked {
         right: Option<Arc<Registration>>,
         idle: Duration,
     ) -> Self {
-        let (right, idle) = (Right::new(right), Some(Idle::new(idle)));
-        Self { source: Source::Forwarded(body), flow, meters, right, idle, record: Some(record) }
+        let mut tracked = Self::forwarded(body, flow, meters, right, idle);
+        tracked.record = Some(record);
+        tracked
     }
 
     /// An answer of our own.
     pub(super) fn local(text: String, flow: Flow, record: AccessRecord) -> Self {
-        let (source, meters) = (Source::Local(Full::from(text)), vec![record.meters()]);
-        Self { source, flow, meters, right: None, idle: None, record: Some(record) }
+        let meters = vec![record.meters()];
+        let mut tracked = Self::new(Source::Local(Full::from(text)), flow, meters);
+        tracked.record = Some(record);
+        tracked
     }
 
     /// Why this body must not go on, if it must not.
-    fn ends_early(&mut self, cx: &mut Context<'_>) -> Option<(CloseReason, BoxError)> {
+    fn ends_early(&mut self, cx: &mut Context<'_>) -> Option<(CloseReason, BodyError)> {
         if let Some(right) = &mut self.right
             && right.closing.as_mut().poll(cx).is_ready()
         {
             let reason = right.registration.close_reason().unwrap_or(CloseReason::Error);
-            return Some((reason, Cut(reason).into()));
+            return Some((reason, BodyError::Cut(reason)));
         }
         let idle = self.idle.as_mut()?;
-        idle.timer.as_mut().poll(cx).is_ready().then(|| (CloseReason::Idle, Still(idle.allowed).into()))
+        idle.timer.as_mut().poll(cx).is_ready().then(|| (CloseReason::Idle, BodyError::Still(idle.allowed)))
     }
 
     fn moved(&mut self, frame: &mut Frame<Bytes>) {
         if let Some(idle) = &mut self.idle {
             idle.timer.as_mut().reset(Instant::now() + idle.allowed);
+        }
+        if let Some(progress) = &self.progress {
+            progress.notify_one();
         }
         let count = frame.data_ref().map_or(0, |data| data.remaining()) as u64;
         for meters in &self.meters {
@@ -157,16 +258,39 @@ impl Tracked {
     }
 }
 
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        let Some(tasks) = self.linger.take().filter(|_| self.held.is_none()) else { return };
+        let cut = self.right.as_ref().is_some_and(|right| right.registration.close_reason().is_some());
+        let source = std::mem::replace(&mut self.source, Source::Local(Full::default()));
+        if let Source::Forwarded(body) = source
+            && !cut
+        {
+            linger(body, &tasks);
+        }
+    }
+}
+
 impl Body for Tracked {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(held) = &mut self.held {
+            if held.as_mut().poll(cx).is_pending() {
+                // Looked at all the same: the wait may be cut.
+                return match self.ends_early(cx) {
+                    Some((_, error)) => Poll::Ready(Some(Err(error))),
+                    None => Poll::Pending,
+                };
+            }
+            self.held = None;
+        }
         let mut polled = match &mut self.source {
-            Source::Forwarded(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Source::Forwarded(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Sender),
             Source::Local(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         };
         // Asked after the body was polled, so that a body that is at its end is not cut short, and before its

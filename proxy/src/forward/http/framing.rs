@@ -1,0 +1,133 @@
+//! Where a message ends and whom it is for: what is not beyond doubt is refused, as the next server might read
+//! it differently (RFC 9112 s6.1 and s3.2, RFC 9113 s8.2.2).
+
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, TRANSFER_ENCODING};
+use http::uri::Authority;
+use http::{Request, StatusCode};
+
+use super::{MOST_FIELDS, Version};
+
+/// A request that could be read in two ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Doubtful {
+    /// A coding that we do not know the end of.
+    #[error("transfer codings other than a single `chunked` are not forwarded")]
+    Coding,
+    /// Two statements about its length.
+    #[error("the request has both Transfer-Encoding and Content-Length, or several Transfer-Encodings")]
+    Length,
+    /// None in HTTP/1.1, several, or something that is no host.
+    #[error("the request needs exactly one Host field with a host and an optional port")]
+    Host,
+    /// More than we look at.
+    #[error("the request has more than {MOST_FIELDS} fields")]
+    Fields,
+}
+
+impl Doubtful {
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::Coding => StatusCode::NOT_IMPLEMENTED,
+            Self::Length | Self::Host => StatusCode::BAD_REQUEST,
+            Self::Fields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        }
+    }
+}
+
+/// Whether a request is beyond doubt.
+pub(super) fn check<B>(request: &Request<B>, version: Version) -> Result<(), Doubtful> {
+    let headers = request.headers();
+    if headers.len() > MOST_FIELDS {
+        return Err(Doubtful::Fields);
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err(Doubtful::Coding);
+        }
+        if codings.next().is_some() || headers.contains_key(CONTENT_LENGTH) {
+            return Err(Doubtful::Length);
+        }
+    }
+    if version == Version::Http2 {
+        // Its authority is a field of its own, and ours once forwarded.
+        return Ok(());
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+        (None, None) if request.version() < http::Version::HTTP_11 => Ok(()),
+        _ => Err(Doubtful::Host),
+    }
+}
+
+/// `HOST[:PORT]` (RFC 9112 s3.2); empty where the target has no authority.
+fn is_host(value: &[u8]) -> bool {
+    if value.is_empty() {
+        return true;
+    }
+    let Ok(authority) = Authority::try_from(value) else { return false };
+    let host = authority.host();
+    !host.is_empty()
+        && !authority.as_str().contains('@')
+        && (authority.as_str().len() == host.len() || authority.port_u16().is_some())
+}
+
+/// Leaves a response one statement about its length (RFC 9112 s6.3).
+pub(super) fn settle(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
+}
+
+/// Whether the client waits to be asked for its body (RFC 9110 s10.1.1).
+pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(version: http::Version, fields: &[(&str, &str)]) -> Result<(), Doubtful> {
+        let mut request = Request::post("/").version(version);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        check(&request.body(()).unwrap(), Version::Http1)
+    }
+
+    #[test]
+    fn length_is_said_once_and_understood() {
+        let host = ("host", "a");
+        let coded = |value| of(http::Version::HTTP_11, &[host, ("transfer-encoding", value)]);
+        assert_eq!(coded("chunked"), Ok(()));
+        assert_eq!(coded("Chunked"), Ok(()));
+        for other in ["identity, chunked", "gzip, chunked", "chunked, chunked", ", chunked", "x", ""] {
+            assert_eq!(coded(other), Err(Doubtful::Coding), "{other}");
+        }
+        let chunked = ("transfer-encoding", "chunked");
+        assert_eq!(of(http::Version::HTTP_11, &[host, chunked, chunked]), Err(Doubtful::Length));
+        let both = [host, chunked, ("content-length", "3")];
+        assert_eq!(of(http::Version::HTTP_11, &both), Err(Doubtful::Length));
+    }
+
+    #[test]
+    fn host_is_one_and_a_host() {
+        for host in ["a", "a.example:80", "[fd00::1]:80", "10.0.0.1", ""] {
+            assert_eq!(of(http::Version::HTTP_11, &[("host", host)]), Ok(()), "{host}");
+        }
+        for host in ["a b", "a/admin", "u@a", "a, b", "a:x", "a:99999", ":80"] {
+            assert_eq!(of(http::Version::HTTP_11, &[("host", host)]), Err(Doubtful::Host), "{host}");
+        }
+        assert_eq!(of(http::Version::HTTP_11, &[]), Err(Doubtful::Host));
+        assert_eq!(of(http::Version::HTTP_10, &[]), Ok(()));
+        assert_eq!(of(http::Version::HTTP_11, &[("host", "a"), ("host", "a")]), Err(Doubtful::Host));
+    }
+
+    #[test]
+    fn fields_are_bounded() {
+        let many: Vec<_> = (0..MOST_FIELDS).map(|_| ("x", "y")).chain([("host", "a")]).collect();
+        assert_eq!(of(http::Version::HTTP_11, &many), Err(Doubtful::Fields));
+    }
+}
