@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, Health};
 use crate::capture::limits::Limits;
 use crate::capture::own::Own;
-use crate::capture::{Intake, Listener};
+use crate::capture::{Callers, Intake, Listener};
 use crate::config::{self, App, Config, Destination, Entrance, Source};
 use crate::connections::Connections;
 use crate::forward::opaque::Idle;
@@ -66,8 +66,9 @@ pub async fn run(
     let outward = intake.beside(config.max_connections);
 
     let health = Health { mesh: Arc::clone(&mesh), metrics, drain: drain.clone() };
-    let health_listener =
-        Listener::bind(&Entrance::Tcp(config.metrics_listen)).await.context("metrics-listen")?;
+    let health_listener = Listener::bind(&Entrance::Tcp(config.metrics_listen), Callers::Loopback)
+        .await
+        .context("metrics-listen")?;
     announce("metrics", &health_listener);
     let health_port = health_listener.port();
     let duties = TaskTracker::new();
@@ -75,8 +76,9 @@ pub async fn run(
     duties.spawn(expire_rules(Arc::clone(&mesh), stop.clone()));
 
     // Bound before joining, so that control can be told the real ports and a taken port spends no ticket.
-    let inbound = bind(config.inbound, |listener| &listener.listen).await.context("inbound")?;
-    let outbound = bind(config.outbound, |listener| &listener.listen).await.context("outbound")?;
+    let inbound = bind(config.inbound, Callers::All, |listener| &listener.listen).await.context("inbound")?;
+    let outbound =
+        bind(config.outbound, Callers::Loopback, |listener| &listener.listen).await.context("outbound")?;
     let shared = Arc::new(Shared {
         mesh: Arc::clone(&mesh),
         connections: Arc::clone(&connections),
@@ -84,7 +86,7 @@ pub async fn run(
         drain: drain.clone(),
         idle: Idle { open: config.idle_timeout, half_closed: HALF_CLOSED.min(config.idle_timeout) },
         own: own(&inbound, &outbound, health_port, &config.source),
-        limits: Limits::new(config.max_connections_per_identity),
+        limits: Limits::new(config.max_connections, config.max_connections_per_identity),
     });
 
     let work = async {
@@ -134,7 +136,9 @@ pub async fn run(
         for (listener, settings) in inbound {
             announce("inbound", &listener);
             if settings.forward == App::Original && !listener.take_foreign() {
-                tracing::info!("without CAP_NET_ADMIN connections are captured by redirect, not by tproxy");
+                tracing::warn!(
+                    "without CAP_NET_ADMIN the proxy takes what is captured by redirect, not by tproxy"
+                );
             }
             let settings = Arc::new(Inbound::from(settings));
             let (intake, shared) = (intake.clone(), Arc::clone(&shared));
@@ -179,11 +183,12 @@ pub async fn run(
 
 async fn bind<L>(
     listeners: Vec<L>,
+    callers: Callers,
     entrance: impl Fn(&L) -> &Entrance,
 ) -> std::io::Result<Vec<(Listener, L)>> {
     let mut bound = Vec::new();
     for listener in listeners {
-        bound.push((Listener::bind(entrance(&listener)).await?, listener));
+        bound.push((Listener::bind(entrance(&listener), callers).await?, listener));
     }
     Ok(bound)
 }
@@ -204,17 +209,12 @@ fn own(
         let listeners = inbound.iter().filter(move |(_, settings)| captured(settings) == wanted);
         listeners.filter_map(|(listener, _)| listener.port())
     };
-    Own {
-        for_peers: ports(false).collect(),
-        others: ports(true)
-            .chain(outbound.iter().filter_map(|(listener, _)| listener.port()))
-            .chain(health)
-            .collect(),
-        control: match source {
-            Source::Control(ticket) => ticket.control.clone(),
-            Source::Files(_) => Vec::new(),
-        },
-    }
+    let others = ports(true).chain(outbound.iter().filter_map(|(listener, _)| listener.port())).chain(health);
+    let control = match source {
+        Source::Control(ticket) => ticket.control.clone(),
+        Source::Files(_) => Vec::new(),
+    };
+    Own::new(ports(false).collect(), others.collect(), control)
 }
 
 /// Ends when there is a snapshot: identity, bundle and policy.
@@ -252,7 +252,7 @@ impl Shared {
             drain: CancellationToken::new(),
             idle: Idle { open: HALF_CLOSED, half_closed: HALF_CLOSED },
             own: Own::default(),
-            limits: Limits::new(1),
+            limits: Limits::new(1, 1),
         })
     }
 }
@@ -268,7 +268,8 @@ mod tests {
     #[tokio::test]
     async fn the_story_of_a_connection_is_small() {
         let shared = Shared::for_a_test();
-        let listener = Listener::bind(&Entrance::Tcp(([127, 0, 0, 1], 0).into())).await.unwrap();
+        let listener =
+            Listener::bind(&Entrance::Tcp(([127, 0, 0, 1], 0).into()), Callers::All).await.unwrap();
         let address = format!("127.0.0.1:{}", listener.port().unwrap());
         let socket = || async { Socket::Tcp(TcpStream::connect(&address).await.unwrap()) };
         let remote = Remote::Ip(address.parse().unwrap());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustls::server::Acceptor;
 use rustls::{ClientConfig, ServerConfig};
-use signet_proto::handshake::{PeerError, PeerIdentity, server_name, verify_failure};
+use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1, PeerError, PeerIdentity, server_name, verify_failure};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
@@ -77,19 +77,28 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
-/// Accepts a peer.
+/// Whether a peer offers both versions of HTTP, and leaves the choice to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OffersBoth(pub bool);
+
+/// Accepts a peer with the configuration that `choose` has for it.
 ///
 /// # Errors
 /// When the peer is not believed, does not finish in time, or breaks off.
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
-    config: &Arc<ServerConfig>,
+    choose: impl AsyncFnOnce(OffersBoth) -> Arc<ServerConfig>,
 ) -> Result<(server::TlsStream<S>, PeerIdentity), HandshakeError> {
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
     timed(Direction::Inbound, async {
         let hello =
             tokio::time::timeout(HELLO_DEADLINE, hello).await.map_err(|_| HandshakeError::Hello)??;
-        let stream = hello.into_stream(Arc::clone(config)).await?;
+        let mut versions = (false, false);
+        for offered in hello.client_hello().alpn().into_iter().flatten() {
+            versions = (versions.0 || offered == ALPN_HTTP1, versions.1 || offered == ALPN_H2);
+        }
+        let config = choose(OffersBoth(versions == (true, true))).await;
+        let stream = hello.into_stream(config).await?;
         let peer = PeerIdentity::from_verified(stream.get_ref().1.peer_certificates())?;
         Ok((stream, peer))
     })

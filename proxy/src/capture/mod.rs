@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::listener::Listener;
+pub use self::listener::{Callers, Listener};
 pub use self::socket::{Remote, Socket, prepare, reset_unless};
 use crate::backoff::Backoff;
 use crate::telemetry::metrics;
@@ -52,7 +52,8 @@ impl Intake {
         &self.tasks
     }
 
-    /// Accepts until told to stop and serves every connection in a task of its own. An accept that fails
+    /// Accepts until told to stop and serves every connection in a task of its own; the first one beyond the
+    /// bound waits here, the others with the kernel. An accept that fails
     /// never ends the loop: running out of descriptors is waited out (RUSTSEC-2024-0376, ztunnel 1585).
     pub async fn accept<S, F>(&self, listener: Listener, purpose: &'static str, serve: S)
     where
@@ -61,11 +62,6 @@ impl Intake {
     {
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
         loop {
-            let slot = tokio::select! {
-                () = self.stop.cancelled() => return,
-                slot = Arc::clone(&self.slots).acquire_owned() => slot,
-            };
-            let Ok(slot) = slot else { return };
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
@@ -73,6 +69,11 @@ impl Intake {
             match accepted {
                 Ok((stream, remote)) => {
                     backoff.reset();
+                    let slot = tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        slot = Arc::clone(&self.slots).acquire_owned() => slot,
+                    };
+                    let Ok(slot) = slot else { return };
                     let story = serve(stream, remote);
                     self.tasks.spawn(async move {
                         story.await;

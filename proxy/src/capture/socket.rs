@@ -64,7 +64,11 @@ impl fmt::Display for Remote {
 /// A listener for both families sees IPv4 callers as `::ffff:a.b.c.d`; nobody else should.
 #[must_use]
 pub fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address {
+        SocketAddr::V6(v6) if let Some(v4) = v6.ip().to_ipv4_mapped() => SocketAddr::from((v4, v6.port())),
+        // With its scope, without which a link-local address means nothing.
+        other => other,
+    }
 }
 
 /// Small writes go out at once, and a peer that vanished without a word is noticed.

@@ -1,14 +1,13 @@
 //! The command line.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
 use super::listeners::{Inbound, Outbound, Route};
-use super::values::{Cidr, Timeout, Unknown};
+use super::values::{Cidr, Count, Timeout, Unknown};
 use crate::capture::rules::Mode;
 use crate::telemetry::log::Format;
 
@@ -129,11 +128,11 @@ pub struct Keys {
 
     /// Connections at once, in each direction [default: 10000]
     #[arg(long, value_name = "COUNT", env = "SIGNET_MAX_CONNECTIONS")]
-    pub max_connections: Option<NonZeroUsize>,
+    pub max_connections: Option<Count>,
 
     /// Inbound connections of one identity at once [default: 5000]
     #[arg(long, value_name = "COUNT", env = "SIGNET_MAX_CONNECTIONS_PER_IDENTITY")]
-    pub max_connections_per_identity: Option<NonZeroUsize>,
+    pub max_connections_per_identity: Option<Count>,
 
     /// Join ticket, as printed by `signet token create`
     #[arg(long, value_name = "TICKET", env = "SIGNET_JOIN", hide_env_values = true)]

@@ -8,7 +8,6 @@ mod values;
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -159,8 +158,8 @@ impl Config {
             outbound: keys.outbound,
             routes: keys.route,
             unknown_destinations: keys.unknown_destinations.unwrap_or_default(),
-            max_connections: keys.max_connections.map_or(10_000, NonZeroUsize::get),
-            max_connections_per_identity: keys.max_connections_per_identity.map_or(5_000, NonZeroUsize::get),
+            max_connections: keys.max_connections.map_or(10_000, |count| count.0),
+            max_connections_per_identity: keys.max_connections_per_identity.map_or(5_000, |count| count.0),
             metrics_listen,
             drain_timeout: keys.drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.0),
             idle_timeout: keys.idle_timeout.map_or(Duration::from_secs(24 * 3600), |timeout| timeout.0),

@@ -41,8 +41,10 @@ pub enum Unknown {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Entrance {
-    /// `[IP:]PORT`; without an address, all of both families.
+    /// `IP:PORT`; `[::]` takes IPv4 as well.
     Tcp(SocketAddr),
+    /// `PORT`: for peers all addresses, for our app loopback, of both families.
+    Port(u16),
     /// `unix:PATH`.
     Unix(PathBuf),
 }
@@ -57,6 +59,32 @@ pub struct Requested {
     pub port: u16,
 }
 
+/// How many of something at once: from 1 to a million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "usize")]
+pub struct Count(pub usize);
+
+impl TryFrom<usize> for Count {
+    type Error = String;
+
+    fn try_from(count: usize) -> Result<Self, String> {
+        match count {
+            1..=1_000_000 => Ok(Self(count)),
+            _ => Err(format!("expected a count from 1 to 1000000, found {count}")),
+        }
+    }
+}
+
+impl FromStr for Count {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let count: usize =
+            text.parse().map_err(|_| format!("expected a count from 1 to 1000000, found `{text}`"))?;
+        count.try_into()
+    }
+}
+
 /// Addresses, written `10.0.0.0/8` or as one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -68,11 +96,12 @@ pub struct Cidr(pub IpNet);
 pub struct Timeout(pub Duration);
 
 impl Entrance {
-    /// The address, if it is TCP.
+    /// The address, if it is TCP; unspecified without one.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) => Some(*address),
+            Self::Port(port) => Some((Ipv6Addr::UNSPECIFIED, *port).into()),
             Self::Unix(_) => None,
         }
     }
@@ -82,6 +111,7 @@ impl fmt::Display for Entrance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Port(port) => write!(f, "port {port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -100,7 +130,7 @@ impl FromStr for Entrance {
             };
         }
         if let Ok(port) = text.parse::<u16>() {
-            return Ok(Self::Tcp((Ipv6Addr::UNSPECIFIED, port).into()));
+            return Ok(Self::Port(port));
         }
         text.parse()
             .map(Self::Tcp)

@@ -201,10 +201,13 @@ fn mentions_http(bytes: &[u8]) -> bool {
 }
 
 /// Binary, or the beginning of JSON, XML and the like. Lenient servers take a method that is no token (RFC 9110
-/// s5.6.2) but text; none takes these.
+/// s5.6.2), and some take any kind of white space around it: neither decides.
 fn is_no_method(word: &[u8]) -> bool {
-    let text = |byte: &u8| byte.is_ascii_graphic() || *byte == b'\r';
-    !word.iter().all(text) || word.first().is_some_and(|byte| b"{[(<\"".contains(byte))
+    let binary = |byte: &u8| match byte {
+        0x09..=0x0d | 0x1c..=0x20 | 0x85 | 0xa0 => false,
+        _ => !byte.is_ascii_graphic(),
+    };
+    word.iter().any(binary) || word.first().is_some_and(|byte| b"{[(<\"".contains(byte))
 }
 
 #[cfg(test)]
@@ -237,6 +240,9 @@ mod tests {
             (b"G@T / HTTP/1.1\r\n", Some(Detected::Http(Version::Http1))),
             (b"G@T", None),
             (b"PING\r", None),
+            (b"\x0bGET / HTTP/1.1\r\n", Some(Detected::Http(Version::Http1))),
+            (b"GET\x0b/\x0bHTTP/1.1\r\n", Some(Detected::Http(Version::Http1))),
+            (b"\xa0GET\x85/ HTTP/1.1\r\n", Some(Detected::Http(Version::Http1))),
             (b"A\x01T / HTTP/1.1\r\n", Some(Detected::Opaque)),
         ] {
             assert_eq!(classify(bytes), expected, "{}", bytes.escape_ascii());

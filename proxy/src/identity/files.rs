@@ -152,16 +152,37 @@ pub async fn follow(
     for folder in folders(&files) {
         watcher.watch(&folder, RecursiveMode::NonRecursive)?;
     }
+    // What could not be used when it was looked at: a writer may have been in the middle of it.
+    let mut unsettled = None;
     let mut refused = None;
     loop {
         // Read after the watch began: what changed since `load` is not missed.
-        match Contents::read(&files).await {
-            Ok(contents) if contents == current => refused = None,
+        let contents = Contents::read(&files).await;
+        let (seen, failed) = match contents {
+            Ok(contents) if contents == current => {
+                (unsettled, refused) = (None, None);
+                (None, None)
+            }
             Ok(contents) => match contents.parse(&files).and_then(|loaded| adopt(&mesh, loaded)) {
-                Ok(()) => (current, refused) = (contents, None),
-                Err(error) => refuse(&error, &mut refused),
+                Ok(()) => {
+                    (current, unsettled, refused) = (contents, None, None);
+                    (None, None)
+                }
+                Err(error) => (Some(contents), Some(error)),
             },
-            Err(error) => refuse(&error, &mut refused),
+            Err(error) => (None, Some(error)),
+        };
+        if let Some(error) = failed {
+            let seen = Some(seen);
+            if unsettled == seen {
+                refuse(&error, &mut refused);
+            } else {
+                unsettled = seen;
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(SETTLE) => continue,
+                }
+            }
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),

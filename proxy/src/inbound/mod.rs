@@ -12,18 +12,19 @@ use signet_proto::tunnel;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::capture::own::is_local;
 use crate::capture::{Remote, Socket, original, proxy_protocol, reset_unless};
 use crate::config;
 use crate::connections::{Content, Registration, Subject};
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_only, detect_version};
-use crate::forward::http::{Http, Pool, Slot, Version, cut};
+use crate::forward::http::{Http, Http2Support, Pool, Slot, Version, cut};
 use crate::forward::opaque::relay;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
 use crate::mesh::Alpn;
 use crate::run::Shared;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol, metrics};
-use crate::tls;
+use crate::tls::{self, OffersBoth};
 
 /// One inbound listener at work.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub struct Inbound {
     app: config::App,
     protocol: config::Protocol,
     balancers: Vec<IpNet>,
+    http2: Http2Support,
 }
 
 /// Why an inbound connection ended before or while it was forwarded.
@@ -39,11 +41,8 @@ type Refusal = (CloseReason, Option<String>);
 impl From<config::Inbound> for Inbound {
     fn from(settings: config::Inbound) -> Self {
         let config::Inbound { forward, protocol, proxy_protocol_from, .. } = settings;
-        Self {
-            app: forward,
-            protocol,
-            balancers: proxy_protocol_from.into_iter().map(|cidr| cidr.0).collect(),
-        }
+        let balancers = proxy_protocol_from.into_iter().map(|cidr| cidr.0).collect();
+        Self { app: forward, protocol, balancers, http2: Http2Support::default() }
     }
 }
 
@@ -71,7 +70,7 @@ async fn phases(
 ) -> Result<(), Refusal> {
     let snapshot = shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))?;
     record.facts.destination = Some(snapshot.svid.id().clone());
-    let app = inbound.app_of(shared, &socket, record)?;
+    let app = inbound.app_of(shared, &socket, record).await?;
 
     let mut caller = Prefixed::new(socket);
     if inbound.is_balancer(record.facts.remote)
@@ -80,10 +79,14 @@ async fn phases(
         record.facts.remote = Remote::Ip(source);
     }
     let unproven = match record.facts.remote.address() {
-        Some(address) => Some(shared.limits.unproven.enter(address.ip()).ok_or_else(|| limited("address"))?),
+        Some(address) => Some(shared.limits.unproven(address.ip()).ok_or_else(|| limited("address"))?),
         None => None,
     };
-    let (stream, peer) = tls::accept(caller, &snapshot.server).await.map_err(|refused| {
+    let choose = async |OffersBoth(both)| match both && !inbound.http2.of(app).await {
+        true => Arc::clone(&snapshot.server_http1),
+        false => Arc::clone(&snapshot.server),
+    };
+    let (stream, peer) = tls::accept(caller, choose).await.map_err(|refused| {
         (CloseReason::HandshakeFailed, Some(format!("{}: {refused}", refused.reason())))
     })?;
     drop(unproven);
@@ -122,7 +125,7 @@ async fn phases(
 impl Inbound {
     /// Where the app is that the connection is for. A captured connection never leads to one of our own
     /// listeners: that would be a loop, or a way to what only this machine may see.
-    fn app_of(
+    async fn app_of(
         &self,
         shared: &Shared,
         socket: &Socket,
@@ -133,8 +136,8 @@ impl Inbound {
             (config::App::Original, Socket::Tcp(stream)) => {
                 let app = original::destination(stream).map_err(error)?;
                 record.facts.requested = Some(app.to_string().into());
-                if shared.own.has(app) {
-                    let why = format!("{app} is this proxy's own listener, and no app");
+                if shared.own.has(app) || !is_local(app) || shared.own.is_control(app).await {
+                    let why = format!("{app} is this proxy, control, or not here: no app of ours");
                     return Err((CloseReason::UnknownDestination, Some(why)));
                 }
                 app
@@ -185,11 +188,9 @@ impl Arrival {
         let (detected, called) = match (self.protocol, expected) {
             (config::Protocol::Tcp, _) => (Detected::Opaque, None),
             (_, Some(expected)) => (expected, None),
+            // Refused either way, but an HTTP client is told why, if it asks soon.
+            (_, None) if refusal.is_some() => (detect_only(from).await.unwrap_or(Detected::Opaque), None),
             (config::Protocol::Http, _) => (detect_version(from).await.map_err(error)?, None),
-            // Refused either way, but an HTTP client is told why.
-            (config::Protocol::Detect, _) if refusal.is_some() => {
-                (detect_only(from).await.unwrap_or(Detected::Opaque), None)
-            }
             (config::Protocol::Detect, _) => {
                 let connect = async { self.app().connect(Alpn::None).await.map(|called| called.stream) };
                 Box::pin(detect(from, connect)).await.map_err(error)?

@@ -19,6 +19,10 @@ use crate::telemetry::{AccessRecord, CloseReason};
 /// How long a connection may wait for its next stream. Longer than the other end keeps it, so that the other
 /// end is the one that closes.
 const IDLE: Duration = Duration::from_secs(90);
+/// For its first stream, and after one was refused.
+const IDLE_UNTRIED: Duration = Duration::from_secs(5);
+/// Refused streams in a row after which the peer has to come again.
+const MOST_REFUSED: u32 = 3;
 
 type Carrier = Tunneled<TlsStream<Prefixed<Socket>>>;
 
@@ -31,6 +35,7 @@ pub(super) async fn serve(
     let facts = record.facts.clone();
     let mut carrier = Carrier::acceptor(stream);
     let mut first = Some(record);
+    let (mut idle, mut refused) = (IDLE_UNTRIED, 0);
     loop {
         let waiting = arrival.register();
         if let Some(reason) = arrival.distrusted(&waiting) {
@@ -40,7 +45,7 @@ pub(super) async fn serve(
             biased;
             reason = cut(Some(&waiting)) => return Err((reason, None)),
             () = arrival.shared.drain.cancelled() => return Ok(()),
-            asked = tokio::time::timeout(IDLE, carrier.asked()) => asked,
+            asked = tokio::time::timeout(idle, carrier.asked()) => asked,
         };
         let asked = match asked {
             Ok(Ok(Some(asked))) => asked,
@@ -59,12 +64,21 @@ pub(super) async fn serve(
             None => own.insert(AccessRecord::connection(facts.clone())),
         };
         let (ended, next) = one(arrival, registration, carrier, asked, record).await;
+        let carried = ended.is_ok();
         if let Err((reason, detail)) = ended {
             record.ended(reason, detail);
         }
         record.finish();
+        (idle, refused) = match carried {
+            true => (IDLE, 0),
+            false => (IDLE_UNTRIED, refused + 1),
+        };
         match next {
-            Some(next) => carrier = next,
+            Some(next) if refused < MOST_REFUSED => carrier = next,
+            Some(last) => {
+                last.close().await;
+                return Ok(());
+            }
             None => return Ok(()),
         }
     }

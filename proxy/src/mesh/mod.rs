@@ -20,7 +20,7 @@ use signet_proto::spiffe::TrustBundle;
 use tokio::sync::watch as latest;
 
 pub use duty::expire_rules;
-pub use services::{Endpoint, Services};
+pub use services::{Behind, Endpoint, Services};
 pub use snapshot::{Alpn, Snapshot};
 
 use crate::connections::{Applied, Connections};
@@ -129,6 +129,17 @@ impl Mesh {
         self.generation.send_replace(generation);
         metrics::snapshot(generation, next.revision, started.elapsed());
         Ok(applied)
+    }
+
+    /// Takes where the peers listen. That gives nobody a right and takes none away: nothing is decided again.
+    pub fn relocate(&self, services: Services, revision: u64) {
+        let mut inputs = self.inputs.lock();
+        inputs.services = Arc::new(services.after(&inputs.services));
+        inputs.revision = revision;
+        if let Some(current) = self.current.load_full() {
+            self.current.store(Some(Arc::new(current.relocated(&inputs))));
+            metrics::revision(revision);
+        }
     }
 
     /// Decides all live connections again without a change from outside, as when a rule's time is up.

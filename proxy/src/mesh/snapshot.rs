@@ -34,9 +34,13 @@ pub struct Snapshot {
     pub services: Arc<Services>,
     /// For accepting.
     pub server: Arc<ServerConfig>,
+    /// The same without HTTP/2, for apps that do not speak it.
+    pub server_http1: Arc<ServerConfig>,
     /// Made when a peer is first called: the configuration of each names whom it is for.
-    clients: Mutex<HashMap<(SpiffeId, Alpn), Arc<ClientConfig>>>,
+    clients: Arc<Mutex<Clients>>,
 }
+
+type Clients = HashMap<(SpiffeId, Alpn), Arc<ClientConfig>>;
 
 /// What is offered in the ALPN extension (RFC 7301) of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,12 +74,9 @@ impl Snapshot {
             return Ok(None);
         }
         let trust = Arc::new(Trust::new(inputs.bundles.iter().cloned(), inputs.revocations.clone()));
-        let server = server_config(
-            svid,
-            Arc::clone(&trust),
-            ClientAuth::Required,
-            &[tunnel::ALPN, ALPN_H2, ALPN_HTTP1],
-        )?;
+        let server = |alpn: &[&[u8]]| server_config(svid, Arc::clone(&trust), ClientAuth::Required, alpn);
+        let (server, server_http1) =
+            (server(&[tunnel::ALPN, ALPN_H2, ALPN_HTTP1])?, server(&[tunnel::ALPN, ALPN_HTTP1])?);
         Ok(Some(Self {
             generation,
             revision: inputs.revision,
@@ -84,8 +85,24 @@ impl Snapshot {
             policy: Arc::clone(policy),
             services: Arc::clone(&inputs.services),
             server,
-            clients: Mutex::default(),
+            server_http1,
+            clients: Arc::default(),
         }))
+    }
+
+    /// The same with the services of `inputs`.
+    pub(super) fn relocated(&self, inputs: &Inputs) -> Self {
+        Self {
+            generation: self.generation,
+            revision: inputs.revision,
+            svid: Arc::clone(&self.svid),
+            trust: Arc::clone(&self.trust),
+            policy: Arc::clone(&self.policy),
+            services: Arc::clone(&inputs.services),
+            server: Arc::clone(&self.server),
+            server_http1: Arc::clone(&self.server_http1),
+            clients: Arc::clone(&self.clients),
+        }
     }
 
     /// The configuration for calling `peer`.

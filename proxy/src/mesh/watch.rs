@@ -239,7 +239,12 @@ fn apply(mesh: &Mesh, message: v1::WatchResponse) -> Result<Applied, ControlErro
         .transpose()
         .map_err(|error| unusable("revocations", &error))?;
     let policy = message.policies.map(|policies| Arc::new(readable_or_deny(&policies)));
-    let services = message.services.map(|services| Arc::new(endpoints(&services)));
+    if let Some(services) = &message.services {
+        mesh.relocate(endpoints(services), message.revision);
+    }
+    if bundles.is_none() && revocations.is_none() && policy.is_none() {
+        return Ok(Applied::default());
+    }
     let change = |inputs: &mut Inputs| {
         inputs.revision = message.revision;
         if let Some(bundles) = bundles {
@@ -250,9 +255,6 @@ fn apply(mesh: &Mesh, message: v1::WatchResponse) -> Result<Applied, ControlErro
         }
         if let Some(policy) = policy {
             inputs.policy = Some(policy);
-        }
-        if let Some(services) = services {
-            inputs.services = services;
         }
     };
     mesh.update(change).map_err(|error| unusable("TLS", &error))

@@ -17,7 +17,7 @@ use crate::config::Protocol;
 use crate::forward::http::{Pool, Version, cut};
 use crate::forward::tunnel::Tunneled;
 use crate::forward::upstream::{Called, UpstreamError};
-use crate::mesh::{Alpn, Endpoint};
+use crate::mesh::Alpn;
 use crate::run::Shared;
 
 /// How long a peer may take to answer a request for a stream.
@@ -41,8 +41,8 @@ pub(super) struct Callee {
 pub(super) enum Whereabouts {
     /// At any of the endpoints that control knows, with this port of the app if it has several.
     Anywhere(Option<u16>),
-    /// At this one of them.
-    Endpoint(Endpoint),
+    /// At those of them whose app is at this address.
+    App(SocketAddr),
     /// Where the configuration says, with this port of the app.
     Address(SocketAddr, Option<u16>),
 }
@@ -118,7 +118,7 @@ impl Calls {
         // Who answers at a configured address may be no Signet proxy, and need not know this protocol.
         let alpn = match self.peer.callee.whereabouts {
             Whereabouts::Address(..) => Alpn::None,
-            Whereabouts::Anywhere(_) | Whereabouts::Endpoint(_) => Alpn::Signet,
+            Whereabouts::Anywhere(_) | Whereabouts::App(_) => Alpn::Signet,
         };
         let (called, app_port) = self.peer.reach(alpn).await?;
         Ok(match (called, NonZeroU16::new(app_port)) {

@@ -10,7 +10,7 @@ use super::calls::{Callee, Callees, Calls, Whereabouts};
 use crate::capture::{Remote, Socket, connect, original};
 use crate::config::{self, Destination, Place, Protocol, Requested, Route, Unknown};
 use crate::forward::Prefixed;
-use crate::mesh::Snapshot;
+use crate::mesh::{Behind, Snapshot};
 use crate::run::Shared;
 
 /// What all outbound listeners know of destinations.
@@ -43,8 +43,10 @@ pub(super) enum Asked<'a> {
 pub(super) enum Meant {
     /// A peer.
     Peer(Arc<Calls>),
-    /// Nobody whom we know.
+    /// Nobody whom we know, or ever knew.
     Stranger(Requested),
+    /// It cannot be told who, or it is a peer that is gone.
+    Unclear(Requested),
 }
 
 /// Why nobody is.
@@ -57,6 +59,11 @@ pub(super) enum DestinationError {
     /// The socket does not tell.
     #[error("cannot find out where the connection was going: {0}")]
     Original(#[from] std::io::Error),
+    /// The rules capture the proxy itself.
+    #[error(
+        "a connection of this proxy was captured: install the rules with its user (`capture install --proxy-uid`)"
+    )]
+    Ourselves,
     /// CONNECT failed.
     #[error(transparent)]
     Connect(#[from] connect::ConnectError),
@@ -102,6 +109,9 @@ impl Outbound {
             Destination::Peer(peer, place) => Ok(Asked::Always(peer, place)),
             Destination::Original => {
                 let Socket::Tcp(stream) = caller.get_ref() else { return Err(DestinationError::NotCaptured) };
+                if self.shared.own.calls_from(stream.peer_addr()?) {
+                    return Err(DestinationError::Ourselves);
+                }
                 let destination = original::destination(stream)?;
                 if self.shared.own.has(destination) {
                     return Err(DestinationError::Own(destination.into()));
@@ -136,13 +146,16 @@ impl Outbound {
             Asked::For(requested) => {
                 if let Some((peer, place, protocol)) = self.destinations.routes.get(&requested) {
                     callee(peer, place, *protocol)
-                } else if let Some((peer, endpoint)) =
-                    requested.address().and_then(|app| snapshot.services.behind(app))
-                {
-                    let whereabouts = Whereabouts::Endpoint(*endpoint);
-                    Callee { peer: peer.clone(), whereabouts, protocol: self.protocol }
                 } else {
-                    return Meant::Stranger(requested);
+                    let Some(app) = requested.address() else { return Meant::Stranger(requested) };
+                    match snapshot.services.behind(app) {
+                        Behind::Peer(peer) => {
+                            let whereabouts = Whereabouts::App(app);
+                            Callee { peer: peer.clone(), whereabouts, protocol: self.protocol }
+                        }
+                        Behind::Unclear => return Meant::Unclear(requested),
+                        Behind::Stranger => return Meant::Stranger(requested),
+                    }
                 }
             }
         };

@@ -66,6 +66,12 @@ async fn phases(outbound: &Outbound, socket: Socket, record: &mut AccessRecord) 
         Meant::Stranger(requested) => {
             return Box::pin(stranger(outbound, caller, &requested, record)).await;
         }
+        Meant::Unclear(requested) => {
+            let why = format!(
+                "{requested} is a peer's address, and who is meant is not clear: is its proxy connected to control, is it revoked, or do several share the address?"
+            );
+            return Box::pin(unknown(outbound, caller, why)).await;
+        }
     };
     drop(snapshot);
     record.facts.destination = Some(calls.peer.callee.peer.clone());
@@ -189,21 +195,11 @@ async fn stranger(
         let why = format!(
             "{requested} is no known peer: is its proxy running and connected to control, or is a `route` missing? (`unknown-destinations` is `refuse`)"
         );
-        if connects {
-            connect::deny(&mut caller, &why).await;
-        }
-        reset_unless(connects, caller.get_ref());
-        return Err((CloseReason::UnknownDestination, Some(why)));
+        return unknown(outbound, caller, why).await;
     }
-    let stranger = match passthrough::reach(&outbound.shared, requested).await {
+    let (stranger, _calling) = match passthrough::reach(&outbound.shared, requested).await {
         Ok(stranger) => stranger,
-        Err(why) => {
-            if connects {
-                connect::deny(&mut caller, &why).await;
-            }
-            reset_unless(connects, caller.get_ref());
-            return Err(error(why));
-        }
+        Err(why) => return unknown(outbound, caller, why.to_string()).await,
     };
     metrics::passed_through();
     record.protocol = Protocol::Plaintext;
@@ -215,9 +211,19 @@ async fn stranger(
     ended.map_err(Refusal::from)
 }
 
+/// Tells a caller that can be told.
+async fn unknown(outbound: &Outbound, mut caller: Prefixed<Socket>, why: String) -> Result<(), Refusal> {
+    let connects = outbound.destination == Destination::Connect;
+    if connects {
+        connect::deny(&mut caller, &why).await;
+    }
+    reset_unless(connects, caller.get_ref());
+    Err((CloseReason::UnknownDestination, Some(why)))
+}
+
 fn refused(cause: &DestinationError) -> Refusal {
     let reason = match cause {
-        DestinationError::Own(_) => CloseReason::UnknownDestination,
+        DestinationError::Own(_) | DestinationError::Ourselves => CloseReason::UnknownDestination,
         _ => CloseReason::Error,
     };
     (reason, Some(cause.to_string()))

@@ -5,12 +5,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
+use crate::capture::own::Calling;
+use crate::capture::prepare;
+use crate::capture::socket::canonical;
 use crate::config::Requested;
-use crate::forward::upstream::{UpstreamError, dial};
+use crate::forward::upstream::{CONNECT_DEADLINE, UpstreamError};
+use crate::mesh::Behind;
 use crate::run::Shared;
 
 const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
+/// Names that are looked up at a time: each takes a thread, which a dead server holds on to.
+static LOOKUPS: Semaphore = Semaphore::const_new(16);
 
 /// Why a stranger cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -22,16 +29,27 @@ pub(super) enum PassthroughError {
     /// It is us, or control.
     #[error("{0} is not for apps: it is this proxy, or control")]
     Forbidden(SocketAddr),
+    /// It is, or was, a peer's address.
+    #[error(
+        "{0} is a peer's address, and who is meant is not clear: nothing goes there without its identity"
+    )]
+    Meshed(SocketAddr),
     /// It does not answer.
     #[error(transparent)]
     Unreachable(#[from] UpstreamError),
 }
 
-/// A connection to what was asked for.
-pub(super) async fn reach(shared: &Shared, requested: &Requested) -> Result<TcpStream, PassthroughError> {
-    let lookup = tokio::net::lookup_host((requested.host.as_str(), requested.port));
+/// A connection to what was asked for, and what it is recognized by.
+pub(super) async fn reach(
+    shared: &Shared,
+    requested: &Requested,
+) -> Result<(TcpStream, Calling), PassthroughError> {
+    let lookup = async {
+        let _one_of_few = LOOKUPS.acquire().await.ok()?;
+        tokio::net::lookup_host((requested.host.as_str(), requested.port)).await.ok()
+    };
     let addresses = match tokio::time::timeout(RESOLVE_DEADLINE, lookup).await {
-        Ok(Ok(addresses)) => addresses,
+        Ok(Some(addresses)) => addresses,
         _ => return Err(PassthroughError::Name(requested.clone())),
     };
     let mut failure = PassthroughError::Name(requested.clone());
@@ -40,10 +58,27 @@ pub(super) async fn reach(shared: &Shared, requested: &Requested) -> Result<TcpS
         if shared.own.has(address) || shared.own.is_control(address).await {
             return Err(PassthroughError::Forbidden(address));
         }
-        match dial(address).await {
-            Ok(stream) => return Ok(stream),
+        let snapshot = shared.mesh.current().ok_or(UpstreamError::NotReady)?;
+        if snapshot.services.behind(canonical(address)) != Behind::Stranger {
+            return Err(PassthroughError::Meshed(address));
+        }
+        match call(shared, address).await {
+            Ok(called) => return Ok(called),
             Err(error) => failure = error.into(),
         }
     }
     Err(failure)
+}
+
+async fn call(shared: &Shared, address: SocketAddr) -> Result<(TcpStream, Calling), UpstreamError> {
+    let failed = |error| UpstreamError::Connect { address, error };
+    let (socket, calling) = shared.own.caller(address).map_err(failed)?;
+    match tokio::time::timeout(CONNECT_DEADLINE, socket.connect(address)).await {
+        Ok(connected) => {
+            let stream = connected.map_err(failed)?;
+            prepare(&stream);
+            Ok((stream, calling))
+        }
+        Err(_) => Err(UpstreamError::Deadline { address }),
+    }
 }

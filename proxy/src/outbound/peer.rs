@@ -75,9 +75,10 @@ impl Peer {
             Whereabouts::Address(address, port) => {
                 return Ok(vec![Endpoint { address: *address, app_port: port.unwrap_or_default() }]);
             }
-            // It may have gone since it was found.
-            Whereabouts::Endpoint(endpoint) => {
-                return Ok(known.iter().filter(|known| *known == endpoint).copied().collect());
+            Whereabouts::App(app) => {
+                let here = |known: &&Endpoint| known.address.ip() == app.ip() && known.app_port == app.port();
+                let endpoints: Vec<_> = known.iter().filter(here).copied().collect();
+                return Ok(self.rotation.order(&endpoints));
             }
             Whereabouts::Anywhere(port) => port,
         };

@@ -179,8 +179,14 @@ pub fn control_connected(connected: bool) {
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
 pub fn snapshot(generation: u64, revision: u64, took: Duration) {
     gauge!("signet_snapshot_generation").set(generation as f64);
-    gauge!("signet_snapshot_revision").set(revision as f64);
     histogram!("signet_snapshot_apply_seconds").record(took.as_secs_f64());
+    self::revision(revision);
+}
+
+/// Control's revision is in force.
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+pub fn revision(revision: u64) {
+    gauge!("signet_snapshot_revision").set(revision as f64);
 }
 
 /// A policy could not be read.

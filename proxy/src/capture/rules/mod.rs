@@ -94,26 +94,32 @@ impl Rules {
         outbound.exclusions(&mut calls, "daddr");
         calls.rule(&format!("meta l4proto tcp redirect to :{}", outbound.to), "captured");
 
-        let mut called = match mode {
-            Mode::Redirect => Chain::new("inbound", "nat hook prerouting priority -100"),
-            Mode::Tproxy => Chain::new("inbound", "filter hook prerouting priority -150"),
-        };
-        called.rule("iifname \"lo\" return", "from here");
-        called.rule("fib daddr type != local return", "not for here");
-        inbound.exclusions(&mut called, "saddr");
-        match mode {
+        let called = match mode {
             Mode::Redirect => {
-                called.rule(&format!("meta l4proto tcp redirect to :{}", inbound.to), "captured");
+                let mut chain = Chain::new("inbound", "nat hook prerouting priority -100");
+                inbound.leave_alone(&mut chain);
+                chain.rule(&format!("meta l4proto tcp redirect to :{}", inbound.to), "captured");
+                // A packet that goes ahead of a connection's first can make connection tracking forget to
+                // redirect it. Past the proxy nothing begins.
+                let mut guard = Chain::new("guard", "filter hook input priority 0");
+                inbound.leave_alone(&mut guard);
+                guard.rule("ct status & dnat != dnat reject with tcp reset", "not captured");
+                format!("{chain}\n{guard}")
             }
             Mode::Tproxy => {
+                let mut chain = Chain::new("inbound", "filter hook prerouting priority -150");
+                inbound.leave_alone(&mut chain);
                 for (family, protocol, comment) in
                     [("ipv4", "ip", "captured IPv4"), ("ipv6", "ip6", "captured IPv6")]
                 {
                     let matches = format!("meta nfproto {family} meta l4proto tcp");
-                    called.rule(&format!("{matches} tproxy {protocol} to :{} accept", inbound.to), comment);
+                    chain.rule(&format!("{matches} tproxy {protocol} to :{} accept", inbound.to), comment);
                 }
+                // Without a proxy that takes it, the statements above let it go on.
+                chain.rule("meta l4proto tcp reject with tcp reset", "no proxy");
+                chain.to_string()
             }
-        }
+        };
         format!("table {TABLE} {{\n\tcomment \"{comment}\"\n\n{calls}\n{called}}}\n")
     }
 }
@@ -154,6 +160,13 @@ impl Display for Chain {
 }
 
 impl Side {
+    /// What is not for the app from elsewhere, or excluded.
+    fn leave_alone(&self, chain: &mut Chain) {
+        chain.rule("iifname \"lo\" return", "from here");
+        chain.rule("fib daddr type != local return", "not for here");
+        self.exclusions(chain, "saddr");
+    }
+
     /// `end` is the address that counts: where a connection goes, or where it comes from.
     fn exclusions(&self, chain: &mut Chain, end: &str) {
         let of = |wanted: fn(&IpNet) -> bool| self.addresses.iter().filter(move |net| wanted(net)).collect();
@@ -243,9 +256,14 @@ mod tests {
         for mode in ["redirect", "tproxy"] {
             let table = rules(&["--inbound-mode", mode, "--exclude-inbound-port", "15443"]).table("x");
             for chain in table.split("chain ").skip(1) {
-                let turned = chain.find("comment \"captured").unwrap();
-                let last = chain.rfind("return").unwrap();
-                assert!(last < turned, "{chain}");
+                let places = |what: fn(&str) -> bool| {
+                    let lines = chain.lines().enumerate();
+                    lines.filter(|(_, line)| what(line)).map(|(place, _)| place).collect::<Vec<_>>()
+                };
+                let exclusions = places(|line| line.contains(" return comment"));
+                let rest =
+                    places(|line| ["redirect to", "tproxy ", "reject with"].iter().any(|v| line.contains(v)));
+                assert!(!rest.is_empty() && exclusions.iter().max() < rest.iter().min(), "{chain}");
             }
         }
     }

@@ -19,6 +19,9 @@ use crate::forward::opaque::{Idle, relay};
 use crate::forward::upstream::{Upstream, UpstreamError};
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters, Protocol};
 
+/// How often one request is sent, where that is safe.
+const MOST_TRIES: usize = 3;
+
 /// A request that got no response.
 enum Failure {
     Unreachable(Arc<UpstreamError>),
@@ -41,12 +44,13 @@ impl<U: Upstream> Http<U> {
             &path,
             request_id,
         );
-        let authorized = match framing::check(&request, self.version) {
-            Err(wrong) => Err((wrong.status(), wrong.to_string())),
-            Ok(()) if method == Method::CONNECT => {
-                Err((StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not forwarded".into()))
-            }
-            Ok(()) => self.authorize(&method, &path, &mut record).map_err(|why| (StatusCode::FORBIDDEN, why)),
+        if let Err(doubtful) = framing::check(&request, self.version) {
+            // What follows it on this connection is no more to be trusted than itself.
+            return answer(form, doubtful.status(), &doubtful.to_string(), record, true);
+        }
+        let authorized = match method {
+            Method::CONNECT => Err((StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not forwarded".into())),
+            _ => self.authorize(&method, &path, &mut record).map_err(|why| (StatusCode::FORBIDDEN, why)),
         };
         let registration = match authorized {
             Ok(registration) => registration,
@@ -137,8 +141,8 @@ impl<U: Upstream> Http<U> {
         let mut request = request.map(|body| {
             Tracked::request(body, flow, meters, registration.cloned(), self.shared.idle.open, linger)
         });
-        let progress = Arc::default();
-        request.body_mut().report_to(&progress);
+        let (progress, sending) = (Arc::default(), Arc::default());
+        request.body_mut().report_to(&progress, &sending);
         if expects {
             let asked = CancellationToken::new();
             request.body_mut().wait_for(&asked);
@@ -149,26 +153,31 @@ impl<U: Upstream> Http<U> {
             });
         }
         let sent = async {
-            let (mut kept, used_before) = self.pool.take().await.map_err(Failure::Unreachable)?;
-            // Held from before the request, as an upgrade ends the task that holds it otherwise.
-            let place = kept.place();
-            let unanswered = match kept.send(request).await {
-                Ok(response) => {
-                    self.pool.give_back(kept);
-                    return Ok((response, place));
+            let (mut kept, mut used_before) = self.pool.take().await.map_err(Failure::Unreachable)?;
+            let mut next = request;
+            for tries_left in (0..MOST_TRIES).rev() {
+                // Held from before the request, as an upgrade ends the task that holds it otherwise.
+                let place = kept.place();
+                if let Some(load) = &place.load {
+                    load.watch(&sending);
                 }
-                Err(unanswered) => unanswered,
-            };
-            let again = match unanswered.unsent {
-                Some(unsent) => Some(unsent),
-                None => repeat.filter(|_| used_before),
-            };
-            let again = again.ok_or(Failure::Broken(unanswered.error))?;
-            let mut fresh = self.pool.after(&place).await.map_err(Failure::Unreachable)?;
-            let place = fresh.place();
-            let response = fresh.send(again).await.map_err(|broken| Failure::Broken(broken.error))?;
-            self.pool.give_back(fresh);
-            Ok((response, place))
+                let unanswered = match kept.send(next).await {
+                    Ok(response) => {
+                        self.pool.give_back(kept);
+                        return Ok((response, place));
+                    }
+                    Err(unanswered) => unanswered,
+                };
+                // What others do on a shared connection can end it, also a new one.
+                let shared = used_before || self.version == Version::Http2;
+                next = match (unanswered.unsent, &repeat) {
+                    (Some(unsent), _) if tries_left > 0 => unsent,
+                    (None, Some(repeat)) if tries_left > 0 && shared => head_of(repeat),
+                    _ => return Err(Failure::Broken(unanswered.error)),
+                };
+                (kept, used_before) = (self.pool.after(&place).await.map_err(Failure::Unreachable)?, false);
+            }
+            Err(Failure::Unreachable(Arc::new(UpstreamError::NotReady)))
         };
         let idle = self.shared.idle.open;
         let still = async {
@@ -282,7 +291,7 @@ impl From<Version> for Protocol {
     }
 }
 
-fn head_of(request: &Request<Incoming>) -> Request<Tracked> {
+fn head_of<B>(request: &Request<B>) -> Request<Tracked> {
     let mut head = Request::new(Tracked::empty());
     *head.method_mut() = request.method().clone();
     *head.uri_mut() = request.uri().clone();

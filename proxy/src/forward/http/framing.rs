@@ -19,6 +19,9 @@ pub(super) enum Doubtful {
     /// None in HTTP/1.1, several, or something that is no host.
     #[error("the request needs exactly one Host field with a host and an optional port")]
     Host,
+    /// Bytes that have no place in a target, and that servers read differently.
+    #[error("the target of the request is not ASCII: what is not needs percent-encoding")]
+    Target,
     /// More than we look at.
     #[error("the request has more than {MOST_FIELDS} fields")]
     Fields,
@@ -28,7 +31,7 @@ impl Doubtful {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::Coding => StatusCode::NOT_IMPLEMENTED,
-            Self::Length | Self::Host => StatusCode::BAD_REQUEST,
+            Self::Length | Self::Host | Self::Target => StatusCode::BAD_REQUEST,
             Self::Fields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         }
     }
@@ -39,6 +42,9 @@ pub(super) fn check<B>(request: &Request<B>, version: Version) -> Result<(), Dou
     let headers = request.headers();
     if headers.len() > MOST_FIELDS {
         return Err(Doubtful::Fields);
+    }
+    if !request.uri().path_and_query().is_none_or(|target| target.as_str().is_ascii()) {
+        return Err(Doubtful::Target);
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {

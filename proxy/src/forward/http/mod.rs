@@ -8,6 +8,7 @@ mod exchange;
 mod framing;
 mod headers;
 mod pool;
+mod probe;
 mod respond;
 mod tracked;
 
@@ -26,9 +27,10 @@ use super::upstream::Upstream;
 use crate::causes::causes;
 use crate::connections::{Carrier, Registration, Subject};
 use crate::run::Shared;
-use crate::telemetry::{CloseReason, Facts, Meters};
+use crate::telemetry::{CloseReason, Direction, Facts, Meters};
 
 pub use pool::Pool;
+pub use probe::Http2Support;
 
 /// From the first byte of a request head to its last; also how long a kept-alive connection waits.
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
@@ -38,9 +40,11 @@ const LARGEST_HEAD: usize = 64 * 1024;
 const MOST_FIELDS: usize = 128;
 /// Requests at once on one HTTP/2 connection.
 const MOST_STREAMS: u32 = 100;
-/// Streams that a client opened and reset and that still cost us something (CVE-2023-44487): as many as it may
-/// have open, as several callers share a connection, and one that cancels all of its calls is no attacker.
+/// Streams that our app opened and reset and that still cost us something (CVE-2023-44487): as many as it may
+/// have open, since one that cancels all of its calls is no attacker.
 const MOST_RESETS: usize = MOST_STREAMS as usize;
+/// The same for a peer, whose apps share a connection and come and go.
+const MOST_RESETS_SHARED: usize = 1000;
 /// Streams that we reset as the client broke a rule, the bound on how many it may open among them
 /// (CVE-2025-8671).
 const MOST_FAULTS: usize = 1024;
@@ -51,6 +55,10 @@ const CONNECTION_WINDOW: u32 = MOST_STREAMS * STREAM_WINDOW;
 /// An HTTP/2 connection whose other end does not answer pings is dead.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
+/// Longer than any connection lives.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How long a caller may stay whose every request would be refused.
+const REFUSED_LIFE: Duration = Duration::from_secs(10);
 /// How long a request that was cut may take to end by itself.
 const STALLED: Duration = Duration::from_millis(250);
 
@@ -108,7 +116,7 @@ impl<U: Upstream> Http<U> {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (shared, version) = (Arc::clone(&self.shared), self.version);
+        let (shared, version, direction) = (Arc::clone(&self.shared), self.version, self.facts.direction);
         let this = Arc::new(self);
         let http = Arc::clone(&this);
         let service = service_fn(move |request| {
@@ -117,6 +125,7 @@ impl<U: Upstream> Http<U> {
         });
         let io = TokioIo::new(caller);
         let carrier = Arc::clone(&this.carrier);
+        let life = if this.only_one { REFUSED_LIFE } else { FOR_EVER };
         let ended = match version {
             Version::Http1 => {
                 let connection = hyper::server::conn::http1::Builder::new()
@@ -130,13 +139,16 @@ impl<U: Upstream> Http<U> {
                     .auto_date_header(false)
                     .serve_connection(io, service)
                     .with_upgrades();
-                drive(&shared, &carrier, connection, |connection| connection.graceful_shutdown()).await
+                drive(&shared, &carrier, life, connection, |connection| connection.graceful_shutdown()).await
             }
             Version::Http2 => {
                 let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
                     .max_concurrent_streams(MOST_STREAMS)
-                    .max_pending_accept_reset_streams(MOST_RESETS)
+                    .max_pending_accept_reset_streams(match direction {
+                        Direction::Inbound => MOST_RESETS_SHARED,
+                        Direction::Outbound => MOST_RESETS,
+                    })
                     .max_local_error_reset_streams(MOST_FAULTS)
                     .max_header_list_size(u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX))
                     .initial_stream_window_size(STREAM_WINDOW)
@@ -145,7 +157,7 @@ impl<U: Upstream> Http<U> {
                     .keep_alive_timeout(PING.1)
                     .auto_date_header(false)
                     .serve_connection(io, service);
-                drive(&shared, &carrier, connection, |connection| connection.graceful_shutdown()).await
+                drive(&shared, &carrier, life, connection, |connection| connection.graceful_shutdown()).await
             }
         };
         let upgraded = this.upgraded.lock().take();
@@ -159,6 +171,7 @@ impl<U: Upstream> Http<U> {
 async fn drive<C>(
     shared: &Shared,
     carrier: &Carrier,
+    life: Duration,
     connection: C,
     graceful_shutdown: impl Fn(Pin<&mut C>),
 ) -> Ended
@@ -167,7 +180,8 @@ where
 {
     let mut connection = Box::pin(connection);
     let stalled = carrier.stalled(STALLED);
-    tokio::pin!(stalled);
+    let over = tokio::time::sleep(life);
+    tokio::pin!(stalled, over);
     let mut draining = false;
     loop {
         tokio::select! {
@@ -175,6 +189,7 @@ where
             () = &mut stalled => {
                 return Err((CloseReason::PolicyLost, Some("a request was cut while its reader stalled".into())));
             }
+            () = &mut over => return Ok(()),
             result = connection.as_mut() => return result.or_else(|error| caller_error(&error)),
             () = shared.drain.cancelled(), if !draining => {
                 draining = true;

@@ -18,14 +18,18 @@ use signet_proto::handshake::Svid;
 use tokio_util::task::TaskTracker;
 
 use super::tracked::Tracked;
-use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, MOST_STREAMS, PING, STREAM_WINDOW, Version, cut};
+use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, PING, STREAM_WINDOW, Version, cut};
 use crate::causes::causes;
 use crate::connections::Registration;
 use crate::forward::upstream::{Called, Upstream, UpstreamError};
 use crate::run;
 
-/// HTTP/2 connections at once; more requests than these take wait for their turn.
+/// HTTP/2 connections at once, and how many requests one carries before there is another: what befalls a
+/// connection befalls all of them.
 const MOST_MULTIPLEXED: usize = 16;
+const ENOUGH_STREAMS: usize = 16;
+/// How long a frame may wait to be sent before its connection gets no more requests.
+const STUCK: Duration = Duration::from_millis(100);
 /// Idle HTTP/1 connections that are kept; more are closed.
 const MOST_IDLE: usize = 128;
 /// Shorter than the time after which the other end closes an idle connection, so that we are first.
@@ -56,9 +60,62 @@ pub(super) struct Kept {
     load: Load,
 }
 
+/// Where a shared connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// It was there and in use.
+    Used,
+    /// Somebody else began to make it.
+    Joined,
+    /// We did.
+    New,
+}
+
 /// A place on a connection. How many there are is how many requests the connection carries.
 #[derive(Clone, Default)]
-pub(super) struct Load(Arc<()>);
+pub(super) struct Load(Arc<Mutex<Vec<Weak<Sending>>>>);
+
+impl Load {
+    /// Counts a body among those that the connection has to send.
+    pub(super) fn watch(&self, sending: &Arc<Sending>) {
+        let mut all = self.0.lock();
+        all.retain(|sending| sending.strong_count() > 0);
+        all.push(Arc::downgrade(sending));
+    }
+
+    /// Whether a body does not get away: the called side does not read, and may hold up all others with it.
+    fn is_stuck(&self) -> bool {
+        self.0.lock().iter().filter_map(Weak::upgrade).any(|sending| sending.is_stuck())
+    }
+
+    fn count(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// A request body that is being sent.
+#[derive(Default)]
+pub(super) struct Sending(Mutex<Option<Instant>>);
+
+impl Sending {
+    /// A frame was handed over, or all were.
+    pub(super) fn handed_over(&self, more: bool) {
+        *self.0.lock() = more.then(Instant::now);
+    }
+
+    /// The connection asks for the next one.
+    pub(super) fn asked(&self) {
+        *self.0.lock() = None;
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.0.lock().is_some_and(|since| since.elapsed() > STUCK)
+    }
+}
 
 /// What a request holds of the connection that carries it.
 pub(super) struct Place {
@@ -108,12 +165,21 @@ impl<U: Upstream> Pool<U> {
             }
             return self.connect().await.map(|kept| (kept, false));
         }
-        let (making, used_before) = self.share();
-        let made = making.await?;
-        match made.share() {
-            Some(kept) => Ok((kept, used_before)),
-            None => self.connect().await.map(|kept| (kept, false)),
+        // What was being made when we came may have been finished long ago, with nobody there to see it fail or
+        // grow old.
+        for _ in 0..2 {
+            let (making, origin) = self.share();
+            match making.await {
+                Ok(made) if self.usable(&made) => {
+                    if let Some(kept) = made.share() {
+                        return Ok((kept, origin == Origin::Used));
+                    }
+                }
+                Err(error) if origin == Origin::New => return Err(error),
+                _ => {}
+            }
         }
+        self.connect().await.map(|kept| (kept, false))
     }
 
     /// One for a request that was not answered on `broken`. Those who shared it share its successor.
@@ -121,8 +187,7 @@ impl<U: Upstream> Pool<U> {
         if self.version == Version::Http1 {
             return self.connect().await;
         }
-        let is_broken =
-            |kept: &Kept| broken.load.as_ref().is_some_and(|load| Arc::ptr_eq(&load.0, &kept.load.0));
+        let is_broken = |kept: &Kept| broken.load.as_ref().is_some_and(|load| load.is(&kept.load));
         self.multiplexed.lock().retain(|making| match making.peek() {
             Some(made) => made.as_ref().is_ok_and(|kept| !is_broken(kept)),
             None => true,
@@ -130,30 +195,30 @@ impl<U: Upstream> Pool<U> {
         self.take().await.map(|(kept, _)| kept)
     }
 
-    /// An HTTP/2 connection in use or being made that has room, otherwise a new one; and whether it was there
-    /// already.
-    fn share(self: &Arc<Self>) -> (Making, bool) {
+    /// An HTTP/2 connection in use or being made that has room, otherwise a new one.
+    fn share(self: &Arc<Self>) -> (Making, Origin) {
         let mut all = self.multiplexed.lock();
         all.retain(|making| match making.peek() {
             Some(made) => made.as_ref().is_ok_and(|kept| self.usable(kept)),
             None => true,
         });
         let load = |making: &Making| match making.peek() {
-            Some(Ok(kept)) => Arc::strong_count(&kept.load.0),
-            _ => making.strong_count().unwrap_or_default(),
+            Some(Ok(kept)) => (kept.load.is_stuck(), kept.load.count()),
+            _ => (false, making.strong_count().unwrap_or_default()),
         };
-        let least = all.iter().min_by_key(|making| load(making));
-        if let Some(making) = least
-            && (load(making) <= MOST_STREAMS as usize || all.len() >= MOST_MULTIPLEXED)
+        let least = all.iter().map(|making| (load(making), making)).min_by_key(|(load, _)| *load);
+        if let Some(((stuck, streams), making)) = least
+            && ((!stuck && streams <= ENOUGH_STREAMS) || all.len() >= MOST_MULTIPLEXED)
         {
-            return (making.clone(), making.peek().is_some());
+            let origin = if making.peek().is_some() { Origin::Used } else { Origin::Joined };
+            return (making.clone(), origin);
         }
         let pool = Arc::clone(self);
         let task = self.shared.tasks.spawn(async move { pool.connect().await.map(Arc::new) });
         let made = async { task.await.unwrap_or_else(|_| Err(Arc::new(UpstreamError::NotReady))) };
         let making = made.boxed().shared();
         all.push(making.clone());
-        (making, false)
+        (making, Origin::New)
     }
 
     /// A connection that nobody used before.

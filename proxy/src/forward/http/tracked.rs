@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
 use super::headers::remove_identity;
-use super::pool::Load;
+use super::pool::{Load, Sending};
 use crate::connections::Registration;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters};
 
@@ -59,10 +59,12 @@ pub(super) struct Tracked {
     idle: Option<Idle>,
     record: Option<AccessRecord>,
     /// Until then the client is not asked for its body.
-    held: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    held: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
     linger: Option<TaskTracker>,
     /// Told of every frame.
     progress: Option<Arc<Notify>>,
+    /// Where its connection can see whether it gets away.
+    sending: Option<Arc<Sending>>,
     /// The place on a shared connection that this body takes.
     _load: Option<Load>,
 }
@@ -149,6 +151,7 @@ impl Tracked {
             held: None,
             linger: None,
             progress: None,
+            sending: None,
             _load: None,
         }
     }
@@ -179,9 +182,10 @@ impl Tracked {
         tracked
     }
 
-    /// Tells `progress` of every frame.
-    pub(super) fn report_to(&mut self, progress: &Arc<Notify>) {
+    /// Tells `progress` of every frame, and `sending` how it gets away.
+    pub(super) fn report_to(&mut self, progress: &Arc<Notify>, sending: &Arc<Sending>) {
         self.progress = Some(Arc::clone(progress));
+        self.sending = Some(Arc::clone(sending));
     }
 
     /// Keeps a place on a shared connection until this body has ended.
@@ -289,6 +293,9 @@ impl Body for Tracked {
             }
             self.held = None;
         }
+        if let Some(sending) = &self.sending {
+            sending.asked();
+        }
         let mut polled = match &mut self.source {
             Source::Forwarded(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Sender),
             Source::Local(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
@@ -304,7 +311,13 @@ impl Body for Tracked {
             return Poll::Ready(Some(Err(error)));
         }
         match &mut polled {
-            Poll::Ready(Some(Ok(frame))) => self.moved(frame),
+            Poll::Ready(Some(Ok(frame))) => {
+                self.moved(frame);
+                let more = !self.is_end_stream();
+                if let Some(sending) = &self.sending {
+                    sending.handed_over(more);
+                }
+            }
             Poll::Ready(Some(Err(error))) => {
                 let detail = error.to_string();
                 if let Some(record) = &mut self.record {

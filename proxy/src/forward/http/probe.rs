@@ -1,0 +1,84 @@
+//! Whether our app speaks HTTP/2. A peer that offers both versions, as curl and browsers do, leaves the choice to
+//! us; what the app cannot speak must not be chosen.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::forward::upstream::dial;
+
+/// For how long an answer holds: apps are replaced. And for how long an app that did not answer is left alone:
+/// who makes us ask is not known yet.
+const VALID: Duration = Duration::from_secs(600);
+const VALID_SILENCE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(1);
+/// The client's preface and its empty SETTINGS (RFC 9113 s3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const FRAME_HEADER: usize = 9;
+const SETTINGS: u8 = 0x04;
+
+/// What is known of one app.
+#[derive(Debug, Default)]
+pub struct Http2Support(Mutex<Option<(SocketAddr, Instant, Option<bool>)>>);
+
+impl Http2Support {
+    /// Asks the app, unless it was asked a while ago.
+    pub async fn of(&self, app: SocketAddr) -> bool {
+        let known = *self.0.lock();
+        if let Some((asked, when, answer)) = known
+            && asked == app
+            && when.elapsed() < answer.map_or(VALID_SILENCE, |_| VALID)
+        {
+            return answer.unwrap_or_default();
+        }
+        // Who comes meanwhile is not made to wait, and does not ask again.
+        *self.0.lock() = Some((app, Instant::now(), known.and_then(|(_, _, answer)| answer)));
+        let answer = tokio::time::timeout(DEADLINE, ask(app)).await.ok().and_then(Result::ok);
+        *self.0.lock() = Some((app, Instant::now(), answer));
+        answer.unwrap_or_default()
+    }
+}
+
+/// A server that speaks HTTP/2 begins with SETTINGS; another one answers in its own way, or closes.
+async fn ask(app: SocketAddr) -> io::Result<bool> {
+    let mut stream = dial(app).await.map_err(io::Error::other)?;
+    stream.write_all(PREFACE).await?;
+    let mut header = [0; FRAME_HEADER];
+    match stream.read_exact(&mut header).await {
+        Ok(_) => Ok(header.get(3) == Some(&SETTINGS) && header.get(5..) == Some(&[0; 4])),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    async fn app(answer: &'static [u8]) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut preface = [0; PREFACE.len()];
+                let _ = stream.read_exact(&mut preface).await;
+                let _ = stream.write_all(answer).await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn apps_are_told_apart_by_their_first_frame() {
+        let http2 = app(b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64").await;
+        let http1 = app(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+        let closes = app(b"").await;
+        for (app, speaks) in [(http2, true), (http1, false), (closes, false)] {
+            assert_eq!(Http2Support::default().of(app).await, speaks);
+        }
+    }
+}
