@@ -137,7 +137,7 @@ pub async fn run(
             announce("inbound", &listener);
             if settings.forward == App::Original && !listener.take_foreign() {
                 tracing::warn!(
-                    "without CAP_NET_ADMIN the proxy takes what is captured by redirect, not by tproxy"
+                    "without CAP_NET_ADMIN or CAP_NET_RAW the proxy takes what is captured by redirect, not by tproxy"
                 );
             }
             let settings = Arc::new(Inbound::from(settings));

@@ -2,11 +2,14 @@
 //! or taken from `SIGNET_BIN_DIR`.
 
 use std::env;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// Where the three programs are.
 #[derive(Debug, Clone)]
@@ -31,6 +34,31 @@ pub fn binaries() -> &'static Binaries {
         Some(directory) => in_directory(Path::new(&directory)),
         None => build(),
     })
+}
+
+/// A copy of a program that every user may run, wherever it was built.
+#[derive(Debug)]
+pub struct Copy {
+    /// The copy.
+    pub path: PathBuf,
+    _directory: TempDir,
+}
+
+impl Copy {
+    /// Copies `program`.
+    ///
+    /// # Panics
+    /// When it cannot.
+    #[must_use]
+    pub fn of(program: &Path) -> Self {
+        let open = Permissions::from_mode(0o755);
+        let directory =
+            tempfile::Builder::new().permissions(open.clone()).tempdir().expect("a temporary directory");
+        let path = directory.path().join(program.file_name().expect("a program has a name"));
+        fs::copy(program, &path).expect("it is there");
+        fs::set_permissions(&path, open).expect("our own file");
+        Self { path, _directory: directory }
+    }
 }
 
 /// The root of the workspace.

@@ -11,6 +11,7 @@ use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::pods::Pod;
 use crate::tools::tool;
 
 /// No client of a scenario needs longer, unless it says so.
@@ -90,6 +91,14 @@ impl Client {
     #[must_use]
     pub fn as_user(mut self, user: u32) -> Self {
         self.command.uid(user).gid(user);
+        self
+    }
+
+    /// Runs it in `pod` as `user`.
+    #[must_use]
+    pub fn in_pod(mut self, pod: &Pod, user: u32) -> Self {
+        self.command = Command::from(pod.wrap(self.command.as_std(), user));
+        self.command.kill_on_drop(true);
         self
     }
 

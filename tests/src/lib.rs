@@ -1,4 +1,5 @@
-//! The harness of the end-to-end tests: real Signet processes, real apps, real clients, on loopback only.
+//! The harness of the end-to-end tests: real Signet processes, real apps, real clients, on loopback or in
+//! network namespaces of the test's own ([`pods`]).
 //!
 //! A scenario reads top-down: start a [`mesh::Mesh`], start the apps it needs ([`apps`]), put a proxy beside
 //! each ([`mesh::Mesh::proxy`] or [`proxy::FilesProxy`]), drive a client that we did not write
@@ -21,20 +22,34 @@
 )]
 
 pub mod apps;
+pub mod attacks;
 pub mod attest;
 pub mod binaries;
 pub mod client;
+pub mod corpus;
+pub mod door;
+pub mod envoy;
+pub mod files;
+pub mod forgeries;
 pub mod http;
+pub mod kernel;
 pub mod logs;
 pub mod mesh;
 pub mod metrics;
 pub mod pki;
+pub mod place;
+pub mod pods;
 pub mod process;
 pub mod proxy;
+pub mod raw_h2;
+pub mod raw_tls;
 pub mod report;
 pub mod sockets;
+pub mod talk;
 pub mod tls;
 pub mod tools;
+pub mod torrent;
 pub mod wait;
+pub mod ways;
 
 pub use wait::{PATIENCE, eventually};

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -11,9 +10,11 @@ use tempfile::TempDir;
 use crate::binaries::binaries;
 use crate::client::{Client, Finished, file};
 use crate::logs::{field, is_message};
+use crate::place::{Place, Seat};
+use crate::pods::Pod;
 use crate::process::Process;
 use crate::proxy::{Proxy, ProxyBuilder};
-use crate::{PATIENCE, eventually, http};
+use crate::{PATIENCE, eventually};
 
 /// The trust domain of every mesh.
 pub const TRUST_DOMAIN: &str = "mesh.test";
@@ -29,6 +30,7 @@ pub struct Mesh {
     pub control: Process,
     directory: TempDir,
     options: Vec<String>,
+    pod: Option<Pod>,
 }
 
 /// `spiffe://mesh.test` and the path.
@@ -54,9 +56,24 @@ impl Mesh {
         let directory =
             tempfile::Builder::new().prefix("signet-mesh-").tempdir().expect("a temporary directory");
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
-        let any = "127.0.0.1:0";
-        let (control, grpc, http) = run_control(directory.path(), any, any, &options).await;
-        Self { grpc, http, control, directory, options }
+        let any = Seat::from(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let (control, grpc, http) = run_control(directory.path(), Place::Loopback, any, any, &options).await;
+        Self { grpc, http, control, directory, options, pod: None }
+    }
+
+    /// As [`Mesh::start`], in `pod`, at the address by which proxies in other pods reach it.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub async fn start_in(pod: &Pod) -> Self {
+        let directory =
+            tempfile::Builder::new().prefix("signet-mesh-").tempdir().expect("a temporary directory");
+        let place = Place::Pod(pod);
+        let (grpc, http) = (place.seat(8443), place.seat(8080));
+        let options = vec!["--advertise".to_owned(), grpc.address.to_string()];
+        let (control, ..) = run_control(directory.path(), place, grpc, http, &options).await;
+        let pod = Some(pod.clone());
+        Self { grpc: grpc.address, http: http.address, control, directory, options, pod }
     }
 
     /// SIGKILL: control has no time to finish anything.
@@ -69,9 +86,10 @@ impl Mesh {
     /// # Panics
     /// When it does not become ready.
     pub async fn restart_control(&mut self) {
-        let (grpc, http) = (self.grpc.to_string(), self.http.to_string());
-        let (control, grpc, http) = run_control(self.directory.path(), &grpc, &http, &self.options).await;
-        (self.control, self.grpc, self.http) = (control, grpc, http);
+        let place = self.pod.as_ref().map_or(Place::Loopback, Place::Pod);
+        let (grpc, http) = (Seat::from(self.grpc), Seat::from(self.http));
+        let (control, ..) = run_control(self.directory.path(), place, grpc, http, &self.options).await;
+        self.control = control;
     }
 
     /// Where control keeps everything.
@@ -254,21 +272,25 @@ pub fn allow(name: &str, target: &str, from: &[&str]) -> String {
 
 async fn run_control(
     directory: &Path,
-    grpc: &str,
-    http: &str,
+    place: Place<'_>,
+    grpc: Seat,
+    http: Seat,
     options: &[String],
 ) -> (Process, SocketAddr, SocketAddr) {
-    let mut command = Command::new(&binaries().control);
+    let mut command = place.command(&binaries().control, None);
     command.current_dir(directory).arg("run").arg("--data-dir").arg(directory.join("data"));
     command.args(["--trust-domain", TRUST_DOMAIN, "--min-ttl", "2s", "--log-format", "json"]);
-    command.args(["--grpc-listen", grpc, "--http-listen", http]).args(options);
+    command.args(["--grpc-listen", &grpc.listen.to_string(), "--http-listen", &http.listen.to_string()]);
+    command.args(options);
     let control = Process::start("signet-control", command);
     let listening = control.wait_for_log("listening", |event| is_message(event, "listening")).await;
-    let address = |name: &str| -> SocketAddr {
-        field(&listening, name).parse().unwrap_or_else(|error| panic!("{name} in {listening}: {error}"))
+    let address = |name: &str, seat: Seat| -> SocketAddr {
+        let listens: SocketAddr =
+            field(&listening, name).parse().unwrap_or_else(|error| panic!("{name} in {listening}: {error}"));
+        SocketAddr::new(seat.address.ip(), listens.port())
     };
-    let (grpc, http) = (address("grpc"), address("http"));
-    eventually("control is ready", PATIENCE, async || match http::request(http, "/readyz").await {
+    let (grpc, http) = (address("grpc", grpc), address("http", http));
+    eventually("control is ready", PATIENCE, async || match place.get(http, "/readyz").await {
         Ok(reply) if reply.status == 200 => Ok(()),
         other => Err(format!("{other:?}")),
     })

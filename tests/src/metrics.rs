@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::http;
+use crate::place::Place;
 
 /// The samples of one scrape.
 #[derive(Debug, Clone)]
@@ -18,12 +18,12 @@ struct Sample {
     value: f64,
 }
 
-/// Scrapes `http://address/metrics`.
+/// Scrapes `http://address/metrics` from `place`.
 ///
 /// # Panics
 /// When it does not answer 200, or a line is not in the format.
-pub async fn scrape(address: SocketAddr) -> Metrics {
-    let reply = http::request(address, "/metrics").await.expect("/metrics answers");
+pub async fn scrape(place: Place<'_>, address: SocketAddr) -> Metrics {
+    let reply = place.get(address, "/metrics").await.expect("/metrics answers");
     assert_eq!(reply.status, 200, "/metrics: {}", reply.body);
     Metrics::parse(&reply.body)
 }

@@ -109,6 +109,22 @@ impl Process {
         kilobytes.unwrap_or(0) * 1024
     }
 
+    /// The processor time it has used so far, in user and kernel mode.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        // In proc(5) utime and stime are fields 14 and 15, in ticks of 10 ms; the second, the name in
+        // parentheses, may contain spaces.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id)).unwrap_or_default();
+        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let ticks: u64 = after_name
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum();
+        Duration::from_millis(ticks * 10)
+    }
+
     /// The first JSON log line that `matches`, waiting for it up to [`PATIENCE`].
     ///
     /// # Panics

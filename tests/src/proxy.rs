@@ -1,7 +1,8 @@
 //! A `signet-proxy` process: joined to control, or with the `files` identity source.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,16 +11,26 @@ use tempfile::TempDir;
 
 use crate::binaries::binaries;
 use crate::client::file;
-use crate::http::{self, Reply};
+use crate::http::Reply;
 use crate::logs::{field, is_access, is_message};
 use crate::metrics::{Metrics, scrape};
 use crate::pki::SvidFiles;
+use crate::place::Place;
+use crate::pods::Pod;
 use crate::process::Process;
+use crate::tools::tool;
 use crate::{PATIENCE, eventually};
 
-/// A proxy that will be started. All its ports are chosen by the system.
+/// In a pod, whose loopback is its own, metrics and health are where they are by default.
+const METRICS_PORT: u16 = 15020;
+
+/// A proxy that will be started. All its ports are chosen by the system, except in a pod.
 #[derive(Debug)]
 pub struct ProxyBuilder {
+    wrapper: Vec<String>,
+    program: PathBuf,
+    pod: Option<Pod>,
+    user: u32,
     arguments: Vec<String>,
     inbounds: usize,
     outbounds: usize,
@@ -33,6 +44,7 @@ pub struct Proxy {
     pub process: Process,
     /// Where `/metrics`, `/livez` and `/readyz` are.
     pub admin: SocketAddr,
+    pod: Option<Pod>,
     inbound: Vec<SocketAddr>,
     outbound: Vec<SocketAddr>,
     counts: (usize, usize),
@@ -66,7 +78,17 @@ impl ProxyBuilder {
     pub fn bare() -> Self {
         let directory =
             tempfile::Builder::new().prefix("signet-proxy-").tempdir().expect("a temporary directory");
-        Self { arguments: Vec::new(), inbounds: 0, outbounds: 0, directory }
+        let program = binaries().proxy.clone();
+        Self {
+            wrapper: Vec::new(),
+            program,
+            pod: None,
+            user: 0,
+            arguments: Vec::new(),
+            inbounds: 0,
+            outbounds: 0,
+            directory,
+        }
     }
 
     /// Takes a TOML configuration file, which asks for that many inbound and outbound listeners.
@@ -95,10 +117,51 @@ impl ProxyBuilder {
         self
     }
 
+    /// Accepts the app's requests for tunnels (HTTP CONNECT).
+    #[must_use]
+    pub fn connect(mut self) -> Self {
+        self.option("--outbound", "127.0.0.1:0=connect");
+        self.outbounds += 1;
+        self
+    }
+
+    /// Any option of `signet-proxy run`. Ports that it opens are not waited for.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl std::fmt::Display) -> Self {
+        self.option(name, value);
+        self
+    }
+
+    /// Runs in `pod`, as root.
+    #[must_use]
+    pub fn in_pod(mut self, pod: &Pod) -> Self {
+        self.pod = Some(pod.clone());
+        self
+    }
+
+    /// Runs as an ordinary user that may administer the network of its pod, from a program that it may read.
+    ///
+    /// # Panics
+    /// When its directory cannot be given away; that needs root.
+    #[must_use]
+    pub fn as_user(mut self, user: u32, program: &Path) -> Self {
+        chown(self.directory.path(), Some(user), Some(user)).expect("root may give it away");
+        self.user = user;
+        self.program = program.to_owned();
+        self
+    }
+
     /// How long it waits for open connections on SIGTERM.
     #[must_use]
     pub fn drain_timeout(mut self, timeout: &str) -> Self {
         self.option("--drain-timeout", timeout);
+        self
+    }
+
+    /// Runs it under another program that replaces itself with it, such as `prlimit --nofile=96`.
+    #[must_use]
+    pub fn wrapped(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -122,6 +185,7 @@ impl ProxyBuilder {
         Proxy {
             process,
             admin,
+            pod: self.pod,
             inbound: Vec::new(),
             outbound: Vec::new(),
             counts: (self.inbounds, self.outbounds),
@@ -140,9 +204,22 @@ impl ProxyBuilder {
     }
 
     fn process(&self) -> Process {
-        let mut command = Command::new(&binaries().proxy);
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, arguments)) => {
+                let mut command = Command::new(tool(wrapper));
+                command.args(arguments).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
         command.current_dir(self.directory.path()).arg("run").args(&self.arguments);
-        command.args(["--metrics-listen", "127.0.0.1:0", "--log-format", "json"]);
+        let port = if self.pod.is_some() { METRICS_PORT } else { 0 };
+        command.args(["--metrics-listen", &format!("127.0.0.1:{port}"), "--log-format", "json"]);
+        if let Some(pod) = &self.pod {
+            // What a socket needs to be transparent.
+            let privileges = ["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"];
+            command = pod.wrap_with(&command, self.user, &privileges);
+        }
         Process::start("signet-proxy", command)
     }
 
@@ -160,8 +237,8 @@ impl Proxy {
         let (inbounds, outbounds) = self.counts;
         self.inbound = addresses(&self.process, "inbound", inbounds).await;
         self.outbound = addresses(&self.process, "outbound", outbounds).await;
-        let (admin, logs) = (self.admin, self.process.logs());
-        eventually("the proxy is ready", PATIENCE, async || match http::request(admin, "/readyz").await {
+        let (admin, place, logs) = (self.admin, self.place(), self.process.logs());
+        eventually("the proxy is ready", PATIENCE, async || match place.get(admin, "/readyz").await {
             Ok(reply) if reply.status == 200 => Ok(()),
             other => Err(format!("{other:?}; newest lines:\n{}", logs.tail(10))),
         })
@@ -172,6 +249,12 @@ impl Proxy {
     #[must_use]
     pub fn inbound(&self) -> SocketAddr {
         self.inbound[0]
+    }
+
+    /// All ports for mutual TLS, in the order they were asked for.
+    #[must_use]
+    pub fn inbounds(&self) -> &[SocketAddr] {
+        &self.inbound
     }
 
     /// The first port for the app beside it.
@@ -191,7 +274,7 @@ impl Proxy {
     /// # Panics
     /// When it does not answer.
     pub async fn readyz(&self) -> Reply {
-        http::request(self.admin, "/readyz").await.expect("/readyz answers")
+        self.place().get(self.admin, "/readyz").await.expect("/readyz answers")
     }
 
     /// `/metrics` as they are now.
@@ -199,7 +282,11 @@ impl Proxy {
     /// # Panics
     /// When it does not answer.
     pub async fn metrics(&self) -> Metrics {
-        scrape(self.admin).await
+        scrape(self.place(), self.admin).await
+    }
+
+    fn place(&self) -> Place<'_> {
+        self.pod.as_ref().map_or(Place::Loopback, Place::Pod)
     }
 
     /// Successful rotations of its SVID so far.

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, SupportedKxGroup, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
@@ -23,12 +25,29 @@ use crate::pki::Svid;
 /// # Panics
 /// When the handshake fails.
 pub async fn connect(address: SocketAddr, svid: &Svid) -> TlsStream<TcpStream> {
+    handshake(address, config(svid)).await.expect("the handshake succeeds")
+}
+
+/// A configuration with the credentials of `svid` that believes any server.
+///
+/// # Panics
+/// Never with what the authorities of [`crate::pki`] make.
+#[must_use]
+pub fn config(svid: &Svid) -> ClientConfig {
+    config_offering(svid, &aws_lc_rs::default_provider().kx_groups)
+}
+
+/// As [`config`], with these key exchange groups; a key share is sent only of the first.
+///
+/// # Panics
+/// As [`config`].
+#[must_use]
+pub fn config_offering(svid: &Svid, groups: &[&'static dyn SupportedKxGroup]) -> ClientConfig {
     let chain = CertificateDer::pem_slice_iter(svid.svid_pem().as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .expect("our own PEM");
     let key = PrivateKeyDer::from_pem_slice(svid.key_pem.as_bytes()).expect("our own PEM");
-    let config = builder().with_client_auth_cert(chain, key).expect("the key fits the certificate");
-    handshake(address, config).await.expect("the handshake succeeds")
+    builder(groups).with_client_auth_cert(chain, key).expect("the key fits the certificate")
 }
 
 /// The leaf (DER) that a listener presents to the holder of `svid`.
@@ -46,7 +65,7 @@ pub async fn presented_leaf(address: SocketAddr, svid: &Svid) -> Vec<u8> {
 /// # Errors
 /// When it cannot connect.
 pub async fn anonymous_channel(address: SocketAddr) -> Result<Channel, tonic::transport::Error> {
-    let mut config = builder().with_no_client_auth();
+    let mut config = builder(&aws_lc_rs::default_provider().kx_groups).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let connector = tower::service_fn(move |_| {
         let config = config.clone();
@@ -55,14 +74,20 @@ pub async fn anonymous_channel(address: SocketAddr) -> Result<Channel, tonic::tr
     Endpoint::from_static("http://control.invalid").connect_with_connector(connector).await
 }
 
-async fn handshake(address: SocketAddr, config: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+/// A handshake with any configuration.
+///
+/// # Errors
+/// When it fails, or there is nobody to connect to.
+pub async fn handshake(address: SocketAddr, config: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::IpAddress(address.ip().into());
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
-fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
+fn builder(
+    groups: &[&'static dyn SupportedKxGroup],
+) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+    let provider = Arc::new(CryptoProvider { kx_groups: groups.to_vec(), ..aws_lc_rs::default_provider() });
     ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3 is there")

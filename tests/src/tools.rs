@@ -5,24 +5,39 @@ use std::env;
 use std::fs;
 use std::path::PathBuf;
 
+use crate::binaries::workspace;
+
 /// Program, and the Debian package it comes from.
 const PACKAGES: &[(&str, &str)] = &[
     ("bash", "bash"),
     ("curl", "curl"),
+    ("gnutls-cli", "gnutls-bin"),
     ("h2load", "nghttp2-client"),
+    ("haproxy", "haproxy"),
     ("hey", "hey"),
     ("initdb", "postgresql"),
+    ("ip", "iproute2"),
+    ("iperf3", "iperf3"),
+    ("mariadb", "mariadb-client-core"),
+    ("mariadb-install-db", "mariadb-server-core"),
+    ("mariadbd", "mariadb-server-core"),
+    ("nats-server", "nats-server"),
+    ("nft", "nftables"),
     ("nghttpd", "nghttp2-server"),
     ("nginx", "nginx"),
     ("openssl", "openssl"),
     ("pgbench", "postgresql"),
     ("postgres", "postgresql"),
+    ("prlimit", "util-linux"),
     ("psql", "postgresql-client"),
     ("redis-benchmark", "redis-tools"),
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
+    ("setpriv", "util-linux"),
     ("socat", "socat"),
     ("sqlite3", "sqlite3"),
+    ("sslscan", "sslscan"),
+    ("stunnel4", "stunnel4"),
     ("wrk", "wrk"),
 ];
 
@@ -43,6 +58,17 @@ pub fn tool(program: &str) -> PathBuf {
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
         .unwrap_or_else(|| panic!("{program} is missing: apt-get install {package} (or let tests/run do it)"))
+}
+
+/// Envoy, where `tests/packages` puts it: Debian does not have it.
+///
+/// # Panics
+/// When it is not there.
+#[must_use]
+pub fn envoy() -> PathBuf {
+    let program = workspace().join("target/tools/envoy-1.40.0/envoy/_bin/envoy");
+    assert!(program.is_file(), "Envoy is missing: run tests/packages (or tests/run, which does it)");
+    program
 }
 
 /// Debian keeps the server programs of each PostgreSQL version out of the path. Newest first.

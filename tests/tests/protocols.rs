@@ -17,6 +17,7 @@ use signet_tests::process::Process;
 use signet_tests::report::measured;
 use signet_tests::sockets::{free_address, send_and_read, send_half_close_and_read};
 use signet_tests::tools::tool;
+use signet_tests::ways::{BOTH, Ways};
 use signet_tests::{PATIENCE, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -222,6 +223,43 @@ async fn a_request_in_disguise_never_reaches_the_app_as_bytes() {
         let (_, answer) = send_and_read(caller.entry(), disguise.as_bytes(), Duration::from_secs(8)).await;
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(!answer.contains("admin"), "{:.60} got {answer}", disguise.escape_debug());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn white_space_of_another_kind_disguises_no_request() {
+    let (_server, app) = python_server("lenient.py", &[]).await;
+    let head =
+        format!("HTTP/1.1\r\nHost: a\r\nX-Forwarded-Client-Cert: {FORGED}\r\nConnection: close\r\n\r\n");
+    let disguises = [
+        &b"\x0bGET / "[..],
+        b"GET\x0b/identity\x0b",
+        b"\x0cGET / ",
+        b"GET\x0c/\x0c",
+        b"\x1cGET / ",
+        b"\x1dGET\x1e/\x1f",
+        b"\xa0GET / ",
+        b"\x85GET / ",
+        b"GET\x85/ ",
+        b"G\xa0/\xa0",
+        b"\x0b\x0c\x1c \tGET / ",
+    ]
+    .map(|line| [line, head.as_bytes()].concat());
+    let limit = Duration::from_secs(8);
+    for disguise in &disguises {
+        let (_, answer) = send_and_read(app, disguise, limit).await;
+        let shown = String::from_utf8_lossy(&answer).into_owned();
+        assert!(shown.ends_with(FORGED), "the app takes {} for a request: {shown}", disguise.escape_ascii());
+    }
+
+    // Beside the caller, and as a peer that sends whatever it likes.
+    for way in BOTH {
+        let ways = &Ways::to(app, "", "*").await;
+        for disguise in &disguises {
+            let answer = ways.say_and_wait(way, disguise).await;
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            assert!(!answer.contains("admin"), "{way:?}: {} got {answer}", disguise.escape_ascii());
+        }
     }
 }
 

@@ -57,7 +57,7 @@ pub struct InstallArguments {
     #[arg(long, value_name = "PORT", default_value = "15006", value_parser = clap::value_parser!(u16).range(1..))]
     pub inbound_port: u16,
 
-    /// How connections to the app are turned; tproxy needs CAP_NET_ADMIN in the proxy
+    /// How connections to the app are turned; tproxy needs CAP_NET_ADMIN or CAP_NET_RAW in the proxy
     #[arg(long, value_name = "MODE", default_value = "redirect")]
     pub inbound_mode: Mode,
 

@@ -152,54 +152,45 @@ pub async fn follow(
     for folder in folders(&files) {
         watcher.watch(&folder, RecursiveMode::NonRecursive)?;
     }
-    // What could not be used when it was looked at: a writer may have been in the middle of it.
-    let mut unsettled = None;
-    let mut refused = None;
+    // What could not be used when it was last looked at, and whether that was told.
+    let mut unusable: Option<(Option<Contents>, bool)> = None;
     loop {
         // Read after the watch began: what changed since `load` is not missed.
-        let contents = Contents::read(&files).await;
-        let (seen, failed) = match contents {
-            Ok(contents) if contents == current => {
-                (unsettled, refused) = (None, None);
-                (None, None)
-            }
+        let failed = match Contents::read(&files).await {
+            Ok(contents) if contents == current => None,
             Ok(contents) => match contents.parse(&files).and_then(|loaded| adopt(&mesh, loaded)) {
                 Ok(()) => {
-                    (current, unsettled, refused) = (contents, None, None);
-                    (None, None)
+                    current = contents;
+                    None
                 }
-                Err(error) => (Some(contents), Some(error)),
+                Err(error) => Some((Some(contents), error)),
             },
-            Err(error) => (None, Some(error)),
+            Err(error) => Some((None, error)),
         };
-        if let Some(error) = failed {
-            let seen = Some(seen);
-            if unsettled == seen {
-                refuse(&error, &mut refused);
-            } else {
-                unsettled = seen;
+        unusable = match (failed, unusable) {
+            (None, _) => None,
+            // Looked at twice, as a writer may have been in the middle of it; told once, however often it is.
+            (Some((seen, error)), Some((before, told))) if seen == before => {
+                if !told {
+                    metrics::rotation("failed");
+                    tracing::warn!(%error, "files changed but cannot be used; what is in force stays in force");
+                }
+                Some((seen, true))
+            }
+            (Some((seen, _)), _) => {
+                unusable = Some((seen, false));
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     () = tokio::time::sleep(SETTLE) => continue,
                 }
             }
-        }
+        };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             _ = noticed.recv() => tokio::time::sleep(SETTLE).await,
             () = tokio::time::sleep(LOOK_ANYWAY) => {}
         }
         let _ = noticed.try_recv();
-    }
-}
-
-/// Tells it once, however often the files are looked at.
-fn refuse(error: &FilesError, refused: &mut Option<String>) {
-    let said = error.to_string();
-    if refused.as_ref() != Some(&said) {
-        metrics::rotation("failed");
-        tracing::warn!(%error, "files changed but cannot be used; what is in force stays in force");
-        *refused = Some(said);
     }
 }
 

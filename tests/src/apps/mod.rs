@@ -2,14 +2,26 @@
 //! (every header line as it arrived; a request held open until the test lets go).
 
 mod echo;
+mod h2_requests;
+mod iperf;
+mod mariadb;
+mod nats;
 mod nginx;
 mod postgres;
+mod received;
+mod recorder;
 mod redis;
 mod requests;
 
 pub use echo::{TcpCounter, TcpEcho};
+pub use h2_requests::{DROPS, H2App};
+pub use iperf::{Iperf, iperf, iperf_received};
+pub use mariadb::{MariaDb, mariadb};
+pub use nats::{Nats, nats};
 pub use nginx::Nginx;
 pub use postgres::Postgres;
+pub use received::Received;
+pub use recorder::{Conversation, Recorder, Said, Then};
 pub use redis::Redis;
 pub use requests::{RequestApp, header_values};
 

@@ -4,16 +4,15 @@ use std::fs::{Permissions, set_permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
 
 use tempfile::TempDir;
 
 use super::shared_directory;
 use crate::client::file;
+use crate::place::Place;
 use crate::process::Process;
-use crate::sockets::free_address;
 use crate::tools::tool;
-use crate::{PATIENCE, eventually, http};
+use crate::{PATIENCE, eventually};
 
 /// A running nginx with one server.
 ///
@@ -29,27 +28,35 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts it and waits until it answers.
+    /// Starts it on loopback and waits until it answers.
     ///
     /// # Panics
     /// When it does not.
     pub async fn start() -> Self {
-        let address = free_address();
+        Self::start_at(Place::Loopback).await
+    }
+
+    /// Starts it there and waits until it answers; in a pod on port 8080.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn start_at(place: Place<'_>) -> Self {
+        let seat = place.seat(8080);
         let directory = shared_directory("signet-nginx-");
         let files = directory.path().join("files");
         std::fs::create_dir(&files).expect("a new directory");
         set_permissions(&files, Permissions::from_mode(0o777)).expect("our own directory");
-        let configuration = file(directory.path(), "nginx.conf", configuration(address));
+        let configuration = file(directory.path(), "nginx.conf", configuration(seat.listen));
 
-        let mut command = Command::new(tool("nginx"));
+        let mut command = place.command(&tool("nginx"), None);
         command.arg("-p").arg(directory.path()).arg("-c").arg(configuration).args(["-e", "stderr"]);
         let process = Process::start("nginx", command);
-        eventually("nginx answers", PATIENCE, async || match http::request(address, "/identity").await {
+        eventually("nginx answers", PATIENCE, async || match place.get(seat.address, "/identity").await {
             Ok(reply) if reply.status == 200 => Ok(()),
             other => Err(format!("{other:?}")),
         })
         .await;
-        Self { address, _process: process, directory }
+        Self { address: seat.address, _process: process, directory }
     }
 
     /// The directory behind `/files/`.
@@ -66,7 +73,8 @@ impl Nginx {
 }
 
 /// One process without a master: it ends whole when it is told to. Temporary files stay in the prefix.
-fn configuration(address: SocketAddr) -> String {
+fn configuration(listen: SocketAddr) -> String {
+    let families = if listen.is_ipv6() { "ipv6only=off" } else { "" };
     format!(
         r#"
 daemon off;
@@ -87,7 +95,7 @@ http {{
   scgi_temp_path scgi;
   default_type text/plain;
   server {{
-    listen {address} backlog=4096;
+    listen {listen} backlog=4096 {families};
     location = /identity {{ return 200 "$http_x_forwarded_client_cert"; }}
     location /files/ {{ root .; dav_methods PUT; }}
     location /charge/ {{ return 200 "$request_method $request_uri"; }}

@@ -3,7 +3,6 @@
 use std::fs::Permissions;
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -12,8 +11,8 @@ use tempfile::TempDir;
 
 use super::shared_directory;
 use crate::client::psql;
+use crate::place::Place;
 use crate::process::Process;
-use crate::sockets::free_address;
 use crate::tools::tool;
 use crate::{PATIENCE, eventually};
 
@@ -27,12 +26,20 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Makes a cluster, starts it and waits until it answers a query.
+    /// Makes a cluster, starts it on loopback and waits until it answers a query.
     ///
     /// # Panics
     /// When it does not.
     pub async fn start() -> Self {
-        let address = free_address();
+        Self::start_at(Place::Loopback).await
+    }
+
+    /// As [`Postgres::start`], there; in a pod on port 5432.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn start_at(place: Place<'_>) -> Self {
+        let seat = place.seat(5432);
         let directory = shared_directory("signet-postgres-");
         let data = directory.path().join("data");
         std::fs::create_dir(&data).expect("a new directory");
@@ -44,40 +51,40 @@ impl Postgres {
         }
 
         make_cluster(&data, user);
-        let mut command = as_user("postgres", user, directory.path());
+        let mut command = as_user(place, "postgres", user, directory.path());
         command
             .arg("-D")
             .arg(&data)
             .arg("-k")
             .arg(directory.path())
-            .args(["-c", "listen_addresses=127.0.0.1"]);
-        command.args(["-p", &address.port().to_string(), "-c", "fsync=off", "-c", "max_connections=200"]);
+            .args(["-c", &format!("listen_addresses={}", seat.host("*"))]);
+        command.args(["-p", &seat.listen.port().to_string(), "-c", "fsync=off", "-c", "max_connections=200"]);
         // SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for its clients.
         let process = Process::start("postgres", command).stopped_by(Signal::INT);
         eventually("PostgreSQL answers", PATIENCE, async || {
-            let answer = psql(address, "select 1").run().await;
+            let answer = place.client(psql(seat.address, "select 1")).run().await;
             if answer.status.success() { Ok(()) } else { Err(answer.stderr) }
         })
         .await;
-        Self { address, _process: process, _directory: directory }
+        Self { address: seat.address, _process: process, _directory: directory }
     }
 }
 
 fn make_cluster(data: &Path, user: Option<(u32, u32)>) {
-    let output = as_user("initdb", user, data)
+    let output = as_user(Place::Loopback, "initdb", user, data)
         .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync", "-D"])
         .arg(data)
         .output()
         .expect("initdb starts");
     assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+    // In a pod it is called by the pod's address.
+    let rules = data.join("pg_hba.conf");
+    std::fs::write(rules, "local all all trust\nhost all all all trust\n").expect("our own directory");
 }
 
-fn as_user(program: &str, user: Option<(u32, u32)>, directory: &Path) -> Command {
-    let mut command = Command::new(tool(program));
+fn as_user(place: Place<'_>, program: &str, user: Option<(u32, u32)>, directory: &Path) -> Command {
+    let mut command = place.command(&tool(program), user);
     command.current_dir(directory);
-    if let Some((user, group)) = user {
-        command.uid(user).gid(group);
-    }
     command
 }
 

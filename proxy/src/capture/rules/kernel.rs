@@ -42,7 +42,7 @@ impl From<String> for Altered {
             let Some(names) = chain.lines().find_map(comment) else { continue };
             let gone = names
                 .trim_end_matches('"')
-                .split("; ")
+                .split(';')
                 .filter(|rule| !chain.lines().any(|line| line.ends_with(&format!(" comment \"{rule}\""))));
             missing.extend(gone.map(|rule| format!("{name}: {rule}")));
         }

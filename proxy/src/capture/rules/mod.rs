@@ -110,7 +110,7 @@ impl Rules {
                 let mut chain = Chain::new("inbound", "filter hook prerouting priority -150");
                 inbound.leave_alone(&mut chain);
                 for (family, protocol, comment) in
-                    [("ipv4", "ip", "captured IPv4"), ("ipv6", "ip6", "captured IPv6")]
+                    [("ipv4", "ip", "captured v4"), ("ipv6", "ip6", "captured v6")]
                 {
                     let matches = format!("meta nfproto {family} meta l4proto tcp");
                     chain.rule(&format!("{matches} tproxy {protocol} to :{} accept", inbound.to), comment);
@@ -151,7 +151,7 @@ impl Chain {
 impl Display for Chain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, hook, comments, rules } = self;
-        let names = comments.join("; ");
+        let names = comments.join(";");
         write!(
             f,
             "\tchain {name} {{\n\t\tcomment \"{NAMES}{names}\"\n\t\ttype {hook}; policy accept;\n{rules}\t}}\n"
@@ -171,8 +171,8 @@ impl Side {
     fn exclusions(&self, chain: &mut Chain, end: &str) {
         let of = |wanted: fn(&IpNet) -> bool| self.addresses.iter().filter(move |net| wanted(net)).collect();
         let families: [(&str, &str, Vec<&IpNet>); 2] = [
-            ("ip", "excluded IPv4", of(|net| net.addr().is_ipv4())),
-            ("ip6", "excluded IPv6", of(|net| net.addr().is_ipv6())),
+            ("ip", "excluded v4", of(|net| net.addr().is_ipv4())),
+            ("ip6", "excluded v6", of(|net| net.addr().is_ipv6())),
         ];
         for (family, comment, addresses) in families {
             if !addresses.is_empty() {
@@ -264,6 +264,23 @@ mod tests {
                 let rest =
                     places(|line| ["redirect to", "tproxy ", "reject with"].iter().any(|v| line.contains(v)));
                 assert!(!rest.is_empty() && exclusions.iter().max() < rest.iter().min(), "{chain}");
+            }
+        }
+    }
+
+    #[test]
+    fn comments_are_as_short_as_nft_wants_them() {
+        for mode in ["redirect", "tproxy"] {
+            let mut options = vec!["--inbound-mode", mode];
+            for side in [
+                ["--exclude-outbound-port", "--exclude-outbound-cidr"],
+                ["--exclude-inbound-port", "--exclude-inbound-cidr"],
+            ] {
+                options.extend([side[0], "1", side[1], "10.0.0.0/8", side[1], "fd00::/8"]);
+            }
+            let table = rules(&options).table("x");
+            for comment in table.lines().filter_map(|line| line.split_once("comment \"")) {
+                assert!(comment.1.len() <= 128, "{}", comment.1);
             }
         }
     }

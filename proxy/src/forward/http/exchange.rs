@@ -9,6 +9,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
+use super::load::Sending;
 use super::pool::Place;
 use super::respond::{Form, answer};
 use super::tracked::{BodyError, Flow, Tracked, linger};
@@ -124,8 +125,7 @@ impl<U: Upstream> Http<U> {
         }
     }
 
-    /// Sends the request and awaits the head of its response. A request that was not sent at all is sent again
-    /// on a new connection; one that may be repeated (RFC 9110 s9.2.2) also if a kept connection broke.
+    /// Sends the request and awaits the head of its response, for as long as something moves.
     async fn forward(
         &self,
         request: Request<Incoming>,
@@ -134,13 +134,13 @@ impl<U: Upstream> Http<U> {
     ) -> Result<(Response<Incoming>, Place), Failure> {
         let repeatable = request.method().is_idempotent() && request.body().is_end_stream();
         let repeat = repeatable.then(|| head_of(&request));
+        let idle = self.shared.idle.open;
         let flow = Flow::of_requests(self.facts.direction);
         let meters = vec![Arc::clone(&self.meters), record.meters()];
         let linger = (self.version == Version::Http1).then(|| self.shared.tasks.clone());
         let expects = self.version == Version::Http1 && framing::expects_continue(request.headers());
-        let mut request = request.map(|body| {
-            Tracked::request(body, flow, meters, registration.cloned(), self.shared.idle.open, linger)
-        });
+        let mut request =
+            request.map(|body| Tracked::request(body, flow, meters, registration.cloned(), idle, linger));
         let (progress, sending) = (Arc::default(), Arc::default());
         request.body_mut().report_to(&progress, &sending);
         if expects {
@@ -152,34 +152,6 @@ impl<U: Upstream> Http<U> {
                 }
             });
         }
-        let sent = async {
-            let (mut kept, mut used_before) = self.pool.take().await.map_err(Failure::Unreachable)?;
-            let mut next = request;
-            for tries_left in (0..MOST_TRIES).rev() {
-                // Held from before the request, as an upgrade ends the task that holds it otherwise.
-                let place = kept.place();
-                if let Some(load) = &place.load {
-                    load.watch(&sending);
-                }
-                let unanswered = match kept.send(next).await {
-                    Ok(response) => {
-                        self.pool.give_back(kept);
-                        return Ok((response, place));
-                    }
-                    Err(unanswered) => unanswered,
-                };
-                // What others do on a shared connection can end it, also a new one.
-                let shared = used_before || self.version == Version::Http2;
-                next = match (unanswered.unsent, &repeat) {
-                    (Some(unsent), _) if tries_left > 0 => unsent,
-                    (None, Some(repeat)) if tries_left > 0 && shared => head_of(repeat),
-                    _ => return Err(Failure::Broken(unanswered.error)),
-                };
-                (kept, used_before) = (self.pool.after(&place).await.map_err(Failure::Unreachable)?, false);
-            }
-            Err(Failure::Unreachable(Arc::new(UpstreamError::NotReady)))
-        };
-        let idle = self.shared.idle.open;
         let still = async {
             // As long as the body goes on, the called side has nothing to answer yet.
             while tokio::time::timeout(idle, progress.notified()).await.is_ok() {}
@@ -187,8 +159,42 @@ impl<U: Upstream> Http<U> {
         tokio::select! {
             biased;
             reason = cut(registration.map(Arc::as_ref)) => Err(Failure::Cut(reason)),
-            response = sent => response,
+            answered = self.send(request, repeat, &sending) => answered,
             () = still => Err(Failure::Slow(idle)),
+        }
+    }
+
+    /// Sends a request until it is answered: one that was not sent at all again on another connection, and if
+    /// it may be repeated (RFC 9110 s9.2.2) also one whose connection broke for what others did on it.
+    async fn send(
+        &self,
+        mut request: Request<Tracked>,
+        repeat: Option<Request<Tracked>>,
+        sending: &Arc<Sending>,
+    ) -> Result<(Response<Incoming>, Place), Failure> {
+        let (mut kept, mut used_before) = self.pool.take().await.map_err(Failure::Unreachable)?;
+        let mut tries = 1;
+        loop {
+            // Held from before the request, as an upgrade ends the task that holds it otherwise.
+            let place = kept.place();
+            if let Some(load) = &place.load {
+                load.watch(sending);
+            }
+            let unanswered = match kept.send(request).await {
+                Ok(response) => {
+                    self.pool.give_back(kept);
+                    return Ok((response, place));
+                }
+                Err(unanswered) => unanswered,
+            };
+            let shared = used_before || self.version == Version::Http2;
+            request = match (unanswered.unsent, &repeat) {
+                (Some(unsent), _) if tries < MOST_TRIES => unsent,
+                (None, Some(repeat)) if tries < MOST_TRIES && shared => head_of(repeat),
+                _ => return Err(Failure::Broken(unanswered.error)),
+            };
+            (kept, used_before) = (self.pool.after(&place).await.map_err(Failure::Unreachable)?, false);
+            tries += 1;
         }
     }
 

@@ -7,6 +7,7 @@
 mod exchange;
 mod framing;
 mod headers;
+mod load;
 mod pool;
 mod probe;
 mod respond;

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use signet_proto::handshake::Svid;
 use tokio_util::task::TaskTracker;
 
+use super::load::Load;
 use super::tracked::Tracked;
 use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, PING, STREAM_WINDOW, Version, cut};
 use crate::causes::causes;
@@ -28,8 +29,6 @@ use crate::run;
 /// connection befalls all of them.
 const MOST_MULTIPLEXED: usize = 16;
 const ENOUGH_STREAMS: usize = 16;
-/// How long a frame may wait to be sent before its connection gets no more requests.
-const STUCK: Duration = Duration::from_millis(100);
 /// Idle HTTP/1 connections that are kept; more are closed.
 const MOST_IDLE: usize = 128;
 /// Shorter than the time after which the other end closes an idle connection, so that we are first.
@@ -69,52 +68,6 @@ enum Origin {
     Joined,
     /// We did.
     New,
-}
-
-/// A place on a connection. How many there are is how many requests the connection carries.
-#[derive(Clone, Default)]
-pub(super) struct Load(Arc<Mutex<Vec<Weak<Sending>>>>);
-
-impl Load {
-    /// Counts a body among those that the connection has to send.
-    pub(super) fn watch(&self, sending: &Arc<Sending>) {
-        let mut all = self.0.lock();
-        all.retain(|sending| sending.strong_count() > 0);
-        all.push(Arc::downgrade(sending));
-    }
-
-    /// Whether a body does not get away: the called side does not read, and may hold up all others with it.
-    fn is_stuck(&self) -> bool {
-        self.0.lock().iter().filter_map(Weak::upgrade).any(|sending| sending.is_stuck())
-    }
-
-    fn count(&self) -> usize {
-        Arc::strong_count(&self.0)
-    }
-
-    fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-/// A request body that is being sent.
-#[derive(Default)]
-pub(super) struct Sending(Mutex<Option<Instant>>);
-
-impl Sending {
-    /// A frame was handed over, or all were.
-    pub(super) fn handed_over(&self, more: bool) {
-        *self.0.lock() = more.then(Instant::now);
-    }
-
-    /// The connection asks for the next one.
-    pub(super) fn asked(&self) {
-        *self.0.lock() = None;
-    }
-
-    fn is_stuck(&self) -> bool {
-        self.0.lock().is_some_and(|since| since.elapsed() > STUCK)
-    }
 }
 
 /// What a request holds of the connection that carries it.

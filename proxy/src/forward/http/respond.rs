@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::headers::REQUEST_ID;
 use super::tracked::{Flow, Tracked};
-use crate::telemetry::AccessRecord;
+use crate::telemetry::{AccessRecord, Protocol};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -35,6 +35,8 @@ pub(super) fn answer(
     close: bool,
 ) -> Response<Tracked> {
     record.answered(status.as_u16());
+    // HTTP/2 has no such field (RFC 9113 s8.2.2).
+    let close = close && record.protocol == Protocol::Http1;
     let request_id = record.request_id().unwrap_or_default().to_owned();
     let flow = Flow::of_responses(record.facts.direction);
     let mut response = match form {

@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
 use super::headers::remove_identity;
-use super::pool::{Load, Sending};
+use super::load::{Load, Sending};
 use crate::connections::Registration;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters};
 
@@ -233,6 +233,15 @@ impl Tracked {
 
     /// Why this body must not go on, if it must not.
     fn ends_early(&mut self, cx: &mut Context<'_>) -> Option<(CloseReason, BodyError)> {
+        let ended = self.over(cx);
+        if ended.is_some() {
+            // Its sender has had its time.
+            self.linger = None;
+        }
+        ended
+    }
+
+    fn over(&mut self, cx: &mut Context<'_>) -> Option<(CloseReason, BodyError)> {
         if let Some(right) = &mut self.right
             && right.closing.as_mut().poll(cx).is_ready()
         {

@@ -1,0 +1,198 @@
+//! Envoy as a neighbour: listeners in plain text whose calls it makes with mutual TLS, and listeners for mutual
+//! TLS in front of an app. SPIFFE IDs are matched by Envoy itself.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use crate::client::file;
+use crate::pki::SvidFiles;
+use crate::process::Process;
+use crate::sockets::free_address;
+use crate::tools;
+use crate::{PATIENCE, eventually};
+
+/// What it will do.
+#[derive(Debug, Default)]
+pub struct Envoy {
+    listeners: Vec<Value>,
+    clusters: Vec<Value>,
+    addresses: Vec<SocketAddr>,
+    probed: Vec<SocketAddr>,
+}
+
+/// What Envoy carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carries {
+    /// Bytes.
+    Tcp,
+    /// HTTP/1.1 towards the called side.
+    Http1,
+    /// HTTP/2 towards the called side.
+    Http2,
+}
+
+/// Who Envoy is, whom it believes, and whom it expects at the other end.
+#[derive(Debug, Clone, Copy)]
+pub struct Mutual<'a> {
+    /// Its own SVID.
+    pub own: &'a SvidFiles,
+    /// The authorities.
+    pub bundle: &'a Path,
+    /// The SPIFFE ID of the peer.
+    pub peer: &'a str,
+}
+
+impl Envoy {
+    /// Accepts plain text and calls `to` with mutual TLS.
+    #[must_use]
+    pub fn calling(self, carries: Carries, to: SocketAddr, mutual: Mutual<'_>) -> Self {
+        let alpn: &[&str] = match carries {
+            Carries::Tcp => &[],
+            Carries::Http1 => &["http/1.1"],
+            Carries::Http2 => &["h2"],
+        };
+        self.add(carries, to, None, Some(tls("Upstream", mutual, alpn)))
+    }
+
+    /// Accepts mutual TLS and calls the app at `to` in plain text. HTTP requests tell who called in
+    /// `x-forwarded-client-cert`.
+    #[must_use]
+    pub fn serving(self, carries: Carries, to: SocketAddr, mutual: Mutual<'_>) -> Self {
+        let alpn: &[&str] = if carries == Carries::Tcp { &[] } else { &["h2", "http/1.1"] };
+        let mut socket = tls("Downstream", mutual, alpn);
+        socket["typed_config"]["require_client_certificate"] = json!(true);
+        self.add(carries, to, Some(socket), None)
+    }
+
+    /// Starts it and waits until it listens, which it does everywhere at once; the addresses are in the order they were asked for.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start(self, directory: &Path) -> (Process, Vec<SocketAddr>) {
+        let resources = json!({ "listeners": self.listeners, "clusters": self.clusters });
+        let bootstrap = json!({ "static_resources": resources }).to_string();
+        let configuration = file(directory, "envoy.json", bootstrap);
+        let mut command = Command::new(tools::envoy());
+        command.arg("-c").arg(configuration).current_dir(directory);
+        command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
+        let process = Process::start("envoy", command);
+        for address in &self.probed {
+            listens("Envoy", *address).await;
+        }
+        (process, self.addresses)
+    }
+
+    fn add(mut self, carries: Carries, to: SocketAddr, accepts: Option<Value>, calls: Option<Value>) -> Self {
+        let (listen, name) = (free_address(), format!("c{}", self.clusters.len()));
+        let filter = if carries == Carries::Tcp { tcp_proxy(&name) } else { http_manager(&name) };
+        let mut chain = json!({ "filters": [filter] });
+        if let Some(socket) = accepts {
+            chain["transport_socket"] = socket;
+        }
+        self.listeners.push(json!({ "name": name, "address": address(listen), "filter_chains": [chain] }));
+
+        let endpoint = json!({ "endpoint": { "address": address(to) } });
+        let mut cluster = json!({
+            "name": name,
+            "connect_timeout": "5s",
+            "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [endpoint] }] },
+        });
+        if let Some(socket) = calls {
+            cluster["transport_socket"] = socket;
+        }
+        if carries == Carries::Http2 {
+            let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+            cluster["typed_extension_protocol_options"] = json!({
+                options: {
+                    "@type": format!("type.googleapis.com/{options}"),
+                    "explicit_http_config": { "http2_protocol_options": {} },
+                },
+            });
+        }
+        self.clusters.push(cluster);
+        self.addresses.push(listen);
+        // A connection for bytes would be passed on at once, and a broken handshake be counted.
+        if carries != Carries::Tcp {
+            self.probed.push(listen);
+        }
+        self
+    }
+}
+
+/// Waits until a program that cannot say so listens.
+///
+/// # Panics
+/// When it does not.
+pub async fn listens(program: &str, address: SocketAddr) {
+    eventually(&format!("{program} listens on {address}"), PATIENCE, async || {
+        TcpStream::connect(address).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+}
+
+fn address(address: SocketAddr) -> Value {
+    json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
+}
+
+/// TLS 1.3 and nothing else, whose peer must present exactly that SPIFFE ID.
+fn tls(side: &str, mutual: Mutual<'_>, alpn: &[&str]) -> Value {
+    let kind = format!("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{side}TlsContext");
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": kind,
+            "common_tls_context": {
+                "alpn_protocols": alpn,
+                "tls_params": {
+                    "tls_minimum_protocol_version": "TLSv1_3",
+                    "tls_maximum_protocol_version": "TLSv1_3",
+                },
+                "tls_certificates": [{
+                    "certificate_chain": { "filename": mutual.own.svid },
+                    "private_key": { "filename": mutual.own.key },
+                }],
+                "validation_context": {
+                    "trusted_ca": { "filename": mutual.bundle },
+                    "match_typed_subject_alt_names": [
+                        { "san_type": "URI", "matcher": { "exact": mutual.peer } },
+                    ],
+                },
+            },
+        },
+    })
+}
+
+fn tcp_proxy(cluster: &str) -> Value {
+    let kind = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+    json!({
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": { "@type": kind, "stat_prefix": cluster, "cluster": cluster },
+    })
+}
+
+fn http_manager(cluster: &str) -> Value {
+    let of = "type.googleapis.com/envoy.extensions.filters";
+    let manager = format!("{of}.network.http_connection_manager.v3.HttpConnectionManager");
+    let router = json!({
+        "name": "envoy.filters.http.router",
+        "typed_config": { "@type": format!("{of}.http.router.v3.Router") },
+    });
+    let route = json!({ "match": { "prefix": "/" }, "route": { "cluster": cluster } });
+    let all = json!({ "name": "all", "domains": ["*"], "routes": [route] });
+    json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": manager,
+            "stat_prefix": cluster,
+            "codec_type": "AUTO",
+            "forward_client_cert_details": "SANITIZE_SET",
+            "set_current_client_cert_details": { "uri": true },
+            "http_filters": [router],
+            "route_config": { "virtual_hosts": [all] },
+        },
+    })
+}
