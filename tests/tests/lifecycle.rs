@@ -5,13 +5,17 @@
 
 use std::time::Duration;
 
-use signet_tests::apps::{RequestApp, TcpEcho};
+use signet_tests::apps::{H2App, RequestApp, TcpEcho};
 use signet_tests::client::{curl, curl_get, file, noise};
 use signet_tests::http;
 use signet_tests::logs::is_message;
 use signet_tests::mesh::{Mesh, allow, id};
 use signet_tests::process::Process;
 use signet_tests::proxy::ProxyBuilder;
+use signet_tests::raw_h2::{
+    DATA, END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, fields, frame, headers, read_frame,
+    request,
+};
 use signet_tests::sockets::{EchoConnection, free_address, send_and_read};
 use signet_tests::{PATIENCE, eventually};
 use tokio::io::AsyncWriteExt;
@@ -63,6 +67,60 @@ async fn sigterm_lets_the_request_in_flight_end_and_then_the_proxy_ends() {
     assert!(answer.stdout.starts_with("HTTP/1.1 200"), "{}", answer.stdout);
     let status = pair.server.process.exit(PATIENCE).await;
     assert_eq!(status.code(), Some(0), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_says_goaway_and_the_http2_request_in_flight_ends() {
+    let app = H2App::start().await;
+    let (frontend, web) = (id("/frontend"), id("/web"));
+    for ends_server in [true, false] {
+        let mesh = Mesh::start().await;
+        mesh.policy(&allow("web", &web, &[&frontend])).await;
+        let mut pair = mesh.pair(&frontend, &web, "", app.address).await;
+        let mut stream = TcpStream::connect(pair.entry()).await.unwrap();
+        let seen = app.arrived();
+        let begun = headers(1, 0, &fields(&request("POST", "/")));
+        let opening = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &begun, &frame(DATA, 0, 1, b"first")];
+        stream.write_all(&opening.concat()).await.unwrap();
+        eventually("the request reaches the app", PATIENCE, async || match app.arrived() {
+            count if count > seen => Ok(()),
+            count => Err(count.to_string()),
+        })
+        .await;
+
+        let draining = if ends_server { &mut pair.server.process } else { &mut pair.caller.process };
+        draining.terminate();
+        draining.wait_for_log("draining", |event| is_message(event, "draining")).await;
+        if !ends_server {
+            let goaway = next(&mut stream, |frame| frame.kind == GOAWAY).await.expect("it says so");
+            assert_eq!(goaway.payload[4..8], [0; 4], "NO_ERROR: {goaway:?}");
+        }
+        stream.write_all(&frame(DATA, END_STREAM, 1, b"last")).await.unwrap();
+        let answered = |frame: &Frame| frame.stream == 1 && frame.flags & END_STREAM != 0;
+        let last = next(&mut stream, answered).await.expect("the request in flight is answered");
+        assert!(matches!(last.kind, DATA | HEADERS), "{last:?}");
+        assert_eq!(draining.exit(PATIENCE).await.code(), Some(0));
+        if !ends_server {
+            assert!(next(&mut stream, |_| false).await.is_none(), "and the connection ends");
+        }
+    }
+}
+
+/// The next frame of that kind; nothing once the connection has ended. Answers what has to be answered.
+async fn next(stream: &mut TcpStream, wanted: impl Fn(&Frame) -> bool) -> Option<Frame> {
+    let found = async {
+        loop {
+            let received = read_frame(stream).await.ok()?;
+            if wanted(&received) {
+                return Some(received);
+            }
+            if matches!(received.kind, PING | SETTINGS) && received.flags & END_STREAM == 0 {
+                let content = if received.kind == PING { &received.payload[..] } else { &[] };
+                let _ = stream.write_all(&frame(received.kind, END_STREAM, 0, content)).await;
+            }
+        }
+    };
+    timeout(PATIENCE, found).await.expect("in time")
 }
 
 #[tokio::test(flavor = "multi_thread")]

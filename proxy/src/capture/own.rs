@@ -1,7 +1,8 @@
 //! What nobody reaches through this proxy: its own listeners, as that would be a loop or a way past the
 //! loopback bound of its metrics (Linkerd CVE-2024-40632), and control.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -24,19 +25,24 @@ pub struct Own {
     /// `HOST:PORT`, as in the ticket.
     pub control: Vec<String>,
     /// Ports from which we call strangers ourselves.
-    calling: Arc<Mutex<HashSet<u16>>>,
+    calling: Arc<Mutex<HashMap<u16, usize>>>,
 }
 
 /// A port from which we call a stranger, for as long as we do.
 #[derive(Debug)]
 pub struct Calling {
     port: u16,
-    all: Arc<Mutex<HashSet<u16>>>,
+    all: Arc<Mutex<HashMap<u16, usize>>>,
 }
 
 impl Drop for Calling {
     fn drop(&mut self) {
-        self.all.lock().remove(&self.port);
+        if let Entry::Occupied(mut calls) = self.all.lock().entry(self.port) {
+            *calls.get_mut() -= 1;
+            if *calls.get() == 0 {
+                calls.remove();
+            }
+        }
     }
 }
 
@@ -57,16 +63,18 @@ impl Own {
             SocketAddr::V4(_) => (TcpSocket::new_v4()?, SocketAddr::from(([0; 4], 0))),
             SocketAddr::V6(_) => (TcpSocket::new_v6()?, SocketAddr::from(([0; 16], 0))),
         };
+        // One port may call many destinations: bound for itself it would be lost to everybody else here.
+        socket.set_reuseaddr(true)?;
         socket.bind(any)?;
         let port = socket.local_addr()?.port();
-        self.calling.lock().insert(port);
+        *self.calling.lock().entry(port).or_default() += 1;
         Ok((socket, Calling { port, all: Arc::clone(&self.calling) }))
     }
 
     /// Whether a connection from there is one of our own calls.
     #[must_use]
     pub fn calls_from(&self, remote: SocketAddr) -> bool {
-        self.calling.lock().contains(&remote.port()) && is_local(remote)
+        self.calling.lock().contains_key(&remote.port()) && is_local(remote)
     }
 
     /// Whether this is one of our listeners that no connection to a peer may end at.

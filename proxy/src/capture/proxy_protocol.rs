@@ -6,10 +6,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use proxy_header::{ParseConfig, Protocol, ProxyHeader, Tlv};
 use tokio::io::AsyncRead;
 
-use super::socket::canonical;
+use super::socket::{Remote, canonical};
+use crate::config::Cidr;
 use crate::forward::Prefixed;
 
 /// From the accept to the end of the header.
@@ -23,6 +25,37 @@ const MOST_FOLLOWING: usize = 4096;
 /// The value of a TLV with a CRC32c of the whole header, computed with zeros in its place (section 2.2.3).
 const CHECKSUM: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
 const CHECKSUM_TLV: u8 = 0x03;
+
+/// The load balancers in front of a listener.
+#[derive(Debug)]
+pub struct Balancers(Vec<IpNet>);
+
+impl From<Vec<Cidr>> for Balancers {
+    fn from(addresses: Vec<Cidr>) -> Self {
+        Self(addresses.into_iter().map(|cidr| cidr.0).collect())
+    }
+}
+
+impl Balancers {
+    /// Who calls: whom a load balancer at `remote` says, if there is one, otherwise `remote` itself.
+    ///
+    /// # Errors
+    /// When a load balancer does not say it as it should.
+    pub async fn caller<S: AsyncRead + Unpin>(
+        &self,
+        remote: Remote,
+        stream: &mut Prefixed<S>,
+    ) -> Result<Remote, ProxyProtocolError> {
+        let is_one = |address: SocketAddr| self.0.iter().any(|net| net.contains(&address.ip()));
+        if !remote.address().is_some_and(is_one) {
+            return Ok(remote);
+        }
+        Ok(match read(stream).await? {
+            Said::From(source) => Remote::Ip(source),
+            Said::Unknown => remote,
+        })
+    }
+}
 
 /// What a header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +88,7 @@ pub enum ProxyProtocolError {
 ///
 /// # Errors
 /// When none comes in time, or it breaks the specification.
-pub async fn read<S: AsyncRead + Unpin>(stream: &mut Prefixed<S>) -> Result<Said, ProxyProtocolError> {
+async fn read<S: AsyncRead + Unpin>(stream: &mut Prefixed<S>) -> Result<Said, ProxyProtocolError> {
     let complete = async {
         loop {
             if let Some((said, length)) = parse(stream.ahead())? {

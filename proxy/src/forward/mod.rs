@@ -4,7 +4,9 @@ pub mod detect;
 pub mod http;
 pub mod opaque;
 mod prefixed;
+mod screen;
 pub mod tunnel;
 pub mod upstream;
 
 pub use prefixed::Prefixed;
+pub use screen::Screened;

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecursiveMode, Watcher};
 use signet_proto::handshake::{
     ConfigError, KeyError, Revocations, Svid, SvidMismatch, Trust, VerifyError, WorkloadKey,
 };
@@ -106,7 +107,7 @@ pub enum FilesError {
 }
 
 /// The contents of the files at one time.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
     chain: Zeroizing<Vec<u8>>,
     key: Zeroizing<Vec<u8>>,
@@ -143,8 +144,12 @@ pub async fn follow(
 ) -> Result<(), FilesError> {
     let (notice, mut noticed) = mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Our own reading is no news.
-        if !event.is_ok_and(|event| event.kind.is_access()) {
+        // Our own reading is no news; the end of somebody's writing is.
+        let read = |event: notify::Event| match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
+            kind => kind.is_access(),
+        };
+        if !event.is_ok_and(read) {
             // A full queue already says that something changed.
             let _ = notice.try_send(());
         }
@@ -152,33 +157,38 @@ pub async fn follow(
     for folder in folders(&files) {
         watcher.watch(&folder, RecursiveMode::NonRecursive)?;
     }
-    // What could not be used when it was last looked at, and whether that was told.
-    let mut unusable: Option<(Option<Contents>, bool)> = None;
+    // What was seen when the files were last looked at, if it is not in force, and whether it was refused.
+    let mut unsettled: Option<(Result<Contents, String>, bool)> = None;
     loop {
         // Read after the watch began: what changed since `load` is not missed.
-        let failed = match Contents::read(&files).await {
-            Ok(contents) if contents == current => None,
-            Ok(contents) => match contents.parse(&files).and_then(|loaded| adopt(&mesh, loaded)) {
-                Ok(()) => {
-                    current = contents;
-                    None
+        let seen = Contents::read(&files).await.map_err(|error| error.to_string());
+        unsettled = match (seen, unsettled) {
+            (Ok(seen), _) if seen == current => None,
+            // Looked at twice: a writer may have been in the middle of it.
+            (seen, Some((before, refused))) if seen == before => {
+                let used = match seen {
+                    Ok(contents) => contents
+                        .parse(&files)
+                        .and_then(|loaded| adopt(&mesh, loaded))
+                        .map_err(|error| (Ok(contents.clone()), error.to_string()))
+                        .map(|()| contents),
+                    Err(error) => Err((Err(error.clone()), error)),
+                };
+                match used {
+                    Ok(contents) => {
+                        current = contents;
+                        None
+                    }
+                    Err((seen, error)) => {
+                        if !refused {
+                            refuse(&error);
+                        }
+                        Some((seen, true))
+                    }
                 }
-                Err(error) => Some((Some(contents), error)),
-            },
-            Err(error) => Some((None, error)),
-        };
-        unusable = match (failed, unusable) {
-            (None, _) => None,
-            // Looked at twice, as a writer may have been in the middle of it; told once, however often it is.
-            (Some((seen, error)), Some((before, told))) if seen == before => {
-                if !told {
-                    metrics::rotation("failed");
-                    tracing::warn!(%error, "files changed but cannot be used; what is in force stays in force");
-                }
-                Some((seen, true))
             }
-            (Some((seen, _)), _) => {
-                unusable = Some((seen, false));
+            (seen, _) => {
+                unsettled = Some((seen, false));
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     () = tokio::time::sleep(SETTLE) => continue,
@@ -192,6 +202,11 @@ pub async fn follow(
         }
         let _ = noticed.try_recv();
     }
+}
+
+fn refuse(error: &str) {
+    metrics::rotation("failed");
+    tracing::warn!(error, "files changed but cannot be used; what is in force stays in force");
 }
 
 fn adopt(mesh: &Mesh, loaded: Loaded) -> Result<(), FilesError> {

@@ -6,21 +6,21 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1};
 use signet_proto::tunnel;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::capture::own::is_local;
-use crate::capture::{Remote, Socket, original, proxy_protocol, reset_unless};
+use crate::capture::proxy_protocol::Balancers;
+use crate::capture::{Remote, Socket, original, reset_unless};
 use crate::config;
 use crate::connections::{Content, Registration, Subject};
-use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_only, detect_version};
 use crate::forward::http::{Http, Http2Support, Pool, Slot, Version, cut};
 use crate::forward::opaque::relay;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
+use crate::forward::{Prefixed, Screened};
 use crate::mesh::Alpn;
 use crate::run::Shared;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol, metrics};
@@ -31,7 +31,7 @@ use crate::tls::{self, OffersBoth};
 pub struct Inbound {
     app: config::App,
     protocol: config::Protocol,
-    balancers: Vec<IpNet>,
+    balancers: Balancers,
     http2: Http2Support,
 }
 
@@ -41,7 +41,7 @@ type Refusal = (CloseReason, Option<String>);
 impl From<config::Inbound> for Inbound {
     fn from(settings: config::Inbound) -> Self {
         let config::Inbound { forward, protocol, proxy_protocol_from, .. } = settings;
-        let balancers = proxy_protocol_from.into_iter().map(|cidr| cidr.0).collect();
+        let balancers = proxy_protocol_from.into();
         Self { app: forward, protocol, balancers, http2: Http2Support::default() }
     }
 }
@@ -73,16 +73,14 @@ async fn phases(
     let app = inbound.app_of(shared, &socket, record).await?;
 
     let mut caller = Prefixed::new(socket);
-    if inbound.is_balancer(record.facts.remote)
-        && let proxy_protocol::Said::From(source) = proxy_protocol::read(&mut caller).await.map_err(error)?
-    {
-        record.facts.remote = Remote::Ip(source);
-    }
-    let unproven = match record.facts.remote.address() {
+    let remote = inbound.balancers.caller(record.facts.remote, &mut caller).await.map_err(error)?;
+    record.facts.remote = remote;
+    let unproven = match remote.address() {
         Some(address) => Some(shared.limits.unproven(address.ip()).ok_or_else(|| limited("address"))?),
         None => None,
     };
-    let choose = async |OffersBoth(both)| match both && !inbound.http2.of(app).await {
+    let asks = inbound.protocol != config::Protocol::Tcp;
+    let choose = async |OffersBoth(both)| match asks && both && !inbound.http2.of(app).await {
         true => Arc::clone(&snapshot.server_http1),
         false => Arc::clone(&snapshot.server),
     };
@@ -148,11 +146,6 @@ impl Inbound {
         };
         record.facts.port = app.port();
         Ok(app)
-    }
-
-    /// Whether connections from there begin with a PROXY protocol header.
-    fn is_balancer(&self, remote: Remote) -> bool {
-        remote.address().is_some_and(|address| self.balancers.iter().any(|net| net.contains(&address.ip())))
     }
 }
 
@@ -231,10 +224,16 @@ impl Arrival {
                 };
                 let meters = record.meters();
                 // Raced here, too, so that the app's socket is still in hand when the right is lost.
+                let relayed = async {
+                    match self.protocol {
+                        config::Protocol::Tcp => relay(&mut called, from, &meters, self.shared.idle).await,
+                        _ => relay(&mut called, Screened::new(from), &meters, self.shared.idle).await,
+                    }
+                };
                 let ended = tokio::select! {
                     biased;
                     reason = cut(Some(registration)) => Err((reason, None)),
-                    ended = relay(&mut called, from, &meters, self.shared.idle) => ended.map_err(Into::into),
+                    ended = relayed => ended.map_err(Into::into),
                 };
                 reset_unless(ended.is_ok(), called.get_ref());
                 ended

@@ -239,10 +239,11 @@ fn apply(mesh: &Mesh, message: v1::WatchResponse) -> Result<Applied, ControlErro
         .transpose()
         .map_err(|error| unusable("revocations", &error))?;
     let policy = message.policies.map(|policies| Arc::new(readable_or_deny(&policies)));
-    if let Some(services) = &message.services {
-        mesh.relocate(endpoints(services), message.revision);
-    }
+    let services = message.services.as_ref().map(endpoints);
     if bundles.is_none() && revocations.is_none() && policy.is_none() {
+        if let Some(services) = services {
+            mesh.relocate(services, message.revision);
+        }
         return Ok(Applied::default());
     }
     let change = |inputs: &mut Inputs| {
@@ -255,6 +256,9 @@ fn apply(mesh: &Mesh, message: v1::WatchResponse) -> Result<Applied, ControlErro
         }
         if let Some(policy) = policy {
             inputs.policy = Some(policy);
+        }
+        if let Some(services) = services {
+            inputs.services = Arc::new(services.after(&inputs.services));
         }
     };
     mesh.update(change).map_err(|error| unusable("TLS", &error))

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use signet_proto::spiffe::SpiffeId;
 
 use super::calls::{Callee, Callees, Calls, Whereabouts};
-use crate::capture::{Remote, Socket, connect, original};
+use crate::capture::proxy_protocol::Balancers;
+use crate::capture::{Socket, connect, original};
 use crate::config::{self, Destination, Place, Protocol, Requested, Route, Unknown};
 use crate::forward::Prefixed;
 use crate::mesh::{Behind, Snapshot};
@@ -26,7 +26,7 @@ pub struct Outbound {
     pub(super) listen: String,
     pub(super) port: Option<u16>,
     pub(super) destination: Destination,
-    pub(super) balancers: Vec<IpNet>,
+    pub(super) balancers: Balancers,
     protocol: Protocol,
     destinations: Arc<Destinations>,
 }
@@ -94,7 +94,7 @@ impl Outbound {
         port: Option<u16>,
     ) -> Self {
         let config::Outbound { destination, protocol, proxy_protocol_from, .. } = settings;
-        let balancers = proxy_protocol_from.into_iter().map(|cidr| cidr.0).collect();
+        let balancers = proxy_protocol_from.into();
         Self { shared, listen, port, destination, balancers, protocol, destinations }
     }
 
@@ -160,10 +160,5 @@ impl Outbound {
             }
         };
         Meant::Peer(self.destinations.callees.calls(&self.shared, callee))
-    }
-
-    /// Whether connections from there begin with a PROXY protocol header.
-    pub(super) fn is_balancer(&self, remote: Remote) -> bool {
-        remote.address().is_some_and(|address| self.balancers.iter().any(|net| net.contains(&address.ip())))
     }
 }

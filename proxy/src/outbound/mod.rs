@@ -19,7 +19,7 @@ use self::destination::{Asked, DestinationError, Meant};
 pub use self::destination::{Destinations, Outbound};
 pub(crate) use self::peer::Boxed;
 use self::peer::Peer;
-use crate::capture::{Remote, Socket, connect, proxy_protocol, reset_unless};
+use crate::capture::{Remote, Socket, connect, reset_unless};
 use crate::config::{Destination, Protocol as Declared, Requested, Unknown};
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_version};
@@ -50,11 +50,7 @@ pub async fn serve(outbound: Arc<Outbound>, socket: Socket, remote: Remote) {
 
 async fn phases(outbound: &Outbound, socket: Socket, record: &mut AccessRecord) -> Result<(), Refusal> {
     let mut caller = Prefixed::new(socket);
-    if outbound.is_balancer(record.facts.remote)
-        && let proxy_protocol::Said::From(source) = proxy_protocol::read(&mut caller).await.map_err(error)?
-    {
-        record.facts.remote = Remote::Ip(source);
-    }
+    record.facts.remote = outbound.balancers.caller(record.facts.remote, &mut caller).await.map_err(error)?;
     let asked = outbound.asked(&mut caller).await.map_err(|cause| refused(&cause))?;
     if let Asked::For(requested) = &asked {
         record.facts.requested = Some(requested.to_string().into());

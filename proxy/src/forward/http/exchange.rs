@@ -187,13 +187,22 @@ impl<U: Upstream> Http<U> {
                 }
                 Err(unanswered) => unanswered,
             };
-            let shared = used_before || self.version == Version::Http2;
+            let refused = unanswered.reset == Some(h2::Reason::REFUSED_STREAM);
+            let may_repeat = match unanswered.reset {
+                // Nobody looked at it (RFC 9113 s8.7).
+                Some(_) => refused,
+                None => used_before || self.version == Version::Http2 && tries == 1,
+            };
             request = match (unanswered.unsent, &repeat) {
                 (Some(unsent), _) if tries < MOST_TRIES => unsent,
-                (None, Some(repeat)) if tries < MOST_TRIES && shared => head_of(repeat),
+                (None, Some(repeat)) if tries < MOST_TRIES && may_repeat => head_of(repeat),
                 _ => return Err(Failure::Broken(unanswered.error)),
             };
-            (kept, used_before) = (self.pool.after(&place).await.map_err(Failure::Unreachable)?, false);
+            let next = match refused {
+                true => self.pool.take().await.map(|(kept, _)| kept),
+                false => self.pool.after(&place).await,
+            };
+            (kept, used_before) = (next.map_err(Failure::Unreachable)?, false);
             tries += 1;
         }
     }

@@ -1,7 +1,7 @@
 //! Where a message ends and whom it is for: what is not beyond doubt is refused, as the next server might read
 //! it differently (RFC 9112 s6.1 and s3.2, RFC 9113 s8.2.2).
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{Request, StatusCode};
 
@@ -16,12 +16,15 @@ pub(super) enum Doubtful {
     /// Two statements about its length.
     #[error("the request has both Transfer-Encoding and Content-Length, or several Transfer-Encodings")]
     Length,
-    /// None in HTTP/1.1, several, or something that is no host.
-    #[error("the request needs exactly one Host field with a host and an optional port")]
+    /// None, several, different ones, or something that is no host.
+    #[error("the request needs exactly one host, with an optional port")]
     Host,
     /// Bytes that have no place in a target, and that servers read differently.
     #[error("the target of the request is not ASCII: what is not needs percent-encoding")]
     Target,
+    /// Fields of this hop that cannot be told.
+    #[error("the Connection field of the request is not ASCII")]
+    Connection,
     /// More than we look at.
     #[error("the request has more than {MOST_FIELDS} fields")]
     Fields,
@@ -31,7 +34,7 @@ impl Doubtful {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::Coding => StatusCode::NOT_IMPLEMENTED,
-            Self::Length | Self::Host | Self::Target => StatusCode::BAD_REQUEST,
+            Self::Length | Self::Host | Self::Target | Self::Connection => StatusCode::BAD_REQUEST,
             Self::Fields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         }
     }
@@ -55,14 +58,20 @@ pub(super) fn check<B>(request: &Request<B>, version: Version) -> Result<(), Dou
             return Err(Doubtful::Length);
         }
     }
-    if version == Version::Http2 {
-        // Its authority is a field of its own, and ours once forwarded.
-        return Ok(());
+    if headers.get_all(CONNECTION).iter().any(|value| value.to_str().is_err()) {
+        return Err(Doubtful::Connection);
     }
+    let authority = request.uri().authority().filter(|_| version == Version::Http2);
     let mut hosts = headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
-        (None, None) if request.version() < http::Version::HTTP_11 => Ok(()),
+    match (hosts.next(), hosts.next(), authority) {
+        // HTTP/2 says it in the target; a field may say the same once more (RFC 9113 s8.3.1).
+        (None, None, Some(_)) => Ok(()),
+        (Some(host), None, Some(authority)) => {
+            let same = host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+            if same { Ok(()) } else { Err(Doubtful::Host) }
+        }
+        (Some(host), None, None) if is_host(host.as_bytes()) => Ok(()),
+        (None, None, None) if request.version() < http::Version::HTTP_11 => Ok(()),
         _ => Err(Doubtful::Host),
     }
 }

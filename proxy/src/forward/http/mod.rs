@@ -51,7 +51,7 @@ const MOST_RESETS_SHARED: usize = 1000;
 const MOST_FAULTS: usize = 1024;
 /// What one HTTP/2 stream may have in flight towards a slow reader, and all of one connection: who does not read
 /// holds up nobody else. How many small frames may wait to be read follows from the latter.
-const STREAM_WINDOW: u32 = 256 * 1024;
+const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = MOST_STREAMS * STREAM_WINDOW;
 /// An HTTP/2 connection whose other end does not answer pings is dead.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));

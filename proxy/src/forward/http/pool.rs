@@ -19,16 +19,17 @@ use tokio_util::task::TaskTracker;
 
 use super::load::Load;
 use super::tracked::Tracked;
-use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, PING, STREAM_WINDOW, Version, cut};
+use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, MOST_STREAMS, PING, STREAM_WINDOW, Version, cut};
 use crate::causes::causes;
 use crate::connections::Registration;
 use crate::forward::upstream::{Called, Upstream, UpstreamError};
 use crate::run;
 
-/// HTTP/2 connections at once, and how many requests one carries before there is another: what befalls a
-/// connection befalls all of them.
-const MOST_MULTIPLEXED: usize = 16;
+/// HTTP/2 connections over which requests are spread, and how many one carries before there is another: what
+/// befalls a connection befalls all of them. More connections only for more requests than fit.
+const SPREAD: usize = 4;
 const ENOUGH_STREAMS: usize = 16;
+const MOST_MULTIPLEXED: usize = 16;
 /// Idle HTTP/1 connections that are kept; more are closed.
 const MOST_IDLE: usize = 128;
 /// Shorter than the time after which the other end closes an idle connection, so that we are first.
@@ -86,6 +87,8 @@ enum Sender {
 /// A request that was not answered on a connection.
 pub(super) struct Unanswered {
     pub(super) error: hyper::Error,
+    /// The called side reset this request alone: its connection is as good as before.
+    pub(super) reset: Option<h2::Reason>,
     /// The request itself, if it was not sent at all.
     pub(super) unsent: Option<http::Request<Tracked>>,
 }
@@ -161,7 +164,9 @@ impl<U: Upstream> Pool<U> {
         };
         let least = all.iter().map(|making| (load(making), making)).min_by_key(|(load, _)| *load);
         if let Some(((stuck, streams), making)) = least
-            && ((!stuck && streams <= ENOUGH_STREAMS) || all.len() >= MOST_MULTIPLEXED)
+            && ((!stuck && streams <= ENOUGH_STREAMS)
+                || (all.len() >= SPREAD && streams <= MOST_STREAMS as usize)
+                || all.len() >= MOST_MULTIPLEXED)
         {
             let origin = if making.peek().is_some() { Origin::Used } else { Origin::Joined };
             return (making.clone(), origin);
@@ -171,6 +176,14 @@ impl<U: Upstream> Pool<U> {
         let made = async { task.await.unwrap_or_else(|_| Err(Arc::new(UpstreamError::NotReady))) };
         let making = made.boxed().shared();
         all.push(making.clone());
+        let waiting = making.clone();
+        let (pool, drain) = (Arc::downgrade(self), self.shared.drain.clone());
+        self.shared.tasks.spawn(async move {
+            tokio::select! {
+                () = retire(pool, waiting) => {}
+                () = drain.cancelled() => {}
+            }
+        });
         (making, Origin::New)
     }
 
@@ -269,6 +282,26 @@ impl<U: Upstream> Pool<U> {
     }
 }
 
+/// Takes a shared connection out of use once it carried nothing for a while, or is old.
+async fn retire<U: Upstream>(pool: Weak<Pool<U>>, making: Making) {
+    let Ok(made) = making.await.map(|made| Arc::downgrade(&made)) else { return };
+    let mut idle = false;
+    loop {
+        tokio::time::sleep(IDLE).await;
+        let Some((pool, made)) = pool.upgrade().zip(made.upgrade()) else { return };
+        // The place that it holds itself.
+        let free = made.load.count() <= 1;
+        if (free && idle) || !pool.usable(&made) {
+            pool.multiplexed.lock().retain(|making| match making.peek() {
+                Some(Ok(kept)) => !kept.load.is(&made.load),
+                _ => true,
+            });
+            return;
+        }
+        idle = free;
+    }
+}
+
 impl Kept {
     /// Another handle on the same connection, which only HTTP/2 has.
     fn share(&self) -> Option<Self> {
@@ -290,8 +323,11 @@ impl Kept {
         request: http::Request<Tracked>,
     ) -> Result<http::Response<Incoming>, Box<Unanswered>> {
         let unanswered = |mut error: hyper::client::conn::TrySendError<_>| {
-            let unsent = error.take_message();
-            Box::new(Unanswered { error: error.into_error(), unsent })
+            let (unsent, error) = (error.take_message(), error.into_error());
+            let http2 = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+            let reset =
+                http2.filter(|cause| cause.is_reset() && cause.is_remote()).and_then(h2::Error::reason);
+            Box::new(Unanswered { error, reset, unsent })
         };
         match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await.map_err(unanswered),

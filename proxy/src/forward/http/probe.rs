@@ -1,8 +1,10 @@
 //! Whether our app speaks HTTP/2. A peer that offers both versions, as curl and browsers do, leaves the choice to
 //! us; what the app cannot speak must not be chosen.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -20,24 +22,35 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const FRAME_HEADER: usize = 9;
 const SETTINGS: u8 = 0x04;
 
-/// What is known of one app.
+/// Apps that are remembered: captured connections lead to as many as there are ports.
+const MOST_APPS: usize = 64;
+
+/// What is known of the apps behind one listener.
 #[derive(Debug, Default)]
-pub struct Http2Support(Mutex<Option<(SocketAddr, Instant, Option<bool>)>>);
+pub struct Http2Support(Mutex<HashMap<SocketAddr, Arc<Asked>>>);
+
+/// When an app was last asked, and what it answered last. Who wants to know waits for whoever asks.
+type Asked = tokio::sync::Mutex<Option<(Instant, Option<bool>)>>;
 
 impl Http2Support {
     /// Asks the app, unless it was asked a while ago.
     pub async fn of(&self, app: SocketAddr) -> bool {
-        let known = *self.0.lock();
-        if let Some((asked, when, answer)) = known
-            && asked == app
-            && when.elapsed() < answer.map_or(VALID_SILENCE, |_| VALID)
-        {
-            return answer.unwrap_or_default();
+        let asked = {
+            let mut apps = self.0.lock();
+            match apps.get(&app) {
+                Some(asked) => Arc::clone(asked),
+                None if apps.len() >= MOST_APPS => return false,
+                None => Arc::clone(apps.entry(app).or_default()),
+            }
+        };
+        let mut asked = asked.lock().await;
+        let known = asked.and_then(|(_, answer)| answer);
+        let valid = if known.is_some() { VALID } else { VALID_SILENCE };
+        if asked.is_some_and(|(when, _)| when.elapsed() < valid) {
+            return known.unwrap_or_default();
         }
-        // Who comes meanwhile is not made to wait, and does not ask again.
-        *self.0.lock() = Some((app, Instant::now(), known.and_then(|(_, _, answer)| answer)));
-        let answer = tokio::time::timeout(DEADLINE, ask(app)).await.ok().and_then(Result::ok);
-        *self.0.lock() = Some((app, Instant::now(), answer));
+        let answer = tokio::time::timeout(DEADLINE, ask(app)).await.ok().and_then(Result::ok).or(known);
+        *asked = Some((Instant::now(), answer));
         answer.unwrap_or_default()
     }
 }
