@@ -106,8 +106,8 @@ pub enum FilesError {
     Watch(#[from] notify::Error),
 }
 
-/// The contents of the files at one time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The contents of the files at one time. Not to be printed: there is a key among them.
+#[derive(PartialEq, Eq)]
 pub struct Contents {
     chain: Zeroizing<Vec<u8>>,
     key: Zeroizing<Vec<u8>>,
@@ -166,25 +166,25 @@ pub async fn follow(
             (Ok(seen), _) if seen == current => None,
             // Looked at twice: a writer may have been in the middle of it.
             (seen, Some((before, refused))) if seen == before => {
-                let used = match seen {
+                let used = match &seen {
                     Ok(contents) => contents
                         .parse(&files)
                         .and_then(|loaded| adopt(&mesh, loaded))
-                        .map_err(|error| (Ok(contents.clone()), error.to_string()))
-                        .map(|()| contents),
-                    Err(error) => Err((Err(error.clone()), error)),
+                        .map_err(|error| error.to_string()),
+                    Err(error) => Err(error.clone()),
                 };
-                match used {
-                    Ok(contents) => {
+                match (used, seen) {
+                    (Ok(()), Ok(contents)) => {
                         current = contents;
                         None
                     }
-                    Err((seen, error)) => {
+                    (Err(error), seen) => {
                         if !refused {
                             refuse(&error);
                         }
                         Some((seen, true))
                     }
+                    (Ok(()), Err(_)) => None,
                 }
             }
             (seen, _) => {
