@@ -22,8 +22,9 @@ use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters};
 /// How long a client that waits to be asked for its body is kept waiting: some servers never ask (RFC 9110
 /// s10.1.1).
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// What is still taken of a request that was answered already, and for how long.
+/// What is still taken of a request that was answered already, for how long, and how long its sender may rest.
 const LINGER: Duration = Duration::from_secs(5);
+const LINGER_REST: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Which way a body goes.
@@ -78,7 +79,7 @@ pub(super) fn linger(mut body: Incoming, tasks: &TaskTracker) {
     tasks.spawn(async move {
         let read = async {
             let mut left = LINGER_BYTES;
-            while let Some(Ok(frame)) = body.frame().await {
+            while let Ok(Some(Ok(frame))) = tokio::time::timeout(LINGER_REST, body.frame()).await {
                 left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
                 if left == 0 {
                     return;
