@@ -19,11 +19,11 @@ const RESOLVE_DEADLINE: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub struct Own {
     /// Ports for peers: what arrives there is decided, so another way to them is no loop.
-    pub for_peers: BTreeSet<u16>,
+    for_peers: BTreeSet<u16>,
     /// All other ports.
-    pub others: BTreeSet<u16>,
+    others: BTreeSet<u16>,
     /// `HOST:PORT`, as in the ticket.
-    pub control: Vec<String>,
+    control: Vec<String>,
     /// Ports from which we call strangers ourselves.
     calling: Arc<Mutex<HashMap<u16, usize>>>,
 }

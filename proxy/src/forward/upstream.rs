@@ -147,7 +147,18 @@ impl UpstreamError {
 /// # Errors
 /// When it cannot be made in time.
 pub async fn dial(address: SocketAddr) -> Result<TcpStream, UpstreamError> {
-    match tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
+    in_time(address, TcpStream::connect(address)).await
+}
+
+/// The same for a connect that is set up otherwise.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn in_time(
+    address: SocketAddr,
+    connect: impl Future<Output = io::Result<TcpStream>>,
+) -> Result<TcpStream, UpstreamError> {
+    match tokio::time::timeout(CONNECT_DEADLINE, connect).await {
         Ok(Ok(stream)) => {
             capture::prepare(&stream);
             Ok(stream)

@@ -12,6 +12,7 @@ mod peer;
 use std::fmt::Display;
 use std::sync::Arc;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
 use self::calls::{Calls, Way};
@@ -21,13 +22,14 @@ pub(crate) use self::peer::Boxed;
 use self::peer::Peer;
 use crate::capture::{Remote, Socket, connect, reset_unless};
 use crate::config::{Destination, Protocol as Declared, Requested, Unknown};
+use crate::connections::Registration;
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_version};
 use crate::forward::http::{Http, Slot, Version, cut};
-use crate::forward::opaque::relay;
+use crate::forward::opaque::{Idle, relay};
 use crate::forward::upstream::{Called, Upstream, UpstreamError};
 use crate::mesh::Alpn;
-use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol, metrics};
+use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Meters, Protocol, metrics};
 
 /// Why an outbound connection ended before or while it was forwarded.
 type Refusal = (CloseReason, Option<String>);
@@ -66,7 +68,7 @@ async fn phases(outbound: &Outbound, socket: Socket, record: &mut AccessRecord) 
             let why = format!(
                 "{requested} is a peer's address, and who is meant is not clear: is its proxy connected to control, is it revoked, or do several share the address?"
             );
-            return Box::pin(unknown(outbound, caller, why)).await;
+            return Box::pin(turn_away(outbound, caller, why)).await;
         }
     };
     drop(snapshot);
@@ -123,23 +125,13 @@ async fn forward(
             };
             let meters = record.meters();
             match way {
-                Way::Plain(called) => {
-                    let ended = tokio::select! {
-                        biased;
-                        reason = cut(called.registration.as_deref()) => Err((reason, None)),
-                        ended = relay(&mut caller, called.stream, &meters, shared.idle) => ended.map_err(Refusal::from),
-                    };
-                    reset_unless(ended.is_ok(), caller.get_ref());
-                    ended
+                Way::Plain(Called { stream, registration, .. }) => {
+                    carry(&mut caller, stream, registration.as_deref(), &meters, shared.idle).await
                 }
                 Way::Tunnel(tunnel) => {
                     let mut tunnel = *tunnel;
-                    let ended = tokio::select! {
-                        biased;
-                        reason = cut(Some(&tunnel.registration)) => Err((reason, None)),
-                        ended = relay(&mut caller, &mut tunnel.stream, &meters, shared.idle) => ended.map_err(Refusal::from),
-                    };
-                    reset_unless(ended.is_ok(), caller.get_ref());
+                    let right = Some(&*tunnel.registration);
+                    let ended = carry(&mut caller, &mut tunnel.stream, right, &meters, shared.idle).await;
                     if ended.is_ok() {
                         calls.tunnels.keep(shared, tunnel);
                     }
@@ -148,6 +140,23 @@ async fn forward(
             }
         }
     }
+}
+
+/// Carries bytes for as long as the peer has its right.
+async fn carry(
+    caller: &mut Prefixed<Socket>,
+    peer: impl AsyncRead + AsyncWrite,
+    right: Option<&Registration>,
+    meters: &Meters,
+    idle: Idle,
+) -> Result<(), Refusal> {
+    let ended = tokio::select! {
+        biased;
+        reason = cut(right) => Err((reason, None)),
+        ended = relay(&mut *caller, peer, meters, idle) => ended.map_err(Refusal::from),
+    };
+    reset_unless(ended.is_ok(), caller.get_ref());
+    ended
 }
 
 /// Detects what the caller speaks. The peer is connected while the caller is silent, and may lose its right
@@ -191,24 +200,22 @@ async fn stranger(
         let why = format!(
             "{requested} is no known peer: is its proxy running and connected to control, or is a `route` missing? (`unknown-destinations` is `refuse`)"
         );
-        return unknown(outbound, caller, why).await;
+        return turn_away(outbound, caller, why).await;
     }
     let (stranger, _calling) = match passthrough::reach(&outbound.shared, requested).await {
         Ok(stranger) => stranger,
-        Err(why) => return unknown(outbound, caller, why.to_string()).await,
+        Err(why) => return turn_away(outbound, caller, why.to_string()).await,
     };
     metrics::passed_through();
     record.protocol = Protocol::Plaintext;
     if connects {
         connect::grant(&mut caller).await.map_err(error)?;
     }
-    let ended = relay(&mut caller, stranger, &record.meters(), outbound.shared.idle).await;
-    reset_unless(ended.is_ok(), caller.get_ref());
-    ended.map_err(Refusal::from)
+    carry(&mut caller, stranger, None, &record.meters(), outbound.shared.idle).await
 }
 
-/// Tells a caller that can be told.
-async fn unknown(outbound: &Outbound, mut caller: Prefixed<Socket>, why: String) -> Result<(), Refusal> {
+/// Ends a caller whose destination nobody knows, and tells it if it can be told.
+async fn turn_away(outbound: &Outbound, mut caller: Prefixed<Socket>, why: String) -> Result<(), Refusal> {
     let connects = outbound.destination == Destination::Connect;
     if connects {
         connect::deny(&mut caller, &why).await;

@@ -8,10 +8,9 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::capture::own::Calling;
-use crate::capture::prepare;
 use crate::capture::socket::canonical;
 use crate::config::Requested;
-use crate::forward::upstream::{CONNECT_DEADLINE, UpstreamError};
+use crate::forward::upstream::{UpstreamError, in_time};
 use crate::mesh::Behind;
 use crate::run::Shared;
 
@@ -71,14 +70,8 @@ pub(super) async fn reach(
 }
 
 async fn call(shared: &Shared, address: SocketAddr) -> Result<(TcpStream, Calling), UpstreamError> {
-    let failed = |error| UpstreamError::Connect { address, error };
-    let (socket, calling) = shared.own.caller(address).map_err(failed)?;
-    match tokio::time::timeout(CONNECT_DEADLINE, socket.connect(address)).await {
-        Ok(connected) => {
-            let stream = connected.map_err(failed)?;
-            prepare(&stream);
-            Ok((stream, calling))
-        }
-        Err(_) => Err(UpstreamError::Deadline { address }),
-    }
+    let (socket, calling) =
+        shared.own.caller(address).map_err(|error| UpstreamError::Connect { address, error })?;
+    let stream = in_time(address, socket.connect(address)).await?;
+    Ok((stream, calling))
 }
