@@ -10,10 +10,10 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use rustls_tokio_postgres::MakeRustlsConnect;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Connection, Socket};
-use rustls_tokio_postgres::MakeRustlsConnect;
 
 use super::StoreError;
 
