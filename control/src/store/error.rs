@@ -107,6 +107,9 @@ pub enum Refusal {
     /// Policy documents were changed meanwhile, and the new ones do not go together with those.
     #[error("the documents do not go together with those in force: {0}")]
     PoliciesDoNotFit(String),
+    /// Another replica rotated at the same time.
+    #[error("the intermediate was rotated by another replica meanwhile: nothing was changed")]
+    RotatedMeanwhile,
     /// Control's own identity cannot be revoked through itself.
     #[error("control's own identity cannot be revoked: rotate the intermediate instead")]
     OwnIdentity,
@@ -136,6 +139,7 @@ impl Refusal {
             Self::KeyRevoked => "key_revoked",
             Self::KeyOfAnother => "key_of_another",
             Self::PoliciesDoNotFit(_) => "policies_do_not_fit",
+            Self::RotatedMeanwhile => "rotated_meanwhile",
             Self::OwnIdentity => "own_identity",
         }
     }

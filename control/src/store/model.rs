@@ -375,6 +375,46 @@ pub struct Lease {
     pub listeners: Vec<Listener>,
 }
 
+/// What is known of an instance's Watch stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether the stream was opened since this was written down last.
+    pub opened: bool,
+    /// Where it is and listens.
+    pub lease: Lease,
+    /// Version of the proxy.
+    pub version: String,
+    /// When the stream was opened.
+    pub opened_at: SystemTime,
+    /// When anything was heard from it last.
+    pub seen_at: SystemTime,
+    /// The newest revision it said to have in force.
+    pub in_force: u64,
+    /// When it said so.
+    pub in_force_at: SystemTime,
+    /// Connections it cut because of that revision.
+    pub closed: u64,
+}
+
+/// An open Watch stream that another replica holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ElsewhereStanding {
+    /// Whose.
+    pub spiffe_id: SpiffeId,
+    /// Which instance.
+    pub instance: InstanceId,
+    /// Its address.
+    pub address: String,
+    /// Version of the proxy.
+    pub version: String,
+    /// The newest revision it said to have in force.
+    pub in_force: u64,
+    /// When it said so.
+    pub in_force_at: SystemTime,
+    /// Connections it cut because of that revision.
+    pub closed: u64,
+}
+
 /// A port that accepts mutual TLS, and the app behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listener {

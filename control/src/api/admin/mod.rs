@@ -10,7 +10,8 @@ use tonic::{Request, Response, Status};
 use super::Rooms;
 use super::status::ToStatus;
 use crate::policy::Question;
-use crate::store::model::WorkloadStatus;
+use crate::publish::WatcherInfo;
+use crate::store::model::{ElsewhereStanding, WorkloadStatus};
 use crate::{revoke, time};
 
 /// Events in one answer; `signet audit --verify` asks for all of them.
@@ -24,6 +25,7 @@ impl Admin for Rooms {
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
         self.gate.operator(request.extensions()).await?;
         let counts = self.store.counts(time::now()).await.map_err(|error| error.to_status())?;
+        let elsewhere = self.store.standings_elsewhere().await.map_err(|error| error.to_status())?;
         let revision = self.store.committed().borrow().revision;
         Ok(Response::new(v1::StatusResponse {
             trust_domain: self.authority.trust_domain().to_string(),
@@ -31,7 +33,7 @@ impl Admin for Rooms {
             revision,
             workloads: counts.workloads,
             live_svids: counts.live_svids,
-            connected_proxies: self.watchers.count() as u64,
+            connected_proxies: (self.watchers.count() + elsewhere.len()) as u64,
             root: Some(messages::authority(self.authority.root())?),
             intermediate: Some(messages::authority(&self.authority.intermediate())?),
             started_at: Some(time::to_proto(self.started_at)),
@@ -168,7 +170,12 @@ impl Admin for Rooms {
         }
         let identities =
             self.store.identities(id, all, time::now()).await.map_err(|error| error.to_status())?;
-        let connected = self.watchers.connected();
+        let mut connected = self.watchers.connected();
+        for ElsewhereStanding { instance, address, version, .. } in
+            self.store.standings_elsewhere().await.map_err(|error| error.to_status())?
+        {
+            connected.entry(instance).or_insert(WatcherInfo { address, version });
+        }
         let identities = identities
             .into_iter()
             .map(|identity| {

@@ -85,8 +85,8 @@ impl PostgresSession {
             let until = tokio::time::Instant::now() + patience;
             loop {
                 match server.connect().await {
-                    Ok((client, connection)) => {
-                        tokio::spawn(connection);
+                    Ok((client, messages)) => {
+                        tokio::spawn(messages.for_each(|_| std::future::ready(())));
                         return Ok(client);
                     }
                     Err(error) if tokio::time::Instant::now() + RETRY >= until => return Err(error),
@@ -138,7 +138,8 @@ impl PostgresSession {
         self.failed.set(false);
         self.saved.set(false);
         match purpose {
-            Purpose::Read => self.plain("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            // Sent at once: that a connection was lost meanwhile has to show before any work is done on it.
+            Purpose::Read => self.flushed("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
             Purpose::Write => {
                 self.plain("BEGIN")?;
                 self.post(

@@ -20,6 +20,7 @@ macro_rules! both_engines {
 
 mod durability;
 mod issuance;
+mod replicas;
 mod revocation;
 mod server;
 
@@ -94,6 +95,22 @@ impl Fixture {
         let instance = attestation.instance;
         self.store.record_attestation(issuance.clone(), attestation).await.unwrap();
         (instance, issuance)
+    }
+
+    /// A Watch stream opens.
+    async fn watch(&self, lease: model::Lease) {
+        self.store.watched(lease.instance).await.unwrap();
+        let standing = model::Standing {
+            opened: true,
+            version: "test".into(),
+            opened_at: time::now(),
+            seen_at: time::now(),
+            in_force: 0,
+            in_force_at: time::now(),
+            closed: 0,
+            lease,
+        };
+        self.store.put_standings(vec![(standing.lease.instance, Some(standing))]).await.unwrap();
     }
 
     /// Closes and opens again, as a restart does.
