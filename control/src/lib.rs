@@ -15,6 +15,7 @@ pub mod duration;
 pub mod duty;
 pub mod hex;
 pub mod issue;
+pub mod maintenance;
 pub mod policy;
 pub mod publish;
 pub mod registry;

@@ -16,6 +16,7 @@
 
 mod admins;
 mod authorities;
+mod backup;
 mod change;
 mod data_dir;
 mod error;
@@ -43,12 +44,14 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use signet_proto::spiffe::TrustDomain;
 use tokio::sync::{mpsc, watch};
 
+pub use backup::Summary;
 pub use data_dir::DataDir;
 pub use error::{Refusal, StoreError};
 pub use location::{Location, LocationError, Server};
@@ -156,6 +159,31 @@ impl Store {
         aside(|| {
             let opened = Opened::open(location)?;
             schema::migrate(&*opened.writer, opened.engine, dry_run)
+        })
+    }
+
+    /// Writes a backup as of one commit, while control runs.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the backup not be written.
+    pub fn backup(location: &Location, to: &mut (dyn Write + Send)) -> Result<Summary, StoreError> {
+        aside(|| {
+            let (engine, session): (_, Box<dyn Session>) = match location {
+                Location::Directory(data_dir) => (Engine::Sqlite, Box::new(SqliteSession::reader(data_dir)?)),
+                Location::Server(server) => (Engine::Postgres, Box::new(PostgresSession::open(server)?)),
+            };
+            backup::backup(&*session, engine, to)
+        })
+    }
+
+    /// Fills an empty store from a backup of either engine, all or nothing.
+    ///
+    /// # Errors
+    /// When there is something in it, it is in use, or the backup is not whole.
+    pub fn restore(location: &Location, from: &mut (dyn BufRead + Send)) -> Result<Summary, StoreError> {
+        aside(|| {
+            let opened = Opened::open(location)?;
+            backup::restore(&*opened.writer, opened.engine, from)
         })
     }
 
