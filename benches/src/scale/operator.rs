@@ -30,9 +30,13 @@ pub(super) struct Change {
 }
 
 impl Operator {
+    /// Connects and asks something at once: control closes the connections of those who do not.
     pub(super) async fn connect(socket: &Path) -> Result<Self> {
         let connection = Connection::unix(socket).await.context("control's admin socket")?;
-        Ok(Self(AdminClient::with_origin(connection, origin()).max_decoding_message_size(LARGEST_ANSWER)))
+        let client = AdminClient::with_origin(connection, origin());
+        let operator = Self(client.max_decoding_message_size(LARGEST_ANSWER));
+        operator.status().await?;
+        Ok(operator)
     }
 
     /// Registers a workload and makes a ticket for it.
