@@ -94,6 +94,13 @@ impl Client {
         self
     }
 
+    /// Runs it in that directory.
+    #[must_use]
+    pub fn within(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
     /// Runs it as another user. Needs root.
     #[must_use]
     pub fn as_user(mut self, user: u32) -> Self {

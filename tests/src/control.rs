@@ -28,7 +28,7 @@ pub struct Control {
     pub http: SocketAddr,
     /// The running control service.
     pub control: Process,
-    setting: Setting,
+    pub(crate) setting: Setting,
 }
 
 /// How a control service is started, every time.
@@ -204,13 +204,13 @@ impl Control {
         ticket
     }
 
-    /// As [`Control::ticket`], naming this replica alone.
+    /// As [`Control::ticket`], leading to `replica` alone.
     ///
     /// # Panics
     /// When control refuses.
-    pub async fn ticket_to_here(&self, id: &str) -> String {
+    pub async fn ticket_to(&self, id: &str, replica: &Self) -> String {
         let mut ticket = JoinTicket::from_str(&self.ticket(id).await).expect("control made it");
-        ticket.control = vec![self.grpc.to_string()];
+        ticket.control = vec![replica.grpc.to_string()];
         ticket.to_string()
     }
 

@@ -28,7 +28,7 @@ pub struct Certified<'a> {
     pub key: &'a [&'a str],
     /// Lines of the extension section.
     pub extensions: &'a str,
-    /// Options of `openssl x509 -req`, such as its validity.
+    /// Options of `openssl ca` for its beginning and end.
     pub validity: &'a [&'a str],
 }
 
@@ -41,6 +41,9 @@ const AUTHORITY: &str =
     "basicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n";
 const LEAF: &str = "basicConstraints=critical,CA:false\nkeyUsage=critical,digitalSignature\n\
     extendedKeyUsage=clientAuth\n";
+
+const SETTINGS: &str = "[ca]\ndefault_ca = factory\n[factory]\ndatabase = index.txt\nnew_certs_dir = .\n\
+    default_md = sha256\nunique_subject = no\npolicy = any\n[any]\norganizationName = optional\ncommonName = optional\n";
 
 impl Default for Certified<'_> {
     fn default() -> Self {
@@ -56,13 +59,14 @@ impl DeviceAuthority {
     pub async fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("signet-devices-").tempdir().expect("a directory");
         let authority = Self { directory };
-        let root = authority.request("root", P256, "/O=Factory/CN=Factory root").await;
-        let signed = ["-key".as_ref(), root.key.as_os_str()];
-        authority.sign(&root.chain, AUTHORITY, &["-days", "2"], &signed, "root.pem").await;
-        let request = authority.request("line", P256, "/O=Factory/CN=Production line").await;
-        let (root, key) = (authority.path("root.pem"), authority.path("root.key"));
-        let signed = ["-CA".as_ref(), root.as_os_str(), "-CAkey".as_ref(), key.as_os_str()];
-        authority.sign(&request.chain, AUTHORITY, &["-days", "2"], &signed, "line.pem").await;
+        let _ = file(authority.directory.path(), "ca.conf", SETTINGS);
+        let _ = file(authority.directory.path(), "index.txt", "");
+        let certified =
+            Certified { extensions: AUTHORITY, validity: &["-days", "2"], ..Certified::default() };
+        let _ = authority.request("root", P256, "/O=Factory/CN=Factory root").await;
+        authority.sign("root", &certified, &["-selfsign", "-keyfile", "root.key"]).await;
+        let _ = authority.request("line", P256, "/O=Factory/CN=Production line").await;
+        authority.sign("line", &certified, &["-cert", "root.pem", "-keyfile", "root.key"]).await;
         authority
     }
 
@@ -89,41 +93,43 @@ impl DeviceAuthority {
     }
 
     async fn certify(&self, name: &str, subject: &str, certified: Certified<'_>, issuer: &str) -> Device {
-        let request = self.request(name, certified.key, subject).await;
-        let (authority, key) = (self.path(&format!("{issuer}.pem")), self.path(&format!("{issuer}.key")));
-        let signed = ["-CA".as_ref(), authority.as_os_str(), "-CAkey".as_ref(), key.as_os_str()];
-        let leaf = format!("{name}.pem");
-        self.sign(&request.chain, certified.extensions, certified.validity, &signed, &leaf).await;
-        let mut above = vec![authority];
+        let key = self.request(name, certified.key, subject).await;
+        let (authority, issuer_key) = (format!("{issuer}.pem"), format!("{issuer}.key"));
+        self.sign(name, &certified, &["-cert", &authority, "-keyfile", &issuer_key]).await;
+        let mut chain = vec![name, issuer];
         if issuer != "line" {
-            above.push(self.path("line.pem"));
+            chain.push("line");
         }
-        let chain: String = std::iter::once(self.path(&leaf)).chain(above).map(|path| read(&path)).collect();
-        Device { chain: file(self.directory.path(), &format!("{name}.chain.pem"), chain), key: request.key }
+        let chain: String = chain.into_iter().map(|name| read(&self.path(&format!("{name}.pem")))).collect();
+        Device { chain: file(self.directory.path(), &format!("{name}.chain.pem"), chain), key }
     }
 
-    /// A key and a signing request.
-    async fn request(&self, name: &str, options: &[&str], subject: &str) -> Device {
+    /// A signing request; its key.
+    async fn request(&self, name: &str, options: &[&str], subject: &str) -> PathBuf {
         let (key, request) = (self.path(&format!("{name}.key")), self.path(&format!("{name}.csr")));
         let genpkey = Client::new("openssl").args(["genpkey", "-quiet"]).args(options).arg("-out").arg(&key);
         let _ = genpkey.run().await.succeeded();
         let req = Client::new("openssl").args(["req", "-new", "-subj", subject, "-key"]).arg(&key);
         let _ = req.arg("-out").arg(&request).run().await.succeeded();
-        Device { chain: request, key }
+        key
     }
 
-    async fn sign(
-        &self,
-        request: &Path,
-        extensions: &str,
-        validity: &[&str],
-        signed: &[&std::ffi::OsStr],
-        name: &str,
-    ) {
-        let extensions = file(self.directory.path(), &format!("{name}.ext"), extensions);
-        let x509 = Client::new("openssl").args(["x509", "-req", "-in"]).arg(request).args(signed);
-        let x509 = x509.args(validity).arg("-extfile").arg(extensions).arg("-out").arg(self.path(name));
-        let _ = x509.run().await.succeeded();
+    async fn sign(&self, name: &str, certified: &Certified<'_>, issuer: &[&str]) {
+        let _ = file(self.directory.path(), "extensions", certified.extensions);
+        let (request, certificate) = (format!("{name}.csr"), format!("{name}.pem"));
+        let ca = Client::new("openssl").within(self.directory.path());
+        let ca = ca.args([
+            "ca",
+            "-batch",
+            "-notext",
+            "-rand_serial",
+            "-config",
+            "ca.conf",
+            "-extfile",
+            "extensions",
+        ]);
+        let ca = ca.args(["-in", &request, "-out", &certificate]).args(issuer).args(certified.validity);
+        let _ = ca.run().await.succeeded();
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -163,5 +169,9 @@ mod tests {
         };
         let _ = verify(ours.root()).await.succeeded();
         assert_ne!(verify(theirs.root()).await.code(), 0);
+        let over = ["-startdate", "20200101000000Z", "-enddate", "20200102000000Z"];
+        let over = Certified { validity: &over, ..Certified::default() };
+        let _ = ours.device("old", "/O=Factory/CN=drill-7", over).await;
+        let _ = ours.device_below("drill", "below", "/O=Factory/CN=drill-7").await;
     }
 }

@@ -32,6 +32,7 @@ pub mod devices;
 pub mod disk;
 pub mod door;
 pub mod envoy;
+pub mod faults;
 pub mod files;
 pub mod forgeries;
 pub mod http;

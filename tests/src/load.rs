@@ -254,7 +254,11 @@ async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, 
     timeout(PATIENCE_PER_CALL, call).await.map_err(late)?
 }
 
-async fn operator(socket: &Path) -> Result<AdminClient<Channel>, Status> {
+/// Operators' calls over the admin socket.
+///
+/// # Errors
+/// When nobody listens there.
+pub async fn operator(socket: &Path) -> Result<AdminClient<Channel>, Status> {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_| {
         let socket = socket.clone();

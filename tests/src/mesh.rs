@@ -108,6 +108,15 @@ impl Mesh {
         self.database.as_mut().expect("a mesh on PostgreSQL")
     }
 
+    /// Starts all replicas again at the same moment.
+    ///
+    /// # Panics
+    /// When one does not become ready.
+    pub async fn restart_all_at_once(&mut self) {
+        let settings = self.replicas.iter().map(|replica| replica.setting.clone()).collect();
+        self.replicas = start_at_once(settings).await;
+    }
+
     /// What a statement selects from the store behind control's back: rows of columns, as text.
     ///
     /// # Panics

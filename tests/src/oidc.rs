@@ -53,7 +53,8 @@ impl Provider {
     pub async fn start() -> Self {
         let directory = tempfile::Builder::new().prefix("signet-oidc-").tempdir().expect("a directory");
         let (address, signs_with) = (free_address(), "first".to_owned());
-        make_key(directory.path(), EC_KEY, &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]).await;
+        make_key(directory.path(), EC_KEY, &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"])
+            .await;
         make_rsa_key(directory.path(), &signs_with).await;
         sign_with(directory.path(), &signs_with);
         let process = run(address, directory.path()).await;
@@ -111,7 +112,8 @@ impl Provider {
         let client = format!("client_id={audience}&redirect_uri={REDIRECT}");
         let login = format!("/oauth2/authorize?response_type=code&scope=openid&{client}");
         let answer = self.send("POST", &login, form, "sub=pipeline").await;
-        let location = answer.headers.get("location").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let location =
+            answer.headers.get("location").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let (_, code) = location.split_once("code=").unwrap_or_else(|| panic!("no code: {answer:?}"));
         let redeem = format!("grant_type=authorization_code&code={code}&client_secret=any&{client}");
         let answer = self.send("POST", "/oauth2/token", form, &redeem).await;
@@ -170,7 +172,8 @@ async fn make_rsa_key(keys: &Path, kid: &str) {
 /// The provider may read the directory at any time: a key is there whole or not at all.
 async fn make_key(keys: &Path, kid: &str, options: &[&str]) {
     let unfinished = keys.join("unfinished");
-    let openssl = Client::new("openssl").args(["genpkey", "-quiet"]).args(options).arg("-out").arg(&unfinished);
+    let openssl =
+        Client::new("openssl").args(["genpkey", "-quiet"]).args(options).arg("-out").arg(&unfinished);
     let _ = openssl.run().await.succeeded();
     fs::rename(unfinished, key_file(keys, kid)).expect("our own directory");
 }

@@ -76,8 +76,11 @@ impl Database {
         let process = run(place, directory.path(), seat);
         let database = Self { address: seat.address, process, seat, pod, directory };
         database.answers("postgres").await;
-        for statement in [format!("create role {CONTROL} login"), format!("create database {CONTROL} owner {CONTROL}")] {
-            let _ = psql_at(database.socket(), database.port(), "postgres", &statement).run().await.succeeded();
+        for statement in
+            [format!("create role {CONTROL} login"), format!("create database {CONTROL} owner {CONTROL}")]
+        {
+            let _ =
+                psql_at(database.socket(), database.port(), "postgres", &statement).run().await.succeeded();
         }
         database
     }
@@ -177,7 +180,12 @@ impl Database {
 fn run(place: Place<'_>, directory: &Path, seat: Seat) -> Process {
     let mut command: Command = as_user(place, "postgres", unprivileged_user(), directory);
     command.arg("-D").arg(data(directory)).arg("-k").arg(directory);
-    command.args(["-c", &format!("listen_addresses={}", seat.host("*")), "-p", &seat.listen.port().to_string()]);
+    command.args([
+        "-c",
+        &format!("listen_addresses={}", seat.host("*")),
+        "-p",
+        &seat.listen.port().to_string(),
+    ]);
     for setting in ["max_connections=200", "shared_buffers=32MB", "max_wal_size=64MB", "min_wal_size=32MB"] {
         command.args(["-c", setting]);
     }
@@ -203,7 +211,9 @@ mod tests {
     async fn what_is_committed_outlives_every_end() {
         let mut database = Database::start().await;
         let psql = |url: String, statement: &str| {
-            Client::new("psql").args(["--no-psqlrc", "--tuples-only", "--no-align", &url, "-c", statement]).run()
+            Client::new("psql")
+                .args(["--no-psqlrc", "--tuples-only", "--no-align", &url, "-c", statement])
+                .run()
         };
         let _ = psql(database.url(), "create table kept (name text)").await.succeeded();
         for (count, end) in (1..).zip([End::Fast, End::Immediate, End::Killed]) {

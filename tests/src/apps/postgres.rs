@@ -91,7 +91,12 @@ pub(crate) fn make_cluster(data: &Path, user: Option<(u32, u32)>, options: &[&st
 }
 
 /// A program of PostgreSQL's that will run there as that user.
-pub(crate) fn as_user(place: Place<'_>, program: &str, user: Option<(u32, u32)>, directory: &Path) -> Command {
+pub(crate) fn as_user(
+    place: Place<'_>,
+    program: &str,
+    user: Option<(u32, u32)>,
+    directory: &Path,
+) -> Command {
     let mut command = place.command(&tool(program), user);
     command.current_dir(directory);
     command
