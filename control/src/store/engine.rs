@@ -11,7 +11,8 @@ use signet_proto::spiffe::TrustDomain;
 use super::StoreError;
 
 /// Forward-only; the position, from 1, is the schema version (`user_version`).
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_ground.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0001_ground.sql"), include_str!("migrations/0002_roles.sql")];
 /// `SGNT`: so that another program's database is not taken for ours.
 const APPLICATION_ID: i64 = 0x5347_4e54;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -3,6 +3,7 @@
 use signet_proto::spiffe::SpiffeId;
 
 use super::model::WorkloadStatus;
+use crate::roles::Refused;
 
 /// A failed call. Unless it says otherwise nothing was changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -27,6 +28,9 @@ pub enum StoreError {
     /// The state of things does not allow it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Whoever asks may not: it touches what their roles do not reach.
+    #[error(transparent)]
+    NotPermitted(#[from] Refused),
     /// No room left on the device.
     #[error(
         "the store's disk is full: nothing was changed; free space in the data directory, then try again"
@@ -97,6 +101,9 @@ pub enum Refusal {
     /// Policy documents were changed meanwhile, and the new ones do not go together with those.
     #[error("the documents do not go together with those in force: {0}")]
     PoliciesDoNotFit(String),
+    /// A subject has a bounded number of roles.
+    #[error("the subject has as many roles as one can have: withdraw some, or grant one on a wider scope")]
+    TooManyRoles,
     /// Control's own identity cannot be revoked through itself.
     #[error("control's own identity cannot be revoked: rotate the intermediate instead")]
     OwnIdentity,
@@ -126,6 +133,7 @@ impl Refusal {
             Self::KeyRevoked => "key_revoked",
             Self::KeyOfAnother => "key_of_another",
             Self::PoliciesDoNotFit(_) => "policies_do_not_fit",
+            Self::TooManyRoles => "too_many_roles",
             Self::OwnIdentity => "own_identity",
         }
     }

@@ -13,7 +13,6 @@
 //! answered. Callers see async domain methods and this room's own types, so that another engine can take
 //! its place behind the same methods. All SQL of the crate is in this folder.
 
-mod admins;
 mod authorities;
 mod change;
 mod engine;
@@ -28,6 +27,7 @@ pub mod model;
 mod policies;
 mod readers;
 mod revocations;
+mod roles;
 mod rows;
 mod tokens;
 mod upkeep;
