@@ -123,7 +123,6 @@ mod tests {
     use super::super::connection::Asked;
     use super::*;
     use crate::publish::Publisher;
-    use crate::roles::Permission;
     use crate::store::Store;
 
     async fn gate() -> (tempfile::TempDir, Gate) {

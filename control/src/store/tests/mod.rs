@@ -3,6 +3,7 @@
 mod durability;
 mod issuance;
 mod revocation;
+mod roles;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
