@@ -50,7 +50,8 @@ impl ToStatus for StoreError {
             Self::Refused(_) => Code::FailedPrecondition,
             Self::NotPermitted(refused) => refused.code(),
             Self::Full => Code::ResourceExhausted,
-            Self::Overloaded | Self::Closed => Code::Unavailable,
+            Self::Overloaded | Self::Closed | Self::Unavailable(_) => Code::Unavailable,
+            Self::Unknown => Code::Unknown,
             Self::Damaged(_) => Code::DataLoss,
             Self::Io(_) | Self::Unaudited | Self::Open(_) => Code::Internal,
         }

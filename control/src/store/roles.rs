@@ -1,12 +1,12 @@
 //! Who has which role, and whose something is that a call names.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::mesh::Topics;
 use super::model::{Actor, GrantedRole, Mutation};
-use super::{Refusal, Store, StoreError, rows};
+use super::sql::{Row, Sql, values};
+use super::{Refusal, Store, StoreError};
 use crate::audit::Action;
 use crate::roles::{Binding, MAX_PER_SUBJECT, Role, Scope, Subject};
 
@@ -22,21 +22,19 @@ impl Store {
         self.write(move |change| {
             let Binding { subject, role, scope } = &binding;
             let (who, on) = (subject.to_string(), scope.to_string());
-            let held = of(change.connection, subject)?;
+            let held = of(&change.sql, subject)?;
             if held.contains(&binding) {
                 let effects = vec![format!("`{who}` has the role {role} on {on} already: nothing changed")];
-                return Ok(Mutation { commit: change.newest()?, effects });
+                return Ok(Mutation { commit: change.newest(), effects });
             }
             if held.len() >= MAX_PER_SUBJECT {
                 return Err(Refusal::TooManyRoles.into());
             }
-            change
-                .connection
-                .prepare_cached(
-                    "INSERT INTO role_binding (subject, role, scope, granted_at_ms, granted_by)
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
-                )?
-                .execute(params![who, role.as_str(), on, change.at_millis(), actor.as_str()])?;
+            change.sql.post(
+                "INSERT INTO role_binding (subject, role, scope, granted_at_ms, granted_by)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                values![&who, role.as_str(), &on, change.at, actor.as_str()],
+            )?;
             change.audit(&actor, Action::RoleGranted, &who, &json!({ "role": role.as_str(), "scope": on }))?;
             let commit = change.revise(Topics::NONE, &who)?;
             Ok(Mutation { commit, effects: vec![format!("`{who}` has the role {role} on {on}")] })
@@ -52,16 +50,16 @@ impl Store {
         self.write(move |change| {
             let Binding { subject, role, scope } = &binding;
             let (who, on) = (subject.to_string(), scope.to_string());
-            let withdrawn = change
-                .connection
-                .prepare_cached("DELETE FROM role_binding WHERE subject = ?1 AND role = ?2 AND scope = ?3")?
-                .execute(params![who, role.as_str(), on])?;
+            let withdrawn = change.sql.execute(
+                "DELETE FROM role_binding WHERE subject = ?1 AND role = ?2 AND scope = ?3",
+                values![&who, role.as_str(), &on],
+            )?;
             if withdrawn == 0 {
                 return Err(StoreError::missing("role", &format!("{role} of {who} on {on}")));
             }
             if (*role, scope) == (Role::Admin, &Scope::Everything) {
                 // A control of the version before this one, while both run, goes by this table.
-                change.connection.prepare_cached("DELETE FROM admin WHERE spiffe_id = ?1")?.execute([&who])?;
+                change.sql.post("DELETE FROM admin WHERE spiffe_id = ?1", values![&who])?;
             }
             change.audit(
                 &actor,
@@ -80,21 +78,19 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn roles(&self) -> Result<Vec<GrantedRole>, StoreError> {
-        self.read(|connection| {
-            let roles = connection
-                .prepare_cached(
-                    "SELECT subject, role, scope, granted_at_ms, granted_by FROM role_binding
-                     ORDER BY subject, scope, role LIMIT ?1",
-                )?
-                .query_map([LIMIT], |row| {
+        self.read(|sql| {
+            sql.all(
+                "SELECT subject, role, scope, granted_at_ms, granted_by FROM role_binding
+                 ORDER BY subject, scope, role LIMIT ?1",
+                values![LIMIT],
+                |row| {
                     Ok(GrantedRole {
                         binding: binding(row)?,
-                        granted_at: rows::instant(row, 3)?,
+                        granted_at: row.get(3)?,
                         granted_by: row.get(4)?,
                     })
-                })?
-                .collect::<Result<_, _>>()?;
-            Ok(roles)
+                },
+            )
         })
         .await
     }
@@ -104,7 +100,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn roles_of(&self, subject: Subject) -> Result<Vec<Binding>, StoreError> {
-        self.read(move |connection| of(connection, &subject)).await
+        self.read(move |sql| of(sql, &subject)).await
     }
 
     /// The identity of an instance, which never changes.
@@ -112,12 +108,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn identity_of_instance(&self, instance: InstanceId) -> Result<SpiffeId, StoreError> {
-        self.read(move |connection| {
+        self.read(move |sql| {
             let name = instance.to_string();
-            connection
-                .prepare_cached("SELECT spiffe_id FROM instance WHERE id = ?1")?
-                .query_row([&name], |row| rows::parsed(row, 0))
-                .optional()?
+            sql.find("SELECT spiffe_id FROM instance WHERE id = ?1", values![&name], |row| row.parsed(0))?
                 .ok_or_else(|| StoreError::missing("instance", &name))
         })
         .await
@@ -128,27 +121,24 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`].
     pub async fn identity_of_serial(&self, serial: Vec<u8>) -> Result<SpiffeId, StoreError> {
-        self.read(move |connection| {
-            connection
-                .prepare_cached("SELECT spiffe_id FROM certificate WHERE serial = ?1")?
-                .query_row([&serial], |row| rows::parsed(row, 0))
-                .optional()?
-                .ok_or_else(|| StoreError::missing("certificate with the serial", &rows::hex(&serial)))
+        self.read(move |sql| {
+            sql.find("SELECT spiffe_id FROM certificate WHERE serial = ?1", values![&serial], |row| {
+                row.parsed(0)
+            })?
+            .ok_or_else(|| StoreError::missing("certificate with the serial", &crate::hex::encode(&serial)))
         })
         .await
     }
 }
 
-fn of(connection: &Connection, subject: &Subject) -> Result<Vec<Binding>, StoreError> {
-    let roles = connection
-        .prepare_cached(
-            "SELECT subject, role, scope FROM role_binding WHERE subject = ?1 ORDER BY scope, role",
-        )?
-        .query_map([subject.to_string()], binding)?
-        .collect::<Result<_, _>>()?;
-    Ok(roles)
+fn of(sql: &Sql<'_>, subject: &Subject) -> Result<Vec<Binding>, StoreError> {
+    sql.all(
+        "SELECT subject, role, scope FROM role_binding WHERE subject = ?1 ORDER BY scope, role",
+        values![subject.to_string()],
+        binding,
+    )
 }
 
-fn binding(row: &Row<'_>) -> rusqlite::Result<Binding> {
-    Ok(Binding { subject: rows::parsed(row, 0)?, role: rows::parsed(row, 1)?, scope: rows::parsed(row, 2)? })
+fn binding(row: &Row) -> Result<Binding, StoreError> {
+    Ok(Binding { subject: row.parsed(0)?, role: row.parsed(1)?, scope: row.parsed(2)? })
 }

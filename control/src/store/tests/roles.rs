@@ -1,16 +1,21 @@
 //! Roles as they are stored, and what becomes of the one role there was before.
 
 use super::*;
-use crate::roles::{Binding, MAX_PER_SUBJECT, Role, Subject};
-use crate::store::engine;
+use crate::roles::{Binding, MAX_PER_SUBJECT, Permission, Refused, Role, Scope, Subject};
+use crate::store::sql::values;
+
+both_engines!(
+    roles_are_kept_each_for_itself_until_they_are_withdrawn,
+    subject_has_a_bounded_number_of_roles,
+    policy_that_is_not_permitted_is_neither_replaced_nor_deleted,
+    admins_of_before_are_admins_on_everything,
+);
 
 fn binding(subject: &str, role: Role, scope: &str) -> Binding {
     Binding { subject: subject.parse().unwrap(), role, scope: scope.parse().unwrap() }
 }
 
-#[tokio::test]
-async fn roles_are_kept_each_for_itself_until_they_are_withdrawn() {
-    let fixture = Fixture::new().await;
+async fn roles_are_kept_each_for_itself_until_they_are_withdrawn(fixture: Fixture) {
     let ada = binding("unix:uid=1000", Role::Viewer, "everything");
     let shop = binding("unix:uid=1000", Role::Operator, "spiffe://mesh.local/shop/*");
     let other = binding("spiffe://mesh.local/people/eve", Role::Admin, "spiffe://mesh.local/shop/cart");
@@ -34,9 +39,7 @@ async fn roles_are_kept_each_for_itself_until_they_are_withdrawn() {
     assert_eq!(actions, ["role.granted", "role.granted", "role.withdrawn"]);
 }
 
-#[tokio::test]
-async fn subject_has_a_bounded_number_of_roles() {
-    let fixture = Fixture::new().await;
+async fn subject_has_a_bounded_number_of_roles(fixture: Fixture) {
     let one = |number: usize| {
         binding("unix:uid=1000", Role::Viewer, &format!("spiffe://mesh.local/shop/t{number}"))
     };
@@ -50,23 +53,64 @@ async fn subject_has_a_bounded_number_of_roles() {
     fixture.store.grant_role(other, operator()).await.unwrap();
 }
 
-#[test]
-fn admins_of_before_are_admins_on_everything() {
-    let mut connection = rusqlite::Connection::open_in_memory().unwrap();
-    connection.execute_batch(include_str!("../migrations/0001_ground.sql")).unwrap();
-    connection
-        .execute("INSERT INTO admin VALUES ('spiffe://mesh.local/people/ada', 7, 'unix:uid=0')", [])
-        .unwrap();
-    connection.pragma_update(None, "user_version", 1).unwrap();
-    connection.pragma_update(None, "application_id", 0x5347_4e54).unwrap();
-    engine::migrate(&mut connection).unwrap();
-    let row: (String, String, String, i64, String) = connection
-        .query_row("SELECT subject, role, scope, granted_at_ms, granted_by FROM role_binding", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
-        })
-        .unwrap();
-    let expected = ("spiffe://mesh.local/people/ada", "admin", "everything", 7, "unix:uid=0");
-    assert_eq!((&*row.0, &*row.1, &*row.2, row.3, &*row.4), expected);
-    let left: i64 = connection.query_row("SELECT count(*) FROM admin", [], |row| row.get(0)).unwrap();
-    assert_eq!(left, 1, "the version before still reads it");
+/// Reaches one scope only.
+struct Only(Scope);
+
+impl Permission for Only {
+    fn on_all(&self, targets: &[Scope]) -> Result<Actor, Refused> {
+        let permitted = !targets.is_empty() && targets.iter().all(|target| self.0.covers(target));
+        if permitted { Ok(operator()) } else { Err(Refused::Untold("test")) }
+    }
+}
+
+async fn policy_that_is_not_permitted_is_neither_replaced_nor_deleted(fixture: Fixture) {
+    let only = |scope: &str| Only(scope.parse().unwrap());
+    let payments = |document: &str| NewPolicy {
+        target: "spiffe://mesh.local/payments".into(),
+        ..policy("p", document)
+    };
+    let apply = |document, permission| fixture.store.apply_policies(vec![document], permission, |_| Ok(()));
+    apply(policy("p", "1"), only("spiffe://mesh.local/orders")).await.unwrap();
+    let refused = apply(payments("2"), only("spiffe://mesh.local/payments")).await;
+    assert!(matches!(refused, Err(StoreError::NotPermitted(_))), "it replaces what protects orders: {refused:?}");
+    // Others in the same batch are committed all the same.
+    let (refused, other) = tokio::join!(
+        fixture.store.delete_policy("p".into(), only("spiffe://mesh.local/payments")),
+        fixture.store.apply_policies(vec![policy("q", "1")], operator(), |_| Ok(())),
+    );
+    assert!(matches!(refused, Err(StoreError::NotPermitted(_))), "{refused:?}");
+    other.unwrap();
+    let kept: Vec<_> = fixture.store.policies().await.unwrap();
+    let kept: Vec<_> = kept.iter().map(|policy| (&*policy.name, &*policy.document)).collect();
+    assert_eq!(kept, [("p", "1"), ("q", "1")]);
+    fixture.store.delete_policy("p".into(), only("spiffe://mesh.local/orders")).await.unwrap();
+    fixture.verified_events().await;
+}
+
+async fn admins_of_before_are_admins_on_everything(fixture: Fixture) {
+    let back = fixture.store.write(|change| {
+        change.operational();
+        change.sql.execute("DROP TABLE role_binding", &[])?;
+        change.sql.execute("UPDATE meta SET value = '1' WHERE name = 'schema_version'", &[])?;
+        change.sql.execute(
+            "INSERT INTO admin (spiffe_id, granted_at_ms, granted_by) VALUES (?1, 7, 'unix:uid=0')",
+            values![id("people/ada").as_str()],
+        )
+    });
+    back.await.unwrap();
+    let Fixture { directory, location, store } = fixture;
+    drop(store);
+    let steps = Store::migrate(&location, false).unwrap();
+    assert_eq!(steps.first().map(|step| step.version), Some(2));
+    let fixture = Fixture { directory, store: open(&location), location };
+    let [ada] = &fixture.store.roles().await.unwrap()[..] else { panic!("one role") };
+    assert_eq!(ada.binding, binding("spiffe://mesh.local/people/ada", Role::Admin, "everything"));
+    assert_eq!((ada.granted_at, &*ada.granted_by), (time::from_millis(7), "unix:uid=0"));
+
+    let admins = async |fixture: &Fixture| -> i64 {
+        fixture.store.read(|sql| sql.one("SELECT count(*) FROM admin", &[])).await.unwrap()
+    };
+    assert_eq!(admins(&fixture).await, 1, "the version before still reads it");
+    fixture.store.withdraw_role(ada.binding.clone(), operator()).await.unwrap();
+    assert_eq!(admins(&fixture).await, 0, "and hears of a withdrawal");
 }
