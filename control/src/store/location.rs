@@ -36,8 +36,24 @@ pub enum Location {
 #[derive(Clone)]
 pub struct Server {
     config: Arc<Config>,
-    tls: MakeRustlsConnect,
+    tls: Connector,
     shown: Arc<str>,
+}
+
+/// TLS, for whoever asks for it. A server on a local socket has neither TLS nor a name, but is to be named all the
+/// same.
+#[derive(Clone)]
+struct Connector(MakeRustlsConnect);
+
+impl MakeTlsConnect<Socket> for Connector {
+    type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+    type TlsConnect = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
+    type Error = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Error;
+
+    fn make_tls_connect(&mut self, name: &str) -> Result<Self::TlsConnect, Self::Error> {
+        let name = if name.is_empty() { "localhost" } else { name };
+        MakeTlsConnect::<Socket>::make_tls_connect(&mut self.0, name)
+    }
 }
 
 /// Why a text does not name a store.
@@ -116,7 +132,7 @@ impl Server {
         config.keepalives_idle(Duration::from_secs(5)).tcp_user_timeout(Duration::from_secs(10));
         Ok(Self {
             shown: shown(&config).into(),
-            tls: MakeRustlsConnect::new(tls(roots)?),
+            tls: Connector(MakeRustlsConnect::new(tls(roots)?)),
             config: Arc::new(config),
         })
     }
