@@ -20,6 +20,7 @@ pub mod policy;
 pub mod publish;
 pub mod registry;
 pub mod revoke;
+pub mod roles;
 pub mod service;
 pub mod store;
 pub mod telemetry;

@@ -93,7 +93,9 @@ impl Service {
 
         let grpc = api::bind("grpc-listen", config.grpc_listen).await?;
         let http = api::bind("http-listen", config.http_listen).await?;
-        let socket = api::bind_socket(&config.admin_socket, !config.admin_uids.is_empty())?;
+        // Users of this machine can be given roles: wherever they reach the socket, they may try it.
+        let reachable = !config.admin_socket.starts_with(&config.data_dir);
+        let socket = api::bind_socket(&config.admin_socket, reachable)?;
         let grpc_at = grpc.local_addr().map_err(ServiceError::Address)?;
         let http_at = http.local_addr().map_err(ServiceError::Address)?;
 

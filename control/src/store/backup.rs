@@ -36,6 +36,7 @@ pub(super) const TABLES: &[&str] = &[
     "policy",
     "revocation",
     "admin",
+    "role_binding",
 ];
 /// What is of the moment.
 #[cfg(test)]

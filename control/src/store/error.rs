@@ -3,6 +3,7 @@
 use signet_proto::spiffe::SpiffeId;
 
 use super::model::WorkloadStatus;
+use crate::roles::Refused;
 
 /// A failed call. Unless it says otherwise nothing was changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -27,6 +28,9 @@ pub enum StoreError {
     /// The state of things does not allow it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Whoever asks may not: it touches what their roles do not reach.
+    #[error(transparent)]
+    NotPermitted(#[from] Refused),
     /// No room left on the device.
     #[error(
         "the store's disk is full: nothing was changed; free space in the data directory, then try again"
@@ -110,6 +114,9 @@ pub enum Refusal {
     /// Another replica rotated at the same time.
     #[error("the intermediate was rotated by another replica meanwhile: nothing was changed")]
     RotatedMeanwhile,
+    /// A subject has a bounded number of roles.
+    #[error("the subject has as many roles as one can have: withdraw some, or grant one on a wider scope")]
+    TooManyRoles,
     /// Control's own identity cannot be revoked through itself.
     #[error("control's own identity cannot be revoked: rotate the intermediate instead")]
     OwnIdentity,
@@ -140,6 +147,7 @@ impl Refusal {
             Self::KeyOfAnother => "key_of_another",
             Self::PoliciesDoNotFit(_) => "policies_do_not_fit",
             Self::RotatedMeanwhile => "rotated_meanwhile",
+            Self::TooManyRoles => "too_many_roles",
             Self::OwnIdentity => "own_identity",
         }
     }

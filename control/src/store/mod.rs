@@ -14,7 +14,6 @@
 //! answered. Callers see async domain methods and this room's own types. All SQL of the crate is in this folder,
 //! written once for both engines over [`sql::Session`]; only the tables differ (`migrations/`).
 
-mod admins;
 mod authorities;
 mod backup;
 mod change;
@@ -34,6 +33,7 @@ mod news;
 mod policies;
 mod readers;
 mod revocations;
+mod roles;
 mod schema;
 mod sql;
 mod tokens;

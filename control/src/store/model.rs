@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
+use crate::roles::Binding;
+
 /// Who makes a change, as the audit names it: `unix:uid=0`, a SPIFFE ID, or `control` itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor(Arc<str>);
@@ -323,6 +325,17 @@ impl PolicyChange {
             Self::Unchanged => "unchanged",
         }
     }
+}
+
+/// A role that someone has, and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantedRole {
+    /// Who has what on what.
+    pub binding: Binding,
+    /// Since when.
+    pub granted_at: SystemTime,
+    /// By whom.
+    pub granted_by: String,
 }
 
 /// What to revoke.

@@ -1,6 +1,6 @@
 //! AwaitApplied: who has a revision in force, and how long it took each.
 //!
-//! Only those that are connected are waited for. Who holds an SVID but is not connected may still go by what
+//! Whom the caller's roles do not reach is counted, but not named. Only those that are connected are waited for. Who holds an SVID but is not connected may still go by what
 //! was before, and is named; nobody knows when, or whether, it comes back.
 
 use std::collections::HashSet;
@@ -15,6 +15,7 @@ use super::super::Rooms;
 use super::super::status::ToStatus;
 use super::messages;
 use crate::publish::{Applied, Progress};
+use crate::roles::Sight;
 use crate::store::Concern;
 use crate::time;
 
@@ -27,6 +28,7 @@ const LOOK_ELSEWHERE: Duration = Duration::from_millis(50);
 pub(super) async fn wait(
     rooms: &Rooms,
     request: AwaitAppliedRequest,
+    sight: &Sight,
 ) -> Result<AwaitAppliedResponse, Status> {
     let AwaitAppliedRequest { revision, timeout } = request;
     let newest = rooms.store.committed().borrow().revision;
@@ -51,12 +53,27 @@ pub(super) async fn wait(
     let committed = rooms.store.revision_time(revision).await.map_err(|error| error.to_status())?;
     let absent = absent(rooms, &concern, &progress).await?;
     let complete = progress.complete && absent.is_empty();
-    let connected = progress.concerned.iter().map(|applied| message(applied, committed));
-    Ok(AwaitAppliedResponse { proxies: connected.chain(absent).collect(), complete })
+    let connected =
+        progress.concerned.iter().map(|applied| (applied.id.clone(), message(applied, committed)));
+    let proxies = connected.chain(absent).map(|(id, proxy)| shown(&id, proxy, sight)).collect();
+    Ok(AwaitAppliedResponse { proxies, complete })
+}
+
+/// Everybody counts; the names are for those who may see them.
+fn shown(id: &SpiffeId, proxy: AppliedBy, sight: &Sight) -> AppliedBy {
+    if sight.sees_identity(id) {
+        proxy
+    } else {
+        AppliedBy { spiffe_id: String::new(), instance: String::new(), ..proxy }
+    }
 }
 
 /// Those that the revision concerns and that cannot be told.
-async fn absent(rooms: &Rooms, concern: &Concern, progress: &Progress) -> Result<Vec<AppliedBy>, Status> {
+async fn absent(
+    rooms: &Rooms,
+    concern: &Concern,
+    progress: &Progress,
+) -> Result<Vec<(SpiffeId, AppliedBy)>, Status> {
     let proxies = rooms.store.proxies(time::now()).await.map_err(|error| error.to_status())?;
     let mut connected: HashSet<_> = rooms.watchers.connected().into_keys().collect();
     let elsewhere = rooms.store.standings_elsewhere().await.map_err(|error| error.to_status())?;
@@ -65,10 +82,9 @@ async fn absent(rooms: &Rooms, concern: &Concern, progress: &Progress) -> Result
     let absent = proxies.into_iter().filter(|(id, instance)| {
         concern.includes(id) && !connected.contains(instance) && !known.contains(instance)
     });
-    let message = |(id, instance): (SpiffeId, InstanceId)| AppliedBy {
-        spiffe_id: id.to_string(),
-        instance: instance.to_string(),
-        ..AppliedBy::default()
+    let message = |(id, instance): (SpiffeId, InstanceId)| {
+        let (spiffe_id, instance) = (id.to_string(), instance.to_string());
+        (id, AppliedBy { spiffe_id, instance, ..AppliedBy::default() })
     };
     Ok(absent.map(message).collect())
 }

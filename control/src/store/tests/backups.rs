@@ -93,8 +93,7 @@ async fn every_table_is_backed_up_or_known_to_be_of_the_moment() {
         })
         .await
         .unwrap();
-    let mut known: Vec<_> =
-        TABLES.iter().chain(OPERATIONAL).map(ToString::to_string).collect();
+    let mut known: Vec<_> = TABLES.iter().chain(OPERATIONAL).map(ToString::to_string).collect();
     known.sort_unstable();
     let mut tables = tables;
     tables.sort_unstable();

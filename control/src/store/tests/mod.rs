@@ -23,6 +23,7 @@ mod durability;
 mod issuance;
 mod replicas;
 mod revocation;
+mod roles;
 mod server;
 
 use std::net::{IpAddr, Ipv4Addr};
