@@ -92,7 +92,7 @@ async fn admins_of_before_are_admins_on_everything(fixture: Fixture) {
     let back = fixture.store.write(|change| {
         change.operational();
         change.sql.execute("DROP TABLE role_binding", &[])?;
-        change.sql.execute("UPDATE meta SET value = '1' WHERE name = 'schema_version'", &[])?;
+        change.sql.execute("UPDATE meta SET value = '2' WHERE name = 'schema_version'", &[])?;
         change.sql.execute(
             "INSERT INTO admin (spiffe_id, granted_at_ms, granted_by) VALUES (?1, 7, 'unix:uid=0')",
             values![id("people/ada").as_str()],
@@ -102,7 +102,7 @@ async fn admins_of_before_are_admins_on_everything(fixture: Fixture) {
     let Fixture { directory, location, store } = fixture;
     drop(store);
     let steps = Store::migrate(&location, false).unwrap();
-    assert_eq!(steps.first().map(|step| step.version), Some(2));
+    assert_eq!(steps.first().map(|step| step.version), Some(3));
     let fixture = Fixture { directory, store: open(&location), location };
     let [ada] = &fixture.store.roles().await.unwrap()[..] else { panic!("one role") };
     assert_eq!(ada.binding, binding("spiffe://mesh.local/people/ada", Role::Admin, "everything"));

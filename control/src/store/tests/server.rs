@@ -5,11 +5,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use futures_util::StreamExt;
 use tokio_postgres::NoTls;
 
 use super::Location;
 use crate::store::Server;
+use crate::store::sql::postgres::drive;
 
 const SCRIPT: &str = include_str!("server.sh");
 
@@ -34,7 +34,7 @@ pub(super) async fn database() -> Location {
 pub(super) async fn cut_all(location: &Location) {
     let Location::Server(server) = location else { panic!("an embedded store has no connections") };
     let (client, messages) = server.connect().await.unwrap();
-    tokio::spawn(messages.for_each(|_| std::future::ready(())));
+    tokio::spawn(drive(messages));
     client
         .batch_execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
