@@ -207,12 +207,12 @@ impl Mesh {
         rows(self.json(&["identities", "--all"]).await)
     }
 
-    /// Checks the hash chain of the audit record with `signet audit --verify`.
+    /// Checks the hash chain of the audit record with `signet audit verify`.
     ///
     /// # Panics
     /// When it does not hold.
     pub async fn verify_audit(&self) {
-        let _ = self.signet(&["audit", "--verify"]).await.succeeded();
+        let _ = self.signet(&["audit", "verify"]).await.succeeded();
     }
 }
 

@@ -2,19 +2,26 @@
 //! proven nothing must not make us hold messages.
 //!
 //! The calls ask the [`Gate`] again, for themselves: this is about memory, that about rights.
+//!
+//! Each call gets a name here: it is in its log lines, in what the audit says about it, and in the header
+//! `x-request-id` of its answer. Whoever is denied is noted here, too, wherever that was decided.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tonic::body::Body;
-use tonic::codegen::http::{Request, Response};
+use tonic::codegen::http::{HeaderValue, Request, Response};
 use tonic::{Extensions, Status};
 use tower::{Layer, Service};
+use tracing::Instrument;
 
-use super::caller::{self, Gate};
+use super::caller::{self, Caller, Gate};
+use super::refusals::{ADMIN, RENEW};
+use crate::audit::RequestId;
 
+/// The header that names a call in its answer.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
 const ATTEST: &str = "/signet.v1.Identity/Attest";
-const ADMIN: &str = "/signet.v1.Admin/";
 
 /// Puts [`Admitted`] in front of a service.
 #[derive(Clone)]
@@ -56,18 +63,39 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         // The one that is ready goes with the call, a fresh one stays.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         let gate = self.gate.clone();
-        Box::pin(async move {
-            match admit(&gate, request.uri().path(), request.extensions()).await {
-                Ok(()) => inner.call(request).await,
-                Err(status) => Ok(status.into_http()),
+        let id = RequestId::random();
+        request.extensions_mut().insert(id);
+        let span = tracing::info_span!("call", request_id = %id);
+        let call = async move {
+            let noted = noted(&request);
+            let mut response = match admit(&gate, request.uri().path(), request.extensions()).await {
+                Ok(()) => inner.call(request).await?,
+                Err(status) => status.into_http(),
+            };
+            if let Ok(name) = HeaderValue::from_str(&id.to_string()) {
+                response.headers_mut().insert(REQUEST_ID, name);
             }
-        })
+            if let Some((caller, path)) = noted
+                && let Some(status) = Status::from_header_map(response.headers())
+            {
+                gate.refusals().call(&caller, &path, &status, id).await;
+            }
+            Ok(response)
+        };
+        Box::pin(call.instrument(span))
     }
+}
+
+/// Who asks for what, if a refusal of it is for the audit.
+fn noted(request: &Request<Body>) -> Option<(Caller, String)> {
+    let path = request.uri().path();
+    let noted = path == RENEW || path.starts_with(ADMIN);
+    noted.then(|| request.extensions().get::<Caller>().cloned().zip(Some(path.to_owned()))).flatten()
 }
 
 async fn admit(gate: &Gate, path: &str, extensions: &Extensions) -> Result<(), Status> {

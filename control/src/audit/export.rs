@@ -21,8 +21,8 @@ const BATCH: u32 = 500;
 const BATCH_BYTES: usize = 1024 * 1024;
 /// Batches until others have their turn.
 const ROUND: usize = 100;
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Until it is asked again whether there is something to send.
+const PAUSE: Duration = Duration::from_secs(1);
 /// A sink that failed for this long is worth a warning.
 const WARN_AFTER: Duration = Duration::from_secs(60);
 /// What is stored after a sink's name for its checkpoints: they may be made after the events were sent.
@@ -91,7 +91,7 @@ pub async fn export_once(store: &impl AuditStore, sink: &Sink) -> Result<Progres
     let name = sink.name().to_owned();
     let newest = store.newest_event().await?.map_or(0, |event| event.sequence);
     let position = Position::of(store, sink).await?;
-    let events = within(store.events_after(position.event, BATCH).await?);
+    let events = one_batch(store.events_after(position.event, BATCH).await?);
     let until = events.last().map_or(position.event, |event| event.sequence);
     let mut checkpoints = store.checkpoints_after(position.checkpoint, BATCH).await?;
     checkpoints.retain(|checkpoint| checkpoint.sequence <= until);
@@ -150,8 +150,9 @@ impl Position {
     }
 }
 
-/// As many as fit into a batch, and at least one.
-fn within(mut events: Vec<AuditEvent>) -> Vec<AuditEvent> {
+/// As many as fit into a batch by their size, and at least one.
+#[must_use]
+pub fn one_batch(mut events: Vec<AuditEvent>) -> Vec<AuditEvent> {
     let mut bytes = 0;
     let fits = events.iter().take_while(|event| {
         // Quotes and control characters take more than one byte; the rest of the line is about 250.
@@ -181,7 +182,6 @@ pub struct Exporter {
 #[derive(Debug, Default)]
 struct State {
     lag: u64,
-    failures: u32,
     failing: Option<(SystemTime, String)>,
 }
 
@@ -206,10 +206,10 @@ impl Exporter {
         for _ in 0..ROUND {
             match export_once(store, &self.sink).await {
                 Ok(progress) => {
-                    *self.state.lock() = State { lag: progress.lag, ..State::default() };
+                    *self.state.lock() = State { lag: progress.lag, failing: None };
                     metrics::audit_sink_lag(self.name(), progress.lag);
                     if progress.is_idle() {
-                        return Ok(FIRST_PAUSE);
+                        return Ok(PAUSE);
                     }
                 }
                 Err(error) => {
@@ -219,14 +219,6 @@ impl Exporter {
             }
         }
         Ok(Duration::ZERO)
-    }
-
-    /// How long to wait after so many failures in a row: 1 s, doubled up to a minute.
-    #[must_use]
-    pub fn pause(&self) -> Duration {
-        let failures = self.state.lock().failures;
-        let doubled = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(6));
-        doubled.min(LONGEST_PAUSE)
     }
 
     /// What is wrong with it, if that lasts.
@@ -253,7 +245,6 @@ impl Exporter {
         metrics::audit_sink_lag(self.name(), lag);
         let mut state = self.state.lock();
         state.lag = lag;
-        state.failures = state.failures.saturating_add(1);
         let since = state.failing.as_ref().map_or(now, |(since, _)| *since);
         state.failing = Some((since, error.to_string()));
     }

@@ -35,7 +35,7 @@ pub use annotation::{Annotation, RequestId};
 pub use chain::{Action, AuditEvent, BrokenChain, ChainVerifier, GENESIS};
 pub use checkpoint::{Checkpoint, CheckpointError, FORMAT};
 pub use checkpointer::{CheckpointFailure, Checkpointer};
-pub use export::{ExportError, Exporter, Exports, Progress, export_once};
+pub use export::{ExportError, Exporter, Exports, Progress, export_once, one_batch};
 pub use guard::{
     CHECKPOINT_FILE, GuardError, TooOld, keep_newest, newest_checkpoint, older_than_checkpoint,
     require_contained,

@@ -14,6 +14,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use serde::Deserialize;
 use signet_proto::spiffe::TrustDomain;
 
+use crate::audit::SinkAddress;
 use crate::duration::Span;
 use crate::registry::{self, TtlBounds};
 use crate::telemetry::log::LogFormat;
@@ -49,6 +50,9 @@ struct Run {
     /// TOML file with the same keys as the flags
     #[arg(long, value_name = "FILE", env = "SIGNET_CONFIG")]
     config: Option<PathBuf>,
+    /// Start although the store lacks audit events that were there before: revocations made since are lost
+    #[arg(long)]
+    accept_older_store: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -94,6 +98,12 @@ struct Settings {
     /// How log lines look [default: text]
     #[arg(long, value_enum, env = "SIGNET_LOG_FORMAT")]
     log_format: Option<LogFormat>,
+    /// How often the audit is signed, if anything happened; after 1000 events at the latest [default: 1m]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_AUDIT_CHECKPOINT_EVERY")]
+    audit_checkpoint_every: Option<Span>,
+    /// Where copies of the audit go: `file:/path` or `https://collector/path`, several times for several
+    #[arg(long, value_name = "URL", env = "SIGNET_AUDIT_SINK", value_delimiter = ',')]
+    audit_sink: Option<Vec<SinkAddress>>,
 }
 
 /// Validated settings.
@@ -121,6 +131,12 @@ pub struct Config {
     pub seal_key_file: PathBuf,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// How often the audit is signed.
+    pub audit_checkpoint_every: Duration,
+    /// Where copies of the audit go.
+    pub audit_sinks: Vec<SinkAddress>,
+    /// Start although the store is older than its newest checkpoint.
+    pub accept_older_store: bool,
 }
 
 /// Why the settings cannot be used.
@@ -148,6 +164,7 @@ pub enum ConfigError {
 /// An intermediate shorter than this would be replaced more often than is sane; tests need minutes.
 const MIN_INTERMEDIATE: Duration = Duration::from_secs(60);
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
+const MAX_SINKS: usize = 8;
 
 impl Config {
     /// Reads command line, environment and file of this process.
@@ -167,11 +184,12 @@ impl Config {
         A: Into<OsString> + Clone,
     {
         let matches = Cli::command().try_get_matches_from(arguments)?;
-        let Verb::Run(Run { config, settings }) = Cli::from_arg_matches(&matches)?.verb;
+        let Verb::Run(Run { config, accept_older_store, settings }) = Cli::from_arg_matches(&matches)?.verb;
         let file = config.as_deref().map(file::read).transpose()?;
         let run = matches.subcommand_matches("run");
-        Origins { run, file: config.as_deref().zip(file.as_ref()) }
-            .validate(settings.or(file.as_ref().map(|file| &file.settings)))
+        let validated = Origins { run, file: config.as_deref().zip(file.as_ref()) }
+            .validate(settings.or(file.as_ref().map(|file| &file.settings)))?;
+        Ok(Self { accept_older_store, ..validated })
     }
 }
 
@@ -191,6 +209,8 @@ impl Settings {
             intermediate_ttl: self.intermediate_ttl.or(file.intermediate_ttl),
             seal_key_file: self.seal_key_file.or_else(|| file.seal_key_file.clone()),
             log_format: self.log_format.or(file.log_format),
+            audit_checkpoint_every: self.audit_checkpoint_every.or(file.audit_checkpoint_every),
+            audit_sink: self.audit_sink.or_else(|| file.audit_sink.clone()),
         }
     }
 }
@@ -257,7 +277,30 @@ impl Origins<'_> {
             admin_uids,
             intermediate_ttl,
             log_format: settings.log_format.unwrap_or_default(),
+            audit_checkpoint_every: self.checkpoint_every(settings.audit_checkpoint_every)?,
+            audit_sinks: self.sinks(settings.audit_sink.unwrap_or_default())?,
+            accept_older_store: false,
         })
+    }
+
+    fn checkpoint_every(&self, every: Option<Span>) -> Result<Duration, ConfigError> {
+        let every = every.map_or(Duration::from_secs(60), |span| span.0);
+        if every < Duration::from_secs(1) || every > Duration::from_secs(86_400) {
+            return Err(self.wrong("audit-checkpoint-every", "1s to 1d", &Span(every)));
+        }
+        Ok(every)
+    }
+
+    /// Each has a position of its own, by its address.
+    fn sinks(&self, sinks: Vec<SinkAddress>) -> Result<Vec<SinkAddress>, ConfigError> {
+        if sinks.len() > MAX_SINKS {
+            return Err(self.wrong("audit-sink", format!("at most {MAX_SINKS}"), &sinks.len()));
+        }
+        let names: HashSet<String> = sinks.iter().map(ToString::to_string).collect();
+        match sinks.iter().find(|_| names.len() < sinks.len()) {
+            Some(first) => Err(self.wrong("audit-sink", "each address once", first)),
+            None => Ok(sinks),
+        }
     }
 
     /// An SVID must not outlive the intermediate that signs it, which signs until half of its life.

@@ -1,6 +1,7 @@
 //! What operators do. Each verb: who asks, the room that does it, the answer.
 
 mod applied;
+mod audit;
 mod messages;
 
 use signet_proto::v1::admin_server::Admin;
@@ -13,7 +14,7 @@ use crate::policy::Question;
 use crate::store::model::WorkloadStatus;
 use crate::{revoke, time};
 
-/// Events in one answer; `signet audit --verify` asks for all of them.
+/// Events in one answer; who wants all of them follows [`audit`].
 const MAX_EVENTS: u32 = 200_000;
 const USUAL_EVENTS: u32 = 100;
 
@@ -21,6 +22,8 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl Admin for Rooms {
+    type TailAuditStream = audit::Events;
+
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
         self.gate.operator(request.extensions()).await?;
         let counts = self.store.counts(time::now()).await.map_err(|error| error.to_status())?;
@@ -204,6 +207,28 @@ impl Admin for Rooms {
         let events = self.store.newest_events(limit, subject).await.map_err(|error| error.to_status())?;
         let events = events.into_iter().map(messages::event).collect();
         Ok(Response::new(v1::ListAuditResponse { events }))
+    }
+
+    async fn tail_audit(&self, request: Request<v1::TailAuditRequest>) -> Answer<Self::TailAuditStream> {
+        self.gate.operator(request.extensions()).await?;
+        audit::tail(self, request).map(Response::new)
+    }
+
+    async fn list_checkpoints(
+        &self,
+        request: Request<v1::ListCheckpointsRequest>,
+    ) -> Answer<v1::ListCheckpointsResponse> {
+        self.gate.operator(request.extensions()).await?;
+        audit::checkpoints(self, request.into_inner().after_sequence).await.map(Response::new)
+    }
+
+    async fn get_audit_key(
+        &self,
+        request: Request<v1::GetAuditKeyRequest>,
+    ) -> Answer<v1::GetAuditKeyResponse> {
+        self.gate.operator(request.extensions()).await?;
+        let (pem, id) = (self.audit_key.to_pem(), self.audit_key.id());
+        Ok(Response::new(v1::GetAuditKeyResponse { pem, id }))
     }
 
     async fn rotate_intermediate(
