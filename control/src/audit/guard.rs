@@ -198,14 +198,14 @@ mod tests {
         let (events, signer) = (chain(20), testing::signer());
         let kept = checkpoint(&signer, &events[14]);
         let key = signer.public();
-        require_contained(&MemoryStore::with(events.clone()), key, &kept).await.unwrap();
+        require_contained(&MemoryStore::with(&events), key, &kept).await.unwrap();
         for short in [0, 1, 14] {
-            let store = MemoryStore::with(events[..short].to_vec());
+            let store = MemoryStore::with(&events[..short]);
             let refused = require_contained(&store, key, &kept).await.unwrap_err();
             assert!(matches!(refused, GuardError::TooOld(TooOld::Lacks { to: 15, .. })), "{refused}");
         }
         let stranger = testing::signer();
-        let refused = require_contained(&MemoryStore::with(events), stranger.public(), &kept).await;
+        let refused = require_contained(&MemoryStore::with(&events), stranger.public(), &kept).await;
         assert!(matches!(refused, Err(GuardError::TooOld(TooOld::Foreign { sequence: 15, .. }))));
     }
 

@@ -29,7 +29,7 @@ mod store;
 mod verify;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use annotation::{Annotation, RequestId};
 pub use chain::{Action, AuditEvent, BrokenChain, ChainVerifier, GENESIS};

@@ -2,8 +2,9 @@
 //! sinks. The events are the store's.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -69,7 +70,8 @@ impl FileRecords {
     /// # Errors
     /// When it cannot be read.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(directory).map_err(|error| io(directory, &error))?;
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(directory).map_err(|error| io(directory, &error))?;
         let path = directory.join(CHECKPOINTS);
         let newest = newest_in_file(&path).map_err(|error| io(&path, &error))?;
         let positions = directory.join(POSITIONS);
@@ -107,12 +109,11 @@ impl FileRecords {
     }
 
     fn checkpoints_after(&self, sequence: u64, limit: u32) -> Result<Vec<Checkpoint>, StoreError> {
+        if self.state.lock().newest.as_ref().is_none_or(|newest| newest.sequence <= sequence) {
+            return Ok(Vec::new());
+        }
         let path = self.directory.join(CHECKPOINTS);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(io(&path, &error)),
-        };
+        let file = File::open(&path).map_err(|error| io(&path, &error))?;
         let mut found = Vec::new();
         for line in BufReader::new(file).lines() {
             let line = line.map_err(|error| io(&path, &error))?;

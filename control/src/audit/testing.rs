@@ -65,9 +65,9 @@ struct Kept {
 }
 
 impl MemoryStore {
-    pub(crate) fn with(events: Vec<AuditEvent>) -> Self {
+    pub(crate) fn with(events: &[AuditEvent]) -> Self {
         let store = Self::default();
-        store.push(&events);
+        store.push(events);
         store
     }
 

@@ -147,7 +147,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.finding {
-            Some(finding) => write!(f, "audit broken: {finding}\n")?,
+            Some(finding) => writeln!(f, "audit broken: {finding}")?,
             None => write!(f, "audit intact up to event {}", self.intact_to)?,
         }
         let reach = if self.is_whole() { "from the first on" } else { "not from the first on" };

@@ -67,7 +67,7 @@ async fn checkpoint_that_is_made_after_its_event_was_sent_is_sent_too() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let (events, signer) = (chain(10), testing::signer());
-    let store = MemoryStore::with(events.clone());
+    let store = MemoryStore::with(&events);
     let sink = file_sink(&path);
     drain(&store, &sink).await;
     store.add_checkpoint(checkpoint(&signer, &events[9])).await.unwrap();
@@ -118,12 +118,12 @@ async fn file_of_another_history_is_not_continued() {
     let path = directory.path().join("audit.jsonl");
     let (store, _) = history(50).await;
     drain(&store, &file_sink(&path)).await;
-    let restored = MemoryStore::with(chain(40));
+    let restored = MemoryStore::with(&chain(40));
     let refused = export_once(&restored, &file_sink(&path)).await.unwrap_err();
     assert!(matches!(refused, ExportError::Diverged { sequence: 50, .. }), "{refused}");
     let mut other = chain(60);
     other[49].hash[0] ^= 1;
-    let refused = export_once(&MemoryStore::with(other), &file_sink(&path)).await.unwrap_err();
+    let refused = export_once(&MemoryStore::with(&other), &file_sink(&path)).await.unwrap_err();
     assert!(matches!(refused, ExportError::Diverged { sequence: 50, .. }), "{refused}");
 }
 

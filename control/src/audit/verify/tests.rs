@@ -91,9 +91,9 @@ fn checkpoints_go_forward_and_are_signed_by_one_key() {
         Some(Finding::Checkpoint { because, .. }) => because,
         other => panic!("{other:?}"),
     };
-    let [first, second, third] = checkpoints.clone().try_into().unwrap();
+    let [first, second, third] = checkpoints.try_into().unwrap();
     assert_eq!(finding(vec![first.clone(), first.clone(), second.clone(), first.clone()]), None, "repeats");
-    assert_eq!(why(vec![first.clone(), third.clone(), second.clone()]), CheckpointError::NotMonotonic);
+    assert_eq!(why(vec![first.clone(), third, second.clone()]), CheckpointError::NotMonotonic);
     let mut early = checkpoint(&signer, &events[6]);
     early.at = first.at - std::time::Duration::from_secs(1);
     early.signature = signer.sign(&early.signed_bytes()).unwrap();

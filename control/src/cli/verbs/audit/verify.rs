@@ -27,10 +27,14 @@ pub(super) async fn run(what: AuditVerify, session: &Session, output: Output) ->
         Some(path) => Some(Lines::open(path)?.checkpoints()?),
         None => None,
     };
+    let pinned = key.is_some();
     let report = match &what.file {
         Some(file) => offline(file, kept, key.as_ref())?,
         None => online(session, kept, key).await?,
     };
+    if !pinned && report.checkpoints > 0 {
+        eprintln!("signet: the key is the one that control names; `--key` takes a copy kept elsewhere");
+    }
     tell(&report, output)
 }
 
@@ -194,5 +198,79 @@ impl<'a> Lines<'a> {
             }
         }
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::ExitCode;
+
+    use super::*;
+    use crate::audit::AuditSigner;
+    use crate::audit::testing::{chain, checkpoint, signer};
+    use crate::cli::args::Format;
+
+    /// A copy of nine events with two checkpoints in it.
+    fn copy(signer: &AuditSigner) -> Vec<String> {
+        let events = chain(9);
+        let lines = events.into_iter().flat_map(|event| {
+            let checkpoint = [4, 7].contains(&event.sequence).then(|| checkpoint(signer, &event));
+            [Some(Line::Event(event)), checkpoint.map(Line::Checkpoint)].into_iter().flatten()
+        });
+        lines.map(|line| format!("{line}\n")).collect()
+    }
+
+    fn written(directory: &Path, name: &str, text: &str) -> std::path::PathBuf {
+        let path = directory.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    #[test]
+    fn copy_is_verified_without_control() {
+        let (directory, signer) = (tempfile::tempdir().unwrap(), signer());
+        let lines = copy(&signer);
+        let file = written(directory.path(), "copy", &(lines.concat() + "{\"event\":{\"seq"));
+        let report = offline(&file, None, Some(signer.public())).unwrap();
+        assert_eq!((report.is_intact(), report.covered_to, report.tail), (true, 7, 2), "{report}");
+        let without = offline(&file, None, None).unwrap_err();
+        assert_eq!(without.exit_code(), ExitCode::from(2));
+        assert!(without.hint().unwrap().contains("signet audit key"));
+        let chain_only: String =
+            lines.iter().filter(|line| line.starts_with("{\"event\"")).cloned().collect();
+        let file = written(directory.path(), "chain", &chain_only);
+        assert_eq!(offline(&file, None, None).unwrap().tail, 9);
+    }
+
+    #[test]
+    fn broken_copy_names_the_first_bad_event_and_is_exit_code_1() {
+        let (directory, signer) = (tempfile::tempdir().unwrap(), signer());
+        let mut lines = copy(&signer);
+        lines[2] = lines[2].replace("workload.created", "workload.crested");
+        let file = written(directory.path(), "altered", &lines.concat());
+        let report = offline(&file, None, Some(signer.public())).unwrap();
+        assert_eq!(report.finding, Some(Finding::Altered(3)));
+        let error = tell(&report, Output::new(Format::Table)).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::from(1));
+        assert!(error.to_string().contains("event 3 was altered"), "{error}");
+        let file = written(directory.path(), "no lines", "{}\n");
+        assert!(offline(&file, None, None).unwrap_err().to_string().contains("no lines:1: "));
+    }
+
+    #[test]
+    fn checkpoints_kept_elsewhere_show_that_the_end_was_cut() {
+        let (directory, signer) = (tempfile::tempdir().unwrap(), signer());
+        let lines = copy(&signer);
+        let kept = written(directory.path(), "kept", &lines.concat());
+        let cut = written(directory.path(), "cut", &lines[..6].concat());
+        assert!(offline(&cut, None, Some(signer.public())).unwrap().is_intact());
+        let kept = Lines::open(&kept).unwrap().checkpoints().unwrap();
+        let report = offline(&cut, Some(kept.clone()), Some(signer.public())).unwrap();
+        assert!(matches!(report.finding, Some(Finding::Truncated { from: 6, to: 7, .. })), "{report}");
+        let mut contrary = kept;
+        contrary[0].revision += 1;
+        contrary[0].signature = signer.sign(&contrary[0].signed_bytes()).unwrap();
+        let report = offline(&cut, Some(contrary), Some(signer.public())).unwrap();
+        assert!(report.to_string().contains("two different ones"), "{report}");
     }
 }
