@@ -133,3 +133,20 @@ fn migration_takes_the_same_settings() {
     assert_eq!(task, Task::Migrate { dry_run: true });
     assert_eq!(config.data_dir, Path::new("x"));
 }
+
+#[test]
+fn audit_goes_to_files_and_collectors() {
+    let text =
+        "audit-checkpoint-every = \"10s\"\naudit-sink = [\"file:/var/log/a\", \"https://c.example/x\"]\n";
+    let (_, config) = with_file(text, &[]);
+    let config = config.unwrap();
+    assert_eq!(config.audit_checkpoint_every, Duration::from_secs(10));
+    let sinks: Vec<String> = config.audit_sinks.iter().map(ToString::to_string).collect();
+    assert_eq!(sinks, ["file:/var/log/a", "https://c.example/x"]);
+    assert!(!config.accept_older_store && load(&["--accept-older-store"]).unwrap().accept_older_store);
+    let message = message("audit-sink = [\"http://c.example/\"]\n", &[]);
+    assert!(message.starts_with("FILE:1: audit-sink[0]: ") && message.contains("this machine"), "{message}");
+    let twice = load(&["--audit-sink", "file:/a", "--audit-sink", "file:/a"]).unwrap_err().to_string();
+    assert_eq!(twice, "--audit-sink: expected each address once, found `file:/a`");
+    assert!(load(&["--audit-checkpoint-every", "0s"]).is_err());
+}

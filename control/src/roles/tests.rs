@@ -31,6 +31,9 @@ const MATRIX: &str = "
     Admin.Revoke             --- --  +-- +-    --- --    +-- +-
     Admin.AwaitApplied       +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.ListAudit          +-- +-  +-- +-    +-- +-    +-- +-
+    Admin.TailAudit          --- ++  --- ++    --- ++    --- ++
+    Admin.ListCheckpoints    --- ++  --- ++    --- ++    --- ++
+    Admin.GetAuditKey        --- ++  --- ++    --- ++    --- ++
     Admin.RotateIntermediate --- --  --- --    --- --    --- ++
     Admin.GetBundle          --- ++  --- ++    --- ++    --- ++
     Admin.GrantRole          --- --  --- --    --- --    +-- +-
