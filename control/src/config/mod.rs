@@ -1,9 +1,10 @@
 //! Settings: flags win over environment, environment over file, file over defaults. Put together and
 //! validated once, into types; what is wrong names its key, where it was set, and what was expected.
 
+mod attestors;
 mod file;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use crate::duration::Span;
 use crate::registry::{self, TtlBounds};
 use crate::telemetry::log::LogFormat;
 
+pub use attestors::{AttestorConfig, TableError};
 pub use file::FileError;
 
 /// The Signet control service.
@@ -94,6 +96,9 @@ struct Settings {
     /// How log lines look [default: text]
     #[arg(long, value_enum, env = "SIGNET_LOG_FORMAT")]
     log_format: Option<LogFormat>,
+    /// Proofs of who asks besides join tokens, by name: tables, so only in the file
+    #[arg(skip)]
+    attestors: Option<toml::Table>,
 }
 
 /// Validated settings.
@@ -121,6 +126,8 @@ pub struct Config {
     pub seal_key_file: PathBuf,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Proofs of who asks besides join tokens, by name.
+    pub attestors: BTreeMap<String, AttestorConfig>,
 }
 
 /// Why the settings cannot be used.
@@ -191,6 +198,7 @@ impl Settings {
             intermediate_ttl: self.intermediate_ttl.or(file.intermediate_ttl),
             seal_key_file: self.seal_key_file.or_else(|| file.seal_key_file.clone()),
             log_format: self.log_format.or(file.log_format),
+            attestors: self.attestors.or_else(|| file.attestors.clone()),
         }
     }
 }
@@ -257,6 +265,23 @@ impl Origins<'_> {
             admin_uids,
             intermediate_ttl,
             log_format: settings.log_format.unwrap_or_default(),
+            attestors: self.attestors(settings.attestors)?,
+        })
+    }
+
+    /// Tables come from the file only, so every mistake in them has a line.
+    fn attestors(
+        &self,
+        tables: Option<toml::Table>,
+    ) -> Result<BTreeMap<String, AttestorConfig>, ConfigError> {
+        attestors::read(tables.unwrap_or_default()).map_err(|error| {
+            let error = error.below("attestors");
+            let (path, line) = match self.file {
+                Some((path, file)) => (path.to_owned(), file.line_of_path(&error.path)),
+                None => (PathBuf::new(), 1),
+            };
+            let key = format!("{}: ", error.path.join("."));
+            ConfigError::File(FileError::Content { path, line, key, message: error.message })
         })
     }
 
