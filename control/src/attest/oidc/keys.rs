@@ -86,6 +86,14 @@ impl KeyCache {
         self.failures = self.failures.saturating_add(1);
         self.usable(now).is_some()
     }
+
+    /// As if all had happened so much earlier.
+    #[cfg(test)]
+    pub(super) fn later(&mut self, by: Duration) {
+        self.due -= by;
+        self.begun = self.begun.map(|begun| begun - by);
+        self.current = self.current.take().map(|(keys, fetched)| (keys, fetched - by));
+    }
 }
 
 #[cfg(test)]

@@ -87,6 +87,10 @@ impl Source {
                 () = tokio::time::sleep_until(due) => {}
                 () = self.wanted.notified() => {}
             }
+            // A caller asks by making it due; the notice may be of a time before the last fetch.
+            if Instant::now() < self.cache.lock().due() {
+                continue;
+            }
             self.cache.lock().begin(Instant::now());
             let fetched = tokio::select! {
                 () = stop.cancelled() => return,
@@ -156,5 +160,12 @@ impl Source {
         let text = text.ok_or_else(|| FetchError::Discovery("it has no `jwks_uri`".to_owned()))?;
         Url::parse(text, &fetcher.allowed)
             .map_err(|expected| FetchError::Discovery(format!("`jwks_uri`: expected {expected}")))
+    }
+
+    /// As if all had happened so much earlier.
+    #[cfg(test)]
+    pub(super) fn later(&self, by: Duration) {
+        self.cache.lock().later(by);
+        self.wanted.notify_one();
     }
 }
