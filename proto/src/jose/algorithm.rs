@@ -20,18 +20,6 @@ pub enum Algorithm {
     Rs512,
 }
 
-const NAMES: [(Algorithm, &str); 9] = [
-    (Algorithm::Es256, "ES256"),
-    (Algorithm::Es384, "ES384"),
-    (Algorithm::EdDsa, "EdDSA"),
-    (Algorithm::Ps256, "PS256"),
-    (Algorithm::Ps384, "PS384"),
-    (Algorithm::Ps512, "PS512"),
-    (Algorithm::Rs256, "RS256"),
-    (Algorithm::Rs384, "RS384"),
-    (Algorithm::Rs512, "RS512"),
-];
-
 /// Not one of [`Algorithm::ALL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected one of ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512")]
@@ -39,20 +27,32 @@ pub struct UnknownAlgorithm;
 
 impl Algorithm {
     /// All of them.
-    pub const ALL: [Self; 9] = {
-        let mut all = [Self::Es256; 9];
-        let mut at = 0;
-        while at < all.len() {
-            all[at] = NAMES[at].0;
-            at += 1;
-        }
-        all
-    };
+    pub const ALL: [Self; 9] = [
+        Self::Es256,
+        Self::Es384,
+        Self::EdDsa,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+    ];
 
     /// Its name in a header.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        NAMES.iter().find(|(algorithm, _)| *algorithm == self).map_or("", |(_, name)| name)
+        match self {
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::EdDsa => "EdDSA",
+            Self::Ps256 => "PS256",
+            Self::Ps384 => "PS384",
+            Self::Ps512 => "PS512",
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+        }
     }
 
     /// How RSA is used by it, if it is RSA; the parameters bound the key from 2048 to 8192 bits.
@@ -73,7 +73,7 @@ impl FromStr for Algorithm {
     type Err = UnknownAlgorithm;
 
     fn from_str(text: &str) -> Result<Self, UnknownAlgorithm> {
-        NAMES.iter().find(|(_, name)| *name == text).map(|(algorithm, _)| *algorithm).ok_or(UnknownAlgorithm)
+        Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == text).ok_or(UnknownAlgorithm)
     }
 }
 

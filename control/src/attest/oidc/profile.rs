@@ -170,7 +170,7 @@ pub(super) fn selectors(
     claims: &Value,
 ) -> Result<BTreeSet<Selector>, JwtError> {
     let mut proven = Proof { attestor, selectors: BTreeSet::new() };
-    proven.add(attestor.to_owned(), attestor)?;
+    proven.add(attestor, attestor)?;
     for rule in profile.rules() {
         let found =
             rule.pointers.iter().find_map(|pointer| Some((*pointer, present(claims.pointer(pointer))?)));
@@ -203,10 +203,10 @@ struct Proof<'a> {
 impl Proof<'_> {
     fn add_value(&mut self, key: &str, claim: &str, value: &Value) -> Result<(), JwtError> {
         let value = scalar(value).ok_or_else(|| JwtError::ClaimUnusable(claim.to_owned()))?;
-        self.add(format!("{}:{key}:{value}", self.attestor), claim)
+        self.add(&format!("{}:{key}:{value}", self.attestor), claim)
     }
 
-    fn add(&mut self, text: String, claim: &str) -> Result<(), JwtError> {
+    fn add(&mut self, text: &str, claim: &str) -> Result<(), JwtError> {
         let unusable = || JwtError::ClaimUnusable(claim.to_owned());
         self.selectors.insert(text.parse().map_err(|_| unusable())?);
         if self.selectors.len() > MAX_VALUES { Err(unusable()) } else { Ok(()) }

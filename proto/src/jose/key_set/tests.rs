@@ -58,7 +58,7 @@ fn a_key_is_found_by_its_exact_name() {
 #[test]
 fn a_token_that_names_no_key_needs_a_set_with_one_that_fits() {
     let nameless = without(ec("a"), "kid");
-    assert_eq!(look(&[nameless.clone()], None, Algorithm::Es256), "found");
+    assert_eq!(look(std::slice::from_ref(&nameless), None, Algorithm::Es256), "found");
     assert_eq!(look(&[ec("a")], None, Algorithm::Es256), "found");
     assert_eq!(
         look(&[ec("a"), rsa(2048, &[1, 0, 1])].map(|key| without(key, "kid")), None, Algorithm::Es256),
@@ -129,7 +129,7 @@ fn a_key_is_used_only_for_what_it_is_for() {
     assert_eq!(look(&[with(ec("a"), "use", json!("sig"))], Some("a"), Algorithm::Es256), "found");
     assert_eq!(look(&[with(ec("a"), "key_ops", json!(["verify"]))], Some("a"), Algorithm::Es256), "found");
     let only = with(rsa(2048, &[1, 0, 1]), "alg", json!("PS256"));
-    assert_eq!(look(&[only.clone()], Some("a"), Algorithm::Ps256), "found");
+    assert_eq!(look(std::slice::from_ref(&only), Some("a"), Algorithm::Ps256), "found");
     assert_eq!(look(&[only], Some("a"), Algorithm::Rs256), "algorithm");
     for algorithm in Algorithm::ALL {
         let found = if algorithm == Algorithm::Es256 { "found" } else { "algorithm" };
