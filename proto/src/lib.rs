@@ -7,6 +7,8 @@
 
 pub mod clock;
 pub mod handshake;
+pub mod jose;
+pub mod json;
 pub mod policy;
 pub mod spiffe;
 pub mod ticket;

@@ -1,10 +1,11 @@
 //! Settings: flags win over environment, environment over file, file over defaults. Put together and
 //! validated once, into types; what is wrong names its key, where it was set, and what was expected.
 
+mod attestors;
 mod file;
 mod store;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::registry::{self, TtlBounds};
 use crate::store::Location;
 use crate::telemetry::log::LogFormat;
 
+pub use attestors::{AttestorConfig, TableError};
 pub use file::FileError;
 
 /// The Signet control service.
@@ -182,6 +184,9 @@ struct Settings {
     /// Where copies of the audit go: `file:/path` or `https://collector/path`, several times for several
     #[arg(long, value_name = "URL", env = "SIGNET_AUDIT_SINK", value_delimiter = ',')]
     audit_sink: Option<Vec<SinkAddress>>,
+    /// Proofs of who asks besides join tokens, by name: tables, so only in the file
+    #[arg(skip)]
+    attestors: Option<toml::Table>,
 }
 
 /// Validated settings.
@@ -217,6 +222,8 @@ pub struct Config {
     pub audit_sinks: Vec<SinkAddress>,
     /// Start although the store is older than its newest checkpoint.
     pub accept_older_store: bool,
+    /// Proofs of who asks besides join tokens, by name.
+    pub attestors: BTreeMap<String, AttestorConfig>,
 }
 
 /// Why the settings cannot be used.
@@ -303,6 +310,7 @@ impl Settings {
             log_format: self.log_format.or(file.log_format),
             audit_checkpoint_every: self.audit_checkpoint_every.or(file.audit_checkpoint_every),
             audit_sink: self.audit_sink.or_else(|| file.audit_sink.clone()),
+            attestors: self.attestors.or_else(|| file.attestors.clone()),
         }
     }
 }
@@ -379,6 +387,23 @@ impl Origins<'_> {
             audit_checkpoint_every: self.checkpoint_every(settings.audit_checkpoint_every)?,
             audit_sinks: self.sinks(settings.audit_sink.unwrap_or_default())?,
             accept_older_store: false,
+            attestors: self.attestors(settings.attestors)?,
+        })
+    }
+
+    /// Tables come from the file only, so every mistake in them has a line.
+    fn attestors(
+        &self,
+        tables: Option<toml::Table>,
+    ) -> Result<BTreeMap<String, AttestorConfig>, ConfigError> {
+        attestors::read(tables.unwrap_or_default()).map_err(|error| {
+            let error = error.below("attestors");
+            let (path, line) = match self.file {
+                Some((path, file)) => (path.to_owned(), file.line_of_path(&error.path)),
+                None => (PathBuf::new(), 1),
+            };
+            let key = format!("{}: ", error.path.join("."));
+            ConfigError::File(FileError::Content { path, line, key, message: error.message })
         })
     }
 

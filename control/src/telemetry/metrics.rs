@@ -28,6 +28,8 @@ const POLICY_READABLE: &str = "signet_control_policy_readable";
 const PRUNED: &str = "signet_control_pruned_rows_total";
 const DUTY: &str = "signet_control_duty_last_success_timestamp_seconds";
 const DUTY_FAILURES: &str = "signet_control_duty_failures_total";
+const TOKENS: &str = "signet_control_tokens_checked_total";
+const KEY_FETCHES: &str = "signet_control_issuer_key_fetches_total";
 const AUDIT_INTACT: &str = "signet_control_audit_chain_intact";
 const AUDIT_CHECKPOINT: &str = "signet_control_audit_checkpoint_sequence";
 const AUDIT_CHECKPOINT_AT: &str = "signet_control_audit_checkpoint_timestamp_seconds";
@@ -85,6 +87,8 @@ fn describe() {
     describe_counter!(PRUNED, "Rows dropped because they were over, by kind");
     describe_gauge!(DUTY, Unit::Seconds, "When a background duty last succeeded, Unix time");
     describe_counter!(DUTY_FAILURES, "Background duties that failed, by duty");
+    describe_counter!(TOKENS, "JSON Web Tokens checked, by result (believed, or why not)");
+    describe_counter!(KEY_FETCHES, "Fetches of issuers' keys, by result (fetched, or why not)");
     describe_gauge!(AUDIT_INTACT, "1 if the audit chain verified as far as it was read, 0 if it is broken");
     describe_gauge!(AUDIT_CHECKPOINT, "The event of the newest signed checkpoint");
     describe_gauge!(AUDIT_CHECKPOINT_AT, Unit::Seconds, "When that was made, Unix time");
@@ -186,6 +190,16 @@ pub fn duty_done(duty: &'static str, at: SystemTime) {
 /// A duty failed.
 pub fn duty_failed(duty: &'static str) {
     counter!(DUTY_FAILURES, "duty" => duty).increment(1);
+}
+
+/// A JSON Web Token was checked.
+pub fn token_checked(result: &'static str) {
+    counter!(TOKENS, "result" => result).increment(1);
+}
+
+/// The keys of an issuer were fetched, or could not be.
+pub fn keys_fetched(result: &'static str) {
+    counter!(KEY_FETCHES, "result" => result).increment(1);
 }
 
 /// The audit chain was read.
