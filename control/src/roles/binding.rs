@@ -143,16 +143,23 @@ mod tests {
         for text in ["spiffe://td/people/ada", "unix:uid=0", "unix:uid=4294967295"] {
             assert_eq!(text.parse::<Subject>().unwrap().to_string(), text);
         }
-        for text in
-            ["unix:uid=", "unix:uid=05", "unix:uid=+5", "unix:uid=-1", "unix:uid=4294967296", "unix:gid=1", ""]
-        {
+        for text in [
+            "unix:uid=",
+            "unix:uid=05",
+            "unix:uid=+5",
+            "unix:uid=-1",
+            "unix:uid=4294967296",
+            "unix:gid=1",
+            "",
+        ] {
             assert!(text.parse::<Subject>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn approver_stands_beside_operator_and_admin_above_all() {
-        let below = |role: Role| Role::ALL.into_iter().filter(|other| role.includes(*other)).collect::<Vec<_>>();
+        let below =
+            |role: Role| Role::ALL.into_iter().filter(|other| role.includes(*other)).collect::<Vec<_>>();
         assert_eq!(below(Role::Viewer), [Role::Viewer]);
         assert_eq!(below(Role::Operator), [Role::Viewer, Role::Operator]);
         assert_eq!(below(Role::Approver), [Role::Viewer, Role::Approver]);

@@ -86,7 +86,8 @@ mod tests {
         for text in ["everything", "spiffe://td/a", "spiffe://td/a/*", "spiffe://td/*"] {
             assert_eq!(scope(text).to_string(), text);
         }
-        for text in ["", "*", "Everything", "spiffe://td", "spiffe://td/a*", "spiffe://td/*/a", "unix:uid=0"] {
+        for text in ["", "*", "Everything", "spiffe://td", "spiffe://td/a*", "spiffe://td/*/a", "unix:uid=0"]
+        {
             assert!(text.parse::<Scope>().is_err(), "{text}");
         }
     }

@@ -118,9 +118,7 @@ fn refusal_says_what_is_missing_what_there_is_and_what_helps() {
 #[test]
 fn nobody_becomes_someone_who_may_do_more() {
     let id: SpiffeId = "spiffe://td/people/root".parse().unwrap();
-    let held = |role, on: &str| {
-        [Binding { subject: Subject::Identity(id.clone()), role, scope: scope(on) }]
-    };
+    let held = |role, on: &str| [Binding { subject: Subject::Identity(id.clone()), role, scope: scope(on) }];
     let become_of = |role, on: &str, held: &[Binding]| {
         let operator =
             Operator::new(ada(), vec![binding(role, on)], Verb::AdminCreateToken, Judged::default());
@@ -314,13 +312,11 @@ proptest! {
     fn what_a_refusal_asks_for_is_what_helps(
         bindings in any_bindings(), verb in any_verb(), target in any_scope(),
     ) {
-        if let Err(Refused::Role { needed, argument, .. }) =
-            permits(&ada(), &bindings, verb, Some(&target))
-        {
-            let on = argument.trim().trim_start_matches("--on ").trim_matches('\'');
+        if let Err(Refused::Missing(missing)) = permits(&ada(), &bindings, verb, Some(&target)) {
+            let on = missing.argument.trim().trim_start_matches("--on ").trim_matches('\'');
             let on = if on.is_empty() { "everything" } else { on };
             let mut helped = bindings;
-            helped.push(binding(needed, on));
+            helped.push(binding(missing.needed, on));
             prop_assert!(permits(&ada(), &helped, verb, Some(&target)).is_ok());
         }
     }

@@ -35,7 +35,12 @@ impl Store {
                  VALUES (?1, ?2, ?3, ?4, ?5)",
                 values![&who, role.as_str(), &on, change.at, actor.as_str()],
             )?;
-            change.audit(&actor, Action::RoleGranted, &who, &json!({ "role": role.as_str(), "scope": on }))?;
+            change.audit(
+                &actor,
+                Action::RoleGranted,
+                &who,
+                &json!({ "role": role.as_str(), "scope": on }),
+            )?;
             let commit = change.revise(Topics::NONE, &who)?;
             Ok(Mutation { commit, effects: vec![format!("`{who}` has the role {role} on {on}")] })
         })

@@ -47,7 +47,8 @@ pub(super) async fn wait(
     let committed = rooms.store.revision_time(revision).await.map_err(|error| error.to_status())?;
     let absent = absent(rooms, revision, &progress).await?;
     let complete = progress.complete && absent.is_empty();
-    let connected = progress.concerned.iter().map(|applied| (applied.id.clone(), message(applied, committed)));
+    let connected =
+        progress.concerned.iter().map(|applied| (applied.id.clone(), message(applied, committed)));
     let proxies = connected.chain(absent).map(|(id, proxy)| shown(&id, proxy, sight)).collect();
     Ok(AwaitAppliedResponse { proxies, complete })
 }

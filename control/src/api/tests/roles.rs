@@ -197,8 +197,7 @@ async fn whoever_waits_counts_all_proxies_and_sees_the_names_of_their_own() {
     };
     let applied = client.await_applied(wait).await.unwrap().into_inner();
     assert!(!applied.complete, "it concerns both, and one has not said so");
-    let mut seen: Vec<_> =
-        applied.proxies.iter().map(|proxy| (&*proxy.spiffe_id, proxy.applied)).collect();
+    let mut seen: Vec<_> = applied.proxies.iter().map(|proxy| (&*proxy.spiffe_id, proxy.applied)).collect();
     seen.sort_unstable();
     assert_eq!(seen, [("", false), (&*id("shop/cart"), true)]);
     assert!(applied.proxies.iter().all(|proxy| proxy.instance.is_empty() == proxy.spiffe_id.is_empty()));
@@ -215,13 +214,15 @@ async fn nobody_grants_more_than_they_hold_or_becomes_who_holds_more() {
     mesh.grant(v1::Role::Admin, "operator", SHOP).await;
     client.grant_role(grant(v1::Role::Admin, "orders", "spiffe://mesh.local/shop/cart")).await.unwrap();
     client.grant_role(grant(v1::Role::Approver, "shop/till", SHOP)).await.unwrap();
-    for beyond in ["everything", "spiffe://mesh.local/*", "spiffe://mesh.local/shop", "spiffe://mesh.local/bank/*"]
+    for beyond in
+        ["everything", "spiffe://mesh.local/*", "spiffe://mesh.local/shop", "spiffe://mesh.local/bank/*"]
     {
         let told = refused(client.grant_role(grant(v1::Role::Viewer, "operator", beyond)).await);
         assert!(told.contains("takes the role admin on"), "{told}");
     }
     mesh.grant(v1::Role::Viewer, "orders", "everything").await;
-    let withdraw = |role, scope: &str| v1::WithdrawRoleRequest { binding: binding(role, &id("orders"), scope) };
+    let withdraw =
+        |role, scope: &str| v1::WithdrawRoleRequest { binding: binding(role, &id("orders"), scope) };
     refused(client.withdraw_role(withdraw(v1::Role::Viewer, "everything")).await);
     let none = client.withdraw_role(withdraw(v1::Role::Viewer, SHOP)).await.unwrap_err();
     assert_eq!(none.code(), Code::NotFound);
@@ -308,14 +309,19 @@ async fn every_call_asks_for_its_role_at_the_door() {
                 let mut client = tonic::client::Grpc::new(proxy.channel.clone());
                 client.ready().await.unwrap();
                 let path = tonic::codegen::http::uri::PathAndQuery::from_static(verb.path());
-                let answer = client.unary(tonic::Request::new(()), path, ProstCodec::<(), ()>::default()).await;
+                let answer =
+                    client.unary(tonic::Request::new(()), path, ProstCodec::<(), ()>::default()).await;
                 let code = answer.map_or_else(|status| status.code(), |_| Code::Ok);
                 assert_ne!(code, Code::Internal, "{verb:?} by {role}");
                 let everything = scope == "everything";
                 let door = role.includes(least) && (everything || reach != Reach::Mesh);
                 // An empty message names nothing: of the calls that may name nothing, that is everything.
                 let judged = everything || verb != Verb::AdminListAudit;
-                assert_eq!(code != Code::PermissionDenied, door && judged, "{verb:?} by {role} on {scope}: {code}");
+                assert_eq!(
+                    code != Code::PermissionDenied,
+                    door && judged,
+                    "{verb:?} by {role} on {scope}: {code}"
+                );
             }
             mesh.withdraw(granted, "operator", scope).await;
         }

@@ -16,7 +16,9 @@ use crate::time;
 pub(in crate::cli) async fn run(verb: RoleVerb, session: &Session, output: Output) -> Result<(), CliError> {
     let mut client = session.admin().await?;
     let mutation = match verb {
-        RoleVerb::Grant(role) => client.grant_role(GrantRoleRequest { binding: Some(binding(&role)) }).await?,
+        RoleVerb::Grant(role) => {
+            client.grant_role(GrantRoleRequest { binding: Some(binding(&role)) }).await?
+        }
         RoleVerb::Withdraw(role) => {
             client.withdraw_role(WithdrawRoleRequest { binding: Some(binding(&role)) }).await?
         }

@@ -65,14 +65,15 @@ impl Permission for Only {
 
 async fn policy_that_is_not_permitted_is_neither_replaced_nor_deleted(fixture: Fixture) {
     let only = |scope: &str| Only(scope.parse().unwrap());
-    let payments = |document: &str| NewPolicy {
-        target: "spiffe://mesh.local/payments".into(),
-        ..policy("p", document)
-    };
+    let payments =
+        |document: &str| NewPolicy { target: "spiffe://mesh.local/payments".into(), ..policy("p", document) };
     let apply = |document, permission| fixture.store.apply_policies(vec![document], permission, |_| Ok(()));
     apply(policy("p", "1"), only("spiffe://mesh.local/orders")).await.unwrap();
     let refused = apply(payments("2"), only("spiffe://mesh.local/payments")).await;
-    assert!(matches!(refused, Err(StoreError::NotPermitted(_))), "it replaces what protects orders: {refused:?}");
+    assert!(
+        matches!(refused, Err(StoreError::NotPermitted(_))),
+        "it replaces what protects orders: {refused:?}"
+    );
     // Others in the same batch are committed all the same.
     let (refused, other) = tokio::join!(
         fixture.store.delete_policy("p".into(), only("spiffe://mesh.local/payments")),
