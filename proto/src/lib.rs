@@ -5,9 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod because;
 pub mod clock;
 pub mod handshake;
 pub mod policy;
+pub mod possession;
 pub mod spiffe;
 pub mod ticket;
 pub mod tunnel;
