@@ -4,6 +4,8 @@
 //! close. The log and the audit say more.
 
 mod join_token;
+pub mod proven;
+pub mod x509;
 
 use std::net::IpAddr;
 

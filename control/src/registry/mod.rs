@@ -1,11 +1,15 @@
 //! Workloads: who may have an identity, who answers for it, and what for.
 
+mod selector;
+
 use std::time::Duration;
 
 use signet_proto::spiffe::{SpiffeId, TrustDomain};
 
 use crate::store::model::{Actor, Mutation, NewWorkload, Workload, WorkloadStatus};
 use crate::store::{Store, StoreError};
+
+pub use selector::{Selector, SelectorError};
 
 /// Control's own identity.
 pub const CONTROL_PATH: &str = "/signet/control";
