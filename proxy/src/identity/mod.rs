@@ -8,6 +8,8 @@ pub mod files;
 mod patience;
 mod proof;
 mod schedule;
+#[cfg(test)]
+mod tests;
 
 pub use attest::{Joining, attest_by_svid};
 pub use proof::{Proof, ProofError};
