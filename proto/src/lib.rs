@@ -5,11 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod because;
 pub mod clock;
 pub mod handshake;
 pub mod jose;
 pub mod json;
 pub mod policy;
+pub mod possession;
 pub mod spiffe;
 pub mod ticket;
 pub mod tunnel;

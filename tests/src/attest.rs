@@ -44,7 +44,8 @@ impl Joiner {
     /// When `ticket` is not a join ticket.
     pub async fn connect(control: SocketAddr, ticket: &str) -> Result<Self, tonic::transport::Error> {
         let ticket = JoinTicket::from_str(ticket).expect("control made it");
-        Self::connect_with(control, ticket.secret.to_vec()).await
+        let secret = ticket.secret.as_ref().expect("a ticket of `signet token create` has one");
+        Self::connect_with(control, secret.to_vec()).await
     }
 
     /// As [`Joiner::connect`], with any bytes as the secret.
@@ -61,6 +62,7 @@ impl Joiner {
             proof: Some(attest_request::Proof::JoinToken(JoinTokenProof { secret })),
             csr: request_for(&key),
             version: VERSION.to_owned(),
+            spiffe_id: String::new(),
         };
         Ok(Self { client, request, key })
     }
