@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod document;
 pub mod handshake;
 pub mod policy;
 pub mod spiffe;

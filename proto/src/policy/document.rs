@@ -10,9 +10,9 @@ use serde::ser::{Error, Serialize, Serializer};
 use super::path::PathPattern;
 use super::pattern::Pattern;
 use super::read;
-use super::tree::Node;
+use crate::document::Node;
 
-/// The only `kind` of document there is.
+/// The `kind` of a policy document.
 pub const KIND: &str = "Policy";
 /// Longest name of a document or rule, in bytes.
 pub const MAX_NAME_BYTES: usize = 63;
