@@ -1,4 +1,33 @@
-//! Workloads: who may have an identity, who answers for it, and what for.
+//! Workloads: who may have an identity, who answers for it, what for, and what has to be proven to get it.
+//!
+//! ```text
+//!   files ─▶ document ─▶ declarations ─▶ plan ─▶ store (which plans again, in the commit)
+//!   proof ─▶ selectors ─▶ matching ─▶ one workload, by its own name or through a template
+//! ```
+
+mod declaration;
+mod dns;
+mod document;
+mod label;
+mod matching;
+mod plan;
+mod selector;
+mod template;
+#[cfg(test)]
+mod testing;
+
+pub use declaration::{
+    Approval, Declaration, MAX_DNS_NAMES, MAX_SELECTORS, Mistake, Name, NameError, Owner, Ttl,
+};
+pub use dns::{DnsName, DnsNameError};
+pub use document::{
+    DocumentSet, File, MAX_DOCUMENTS, MAX_FILES, MAX_SET_BYTES, Placed, SetError, policy_yaml, workload_yaml,
+};
+pub use label::{OwnerLabel, OwnerLabelError};
+pub use matching::{ChooseError, Match, Matches, choose, matching};
+pub use plan::{Action, Change, FieldChange, Kind, Plan, PlanOptions, Refused, Write, plan};
+pub use selector::{Selector, SelectorError};
+pub use template::{ExpandError, Template, TemplateError, Values};
 
 use std::time::Duration;
 
@@ -10,7 +39,7 @@ use crate::store::{Store, StoreError};
 /// Control's own identity.
 pub const CONTROL_PATH: &str = "/signet/control";
 /// What is below is control's.
-const RESERVED: &str = "/signet";
+const RESERVED_SEGMENT: &str = "signet";
 /// Owner and purpose: enough for a team with its contact, or a sentence.
 const MAX_TEXT: usize = 256;
 /// No SVID lives longer.
@@ -143,12 +172,16 @@ impl Registry {
         if !id.is_workload() {
             return Err(RegistryError::NotWorkload(id));
         }
-        let reserved = id.path().strip_prefix(RESERVED);
-        if reserved.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        if is_reserved(&id) {
             return Err(RegistryError::Reserved(id));
         }
         Ok(id)
     }
+}
+
+/// Whether a name is control's own.
+fn is_reserved(id: &SpiffeId) -> bool {
+    id.path().split('/').nth(1) == Some(RESERVED_SEGMENT)
 }
 
 /// A text for people, safe to print on a terminal and in a log.

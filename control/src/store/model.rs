@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
+use crate::registry::{Declaration, OwnerLabel};
+
 /// Who makes a change, as the audit names it: `unix:uid=0`, a SPIFFE ID, or `control` itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor(Arc<str>);
@@ -147,6 +149,41 @@ pub struct Workload {
     pub revision: u64,
 }
 
+/// A workload or template as it is registered: what `apply` compares with, and what `export` writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// What was declared; its status is the one in force.
+    pub declaration: Declaration,
+    /// Whose documents it is in; `None`: registered by hand.
+    pub managed_by: Option<OwnerLabel>,
+    /// Suspended by hand or with a revocation: no document lifts that.
+    pub held: bool,
+    /// When it was registered.
+    pub created_at: SystemTime,
+    /// The revision of its last change.
+    pub revision: u64,
+}
+
+/// All that documents can say, as of one commit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Documents {
+    /// Workloads and templates by name, without the identities that templates gave.
+    pub workloads: Vec<Registered>,
+    /// Policies by name.
+    pub policies: Vec<ManagedPolicy>,
+    /// The revision of their last change.
+    pub changed: u64,
+}
+
+/// A stored policy document, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManagedPolicy {
+    /// The document.
+    pub policy: Policy,
+    /// Whose documents it is in; `None`: nobody said.
+    pub managed_by: Option<OwnerLabel>,
+}
+
 /// A join token to be stored: its secret only as a hash.
 #[derive(Debug, Clone)]
 pub struct NewToken {
@@ -277,7 +314,7 @@ impl AuthorityKind {
 }
 
 /// A policy document to be stored.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewPolicy {
     /// Its name.
     pub name: String,

@@ -22,16 +22,25 @@ pub(crate) use tree::Excerpt;
 pub use tree::Node;
 pub use write::to_yaml;
 
-/// Largest text that is looked at, in bytes.
+/// Largest text of one document, or of a stream of policies, in bytes.
 pub const MAX_TEXT_BYTES: usize = 1024 * 1024;
+
+/// How much is read of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest text.
+    pub bytes: usize,
+    /// Most documents.
+    pub documents: usize,
+}
 
 /// Reads the documents of a YAML stream that are not empty; `file` is for messages only.
 ///
 /// # Errors
 /// The first thing that is not YAML, not in the part of it that documents need, or out of bounds.
-pub fn from_yaml(file: &str, text: &str, max_documents: usize) -> Result<Vec<Node>, ParseError> {
-    check_size(file, text)?;
-    yaml::stream(file, text, max_documents)
+pub fn from_yaml(file: &str, text: &str, limits: Limits) -> Result<Vec<Node>, ParseError> {
+    check_size(file, text, limits.bytes)?;
+    yaml::stream(file, text, limits.documents)
 }
 
 /// Reads one document as JSON; `file` is for messages only.
@@ -39,7 +48,7 @@ pub fn from_yaml(file: &str, text: &str, max_documents: usize) -> Result<Vec<Nod
 /// # Errors
 /// When it is not JSON, has a name twice in one object, or is too large.
 pub fn from_json(file: &str, text: &str) -> Result<Node, ParseError> {
-    check_size(file, text)?;
+    check_size(file, text, MAX_TEXT_BYTES)?;
     serde_json::from_str(text).map_err(|error| ParseError {
         file: file.to_owned(),
         line: error.line(),
@@ -49,9 +58,9 @@ pub fn from_json(file: &str, text: &str) -> Result<Node, ParseError> {
     })
 }
 
-fn check_size(file: &str, text: &str) -> Result<(), ParseError> {
-    if text.len() > MAX_TEXT_BYTES {
-        let message = format!("expected at most {MAX_TEXT_BYTES} bytes, found {}", text.len());
+fn check_size(file: &str, text: &str, most: usize) -> Result<(), ParseError> {
+    if text.len() > most {
+        let message = format!("expected at most {most} bytes, found {}", text.len());
         return Err(ParseError::somewhere(file, &message));
     }
     Ok(())

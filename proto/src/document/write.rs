@@ -134,7 +134,9 @@ mod tests {
 
     use super::super::tree::Entry;
     use super::*;
-    use crate::document::from_yaml;
+    use crate::document::{Limits, from_yaml};
+
+    const ONE: Limits = Limits { bytes: 1 << 20, documents: 1 };
 
     /// Trees without their places.
     fn shape(node: &Node) -> String {
@@ -189,14 +191,14 @@ rules:
     deny: {}
 purpose: \"it's: \\\"quoted\\\" \\U0000202E\"
 ";
-        let documents = from_yaml("p.yaml", text, 1).unwrap();
+        let documents = from_yaml("p.yaml", text, ONE).unwrap();
         assert_eq!(to_yaml(&documents[0]), text);
     }
 
     #[test]
     fn long_lists_go_below_their_key() {
         let items: Vec<String> = (0..9).map(|n| format!("spiffe://prod.example/w{n}")).collect();
-        let document = from_yaml("p.yaml", &format!("from: [{}]", items.join(", ")), 1).unwrap();
+        let document = from_yaml("p.yaml", &format!("from: [{}]", items.join(", ")), ONE).unwrap();
         assert!(to_yaml(&document[0]).starts_with("from:\n  - spiffe://prod.example/w0\n  - "));
     }
 
@@ -205,7 +207,7 @@ purpose: \"it's: \\\"quoted\\\" \\U0000202E\"
         fn what_is_written_is_read_back(node in nodes()) {
             prop_assume!(!matches!(node.value, Value::Nothing));
             let text = to_yaml(&node);
-            let read = from_yaml("p.yaml", &text, 1).map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
+            let read = from_yaml("p.yaml", &text, ONE).map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
             prop_assert_eq!(read.len(), 1, "{}", text);
             prop_assert_eq!(shape(&read[0]), shape(&node), "{}", text);
         }

@@ -95,6 +95,14 @@ impl Document {
     }
 }
 
+impl Rule {
+    /// The rule as JSON, in the schema of the document; for people, as no reader takes a rule alone.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        RuleText::new(self).ok().and_then(|text| serde_json::to_string(&text).ok()).unwrap_or_default()
+    }
+}
+
 impl Effect {
     /// `allow` or `deny`, as in the document.
     #[must_use]

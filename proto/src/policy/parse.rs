@@ -7,7 +7,7 @@
 use super::compile::MAX_DOCUMENTS;
 use super::document::Document;
 use super::read;
-use crate::document::{Node, ParseError, from_json, from_yaml};
+use crate::document::{Limits, MAX_TEXT_BYTES, Node, ParseError, from_json, from_yaml};
 
 /// Reads one or more documents from a YAML stream; `file` is for messages only.
 ///
@@ -16,7 +16,7 @@ use crate::document::{Node, ParseError, from_json, from_yaml};
 /// # Errors
 /// The first thing that is not a policy, with its place in the text.
 pub fn parse_yaml(file: &str, text: &str) -> Result<Vec<Document>, ParseError> {
-    let nodes = from_yaml(file, text, MAX_DOCUMENTS)?;
+    let nodes = from_yaml(file, text, Limits { bytes: MAX_TEXT_BYTES, documents: MAX_DOCUMENTS })?;
     if nodes.is_empty() {
         return Err(ParseError::somewhere(file, "expected at least one policy document, found none"));
     }
@@ -57,7 +57,6 @@ mod tests {
     use super::super::document::{Effect, Mode};
     use super::super::testing::{PAYMENTS, at, documents};
     use super::*;
-    use crate::document::MAX_TEXT_BYTES;
     use proptest::prelude::*;
 
     fn error(text: &str) -> String {
