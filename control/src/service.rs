@@ -20,7 +20,7 @@ use crate::issue::Issuer;
 use crate::policy::Policies;
 use crate::publish::{Endpoints, Publisher, Watchers};
 use crate::registry::Registry;
-use crate::store::{Store, StoreError};
+use crate::store::{DataDir, Location, Store, StoreError};
 use crate::time;
 
 /// What is still open after this is cut: the store has every change already.
@@ -57,6 +57,8 @@ pub struct Service {
     /// Metrics and health.
     pub http: SocketAddr,
     admin_socket: PathBuf,
+    /// An embedded store claims its directory itself.
+    _claim: Option<DataDir>,
     #[cfg(test)]
     pub(crate) store: Store,
     stop: CancellationToken,
@@ -72,7 +74,11 @@ impl Service {
     /// The first thing that cannot be opened.
     pub async fn start(config: Config, metrics: PrometheusHandle) -> Result<Self, ServiceError> {
         let domain = config.trust_domain;
-        let store = Store::open(&config.data_dir, &domain)?;
+        let claim = match config.store {
+            Location::Directory(_) => None,
+            Location::Server(_) => Some(DataDir::claim(&config.data_dir)?),
+        };
+        let store = Store::open(config.store, &domain)?;
         let authority = Arc::new(
             Authority::open(store.clone(), domain.clone(), &config.seal_key_file, config.intermediate_ttl)
                 .await?,
@@ -134,6 +140,7 @@ impl Service {
             grpc: grpc_at,
             http: http_at,
             admin_socket,
+            _claim: claim,
             #[cfg(test)]
             store: kept,
             stop,

@@ -39,7 +39,8 @@ impl ToStatus for StoreError {
             Self::Exists { .. } => Code::AlreadyExists,
             Self::Refused(_) => Code::FailedPrecondition,
             Self::Full => Code::ResourceExhausted,
-            Self::Overloaded | Self::Closed => Code::Unavailable,
+            Self::Overloaded | Self::Closed | Self::Unavailable(_) => Code::Unavailable,
+            Self::Unknown => Code::Unknown,
             Self::Damaged(_) => Code::DataLoss,
             Self::Io(_) | Self::Unaudited | Self::Open(_) => Code::Internal,
         }

@@ -108,7 +108,7 @@ impl Mesh {
 
 async fn start(directory: &Path) -> Service {
     let directory = directory.to_str().unwrap();
-    let config = Config::from_args([
+    let (_, config) = Config::from_args([
         "signet-control",
         "run",
         "--data-dir",

@@ -1,12 +1,12 @@
 //! Identities with the admin role.
 
-use rusqlite::params;
 use serde_json::json;
 use signet_proto::spiffe::SpiffeId;
 
 use super::mesh::Topics;
 use super::model::{Actor, Mutation};
-use super::{Store, StoreError, rows};
+use super::sql::values;
+use super::{Store, StoreError};
 use crate::audit::Action;
 
 impl Store {
@@ -16,16 +16,14 @@ impl Store {
     /// When the store cannot be written.
     pub async fn grant_admin(&self, id: SpiffeId, actor: Actor) -> Result<Mutation, StoreError> {
         self.write(move |change| {
-            let granted = change
-                .connection
-                .prepare_cached(
-                    "INSERT INTO admin (spiffe_id, granted_at_ms, granted_by) VALUES (?1, ?2, ?3)
+            let granted = change.sql.execute(
+                "INSERT INTO admin (spiffe_id, granted_at_ms, granted_by) VALUES (?1, ?2, ?3)
                      ON CONFLICT DO NOTHING",
-                )?
-                .execute(params![id.as_str(), change.at_millis(), actor.as_str()])?;
+                values![id.as_str(), change.at, actor.as_str()],
+            )?;
             if granted == 0 {
                 let effects = vec![format!("`{id}` has the admin role already: nothing changed")];
-                return Ok(Mutation { commit: change.newest()?, effects });
+                return Ok(Mutation { commit: change.newest(), effects });
             }
             change.audit(&actor, Action::AdminGranted, id.as_str(), &json!({}))?;
             let commit = change.revise(Topics::NONE, id.as_str())?;
@@ -40,10 +38,8 @@ impl Store {
     /// [`StoreError::NotFound`] when it does not have it.
     pub async fn withdraw_admin(&self, id: SpiffeId, actor: Actor) -> Result<Mutation, StoreError> {
         self.write(move |change| {
-            let withdrawn = change
-                .connection
-                .prepare_cached("DELETE FROM admin WHERE spiffe_id = ?1")?
-                .execute([id.as_str()])?;
+            let withdrawn =
+                change.sql.execute("DELETE FROM admin WHERE spiffe_id = ?1", values![id.as_str()])?;
             if withdrawn == 0 {
                 return Err(StoreError::missing("admin", id.as_str()));
             }
@@ -59,11 +55,9 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn admins(&self) -> Result<Vec<SpiffeId>, StoreError> {
-        self.read(|connection| {
-            let admins = connection
-                .prepare_cached("SELECT spiffe_id FROM admin ORDER BY spiffe_id")?
-                .query_map([], |row| rows::parsed(row, 0))?
-                .collect::<Result<_, _>>()?;
+        self.read(|sql| {
+            let admins =
+                sql.all("SELECT spiffe_id FROM admin ORDER BY spiffe_id", &[], |row| row.parsed(0))?;
             Ok(admins)
         })
         .await
@@ -74,10 +68,9 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn is_admin(&self, id: SpiffeId) -> Result<bool, StoreError> {
-        self.read(move |connection| {
-            let admin = connection
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM admin WHERE spiffe_id = ?1)")?
-                .query_row([id.as_str()], |row| row.get(0))?;
+        self.read(move |sql| {
+            let admin =
+                sql.one("SELECT EXISTS (SELECT 1 FROM admin WHERE spiffe_id = ?1)", values![id.as_str()])?;
             Ok(admin)
         })
         .await

@@ -35,6 +35,16 @@ pub enum StoreError {
     /// Reading or writing the store failed.
     #[error("the store cannot be read or written ({0}): nothing was changed; check the data directory")]
     Io(String),
+    /// The database is away, or the way to it.
+    #[error(
+        "the store's database is not reachable ({0}): nothing was changed; it is tried again with the next call"
+    )]
+    Unavailable(String),
+    /// The connection was lost in the moment of the commit, and what became of it could not be found out.
+    #[error(
+        "the store's database was lost while it committed: look whether the change was made before trying again"
+    )]
+    Unknown,
     /// What is stored cannot be understood.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -138,22 +148,5 @@ impl StoreError {
 
     pub(super) fn exists(what: &'static str, name: &str) -> Self {
         Self::Exists { what, name: name.to_owned() }
-    }
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode;
-        match &error {
-            rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
-                ErrorCode::DiskFull => Self::Full,
-                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Self::Damaged(error.to_string()),
-                _ => Self::Io(error.to_string()),
-            },
-            rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..) => Self::Damaged(error.to_string()),
-            _ => Self::Io(error.to_string()),
-        }
     }
 }

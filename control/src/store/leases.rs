@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use rusqlite::params;
 use signet_proto::spiffe::InstanceId;
 
 use super::change::Change;
 use super::model::{Lease, Listener};
-use super::{Store, StoreError, rows};
+use super::sql::values;
+use super::{Store, StoreError};
 
 impl Store {
     /// Replaces the endpoints of an instance. Nothing is written for one that is no longer active; one that
@@ -20,21 +20,12 @@ impl Store {
         self.write(move |change| {
             let instance = lease.instance.to_string();
             remove(change, &instance)?;
-            change
-                .connection
-                .prepare_cached(
-                    "UPDATE instance SET watched = 1, status = iif(status = 'departed', 'active', status)
-                     WHERE id = ?1 AND (watched = 0 OR status = 'departed')",
-                )?
-                .execute([&instance])?;
+            change.sql.execute("UPDATE instance SET watched = 1, status = CASE WHEN status = 'departed' THEN 'active' ELSE status END
+                     WHERE id = ?1 AND (watched = 0 OR status = 'departed')", values![&instance])?;
             for Listener { port, app_port } in &lease.listeners {
-                change
-                    .connection
-                    .prepare_cached(
-                        "INSERT INTO endpoint (instance, spiffe_id, address, port, app_port)
-                         SELECT id, spiffe_id, ?2, ?3, ?4 FROM instance WHERE id = ?1 AND status = 'active'",
-                    )?
-                    .execute(params![instance, lease.address.to_string(), port, app_port])?;
+                change.sql.execute("INSERT INTO endpoint (instance, spiffe_id, address, port, app_port)
+                         SELECT id, spiffe_id, CAST(?2 AS TEXT), CAST(?3 AS BIGINT), CAST(?4 AS BIGINT)
+                         FROM instance WHERE id = ?1 AND status = 'active'", values![&instance, lease.address.to_string(), *port, *app_port])?;
             }
             change.operational();
             Ok(())
@@ -62,17 +53,17 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
-        self.read(|connection| {
+        self.read(|sql| {
             let mut leases: BTreeMap<(String, String), Lease> = BTreeMap::new();
-            let mut statement = connection.prepare_cached(
+            let found = sql.rows(
                 "SELECT instance, spiffe_id, address, port, app_port FROM endpoint ORDER BY 1, 3, 4, 5",
+                &[],
             )?;
-            let mut found = statement.query([])?;
-            while let Some(row) = found.next()? {
-                let address: IpAddr = rows::parsed(row, 2)?;
+            for row in found {
+                let address: IpAddr = row.parsed(2)?;
                 let lease = leases.entry((row.get(0)?, row.get(2)?)).or_insert(Lease {
-                    instance: rows::parsed(row, 0)?,
-                    spiffe_id: rows::parsed(row, 1)?,
+                    instance: row.parsed(0)?,
+                    spiffe_id: row.parsed(1)?,
                     address,
                     listeners: Vec::new(),
                 });
@@ -85,6 +76,6 @@ impl Store {
 }
 
 pub(super) fn remove(change: &Change<'_>, instance: &str) -> Result<(), StoreError> {
-    change.connection.prepare_cached("DELETE FROM endpoint WHERE instance = ?1")?.execute([instance])?;
+    change.sql.execute("DELETE FROM endpoint WHERE instance = ?1", values![instance])?;
     Ok(())
 }

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 
 use super::change::Change;
 use super::model::{Actor, Commit, Mutation, NewPolicy, Policy, PolicyChange};
-use super::{Refusal, Store, StoreError, rows};
+use super::sql::{Sql, values};
+use super::{Refusal, Store, StoreError};
 use crate::audit::Action;
 
 impl Store {
@@ -49,7 +49,7 @@ fn apply(
     check: impl FnOnce(&[&str]) -> Result<(), String>,
 ) -> Result<(Commit, Vec<(String, PolicyChange)>), StoreError> {
     let current: BTreeMap<String, Policy> =
-        all(change.connection)?.into_iter().map(|policy| (policy.name.clone(), policy)).collect();
+        all(&change.sql)?.into_iter().map(|policy| (policy.name.clone(), policy)).collect();
     let mut together: BTreeMap<&str, &str> =
         current.values().map(|policy| (&*policy.name, &*policy.document)).collect();
     together.extend(documents.iter().map(|new| (&*new.name, &*new.document)));
@@ -65,7 +65,7 @@ fn apply(
         .collect();
     let changed: Vec<_> = changes.iter().filter(|(_, kind)| *kind != PolicyChange::Unchanged).collect();
     let commit = if changed.is_empty() {
-        change.newest()?
+        change.newest()
     } else {
         let names: Vec<_> = changed.iter().map(|(new, _)| new.name.as_str()).collect();
         let before = changed.iter().filter_map(|(new, _)| current.get(&new.name)).map(|old| &*old.target);
@@ -73,23 +73,14 @@ fn apply(
         change.revise_policies(&names.join(", "), targets)?
     };
     for (new, kind) in changed {
-        change
-            .connection
-            .prepare_cached(
-                "INSERT INTO policy (name, target, document, applied_at_ms, applied_by, revision)
+        change.sql.execute(
+            "INSERT INTO policy (name, target, document, applied_at_ms, applied_by, revision)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                  ON CONFLICT (name) DO UPDATE SET target = excluded.target, document = excluded.document,
                    applied_at_ms = excluded.applied_at_ms, applied_by = excluded.applied_by,
                    revision = excluded.revision",
-            )?
-            .execute(params![
-                new.name,
-                new.target,
-                new.document,
-                change.at_millis(),
-                actor.as_str(),
-                rows::signed(commit.revision)
-            ])?;
+            values![&new.name, &new.target, &new.document, change.at, actor.as_str(), commit.revision],
+        )?;
         change.audit(
             actor,
             Action::PolicyApplied,
@@ -101,11 +92,10 @@ fn apply(
 }
 
 fn delete(change: &mut Change<'_>, name: &str, actor: &Actor) -> Result<Mutation, StoreError> {
-    let target: Option<String> = change
-        .connection
-        .prepare_cached("DELETE FROM policy WHERE name = ?1 RETURNING target")?
-        .query_row([name], |row| row.get(0))
-        .optional()?;
+    let target: Option<String> =
+        change
+            .sql
+            .find("DELETE FROM policy WHERE name = ?1 RETURNING target", values![name], |row| row.get(0))?;
     let target = target.ok_or_else(|| StoreError::missing("policy", name))?;
     change.audit(actor, Action::PolicyDeleted, name, &json!({}))?;
     let commit = change.revise_policies(name, [target.as_str()])?;
@@ -115,18 +105,19 @@ fn delete(change: &mut Change<'_>, name: &str, actor: &Actor) -> Result<Mutation
     })
 }
 
-pub(super) fn all(connection: &Connection) -> Result<Vec<Policy>, StoreError> {
-    let policies = connection
-        .prepare_cached("SELECT name, target, document, applied_at_ms, applied_by FROM policy ORDER BY name")?
-        .query_map([], |row| {
+pub(super) fn all(sql: &Sql<'_>) -> Result<Vec<Policy>, StoreError> {
+    let policies = sql.all(
+        "SELECT name, target, document, applied_at_ms, applied_by FROM policy ORDER BY name",
+        &[],
+        |row| {
             Ok(Policy {
                 name: row.get(0)?,
                 target: row.get(1)?,
                 document: row.get(2)?,
-                applied_at: rows::instant(row, 3)?,
+                applied_at: row.get(3)?,
                 applied_by: row.get(4)?,
             })
-        })?
-        .collect::<Result<_, _>>()?;
+        },
+    )?;
     Ok(policies)
 }
