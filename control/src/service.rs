@@ -105,7 +105,7 @@ impl Service {
             if config.advertise.is_empty() { vec![grpc_at.to_string()] } else { config.advertise };
         let rooms = Rooms {
             registry: Registry::new(store.clone(), domain.clone(), config.ttl),
-            policies: Policies::new(store.clone(), domain.clone()),
+            policies: Policies::new(store.clone()),
             tokens: Tokens::new(store.clone(), Arc::clone(&authority), advertise),
             gate: Gate::new(store.clone(), state.clone(), domain.clone(), admins),
             watchers: Arc::new(Watchers::default()),

@@ -7,7 +7,7 @@ use crate::attest::{AttestError, TokenError};
 use crate::ca::CaError;
 use crate::issue::IssueError;
 use crate::policy::PolicyError;
-use crate::registry::RegistryError;
+use crate::registry::{ApplyError, RegistryError};
 use crate::revoke::RevokeError;
 use crate::store::{Refusal, StoreError};
 use crate::telemetry::metrics;
@@ -55,8 +55,20 @@ impl ToStatus for RegistryError {
             | Self::Domain { .. }
             | Self::NotWorkload(_)
             | Self::Reserved(_)
-            | Self::Text { .. }
-            | Self::Ttl { .. } => Code::InvalidArgument,
+            | Self::Name { .. }
+            | Self::Mistake(_)
+            | Self::Text { .. } => Code::InvalidArgument,
+        }
+    }
+}
+
+impl ToStatus for ApplyError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Set(_) | Self::Empty | Self::OnlyPolicies(_) | Self::Policies(_) => Code::InvalidArgument,
+            Self::Unreadable { .. } => Code::DataLoss,
+            Self::Closed => Code::Unavailable,
         }
     }
 }
@@ -77,7 +89,6 @@ impl ToStatus for PolicyError {
             Self::Store(error) => error.code(),
             Self::Parse(_)
             | Self::Empty(_)
-            | Self::Domain { .. }
             | Self::Compile { .. }
             | Self::Id { .. }
             | Self::Port(_)

@@ -231,7 +231,7 @@ impl Declaration {
 ///
 /// # Errors
 /// When it is not made of lower-case letters, digits and `-`.
-pub(super) fn environment(text: &str) -> Result<String, Mistake> {
+pub(crate) fn environment(text: &str) -> Result<String, Mistake> {
     let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     if text.is_empty() || text.len() > MAX_ENVIRONMENT_BYTES || !text.bytes().all(allowed) {
         let message = format!("expected 1 to {MAX_ENVIRONMENT_BYTES} lower-case letters, digits and `-`");
@@ -278,6 +278,12 @@ impl FromStr for Approval {
 impl fmt::Display for Approval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl From<SpiffeId> for Name {
+    fn from(id: SpiffeId) -> Self {
+        Self::Identity(id)
     }
 }
 

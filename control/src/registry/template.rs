@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use signet_proto::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
+use signet_proto::spiffe::{MAX_ID_BYTES, SpiffeId, SpiffeIdError, TrustDomain};
 
 use super::is_reserved;
 use super::selector::{Selector, is_key};
@@ -189,6 +189,28 @@ impl Template {
     }
 }
 
+impl Template {
+    /// The values that give `id`; `None`: no values do.
+    #[must_use]
+    pub fn values_of(&self, id: &SpiffeId) -> Option<Values> {
+        if *id.trust_domain() != self.trust_domain {
+            return None;
+        }
+        let mut values = BTreeMap::new();
+        let mut found = id.path().split('/').skip(1);
+        for segment in &self.segments {
+            match (segment, found.next()?) {
+                (Segment::Literal(text), found) if text == found => {}
+                (Segment::Literal(_), _) => return None,
+                (Segment::Variable(name), value) => {
+                    values.insert(name.clone(), value.to_owned());
+                }
+            }
+        }
+        found.next().is_none().then_some(Values(values))
+    }
+}
+
 /// Whether a text is one segment of a path: what is allowed in a path, and no slash.
 fn is_segment(text: &str) -> Result<(), SpiffeIdError> {
     if text.contains('/') {
@@ -201,6 +223,9 @@ impl FromStr for Template {
     type Err = TemplateError;
 
     fn from_str(text: &str) -> Result<Self, TemplateError> {
+        if text.len() > MAX_ID_BYTES {
+            return Err(SpiffeIdError::TooLong { length: text.len() }.into());
+        }
         let after_scheme = text.strip_prefix("spiffe://").ok_or(SpiffeIdError::Scheme)?;
         let (trust_domain, path) = after_scheme.split_once('/').unwrap_or((after_scheme, ""));
         let trust_domain: TrustDomain = trust_domain.parse()?;
@@ -351,6 +376,8 @@ mod tests {
             if let Ok(id) = template.expand(&proof(&[("a", &a), ("b", &b)])) {
                 let segments: Vec<_> = id.path().split('/').skip(1).collect();
                 prop_assert_eq!(segments, ["ns", a.as_str(), "sa", b.as_str()]);
+                let values = template.values_of(&id).unwrap();
+                prop_assert_eq!((values.of("a"), values.of("b")), (Some(&*a), Some(&*b)));
             }
         }
 

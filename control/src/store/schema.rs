@@ -51,7 +51,10 @@ macro_rules! migration {
     };
 }
 
-const MIGRATIONS: &[Migration] = &[migration!(1, "0001_ground.sql", "ground", oldest: 1)];
+const MIGRATIONS: &[Migration] = &[
+    migration!(1, "0001_ground.sql", "ground", oldest: 1),
+    migration!(2, "0002_registry.sql", "registry", oldest: 1),
+];
 
 /// `SGNT`: so that another program's database is not taken for ours.
 const APPLICATION_ID: i64 = 0x5347_4e54;

@@ -2,6 +2,7 @@
 
 mod applied;
 mod messages;
+mod registry;
 
 use signet_proto::v1::admin_server::Admin;
 use signet_proto::v1::{self, MutationResponse};
@@ -40,14 +41,9 @@ impl Admin for Rooms {
 
     async fn create_workload(&self, request: Request<v1::CreateWorkloadRequest>) -> Answer<v1::Workload> {
         let actor = self.gate.operator(request.extensions()).await?;
-        let v1::CreateWorkloadRequest { spiffe_id, owner, purpose, ttl } = request.into_inner();
-        let ttl = messages::duration("ttl", ttl.as_ref())?;
-        let workload = self
-            .registry
-            .create(&spiffe_id, &owner, &purpose, ttl, actor)
-            .await
-            .map_err(|error| error.to_status())?;
-        Ok(Response::new(messages::workload(workload)))
+        let declaration = registry::declaration(request.into_inner()).map_err(|error| error.to_status())?;
+        let registered = self.registry.create(declaration, actor).await.map_err(|error| error.to_status())?;
+        Ok(Response::new(registry::workload(registered)))
     }
 
     async fn list_workloads(
@@ -56,7 +52,7 @@ impl Admin for Rooms {
     ) -> Answer<v1::ListWorkloadsResponse> {
         self.gate.operator(request.extensions()).await?;
         let workloads = self.registry.list().await.map_err(|error| error.to_status())?;
-        let workloads = workloads.into_iter().map(messages::workload).collect();
+        let workloads = workloads.into_iter().map(registry::workload).collect();
         Ok(Response::new(v1::ListWorkloadsResponse { workloads }))
     }
 
@@ -104,20 +100,31 @@ impl Admin for Rooms {
     ) -> Answer<v1::ApplyPolicyResponse> {
         let actor = self.gate.operator(request.extensions()).await?;
         let v1::ApplyPolicyRequest { yaml, file } = request.into_inner();
-        let (commit, changes) = self
-            .policies
-            .apply(messages::file_name(&file), &yaml, actor)
-            .await
-            .map_err(|error| error.to_status())?;
-        let changes = changes
-            .into_iter()
-            .map(|(name, change)| v1::PolicyChange { name, change: change.as_str().to_owned() })
-            .collect();
+        let application = registry::policies_alone(&file, yaml);
+        let applied = self.registry.apply(application, actor).await.map_err(|error| error.to_status())?;
+        let changes = applied.plan.changes.iter().map(|change| v1::PolicyChange {
+            name: change.name.clone(),
+            change: change.action.as_str().to_owned(),
+        });
         Ok(Response::new(v1::ApplyPolicyResponse {
-            revision: commit.revision,
-            committed_at: Some(time::to_proto(commit.at)),
-            changes,
+            revision: applied.revision,
+            committed_at: applied.committed_at(),
+            changes: changes.collect(),
         }))
+    }
+
+    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
+        let actor = self.gate.operator(request.extensions()).await?;
+        let application = registry::application(request.into_inner())?;
+        let applied = self.registry.apply(application, actor).await.map_err(|error| error.to_status())?;
+        Ok(Response::new(registry::applied(applied)))
+    }
+
+    async fn export(&self, request: Request<v1::ExportRequest>) -> Answer<v1::ExportResponse> {
+        self.gate.operator(request.extensions()).await?;
+        let (parts, label) = registry::export(&request.into_inner())?;
+        let yaml = self.registry.export(parts, label).await.map_err(|error| error.to_status())?;
+        Ok(Response::new(v1::ExportResponse { yaml }))
     }
 
     async fn list_policies(

@@ -43,6 +43,7 @@ fn applied(before: &Documents, plan: &Plan) -> Documents {
                     .is_some_and(|old| old.held && declaration.status == WorkloadStatus::Suspended);
                 let registered = Registered {
                     declaration: (**declaration).clone(),
+                    template: None,
                     managed_by: Some(plan.label.clone()),
                     held,
                     created_at: SystemTime::UNIX_EPOCH,
