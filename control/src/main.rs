@@ -5,8 +5,8 @@
 use std::process::ExitCode;
 
 use signet_control::config::{Config, ConfigError, Task};
+use signet_control::maintenance;
 use signet_control::service::Service;
-use signet_control::store::Store;
 use signet_control::telemetry::{log, metrics};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,8 +20,14 @@ fn main() -> ExitCode {
         }
     };
     log::start(config.log_format);
-    if let Task::Migrate { dry_run } = task {
-        return migrate(&config, dry_run);
+    if task != Task::Run {
+        return match maintenance::run(&task, &config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("signet-control: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -37,27 +43,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn migrate(config: &Config, dry_run: bool) -> ExitCode {
-    match Store::migrate(&config.store, dry_run) {
-        Ok([]) => println!("the schema is up to date"),
-        Ok(steps) => {
-            for step in steps {
-                println!(
-                    "{} {} {}",
-                    if dry_run { "would apply" } else { "applied" },
-                    step.version,
-                    step.name
-                );
-            }
-        }
-        Err(error) => {
-            eprintln!("signet-control: {error}");
-            return ExitCode::FAILURE;
-        }
-    }
-    ExitCode::SUCCESS
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {

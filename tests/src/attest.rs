@@ -2,21 +2,36 @@
 
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use futures_util::future::join_all;
 use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use signet_proto::ticket::JoinTicket;
 use signet_proto::v1::identity_client::IdentityClient;
-use signet_proto::v1::{AttestRequest, IssuedSvid, JoinTokenProof, attest_request};
+use signet_proto::v1::{AttestRequest, IssuedSvid, JoinTokenProof, RenewRequest, attest_request};
+use tokio::sync::Barrier;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::tls::anonymous_channel;
+use crate::tls::{anonymous_channel, identified_channel};
+
+const VERSION: &str = "signet-tests";
 
 /// A caller that is connected to control and has its request ready.
 #[derive(Debug)]
 pub struct Joiner {
     client: IdentityClient<Channel>,
     request: AttestRequest,
+    key: KeyPair,
+}
+
+/// Who has joined.
+#[derive(Debug)]
+pub struct Joined {
+    /// The newest SVID.
+    pub svid: IssuedSvid,
+    key: KeyPair,
 }
 
 impl Joiner {
@@ -42,13 +57,12 @@ impl Joiner {
     pub async fn connect_with(control: SocketAddr, secret: Vec<u8>) -> Result<Self, tonic::transport::Error> {
         let client = IdentityClient::new(anonymous_channel(control).await?);
         let key = KeyPair::generate().expect("keys are generated");
-        let csr = CertificateParams::default().serialize_request(&key).expect("a request is signed");
         let request = AttestRequest {
             proof: Some(attest_request::Proof::JoinToken(JoinTokenProof { secret })),
-            csr: csr.der().to_vec(),
-            version: "signet-tests".to_owned(),
+            csr: request_for(&key),
+            version: VERSION.to_owned(),
         };
-        Ok(Self { client, request })
+        Ok(Self { client, request, key })
     }
 
     /// Replaces the certificate request by any bytes.
@@ -65,8 +79,66 @@ impl Joiner {
     ///
     /// # Panics
     /// When control answers without an SVID.
-    pub async fn join(mut self) -> Result<IssuedSvid, Status> {
-        let answer = self.client.attest(self.request).await?.into_inner();
-        Ok(answer.svid.expect("an answer holds the SVID"))
+    pub async fn join(self) -> Result<IssuedSvid, Status> {
+        Ok(self.become_instance().await?.svid)
     }
+
+    /// As [`Joiner::join`], to go on as that instance.
+    ///
+    /// # Errors
+    /// What control answered.
+    ///
+    /// # Panics
+    /// As [`Joiner::join`].
+    pub async fn become_instance(mut self) -> Result<Joined, Status> {
+        let answer = self.client.attest(self.request).await?.into_inner();
+        Ok(Joined { svid: answer.svid.expect("an answer holds the SVID"), key: self.key })
+    }
+}
+
+impl Joined {
+    /// Gets the next SVID, with another key, on a connection of its own.
+    ///
+    /// # Errors
+    /// What control answered; that it cannot be reached is `UNAVAILABLE`.
+    ///
+    /// # Panics
+    /// When control answers without an SVID.
+    pub async fn renew(&mut self, control: SocketAddr) -> Result<(), Status> {
+        let chain = self.svid.chain.iter().cloned().map(CertificateDer::from).collect();
+        let key = PrivateKeyDer::try_from(self.key.serialize_der()).expect("our own key");
+        let channel = identified_channel(control, chain, key).await;
+        let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
+        let next = KeyPair::generate().expect("keys are generated");
+        let request = RenewRequest { csr: request_for(&next), version: VERSION.to_owned() };
+        let answer = IdentityClient::new(channel).renew(request).await?.into_inner();
+        *self = Self { svid: answer.svid.expect("an answer holds the SVID"), key: next };
+        Ok(())
+    }
+}
+
+/// Redeems one ticket as many callers, each of whom is connected to one of `controls` and has its request ready
+/// before the first one is sent: every answer.
+///
+/// # Panics
+/// When a control does not accept connections.
+pub async fn redeem_at_once(
+    controls: &[SocketAddr],
+    ticket: &str,
+    callers: usize,
+) -> Vec<Result<IssuedSvid, Status>> {
+    let start = Arc::new(Barrier::new(callers));
+    let callers = controls.iter().cycle().take(callers).map(|control| {
+        let (ticket, start, control) = (ticket.to_owned(), Arc::clone(&start), *control);
+        tokio::spawn(async move {
+            let joiner = Joiner::connect(control, &ticket).await.expect("control accepts the connection");
+            start.wait().await;
+            joiner.join().await
+        })
+    });
+    join_all(callers).await.into_iter().map(|answer| answer.expect("a caller")).collect()
+}
+
+fn request_for(key: &KeyPair) -> Vec<u8> {
+    CertificateParams::default().serialize_request(key).expect("a request is signed").der().to_vec()
 }

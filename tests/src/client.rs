@@ -57,12 +57,19 @@ impl Client {
     /// A program by its path.
     #[must_use]
     pub fn at(program: &Path) -> Self {
-        let mut command = Command::new(program);
+        Self::of(std::process::Command::new(program))
+    }
+
+    /// A program with what it needs already.
+    #[must_use]
+    pub fn of(command: std::process::Command) -> Self {
+        let name = Path::new(command.get_program()).file_name().unwrap_or_default();
+        let name = name.to_string_lossy().into_owned();
+        let mut command = Command::from(command);
         command.kill_on_drop(true);
         for variable in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env_remove(variable);
         }
-        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Self { name, command, input: Vec::new(), limit: USUAL_LIMIT }
     }
 
@@ -84,6 +91,13 @@ impl Client {
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Runs it in that directory.
+    #[must_use]
+    pub fn within(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
         self
     }
 
@@ -217,6 +231,18 @@ pub async fn curl_get(address: SocketAddr, path: &str) -> Finished {
 #[must_use]
 pub fn psql(address: SocketAddr, statement: &str) -> Client {
     postgres_client("psql", address).args(["--no-psqlrc", "--tuples-only", "--no-align", "-c", statement])
+}
+
+/// As [`psql`], over the unix socket in `directory`, which is reached from every network namespace.
+#[must_use]
+pub fn psql_at(directory: &Path, port: u16, database: &str, statement: &str) -> Client {
+    Client::new("psql")
+        .env("PGHOST", directory)
+        .env("PGPORT", port.to_string())
+        .env("PGUSER", "postgres")
+        .env("PGDATABASE", database)
+        .env("PGCONNECT_TIMEOUT", "20")
+        .args(["--no-psqlrc", "--tuples-only", "--no-align", "-c", statement])
 }
 
 /// One psql session that runs the statements of `script` one after the other, and ends at the first error.

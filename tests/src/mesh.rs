@@ -1,42 +1,63 @@
-//! A mesh of one test: a control service on a data directory of its own, and the operators' command line
-//! against it.
+//! A mesh of one test: one control service or several replicas of it, what they share, and what they store
+//! their state in.
+//!
+//! [`Mesh`] stands for its first replica where one is meant: `mesh.workload(..)`, `mesh.control`.
 
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binaries::binaries;
-use crate::client::{Client, Finished, file};
-use crate::logs::{field, is_message};
+use crate::client::{Client, Finished, file, psql_at};
+use crate::control::{Control, Setting, start_at_once};
 use crate::place::{Place, Seat};
 use crate::pods::Pod;
-use crate::process::Process;
-use crate::proxy::{Proxy, ProxyBuilder};
-use crate::{PATIENCE, eventually};
+use crate::postgres::Database;
+use crate::proxy::Proxy;
+use crate::sockets::free_address;
 
 /// The trust domain of every mesh.
 pub const TRUST_DOMAIN: &str = "mesh.test";
-
-/// A control service and what it keeps on disk.
-#[derive(Debug)]
-pub struct Mesh {
-    /// The gRPC listener.
-    pub grpc: SocketAddr,
-    /// The HTTP listener: health and metrics of control.
-    pub http: SocketAddr,
-    /// The running control service.
-    pub control: Process,
-    directory: TempDir,
-    options: Vec<String>,
-    pod: Option<Pod>,
-}
 
 /// `spiffe://mesh.test` and the path.
 #[must_use]
 pub fn id(path: &str) -> String {
     format!("spiffe://{TRUST_DOMAIN}{path}")
+}
+
+/// What control keeps its state in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// The embedded one.
+    Sqlite,
+    /// A PostgreSQL of the test's own.
+    Postgres,
+}
+
+/// One control service, or several on one database.
+#[derive(Debug)]
+pub struct Mesh {
+    /// Each of them.
+    pub replicas: Vec<Control>,
+    /// What they share, unless the store is embedded.
+    pub database: Option<Database>,
+    _directory: TempDir,
+}
+
+/// A mesh that will be started.
+#[derive(Debug)]
+pub struct MeshBuilder {
+    store: Store,
+    replicas: usize,
+    at_once: bool,
+    options: Vec<String>,
+    config: Option<String>,
+    data: Option<PathBuf>,
+    pods: Vec<Pod>,
+    database: Option<Database>,
 }
 
 impl Mesh {
@@ -45,7 +66,7 @@ impl Mesh {
     /// # Panics
     /// When it does not become ready.
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        Self::on(Store::Sqlite).start().await
     }
 
     /// As [`Mesh::start`], with more options of `signet-control run`.
@@ -53,12 +74,7 @@ impl Mesh {
     /// # Panics
     /// When it does not become ready.
     pub async fn start_with(options: &[&str]) -> Self {
-        let directory =
-            tempfile::Builder::new().prefix("signet-mesh-").tempdir().expect("a temporary directory");
-        let options: Vec<String> = options.iter().map(ToString::to_string).collect();
-        let any = Seat::from(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let (control, grpc, http) = run_control(directory.path(), Place::Loopback, any, any, &options).await;
-        Self { grpc, http, control, directory, options, pod: None }
+        Self::on(Store::Sqlite).options(options).start().await
     }
 
     /// As [`Mesh::start`], in `pod`, at the address by which proxies in other pods reach it.
@@ -66,153 +82,195 @@ impl Mesh {
     /// # Panics
     /// When it does not become ready.
     pub async fn start_in(pod: &Pod) -> Self {
+        Self::on(Store::Sqlite).in_pods(std::slice::from_ref(pod)).start().await
+    }
+
+    /// One control service on such a store, unless the builder is told otherwise.
+    #[must_use]
+    pub fn on(store: Store) -> MeshBuilder {
+        MeshBuilder {
+            store,
+            replicas: 1,
+            at_once: false,
+            options: Vec::new(),
+            config: None,
+            data: None,
+            pods: Vec::new(),
+            database: None,
+        }
+    }
+
+    /// The database that the replicas share.
+    ///
+    /// # Panics
+    /// When the store is embedded.
+    pub fn database(&mut self) -> &mut Database {
+        self.database.as_mut().expect("a mesh on PostgreSQL")
+    }
+
+    /// Starts all replicas again at the same moment.
+    ///
+    /// # Panics
+    /// When one does not become ready.
+    pub async fn restart_all_at_once(&mut self) {
+        let settings = self.replicas.iter().map(|replica| replica.setting.clone()).collect();
+        self.replicas = start_at_once(settings).await;
+    }
+
+    /// What a statement selects from the store behind control's back: rows of columns, as text.
+    ///
+    /// # Panics
+    /// When the store does not answer.
+    pub async fn select(&self, statement: &str) -> Vec<Vec<String>> {
+        let client = match &self.database {
+            Some(database) => psql_at(database.socket(), database.port(), "signet", statement),
+            None => {
+                let store = self.data().join("signet.db");
+                Client::new("sqlite3").args(["-readonly", "-separator", "|"]).arg(store).arg(statement)
+            }
+        };
+        let finished = client.run().await.succeeded();
+        finished.stdout.lines().map(|row| row.split('|').map(str::to_owned).collect()).collect()
+    }
+}
+
+impl Deref for Mesh {
+    type Target = Control;
+
+    fn deref(&self) -> &Control {
+        &self.replicas[0]
+    }
+}
+
+impl DerefMut for Mesh {
+    fn deref_mut(&mut self) -> &mut Control {
+        &mut self.replicas[0]
+    }
+}
+
+impl MeshBuilder {
+    /// That many replicas, each of which every ticket names.
+    #[must_use]
+    pub fn replicas(mut self, count: usize) -> Self {
+        self.replicas = count;
+        self
+    }
+
+    /// Starts all replicas at the same moment, the first time too.
+    #[must_use]
+    pub fn at_once(mut self) -> Self {
+        self.at_once = true;
+        self
+    }
+
+    /// More options of `signet-control run`.
+    #[must_use]
+    pub fn options(mut self, options: &[&str]) -> Self {
+        self.options.extend(options.iter().map(ToString::to_string));
+        self
+    }
+
+    /// A configuration file, in TOML.
+    #[must_use]
+    pub fn config(mut self, toml: &str) -> Self {
+        self.config = Some(toml.to_owned());
+        self
+    }
+
+    /// Keeps control's data in that directory, which may be on a disk of its own.
+    #[must_use]
+    pub fn data_in(mut self, directory: &Path) -> Self {
+        self.data = Some(directory.to_owned());
+        self
+    }
+
+    /// One replica in each pod.
+    #[must_use]
+    pub fn in_pods(mut self, pods: &[Pod]) -> Self {
+        self.replicas = pods.len();
+        self.pods = pods.to_vec();
+        self
+    }
+
+    /// A database that runs already.
+    #[must_use]
+    pub fn with_database(mut self, database: Database) -> Self {
+        self.database = Some(database);
+        self
+    }
+
+    /// Starts everything and waits until all replicas are ready.
+    ///
+    /// # Panics
+    /// When one does not become ready.
+    pub async fn start(mut self) -> Mesh {
         let directory =
             tempfile::Builder::new().prefix("signet-mesh-").tempdir().expect("a temporary directory");
-        let place = Place::Pod(pod);
-        let (grpc, http) = (place.seat(8443), place.seat(8080));
-        let options = vec!["--advertise".to_owned(), grpc.address.to_string()];
-        let (control, ..) = run_control(directory.path(), place, grpc, http, &options).await;
-        let pod = Some(pod.clone());
-        Self { grpc: grpc.address, http: http.address, control, directory, options, pod }
+        let shared = directory.path();
+        if let Some(toml) = &self.config {
+            let path = file(shared, "control.toml", toml).display().to_string();
+            self.options.extend(["--config".to_owned(), path]);
+        }
+        let database = match self.store {
+            Store::Sqlite => None,
+            Store::Postgres => Some(self.prepare_database(shared).await),
+        };
+        let settings = self.settings(shared);
+        let replicas = if self.at_once {
+            start_at_once(settings).await
+        } else {
+            let mut started = Vec::new();
+            for setting in settings {
+                started.push(Control::start(setting).await);
+            }
+            started
+        };
+        Mesh { replicas, database, _directory: directory }
     }
 
-    /// SIGKILL: control has no time to finish anything.
-    pub async fn kill_control(&mut self) {
-        self.control.kill().await;
+    /// A database with the tables of this version, and the options that lead to it.
+    async fn prepare_database(&mut self, shared: &Path) -> Database {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => Database::start().await,
+        };
+        let url = database.url();
+        let place = self.pods.first().map_or(Place::Loopback, Place::Pod);
+        let migrate = Client::at(&binaries().control).args(["migrate", "--store", &url]);
+        let _ = place.client(migrate).run().await.succeeded();
+        let seal_key = shared.join("seal.key").display().to_string();
+        self.options.extend(["--store".to_owned(), url, "--seal-key-file".to_owned(), seal_key]);
+        database
     }
 
-    /// Starts control again on the same data and the same ports.
-    ///
-    /// # Panics
-    /// When it does not become ready.
-    pub async fn restart_control(&mut self) {
-        let place = self.pod.as_ref().map_or(Place::Loopback, Place::Pod);
-        let (grpc, http) = (Seat::from(self.grpc), Seat::from(self.http));
-        let (control, ..) = run_control(self.directory.path(), place, grpc, http, &self.options).await;
-        self.control = control;
+    fn settings(&self, shared: &Path) -> Vec<Setting> {
+        let seats: Vec<(Seat, Seat)> = (0..self.replicas).map(|number| self.seats(number)).collect();
+        let mut options = self.options.clone();
+        // One alone is named by its listener's address.
+        if self.replicas > 1 || !self.pods.is_empty() {
+            let addresses = seats.iter().map(|(grpc, _)| grpc.address.to_string());
+            options.extend(addresses.flat_map(|address| ["--advertise".to_owned(), address]));
+        }
+        let setting = |(number, (grpc, http)): (usize, (Seat, Seat))| {
+            let directory = shared.join(format!("replica-{number}"));
+            std::fs::create_dir(&directory).expect("our own directory");
+            let data = self.data.clone().unwrap_or_else(|| directory.join("data"));
+            let pod = self.pods.get(number).cloned();
+            Setting { directory, data, grpc, http, pod, options: options.clone() }
+        };
+        seats.into_iter().enumerate().map(setting).collect()
     }
 
-    /// Where control keeps everything.
-    #[must_use]
-    pub fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
-    }
-
-    /// The directory for files of this test.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
-    /// `signet` with these arguments, over the admin socket.
-    #[must_use]
-    pub fn command(&self, arguments: &[&str]) -> Client {
-        let socket = format!("unix:{}", self.data().join("admin.sock").display());
-        signet().env("SIGNET_CONTROL", socket).args(arguments)
-    }
-
-    /// Runs [`Mesh::command`] whatever comes of it.
-    pub async fn signet(&self, arguments: &[&str]) -> Finished {
-        self.command(arguments).run().await
-    }
-
-    /// Runs it with `--output json`; it must succeed, and answer JSON.
-    ///
-    /// # Panics
-    /// When it does not.
-    pub async fn json(&self, arguments: &[&str]) -> Value {
-        let finished = self.command(arguments).args(["--output", "json"]).run().await.succeeded();
-        parse_json(&finished)
-    }
-
-    /// Registers a workload with control's usual life of SVIDs.
-    ///
-    /// # Panics
-    /// When control refuses.
-    pub async fn workload(&self, id: &str) {
-        self.workload_with(id, &[]).await;
-    }
-
-    /// Registers a workload whose SVIDs live for `ttl`, such as `4s`.
-    ///
-    /// # Panics
-    /// When control refuses.
-    pub async fn short_lived_workload(&self, id: &str, ttl: &str) {
-        self.workload_with(id, &["--ttl", ttl]).await;
-    }
-
-    async fn workload_with(&self, id: &str, more: &[&str]) {
-        let create = ["workload", "create", id, "--owner", "team-tests", "--purpose", "end-to-end test"];
-        let _ = self.command(&create).args(more).run().await.succeeded();
-    }
-
-    /// A join ticket for a workload: the only thing on standard output.
-    ///
-    /// # Panics
-    /// When control refuses.
-    pub async fn ticket(&self, id: &str) -> String {
-        let finished = self.signet(&["token", "create", id]).await.succeeded();
-        let ticket = finished.stdout.trim().to_owned();
-        assert!(ticket.starts_with("signet-join-v1."), "not a ticket alone: {}", finished.stdout);
-        ticket
-    }
-
-    /// Applies policy documents and waits until every connected proxy has them in force.
-    ///
-    /// # Panics
-    /// When control refuses.
-    pub async fn policy(&self, yaml: &str) -> Value {
-        let path = self.policy_file(yaml);
-        self.json(&["policy", "apply", "-f", &path.display().to_string()]).await
-    }
-
-    /// Writes policy documents to a file for `signet policy apply -f`.
-    #[must_use]
-    pub fn policy_file(&self, yaml: &str) -> PathBuf {
-        file(self.directory.path(), "policy.yaml", yaml)
-    }
-
-    /// A proxy for a registered workload, with a join ticket of its own.
-    pub async fn proxy(&self, id: &str) -> ProxyBuilder {
-        let ticket = self.ticket(id).await;
-        ProxyBuilder::joining(&ticket)
-    }
-
-    /// Registers both workloads and starts a proxy beside each: `source`'s outbound leads to `destination`'s
-    /// inbound, which leads to `app`. `scheme` is `http://`, `tcp://` or empty to have it detected.
-    ///
-    /// # Panics
-    /// When they do not become ready.
-    pub async fn pair(&self, source: &str, destination: &str, scheme: &str, app: SocketAddr) -> Pair {
-        self.workload(source).await;
-        self.workload(destination).await;
-        self.proxies(source, destination, scheme, app).await
-    }
-
-    /// As [`Mesh::pair`], for workloads that are registered already.
-    ///
-    /// # Panics
-    /// When they do not become ready.
-    pub async fn proxies(&self, source: &str, destination: &str, scheme: &str, app: SocketAddr) -> Pair {
-        let server = self.proxy(destination).await.inbound(scheme, app).start().await;
-        let caller = self.proxy(source).await.outbound(scheme, destination).start().await;
-        Pair { caller, server }
-    }
-
-    /// The newest SVID of every instance that control lists, ended ones included.
-    ///
-    /// # Panics
-    /// When control does not answer.
-    pub async fn identities(&self) -> Vec<Value> {
-        rows(self.json(&["identities", "--all"]).await)
-    }
-
-    /// Checks the hash chain of the audit record with `signet audit --verify`.
-    ///
-    /// # Panics
-    /// When it does not hold.
-    pub async fn verify_audit(&self) {
-        let _ = self.signet(&["audit", "--verify"]).await.succeeded();
+    /// Where a replica listens. One alone lets the system choose; several have to know of each other.
+    fn seats(&self, number: usize) -> (Seat, Seat) {
+        match self.pods.get(number) {
+            Some(pod) => (Place::Pod(pod).seat(8443), Place::Pod(pod).seat(8080)),
+            None if self.replicas == 1 => {
+                let any = Seat::from(SocketAddr::from(([127, 0, 0, 1], 0)));
+                (any, any)
+            }
+            None => (free_address().into(), free_address().into()),
+        }
     }
 }
 
@@ -270,30 +328,21 @@ pub fn allow(name: &str, target: &str, from: &[&str]) -> String {
     )
 }
 
-async fn run_control(
-    directory: &Path,
-    place: Place<'_>,
-    grpc: Seat,
-    http: Seat,
-    options: &[String],
-) -> (Process, SocketAddr, SocketAddr) {
-    let mut command = place.command(&binaries().control, None);
-    command.current_dir(directory).arg("run").arg("--data-dir").arg(directory.join("data"));
-    command.args(["--trust-domain", TRUST_DOMAIN, "--min-ttl", "2s", "--log-format", "json"]);
-    command.args(["--grpc-listen", &grpc.listen.to_string(), "--http-listen", &http.listen.to_string()]);
-    command.args(options);
-    let control = Process::start("signet-control", command);
-    let listening = control.wait_for_log("listening", |event| is_message(event, "listening")).await;
-    let address = |name: &str, seat: Seat| -> SocketAddr {
-        let listens: SocketAddr =
-            field(&listening, name).parse().unwrap_or_else(|error| panic!("{name} in {listening}: {error}"));
-        SocketAddr::new(seat.address.ip(), listens.port())
+/// The same scenarios on both engines: functions that take a [`Store`].
+#[macro_export]
+macro_rules! on_both_engines {
+    ($($scenario:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $scenario() {
+                super::$scenario($crate::mesh::Store::Sqlite).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $scenario() {
+                super::$scenario($crate::mesh::Store::Postgres).await;
+            })+
+        }
     };
-    let (grpc, http) = (address("grpc", grpc), address("http", http));
-    eventually("control is ready", PATIENCE, async || match place.get(http, "/readyz").await {
-        Ok(reply) if reply.status == 200 => Ok(()),
-        other => Err(format!("{other:?}")),
-    })
-    .await;
-    (control, grpc, http)
 }

@@ -62,6 +62,15 @@ impl ProxyBuilder {
         builder
     }
 
+    /// A proxy that proves itself to the control of an introduction, such as by `jwt=ci:/path/token`.
+    #[must_use]
+    pub fn attesting(introduction: &str, proof: &str) -> Self {
+        let mut builder = Self::bare();
+        builder.option("--join", introduction);
+        builder.option("--attest", proof);
+        builder
+    }
+
     /// A proxy that reads its identity, its bundle and its policy from files.
     #[must_use]
     pub fn with_files(svid: &SvidFiles, bundle: &Path, policy: &Path) -> Self {

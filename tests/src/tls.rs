@@ -65,7 +65,29 @@ pub async fn presented_leaf(address: SocketAddr, svid: &Svid) -> Vec<u8> {
 /// # Errors
 /// When it cannot connect.
 pub async fn anonymous_channel(address: SocketAddr) -> Result<Channel, tonic::transport::Error> {
-    let mut config = builder(&aws_lc_rs::default_provider().kx_groups).with_no_client_auth();
+    grpc_channel(address, builder(&aws_lc_rs::default_provider().kx_groups).with_no_client_auth()).await
+}
+
+/// A gRPC channel to control for the holder of a certificate.
+///
+/// # Errors
+/// When it cannot connect.
+///
+/// # Panics
+/// When the key is of another certificate.
+pub async fn identified_channel(
+    address: SocketAddr,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Channel, tonic::transport::Error> {
+    let config = builder(&aws_lc_rs::default_provider().kx_groups).with_client_auth_cert(chain, key);
+    grpc_channel(address, config.expect("the key fits the certificate")).await
+}
+
+async fn grpc_channel(
+    address: SocketAddr,
+    mut config: ClientConfig,
+) -> Result<Channel, tonic::transport::Error> {
     config.alpn_protocols = vec![b"h2".to_vec()];
     let connector = tower::service_fn(move |_| {
         let config = config.clone();

@@ -4,6 +4,7 @@
 use std::env;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::binaries::workspace;
 
@@ -21,11 +22,13 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mariadb", "mariadb-client-core"),
     ("mariadb-install-db", "mariadb-server-core"),
     ("mariadbd", "mariadb-server-core"),
+    ("mount", "mount"),
     ("nats-server", "nats-server"),
     ("nft", "nftables"),
     ("nghttpd", "nghttp2-server"),
     ("nginx", "nginx"),
     ("openssl", "openssl"),
+    ("pg_ctl", "postgresql"),
     ("pgbench", "postgresql"),
     ("postgres", "postgresql"),
     ("prlimit", "util-linux"),
@@ -38,6 +41,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("sqlite3", "sqlite3"),
     ("sslscan", "sslscan"),
     ("stunnel4", "stunnel4"),
+    ("umount", "mount"),
     ("wrk", "wrk"),
 ];
 
@@ -69,6 +73,21 @@ pub fn envoy() -> PathBuf {
     let program = workspace().join("target/tools/envoy-1.40.0/envoy/_bin/envoy");
     assert!(program.is_file(), "Envoy is missing: run tests/packages (or tests/run, which does it)");
     program
+}
+
+/// Debian's Python with the packages of `tests/peers/oidc.requirements` and no others.
+///
+/// # Panics
+/// When they are not installed.
+#[must_use]
+pub fn oidc_python() -> Command {
+    let packages = workspace().join("target/tools/oidc");
+    let installed = packages.join("installed").is_file();
+    assert!(installed, "the OpenID provider is missing: run tests/packages (or tests/run, which does it)");
+    let mut command = Command::new("/usr/bin/python3");
+    // Without `site`: Debian's own modules are of other versions.
+    command.arg("-S").env("PYTHONPATH", packages).env("PYTHONWARNINGS", "ignore");
+    command
 }
 
 /// Debian keeps the server programs of each PostgreSQL version out of the path. Newest first.

@@ -10,6 +10,11 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Between two attempts of a load whose first attempt failed: as long as between two looks of [`eventually`].
+pub async fn breath() {
+    tokio::time::sleep(POLL_INTERVAL).await;
+}
+
 /// Polls `observe` until it answers `Ok`, and returns that.
 ///
 /// `observe` says with `Err` what it saw instead; the last such answer is in the panic.

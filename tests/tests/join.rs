@@ -1,13 +1,11 @@
-//! Joining: a ticket is good once, for one workload, for a while, and only at the control that made it.
+//! Joining: a ticket is good for one workload, for a while, and only at the control that made it; that it is good once
+//! is in `store`, for both engines.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use futures_util::future::join_all;
 use signet_proto::clock;
 use signet_proto::ticket::JoinTicket;
 use signet_tests::attest::Joiner;
@@ -15,49 +13,6 @@ use signet_tests::mesh::{Mesh, id, rows};
 use signet_tests::proxy::ProxyBuilder;
 use signet_tests::sockets::free_address;
 use signet_tests::{PATIENCE, eventually};
-use tokio::sync::Barrier;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn of_100_concurrent_redeems_of_one_ticket_one_wins() {
-    const CALLERS: usize = 100;
-    let mesh = Mesh::start().await;
-    let worker = id("/worker");
-    mesh.workload(&worker).await;
-    let ticket = mesh.ticket(&worker).await;
-
-    // Everybody is connected and has its request ready before the first one is sent.
-    let start = Arc::new(Barrier::new(CALLERS));
-    let callers = (0..CALLERS).map(|_| {
-        let (ticket, start, control) = (ticket.clone(), Arc::clone(&start), mesh.grpc);
-        tokio::spawn(async move {
-            let joiner = Joiner::connect(control, &ticket).await.expect("control accepts the connection");
-            start.wait().await;
-            joiner.join().await
-        })
-    });
-    let answers: Vec<_> =
-        join_all(callers).await.into_iter().map(|answer| answer.expect("a caller")).collect();
-
-    let (won, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
-    let mut refusals: BTreeMap<String, usize> = BTreeMap::new();
-    for status in lost.into_iter().filter_map(Result::err) {
-        *refusals.entry(format!("{:?}: {}", status.code(), status.message())).or_default() += 1;
-    }
-    println!("{} won; refused: {refusals:?}", won.len());
-    assert_eq!(won.len(), 1, "one wins: {refusals:?}");
-    assert!(
-        refusals
-            .keys()
-            .all(|refusal| refusal.starts_with("PermissionDenied") || refusal.starts_with("Unauthenticated")),
-        "the others are refused for what they are, not for an accident: {refusals:?}"
-    );
-    let svid = won.into_iter().next().unwrap().unwrap();
-    assert_eq!(svid.spiffe_id, worker);
-    let listed = mesh.identities().await;
-    assert_eq!(listed.len(), 1, "one instance, one SVID: {listed:?}");
-    assert_eq!(listed[0]["instance"], svid.instance.as_str());
-    mesh.verify_audit().await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_tickets_give_two_instances_of_one_identity() {

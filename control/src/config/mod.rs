@@ -44,10 +44,28 @@ enum Verb {
         #[command(flatten)]
         run: Run,
     },
+    /// Write the whole store into a file, while control runs. The seal key is not in it: keep it elsewhere.
+    #[command(after_help = BACKUP_EXAMPLES)]
+    Backup {
+        /// File to write; it must not exist
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Fill an empty store from a backup, of this engine or the other.
+    #[command(after_help = RESTORE_EXAMPLES)]
+    Restore {
+        /// What `signet-control backup` wrote
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        #[command(flatten)]
+        run: Run,
+    },
 }
 
 /// What this process is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
     /// Serve.
     Run,
@@ -56,6 +74,10 @@ pub enum Task {
         /// Only say.
         dry_run: bool,
     },
+    /// Write the store into a file.
+    Backup(PathBuf),
+    /// Fill an empty store from a file.
+    Restore(PathBuf),
 }
 
 const EXAMPLES: &str = "\
@@ -73,6 +95,19 @@ Examples:
   signet-control migrate --config /etc/signet/control.toml
 
 Each step leaves what the version before needs: replicas may be replaced one after the other.";
+
+const BACKUP_EXAMPLES: &str = "\
+Examples:
+  signet-control backup --out signet-$(date +%F).backup
+  signet-control backup --config /etc/signet/control.toml --out /backup/signet.backup";
+
+const RESTORE_EXAMPLES: &str = "\
+Examples:
+  signet-control restore --from signet.backup --data-dir new-data
+  signet-control restore --from signet.backup --store postgres://signet@localhost/signet
+
+Put the seal key of the store that was backed up where `--seal-key-file` says before control is run on it.
+What was revoked after the backup was taken is not revoked in the restored store: revoke it again.";
 
 #[derive(Debug, Args)]
 struct Run {
@@ -212,6 +247,8 @@ impl Config {
         let (task, Run { config, settings }) = match Cli::from_arg_matches(&matches)?.verb {
             Verb::Run(run) => (Task::Run, run),
             Verb::Migrate { dry_run, run } => (Task::Migrate { dry_run }, run),
+            Verb::Backup { out, run } => (Task::Backup(out), run),
+            Verb::Restore { from, run } => (Task::Restore(from), run),
         };
         let file = config.as_deref().map(file::read).transpose()?;
         let run = matches.subcommand().map(|(_, given)| given);

@@ -7,7 +7,8 @@ use signet_proto::policy::{
 };
 use signet_proto::spiffe::{SpiffeId, SpiffeIdError};
 
-use crate::store::model::{Actor, Mutation, Policy};
+use crate::roles::{Permission, Refused};
+use crate::store::model::{Mutation, Policy};
 use crate::store::{Store, StoreError};
 
 /// Why policy is not applied or explained.
@@ -42,6 +43,9 @@ pub enum PolicyError {
     /// Half an HTTP question.
     #[error("method and path go together: expected both, or neither for an opaque connection")]
     HalfHttp,
+    /// Whoever asks may not: the documents protect whom their roles do not reach.
+    #[error(transparent)]
+    NotPermitted(#[from] Refused),
     /// The store refused or failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -77,12 +81,12 @@ impl Policies {
         Ok(self.store.policies().await?)
     }
 
-    /// Deletes one document.
+    /// Deletes one document, if `permission` reaches its target.
     ///
     /// # Errors
-    /// When there is none of this name.
-    pub async fn delete(&self, name: String, actor: Actor) -> Result<Mutation, PolicyError> {
-        Ok(self.store.delete_policy(name, actor).await?)
+    /// When there is none of this name, or it is not permitted.
+    pub async fn delete(&self, name: String, permission: impl Permission) -> Result<Mutation, PolicyError> {
+        Ok(self.store.delete_policy(name, permission).await?)
     }
 }
 
@@ -123,6 +127,12 @@ impl Question {
                 _ => return Err(PolicyError::HalfHttp),
             },
         })
+    }
+
+    /// Who is called: whose policy decides.
+    #[must_use]
+    pub fn destination(&self) -> &SpiffeId {
+        &self.destination
     }
 
     /// What a proxy would decide now, and why.

@@ -8,9 +8,10 @@ use signet_proto::spiffe::TrustDomain;
 
 use super::document::{DocumentSet, File, SetError, policy_yaml, workload_yaml};
 use super::label::OwnerLabel;
-use super::plan::{Kind, Plan, PlanOptions, Write, plan};
+use super::plan::{Plan, PlanOptions, Write, plan};
 use super::{Registry, TtlBounds};
-use crate::store::model::{Actor, Documents, WorkloadStatus};
+use crate::roles::{Permission, Refused, Scope, Sight};
+use crate::store::model::{Documents, WorkloadStatus};
 use crate::store::{Refusal, StoreError};
 use crate::time;
 
@@ -85,6 +86,9 @@ pub enum ApplyError {
         /// Why.
         error: ParseError,
     },
+    /// Whoever asks may not: their roles do not reach all that the documents are about.
+    #[error(transparent)]
+    NotPermitted(#[from] Refused),
     /// Control is shutting down.
     #[error("control is shutting down")]
     Closed,
@@ -94,43 +98,59 @@ pub enum ApplyError {
 }
 
 impl Registry {
-    /// Applies documents, all or none; or says what that would do.
+    /// Applies documents, all or none; or says what that would do. `permission` has to reach all that they are
+    /// about, and all that is pruned or replaced.
     ///
     /// # Errors
     /// What is wrong with them, or why they cannot be applied.
-    pub async fn apply(&self, application: Application, actor: Actor) -> Result<Applied, ApplyError> {
+    pub async fn apply(
+        &self,
+        application: Application,
+        permission: impl Permission,
+    ) -> Result<Applied, ApplyError> {
         let Application { files, parts, label, options, dry_run, expected_revision } = application;
         let (domain, bounds) = (self.trust_domain.clone(), self.ttl);
         let wanted = self.aside(move || read(&files, parts, &domain, bounds)).await??;
         if wanted.is_empty() && !options.prune_all {
             return Err(ApplyError::Empty);
         }
-        if dry_run {
-            let current = self.store.documents().await?;
-            let (plan, together) = self
-                .aside(move || {
-                    let plan = plan(&current, &wanted, &label, options);
-                    let together = together(&current, &plan);
-                    ((plan, current.changed), together)
-                })
-                .await?;
-            together.map_err(ApplyError::Policies)?;
-            let (plan, revision) = plan;
-            return Ok(Applied { revision, committed_at: None, plan });
+        if !wanted.is_empty() {
+            // Before anything is told of other documents; in the commit it is decided.
+            permission.on_all(&scopes(&wanted))?;
         }
-        let replan = move |current: &Documents| decide(current, &wanted, &label, options, expected_revision);
-        let (commit, plan) = self.store.apply_documents(actor, replan).await?;
-        Ok(Applied { revision: commit.revision, committed_at: Some(commit.at), plan })
+        if !dry_run {
+            let decide = move |current: &Documents| {
+                let plan = plan(current, &wanted, &label, options);
+                let refused = refuse(current, &plan, expected_revision);
+                (plan, refused)
+            };
+            let (commit, plan) = self.store.apply_documents(permission, decide).await?;
+            return Ok(Applied { revision: commit.revision, committed_at: Some(commit.at), plan });
+        }
+        let current = self.store.documents().await?;
+        let compare = move || {
+            let plan = plan(&current, &wanted, &label, options);
+            (plan.touched(&current), together(&current, &plan), current.changed, plan)
+        };
+        let (touched, together, revision, plan) = self.aside(compare).await?;
+        permission.on_all(&touched)?;
+        together.map_err(ApplyError::Policies)?;
+        Ok(Applied { revision, committed_at: None, plan })
     }
 
-    /// Documents as YAML, in canonical form and order, workloads first; without what is retired, and without
-    /// identities that templates gave.
+    /// Documents as YAML, in canonical form and order, workloads first; as far as `sight` reaches, without what is
+    /// retired, and without identities that templates gave.
     ///
     /// # Errors
     /// When a stored document cannot be read.
-    pub async fn export(&self, parts: Parts, label: Option<OwnerLabel>) -> Result<String, ApplyError> {
+    pub async fn export(
+        &self,
+        parts: Parts,
+        label: Option<OwnerLabel>,
+        sight: Sight,
+    ) -> Result<String, ApplyError> {
         let documents = self.store.documents().await?;
-        self.aside(move || write(&documents, parts, label.as_ref())).await?
+        self.aside(move || write(&documents, parts, label.as_ref(), &sight)).await?
     }
 
     /// Reading and writing of many documents takes long enough to hold up calls.
@@ -188,14 +208,15 @@ fn read(
     Err(SetError::Mistakes(mistakes).into())
 }
 
-/// The plan, if nothing stands against it: decided in the commit.
-fn decide(
-    current: &Documents,
-    wanted: &DocumentSet,
-    label: &OwnerLabel,
-    options: PlanOptions,
-    expected: Option<u64>,
-) -> Result<Plan, Refusal> {
+/// All that the documents are about.
+fn scopes(set: &DocumentSet) -> Vec<Scope> {
+    let workloads = set.workloads.iter().map(|placed| placed.document.name.scope());
+    let policies = set.policies.iter().map(|placed| Scope::Of(placed.document.target.clone()));
+    workloads.chain(policies).collect()
+}
+
+/// What stands against a plan: decided in the commit.
+fn refuse(current: &Documents, plan: &Plan, expected: Option<u64>) -> Result<(), Refusal> {
     if let Some(expected) = expected
         && current.changed > expected
     {
@@ -204,7 +225,6 @@ fn decide(
             current.changed
         )));
     }
-    let plan = plan(current, wanted, label, options);
     if !plan.refused.is_empty() {
         let mut told: Vec<String> = plan.refused.iter().take(TOLD).map(ToString::to_string).collect();
         if plan.refused.len() > TOLD {
@@ -212,8 +232,7 @@ fn decide(
         }
         return Err(Refusal::NotApplied(told.join("\n")));
     }
-    together(current, &plan).map_err(|error| Refusal::PoliciesDoNotFit(error.to_string()))?;
-    Ok(plan)
+    together(current, plan).map_err(|error| Refusal::PoliciesDoNotFit(error.to_string()))
 }
 
 /// Whether the policies that would be in force go together. One that cannot be read denies what it can, until it
@@ -236,13 +255,19 @@ fn together(current: &Documents, plan: &Plan) -> Result<(), CompileError> {
     PolicySet::compile(readable).map(drop)
 }
 
-fn write(documents: &Documents, parts: Parts, label: Option<&OwnerLabel>) -> Result<String, ApplyError> {
+fn write(
+    documents: &Documents,
+    parts: Parts,
+    label: Option<&OwnerLabel>,
+    sight: &Sight,
+) -> Result<String, ApplyError> {
     let mine = |managed_by: Option<&OwnerLabel>| label.is_none() || label == managed_by;
     let mut texts = Vec::new();
     if parts.workloads {
         for registered in &documents.workloads {
             let declaration = &registered.declaration;
-            if mine(registered.managed_by.as_ref()) && declaration.status != WorkloadStatus::Retired {
+            let alive = declaration.status != WorkloadStatus::Retired;
+            if mine(registered.managed_by.as_ref()) && alive && sight.sees(&declaration.name.scope()) {
                 let name = declaration.name.to_string();
                 let text = workload_yaml(declaration);
                 texts.push(text.map_err(|error| ApplyError::Unreadable { name, error })?);
@@ -252,7 +277,7 @@ fn write(documents: &Documents, parts: Parts, label: Option<&OwnerLabel>) -> Res
     if parts.policies {
         for managed in &documents.policies {
             let policy = &managed.policy;
-            if mine(managed.managed_by.as_ref()) {
+            if mine(managed.managed_by.as_ref()) && sight.sees(&Scope::of_target(&policy.target)) {
                 let text = parse_json(&policy.document).and_then(|document| policy_yaml(&document));
                 let name = policy.name.clone();
                 texts.push(text.map_err(|error| ApplyError::Unreadable { name, error })?);
@@ -267,10 +292,5 @@ impl Applied {
     #[must_use]
     pub fn committed_at(&self) -> Option<prost_types::Timestamp> {
         self.committed_at.map(time::to_proto)
-    }
-
-    /// The changes of one kind.
-    pub fn of(&self, kind: Kind) -> impl Iterator<Item = &super::plan::Change> {
-        self.plan.changes.iter().filter(move |change| change.kind == kind)
     }
 }

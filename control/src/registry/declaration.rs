@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+use signet_proto::policy::Pattern;
 use signet_proto::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 
 use super::dns::DnsName;
@@ -12,6 +13,7 @@ use super::selector::Selector;
 use super::template::{Template, TemplateError};
 use super::{MAX_TTL, TtlBounds, is_reserved};
 use crate::duration::Span;
+use crate::roles::Scope;
 use crate::store::model::{UnknownWord, WorkloadStatus};
 
 /// Most selectors of one workload.
@@ -131,6 +133,24 @@ impl Name {
         match self {
             Self::Identity(id) => id.as_str(),
             Self::Template(template) => template.as_str(),
+        }
+    }
+
+    /// All that it can name.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::Identity(id) => Scope::identity(id),
+            Self::Template(template) => Scope::Of(Pattern::Subtree(template.subtree())),
+        }
+    }
+
+    /// Whether it can name this one.
+    #[must_use]
+    pub fn gives(&self, id: &SpiffeId) -> bool {
+        match self {
+            Self::Identity(own) => own == id,
+            Self::Template(template) => template.values_of(id).is_some(),
         }
     }
 

@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use signet_proto::spiffe::{SpiffeId, TrustDomain};
 
+use crate::roles::Permission;
 use crate::store::model::{Actor, Mutation, Registered, WorkloadStatus};
 use crate::store::{Store, StoreError};
 use tokio::sync::Semaphore;
@@ -123,13 +124,17 @@ impl Registry {
         Self { store, trust_domain, ttl, reading: Arc::new(Semaphore::new(READ_AT_ONCE)) }
     }
 
-    /// Registers a workload or template by hand.
+    /// Registers a workload or template by hand, if `permission` reaches all that it can name.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub async fn create(&self, declaration: Declaration, actor: Actor) -> Result<Registered, RegistryError> {
+    /// What is wrong with it, or why it is not permitted.
+    pub async fn create(
+        &self,
+        declaration: Declaration,
+        permission: impl Permission,
+    ) -> Result<Registered, RegistryError> {
         let settled = declaration.settle(&self.trust_domain, self.ttl)?;
-        Ok(self.store.create_workload(settled, actor).await?)
+        Ok(self.store.create_workload(settled, permission).await?)
     }
 
     /// All workloads and templates, and the identities that templates gave, by name.
@@ -146,14 +151,32 @@ impl Registry {
     /// When there is no such workload, or it is retired.
     pub async fn set_status(
         &self,
-        name: &str,
+        name: Name,
         status: WorkloadStatus,
         reason: &str,
         actor: Actor,
     ) -> Result<Mutation, RegistryError> {
         let reason = if reason.is_empty() { String::new() } else { text("reason", reason)? };
-        let name = if name.contains('{') { parse_name(name)? } else { Name::Identity(self.parse(name)?) };
         Ok(self.store.set_workload_status(name, status, reason, actor).await?)
+    }
+
+    /// A workload's SPIFFE ID as [`Self::parse`] takes it, or a template of this trust domain.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_name(&self, name: &str) -> Result<Name, RegistryError> {
+        if !name.contains(['{', '}']) {
+            return self.parse(name).map(Name::Identity);
+        }
+        let name = parse_name(name)?;
+        if *name.trust_domain() != self.trust_domain {
+            let message = format!(
+                "`{name}` is not of this trust domain: expected `spiffe://{}/...`",
+                self.trust_domain
+            );
+            return Err(Mistake { field: "id", message }.into());
+        }
+        Ok(name)
     }
 
     /// A workload's SPIFFE ID: of this trust domain, with a path, and not control's own.

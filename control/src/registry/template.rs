@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
+use signet_proto::policy::Subtree;
 use signet_proto::spiffe::{MAX_ID_BYTES, SpiffeId, SpiffeIdError, TrustDomain};
 
 use super::is_reserved;
@@ -190,6 +191,19 @@ impl Template {
 }
 
 impl Template {
+    /// The narrowest subtree that all its identities are in: below the segments before the first variable.
+    #[must_use]
+    pub fn subtree(&self) -> Subtree {
+        let before = self.segments.iter().map_while(|segment| match segment {
+            Segment::Literal(text) => Some(text),
+            Segment::Variable(_) => None,
+        });
+        let path: String = before.map(|text| format!("/{text}")).collect();
+        // What is shorter than the whole is as well-formed; if it were not, wider would be the safe side.
+        let root = SpiffeId::new(&self.trust_domain, &path);
+        Subtree::below(root.unwrap_or_else(|_| self.trust_domain.id()))
+    }
+
     /// The values that give `id`; `None`: no values do.
     #[must_use]
     pub fn values_of(&self, id: &SpiffeId) -> Option<Values> {
@@ -378,6 +392,7 @@ mod tests {
                 prop_assert_eq!(segments, ["ns", a.as_str(), "sa", b.as_str()]);
                 let values = template.values_of(&id).unwrap();
                 prop_assert_eq!((values.of("a"), values.of("b")), (Some(&*a), Some(&*b)));
+                prop_assert!(template.subtree().contains(&id));
             }
         }
 

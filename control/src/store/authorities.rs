@@ -6,7 +6,7 @@ use super::change::Change;
 use super::mesh::Topics;
 use super::model::{Actor, AuthorityKind, AuthorityRecord, Commit};
 use super::sql::{Row, Sql, values};
-use super::{Store, StoreError};
+use super::{Refusal, Store, StoreError};
 use crate::audit::Action;
 use crate::time;
 
@@ -45,10 +45,18 @@ impl Store {
     /// stays, as SVIDs that it signed still chain to it.
     ///
     /// # Errors
-    /// When the store cannot be written.
-    pub async fn replace_intermediate(&self, new: AuthorityRecord, actor: Actor) -> Result<(), StoreError> {
+    /// [`Refusal::RotatedMeanwhile`] unless it is the one to be `replaced` that signs now.
+    pub async fn replace_intermediate(
+        &self,
+        new: AuthorityRecord,
+        replaced: String,
+        actor: Actor,
+    ) -> Result<(), StoreError> {
         self.write(move |change| {
             let previous = active(&change.sql, AuthorityKind::Intermediate)?;
+            if previous.as_ref().is_some_and(|previous| previous.id != replaced) {
+                return Err(Refusal::RotatedMeanwhile.into());
+            }
             change.sql.execute(
                 "UPDATE authority SET active = 0, sealed_key = NULL WHERE kind = 'intermediate' AND active = 1",
                 &[],

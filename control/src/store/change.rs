@@ -4,11 +4,11 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use super::StoreError;
 use super::heads::Heads;
 use super::mesh::Topics;
 use super::model::{Actor, Commit};
-use super::sql::{Session, Sql};
+use super::sql::{Session, Sql, values};
+use super::{StoreError, follow};
 use crate::audit::Action;
 
 /// What a job works with on the writer thread.
@@ -17,11 +17,12 @@ pub(super) struct Change<'a> {
     pub(super) at: SystemTime,
     heads: Heads,
     accounted: bool,
+    shared: bool,
 }
 
 impl<'a> Change<'a> {
-    pub(super) fn new(session: &'a dyn Session, heads: Heads, at: SystemTime) -> Self {
-        Self { sql: Sql::new(session), at, heads, accounted: false }
+    pub(super) fn new(session: &'a dyn Session, heads: Heads, at: SystemTime, shared: bool) -> Self {
+        Self { sql: Sql::new(session), at, heads, accounted: false, shared }
     }
 
     /// Appends the audit event. If that fails, so does the change.
@@ -55,6 +56,14 @@ impl<'a> Change<'a> {
     ) -> Result<Commit, StoreError> {
         let targets: Vec<_> = targets.into_iter().collect();
         self.heads.revise(&self.sql, self.at, Topics::POLICIES.bits(), subject, Some(&targets.join("\n")))
+    }
+
+    /// Tells other replicas, with the commit, that the endpoints of an instance changed.
+    pub(super) fn tell_endpoints(&self, instance: &str) -> Result<(), StoreError> {
+        if self.shared {
+            self.sql.post("SELECT pg_notify(?1, ?2)", values![follow::ENDPOINTS, instance])?;
+        }
+        Ok(())
     }
 
     /// The newest commit, for a change that turned out to change nothing.

@@ -12,6 +12,7 @@ use super::sql::Sql;
 use super::{Refusal, Store, StoreError, policies, workloads};
 use crate::audit::Action;
 use crate::registry::{Action as Planned, Change as PlannedChange, Declaration, Name, Plan, Write};
+use crate::roles::Permission;
 
 /// Why the audit says that an identity is revoked.
 const BY_DOCUMENT: &str = "by its document";
@@ -25,18 +26,26 @@ impl Store {
         self.read(read).await
     }
 
-    /// Applies what `plan` makes of what is there, in the commit itself; if that is nothing, nothing is committed.
+    /// Applies what `decide` makes of what is there, in the commit itself; if that is nothing, nothing is committed.
+    /// `permission` is asked before anything is told: it has to reach all that the plan is about.
     ///
     /// # Errors
-    /// What `plan` refuses, or when the store cannot be written.
+    /// [`StoreError::NotPermitted`], what `decide` refuses, or when the store cannot be written.
     pub async fn apply_documents(
         &self,
-        actor: Actor,
-        plan: impl FnOnce(&Documents) -> Result<Plan, Refusal> + Send + 'static,
+        permission: impl Permission,
+        decide: impl FnOnce(&Documents) -> (Plan, Result<(), Refusal>) + Send + 'static,
     ) -> Result<(Commit, Plan), StoreError> {
         self.write(move |change| {
             let current = read(&change.sql)?;
-            let plan = plan(&current)?;
+            let (plan, refused) = decide(&current);
+            let actor = permission.on_all(&plan.touched(&current))?;
+            refused?;
+            let declared = plan.writes().filter_map(|planned| match &planned.write {
+                Write::Workload(declaration) => Some(&**declaration),
+                _ => None,
+            });
+            workloads::require_no_gain(change, &permission, declared)?;
             let commit = apply(change, &current, &plan, &actor)?;
             Ok((commit, plan))
         })

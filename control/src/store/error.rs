@@ -6,6 +6,7 @@ use signet_proto::spiffe::SpiffeId;
 
 use super::model::WorkloadStatus;
 use crate::registry::ChooseError;
+use crate::roles::Refused;
 use crate::time;
 
 /// A failed call. Unless it says otherwise nothing was changed.
@@ -31,6 +32,9 @@ pub enum StoreError {
     /// The state of things does not allow it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Whoever asks may not: it touches what their roles do not reach.
+    #[error(transparent)]
+    NotPermitted(#[from] Refused),
     /// No room left on the device.
     #[error(
         "the store's disk is full: nothing was changed; free space in the data directory, then try again"
@@ -125,6 +129,12 @@ pub enum Refusal {
     /// Policy documents were changed meanwhile, and the new ones do not go together with those.
     #[error("the documents do not go together with those in force: {0}")]
     PoliciesDoNotFit(String),
+    /// Another replica rotated at the same time.
+    #[error("the intermediate was rotated by another replica meanwhile: nothing was changed")]
+    RotatedMeanwhile,
+    /// A subject has a bounded number of roles.
+    #[error("the subject has as many roles as one can have: withdraw some, or grant one on a wider scope")]
+    TooManyRoles,
     /// Control's own identity cannot be revoked through itself.
     #[error("control's own identity cannot be revoked: rotate the intermediate instead")]
     OwnIdentity,
@@ -157,6 +167,8 @@ impl Refusal {
             Self::KeyRevoked => "key_revoked",
             Self::KeyOfAnother => "key_of_another",
             Self::PoliciesDoNotFit(_) => "policies_do_not_fit",
+            Self::RotatedMeanwhile => "rotated_meanwhile",
+            Self::TooManyRoles => "too_many_roles",
             Self::OwnIdentity => "own_identity",
         }
     }

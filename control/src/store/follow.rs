@@ -5,10 +5,10 @@
 //! rests on a notification arriving. The same connection holds the leader's lock: whoever loses the connection loses
 //! the lead, and duties that change anything decide again in their commit.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::poll_fn;
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::AsyncMessage;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -16,12 +16,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::StoreError;
 use super::location::Server;
 use super::model::Commit;
+use super::news::News;
 use super::sql::postgres::LOCKS;
 use super::writer::Publish;
 use crate::time;
 
 /// Tells the number of a new revision.
 pub(super) const REVISIONS: &str = "signet_revision";
+/// Tells an instance whose endpoints changed.
+pub(super) const ENDPOINTS: &str = "signet_endpoints";
 const LEADER: i32 = 2;
 const LOOK: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(5);
@@ -36,7 +39,7 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Starts the thread that listens.
-    pub(super) fn start(server: Server, publish: Publish) -> Result<Self, StoreError> {
+    pub(super) fn start(server: Server, publish: Publish, news: Arc<News>) -> Result<Self, StoreError> {
         let stop = CancellationToken::new();
         let (lead, leads) = watch::channel(false);
         let ended = stop.clone();
@@ -50,7 +53,7 @@ impl Follower {
                 runtime.block_on(async {
                     tokio::select! {
                         () = ended.cancelled() => {}
-                        () = follow(&server, &publish, &lead) => {}
+                        () = follow(&server, &publish, &news, &lead) => {}
                     }
                 });
             })
@@ -64,9 +67,9 @@ impl Follower {
     }
 }
 
-async fn follow(server: &Server, publish: &Publish, lead: &watch::Sender<bool>) {
+async fn follow(server: &Server, publish: &Publish, news: &News, lead: &watch::Sender<bool>) {
     loop {
-        if let Err(error) = listen(server, publish, lead).await {
+        if let Err(error) = listen(server, publish, news, lead).await {
             if lead.send_replace(false) {
                 tracing::warn!(%error, "no longer the leading replica");
             } else {
@@ -78,21 +81,32 @@ async fn follow(server: &Server, publish: &Publish, lead: &watch::Sender<bool>) 
 }
 
 /// Until the connection is lost.
-async fn listen(server: &Server, publish: &Publish, lead: &watch::Sender<bool>) -> Result<(), StoreError> {
-    let (client, mut connection) = server.connect().await?;
+async fn listen(
+    server: &Server,
+    publish: &Publish,
+    news: &News,
+    lead: &watch::Sender<bool>,
+) -> Result<(), StoreError> {
+    let (client, mut messages) = server.connect().await?;
     let (notices, mut notified) = mpsc::channel(NOTICES);
     let driver = async {
-        let mut messages = std::pin::pin!(poll_fn(|context| connection.poll_message(context)));
         while let Some(message) = messages.next().await {
-            // A full queue has news in it already: what is looked at is the newest of all.
-            if let AsyncMessage::Notification(_) = message? {
+            let AsyncMessage::Notification(notification) = message? else { continue };
+            if notification.channel() == ENDPOINTS {
+                match notification.payload().parse() {
+                    Ok(instance) => news.heard(instance),
+                    Err(_) => news.missed(),
+                }
+            } else {
+                // A full queue has something in it already: what is looked at is the newest of all.
                 let _ = notices.try_send(());
             }
         }
         Ok::<(), StoreError>(())
     };
     let looking = async {
-        client.batch_execute(&format!("LISTEN {REVISIONS}")).await?;
+        client.batch_execute(&format!("LISTEN {REVISIONS}; LISTEN {ENDPOINTS}")).await?;
+        news.missed();
         loop {
             look(&client, publish, lead).await?;
             let _ = tokio::time::timeout(LOOK, notified.recv()).await;

@@ -3,17 +3,20 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::Stream;
+use futures_util::stream::poll_fn;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_tokio_postgres::MakeRustlsConnect;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 
 use super::StoreError;
 
@@ -22,6 +25,9 @@ const CONNECT: Duration = Duration::from_secs(3);
 const SETTINGS: &str =
     "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=10s";
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
+
+/// What a connection hears; polling it is what drives the connection.
+pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<AsyncMessage, tokio_postgres::Error>> + Send>>;
 
 /// What `--store` names.
 #[derive(Debug, Clone)]
@@ -36,7 +42,7 @@ pub enum Location {
 #[derive(Clone)]
 pub struct Server {
     config: Arc<Config>,
-    tls: MakeRustlsConnect,
+    tls: Option<MakeRustlsConnect>,
     shown: Arc<str>,
 }
 
@@ -114,20 +120,25 @@ impl Server {
             config.get_options().map_or_else(|| SETTINGS.to_owned(), |own| format!("{SETTINGS} {own}"));
         config.options(options).connect_timeout(CONNECT).application_name("signet-control");
         config.keepalives_idle(Duration::from_secs(5)).tcp_user_timeout(Duration::from_secs(10));
-        Ok(Self {
-            shown: shown(&config).into(),
-            tls: MakeRustlsConnect::new(tls(roots)?),
-            config: Arc::new(config),
-        })
+        let tls = roots.map(tls).transpose()?.map(MakeRustlsConnect::new);
+        Ok(Self { shown: shown(&config).into(), tls, config: Arc::new(config) })
     }
 
-    /// One connection; its other half is to be polled.
-    pub(super) async fn connect(
-        &self,
-    ) -> Result<(Client, Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>), StoreError>
-    {
-        let connected = tokio::time::timeout(CONNECT, self.config.connect(self.tls.clone())).await;
-        match connected {
+    /// One connection, and what it hears, to be polled for as long as it is used.
+    pub(super) async fn connect(&self) -> Result<(Client, Messages), StoreError> {
+        let connecting = async {
+            Ok::<_, tokio_postgres::Error>(match &self.tls {
+                Some(tls) => {
+                    let (client, connection) = self.config.connect(tls.clone()).await?;
+                    (client, messages(connection))
+                }
+                None => {
+                    let (client, connection) = self.config.connect(NoTls).await?;
+                    (client, messages(connection))
+                }
+            })
+        };
+        match tokio::time::timeout(CONNECT, connecting).await {
             Ok(Ok(connected)) => Ok(connected),
             Ok(Err(error)) => {
                 Err(StoreError::Unavailable(format!("{}: {}", self.shown, with_source(&error))))
@@ -137,16 +148,21 @@ impl Server {
     }
 }
 
-fn tls(roots: Option<&[u8]>) -> Result<ClientConfig, LocationError> {
+fn messages<T>(mut connection: Connection<Socket, T>) -> Messages
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Box::pin(poll_fn(move |context| connection.poll_message(context)))
+}
+
+fn tls(pem: &[u8]) -> Result<ClientConfig, LocationError> {
     let mut store = RootCertStore::empty();
-    if let Some(pem) = roots {
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|error| LocationError::Roots(error.to_string()))?;
-            store.add(certificate).map_err(|error| LocationError::Roots(error.to_string()))?;
-        }
-        if store.is_empty() {
-            return Err(LocationError::Roots("no certificate in it".into()));
-        }
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| LocationError::Roots(error.to_string()))?;
+        store.add(certificate).map_err(|error| LocationError::Roots(error.to_string()))?;
+    }
+    if store.is_empty() {
+        return Err(LocationError::Roots("no certificate in it".into()));
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)

@@ -14,8 +14,8 @@
 //! answered. Callers see async domain methods and this room's own types. All SQL of the crate is in this folder,
 //! written once for both engines over [`sql::Session`]; only the tables differ (`migrations/`).
 
-mod admins;
 mod authorities;
+mod backup;
 mod change;
 mod data_dir;
 mod documents;
@@ -31,10 +31,12 @@ mod leases;
 mod location;
 mod mesh;
 pub mod model;
+mod news;
 mod policies;
 mod readers;
 mod registrations;
 mod revocations;
+mod roles;
 mod schema;
 mod sql;
 mod tokens;
@@ -45,21 +47,25 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use signet_proto::spiffe::TrustDomain;
 use tokio::sync::{mpsc, watch};
 
+pub use backup::Summary;
 pub use data_dir::DataDir;
 pub use error::{Refusal, StoreError};
 pub use location::{Location, LocationError, Server};
 pub use mesh::{Concern, Topics};
+pub use news::Changed;
 pub use schema::Migration;
 
 use change::Change;
 use follow::Follower;
 use model::Commit;
+use news::News;
 use readers::Readers;
 use schema::Engine;
 use sql::postgres::PostgresSession;
@@ -68,6 +74,8 @@ use sql::{Purpose, Session, Sql};
 use writer::{Publish, Writer};
 
 const QUEUE_DEADLINE: Duration = Duration::from_secs(5);
+/// The only replica of an embedded store.
+const EMBEDDED: &str = "embedded";
 const EMBEDDED_READERS: usize = 2;
 /// More, as each waits for a network.
 const SHARED_READERS: usize = 4;
@@ -84,6 +92,8 @@ struct Inner {
     committed: watch::Receiver<Commit>,
     /// PostgreSQL only: an embedded store has no other replica.
     follower: Option<Follower>,
+    news: Arc<News>,
+    replica: String,
     _lock: Option<DataDir>,
 }
 
@@ -102,6 +112,18 @@ impl Store {
     /// When another control has its directory open, it belongs to another trust domain, its schema is not the one of
     /// this program, or it cannot be read and written.
     pub fn open(location: impl Into<Location>, trust_domain: &TrustDomain) -> Result<Self, StoreError> {
+        Self::open_as(location, trust_domain, EMBEDDED)
+    }
+
+    /// The same, as one of several replicas.
+    ///
+    /// # Errors
+    /// As for [`Store::open`].
+    pub fn open_as(
+        location: impl Into<Location>,
+        trust_domain: &TrustDomain,
+        replica: &str,
+    ) -> Result<Self, StoreError> {
         let location = location.into();
         let (opened, newest) = aside(|| {
             let opened = Opened::open(&location)?;
@@ -112,9 +134,10 @@ impl Store {
             Ok((opened, newest?))
         })?;
         let publish = Publish::new(newest, opened.engine == Engine::Postgres);
+        let news = Arc::new(News::default());
         let follower = match location {
             Location::Directory(_) => None,
-            Location::Server(server) => Some(Follower::start(server, publish.clone())?),
+            Location::Server(server) => Some(Follower::start(server, publish.clone(), Arc::clone(&news))?),
         };
         let committed = publish.subscribe();
         Ok(Self {
@@ -123,6 +146,8 @@ impl Store {
                 readers: Readers::start(opened.readers)?,
                 committed,
                 follower,
+                news,
+                replica: replica.to_owned(),
                 _lock: opened.lock,
             }),
         })
@@ -138,6 +163,53 @@ impl Store {
             let opened = Opened::open(location)?;
             schema::migrate(&*opened.writer, opened.engine, dry_run)
         })
+    }
+
+    /// Writes a backup as of one commit, while control runs.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the backup not be written.
+    pub fn backup(location: &Location, to: &mut (dyn Write + Send)) -> Result<Summary, StoreError> {
+        aside(|| {
+            let (engine, session): (_, Box<dyn Session>) = match location {
+                Location::Directory(data_dir) => (Engine::Sqlite, Box::new(SqliteSession::reader(data_dir)?)),
+                Location::Server(server) => (Engine::Postgres, Box::new(PostgresSession::open(server)?)),
+            };
+            backup::backup(&*session, engine, to)
+        })
+    }
+
+    /// Fills an empty store from a backup of either engine, all or nothing.
+    ///
+    /// # Errors
+    /// When there is something in it, it is in use, or the backup is not whole.
+    pub fn restore(location: &Location, from: &mut (dyn BufRead + Send)) -> Result<Summary, StoreError> {
+        aside(|| {
+            let opened = Opened::open(location)?;
+            backup::restore(&*opened.writer, opened.engine, from)
+        })
+    }
+
+    /// This replica's name.
+    #[must_use]
+    pub fn replica(&self) -> &str {
+        &self.inner.replica
+    }
+
+    /// Whether there can be other replicas.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.inner.follower.is_some()
+    }
+
+    /// Waits until other replicas changed endpoints; for ever if there are none.
+    pub async fn endpoints_changed(&self) -> Changed {
+        self.inner.news.next().await
+    }
+
+    /// Something of that was missed.
+    pub fn endpoints_missed(&self) {
+        self.inner.news.missed();
     }
 
     /// Whether this replica does what only one of them should: always, if there is no other.

@@ -8,6 +8,7 @@ use super::sql::{Sql, values};
 use super::{Store, StoreError};
 use crate::audit::Action;
 use crate::registry::OwnerLabel;
+use crate::roles::{Permission, Scope};
 
 impl Store {
     /// All documents, by name.
@@ -18,12 +19,16 @@ impl Store {
         self.read(all).await
     }
 
-    /// Deletes a document.
+    /// Deletes a document, if `permission` reaches its target.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`].
-    pub async fn delete_policy(&self, name: String, actor: Actor) -> Result<Mutation, StoreError> {
-        self.write(move |change| delete(change, &name, &actor)).await
+    /// [`StoreError::NotFound`], [`StoreError::NotPermitted`].
+    pub async fn delete_policy(
+        &self,
+        name: String,
+        permission: impl Permission,
+    ) -> Result<Mutation, StoreError> {
+        self.write(move |change| delete(change, &name, &permission)).await
     }
 }
 
@@ -58,13 +63,13 @@ pub(super) fn remove(change: &Change<'_>, name: &str) -> Result<(), StoreError> 
     change.sql.post("DELETE FROM policy WHERE name = ?1", values![name])
 }
 
-fn delete(change: &mut Change<'_>, name: &str, actor: &Actor) -> Result<Mutation, StoreError> {
+fn delete(change: &mut Change<'_>, name: &str, permission: &impl Permission) -> Result<Mutation, StoreError> {
     let target: Option<String> =
-        change
-            .sql
-            .find("DELETE FROM policy WHERE name = ?1 RETURNING target", values![name], |row| row.get(0))?;
+        change.sql.find("SELECT target FROM policy WHERE name = ?1", values![name], |row| row.get(0))?;
     let target = target.ok_or_else(|| StoreError::missing("policy", name))?;
-    change.audit(actor, Action::PolicyDeleted, name, &json!({}))?;
+    let actor = permission.on(&Scope::of_target(&target))?;
+    change.sql.post("DELETE FROM policy WHERE name = ?1", values![name])?;
+    change.audit(&actor, Action::PolicyDeleted, name, &json!({}))?;
     let commit = change.revise_policies(name, [target.as_str()])?;
     Ok(Mutation {
         commit,

@@ -53,7 +53,9 @@ macro_rules! migration {
 
 const MIGRATIONS: &[Migration] = &[
     migration!(1, "0001_ground.sql", "ground", oldest: 1),
-    migration!(2, "0002_registry.sql", "registry", oldest: 1),
+    migration!(2, "0002_replicas.sql", "replicas and sessions", oldest: 1),
+    migration!(3, "0003_roles.sql", "roles", oldest: 1),
+    migration!(4, "0004_registry.sql", "registry", oldest: 1),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.
@@ -108,7 +110,38 @@ pub(super) fn migrate(
     })
 }
 
-fn transaction<T>(
+/// The version of what is there; `None` if nothing is.
+pub(super) fn version(sql: &Sql<'_>, engine: Engine) -> Result<Option<u64>, StoreError> {
+    Ok(read(sql, engine)?.map(|state| state.version))
+}
+
+/// Makes the schema as it was at `version`, in an empty database.
+pub(super) fn start(
+    session: &dyn Session,
+    sql: &Sql<'_>,
+    engine: Engine,
+    version: u64,
+) -> Result<(), StoreError> {
+    let steps = usize::try_from(version).ok().and_then(|version| MIGRATIONS.get(..version));
+    let steps = steps.filter(|steps| !steps.is_empty()).ok_or_else(|| {
+        StoreError::Open(format!(
+            "schema version {version}: this program knows up to {}, use a newer signet-control",
+            MIGRATIONS.len()
+        ))
+    })?;
+    apply(session, sql, engine, steps)
+}
+
+/// Takes the steps that are missing.
+pub(super) fn complete(session: &dyn Session, sql: &Sql<'_>, engine: Engine) -> Result<(), StoreError> {
+    match read(sql, engine)? {
+        Some(state) => apply(session, sql, engine, pending(state)?),
+        None => Err(StoreError::Damaged("the schema is gone".into())),
+    }
+}
+
+/// One write transaction outside of the writer's batches.
+pub(super) fn transaction<T>(
     session: &dyn Session,
     work: impl FnOnce(&Sql<'_>) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {

@@ -10,22 +10,26 @@ use super::mesh::Topics;
 use super::model::{Actor, Mutation, Registered, Workload, WorkloadStatus};
 use super::registrations::{self, Listed};
 use super::sql::Sql;
-use super::{Refusal, Store, StoreError, revocations, tokens};
+use super::{Refusal, Store, StoreError, revocations, roles, tokens};
 use crate::audit::Action;
 use crate::registry::{Declaration, Name, OwnerLabel};
+use crate::roles::Permission;
 
 impl Store {
     /// Registers a workload or template by hand: no document manages it until one adopts it.
     ///
     /// # Errors
+    /// [`StoreError::NotPermitted`] when `permission` does not reach all that it can name;
     /// [`StoreError::Exists`] when its name is taken, be it by an identity that a template gave.
     pub async fn create_workload(
         &self,
         declaration: Declaration,
-        actor: Actor,
+        permission: impl Permission,
     ) -> Result<Registered, StoreError> {
         self.write(move |change| {
             let name = declaration.name.clone();
+            let actor = permission.on(&name.scope())?;
+            require_no_gain(change, &permission, [&declaration])?;
             if registrations::find(&change.sql, &name)?.is_some() {
                 return Err(StoreError::exists("workload", name.as_str()));
             }
@@ -70,6 +74,25 @@ impl Store {
         let name = name.into();
         self.write(move |change| set_status(change, &name, status, &reason, &actor)).await
     }
+}
+
+/// Whoever says what proves to be an identity can become it; so the roles that it has must be theirs too.
+pub(super) fn require_no_gain<'d>(
+    change: &Change<'_>,
+    permission: &impl Permission,
+    declarations: impl IntoIterator<Item = &'d Declaration>,
+) -> Result<(), StoreError> {
+    let mut provable = declarations.into_iter().filter(|declared| !declared.selectors.is_empty()).peekable();
+    if provable.peek().is_none() {
+        return Ok(());
+    }
+    let held = roles::of_identities(&change.sql)?;
+    for declared in provable {
+        for (id, binding) in held.iter().filter(|(id, _)| declared.name.gives(id)) {
+            permission.may_become(id, std::slice::from_ref(binding))?;
+        }
+    }
+    Ok(())
 }
 
 /// The audit event of a registration.

@@ -142,7 +142,7 @@ fn commit(session: &dyn Session, batch: &mut Vec<Box<dyn Job>>, publish: &Publis
     let mut fault = None;
     let mut jobs = batch.drain(..);
     for job in jobs.by_ref() {
-        let (answer, ended) = one(session, job, &mut heads);
+        let (answer, ended) = one(session, job, &mut heads, publish.shared);
         answers.push(answer);
         if let Err(error) = ended {
             fault = Some(error);
@@ -180,8 +180,13 @@ fn tell(session: &dyn Session, publish: &Publish, before: Commit, after: Commit)
 
 /// One change in its savepoint. An error means the whole transaction is lost: SQLite rolls back by itself
 /// when the disk is full or an I/O operation fails at a bad moment, a connection can end at any.
-fn one(session: &dyn Session, job: Box<dyn Job>, heads: &mut Heads) -> (Answer, Result<(), StoreError>) {
-    let mut change = Change::new(session, *heads, time::now());
+fn one(
+    session: &dyn Session,
+    job: Box<dyn Job>,
+    heads: &mut Heads,
+    shared: bool,
+) -> (Answer, Result<(), StoreError>) {
+    let mut change = Change::new(session, *heads, time::now(), shared);
     let Applied { failed: mut refused, answer } = job.apply(&mut change);
     let ended = if refused.is_none() && session.is_usable() {
         match change.end(true) {

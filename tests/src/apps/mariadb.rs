@@ -39,7 +39,7 @@ impl MariaDb {
     /// When it does not answer.
     pub async fn start_at(place: Place<'_>) -> Self {
         let seat = place.seat(3306);
-        let directory = shared_directory("signet-mariadb-");
+        let directory = shared_directory("signet-mariadb-", None);
         // It refuses to run as root.
         let user = geteuid().is_root().then_some((APP_USER, APP_USER));
         if let Some((user, group)) = user {

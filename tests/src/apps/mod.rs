@@ -7,7 +7,7 @@ mod iperf;
 mod mariadb;
 mod nats;
 mod nginx;
-mod postgres;
+pub(crate) mod postgres;
 mod received;
 mod recorder;
 mod redis;
@@ -27,14 +27,16 @@ pub use requests::{RequestApp, header_values};
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use tempfile::TempDir;
 
 /// A directory that a server may enter after it dropped its privileges.
-fn shared_directory(prefix: &str) -> TempDir {
+fn shared_directory(prefix: &str, parent: Option<&Path>) -> TempDir {
+    let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
     tempfile::Builder::new()
         .prefix(prefix)
         .permissions(Permissions::from_mode(0o755))
-        .tempdir()
+        .tempdir_in(parent)
         .expect("the temporary directory is writable")
 }

@@ -42,7 +42,7 @@ impl Nginx {
     /// When it does not.
     pub async fn start_at(place: Place<'_>) -> Self {
         let seat = place.seat(8080);
-        let directory = shared_directory("signet-nginx-");
+        let directory = shared_directory("signet-nginx-", None);
         let files = directory.path().join("files");
         std::fs::create_dir(&files).expect("a new directory");
         set_permissions(&files, Permissions::from_mode(0o777)).expect("our own directory");

@@ -40,17 +40,9 @@ impl Postgres {
     /// When it does not answer.
     pub async fn start_at(place: Place<'_>) -> Self {
         let seat = place.seat(5432);
-        let directory = shared_directory("signet-postgres-");
+        let (directory, user) = (own_directory(None), unprivileged_user());
         let data = directory.path().join("data");
-        std::fs::create_dir(&data).expect("a new directory");
-        std::fs::set_permissions(&data, Permissions::from_mode(0o700)).expect("our own directory");
-        let user = unprivileged_user();
-        if let Some((user, group)) = user {
-            chown(&data, Some(user), Some(group)).expect("root may give it away");
-            chown(directory.path(), Some(user), Some(group)).expect("root may give it away");
-        }
-
-        make_cluster(&data, user);
+        make_cluster(&data, user, &[]);
         let mut command = as_user(place, "postgres", user, directory.path());
         command
             .arg("-D")
@@ -70,9 +62,25 @@ impl Postgres {
     }
 }
 
-fn make_cluster(data: &Path, user: Option<(u32, u32)>) {
+/// A directory that belongs to the user who runs PostgreSQL, in `parent` or with other temporary files.
+pub(crate) fn own_directory(parent: Option<&Path>) -> TempDir {
+    let directory = shared_directory("signet-postgres-", parent);
+    let data = directory.path().join("data");
+    std::fs::create_dir(&data).expect("a new directory");
+    std::fs::set_permissions(&data, Permissions::from_mode(0o700)).expect("our own directory");
+    if let Some((user, group)) = unprivileged_user() {
+        chown(&data, Some(user), Some(group)).expect("root may give it away");
+        chown(directory.path(), Some(user), Some(group)).expect("root may give it away");
+    }
+    directory
+}
+
+/// A cluster that trusts everybody who reaches it.
+pub(crate) fn make_cluster(data: &Path, user: Option<(u32, u32)>, options: &[&str]) {
     let output = as_user(Place::Loopback, "initdb", user, data)
-        .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync", "-D"])
+        .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync"])
+        .args(options)
+        .arg("-D")
         .arg(data)
         .output()
         .expect("initdb starts");
@@ -82,14 +90,20 @@ fn make_cluster(data: &Path, user: Option<(u32, u32)>) {
     std::fs::write(rules, "local all all trust\nhost all all all trust\n").expect("our own directory");
 }
 
-fn as_user(place: Place<'_>, program: &str, user: Option<(u32, u32)>, directory: &Path) -> Command {
+/// A program of PostgreSQL's that will run there as that user.
+pub(crate) fn as_user(
+    place: Place<'_>,
+    program: &str,
+    user: Option<(u32, u32)>,
+    directory: &Path,
+) -> Command {
     let mut command = place.command(&tool(program), user);
     command.current_dir(directory);
     command
 }
 
 /// PostgreSQL refuses to run as root: then it runs as the user that its Debian package made.
-fn unprivileged_user() -> Option<(u32, u32)> {
+pub(crate) fn unprivileged_user() -> Option<(u32, u32)> {
     if !geteuid().is_root() {
         return None;
     }

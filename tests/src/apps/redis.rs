@@ -35,7 +35,7 @@ impl Redis {
     /// When it does not answer.
     pub async fn start_at(place: Place<'_>) -> Self {
         let seat = place.seat(6379);
-        let directory = shared_directory("signet-redis-");
+        let directory = shared_directory("signet-redis-", None);
         let mut command = place.command(&tool("redis-server"), None);
         command.arg("--bind").args(seat.host("* -::*").split(' '));
         command.args([

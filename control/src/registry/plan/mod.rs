@@ -20,6 +20,7 @@ use signet_proto::policy::{Document, parse_json};
 use super::declaration::{Declaration, Name};
 use super::document::{DocumentSet, Placed};
 use super::label::OwnerLabel;
+use crate::roles::Scope;
 use crate::store::model::{Documents, ManagedPolicy, NewPolicy, Registered, WorkloadStatus};
 
 /// How a set of documents is applied.
@@ -163,6 +164,32 @@ impl Plan {
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
         self.changes.iter().all(|change| change.action == Action::Unchanged)
+    }
+
+    /// All that it is about, whether or not it changes; everything, if that is nothing.
+    #[must_use]
+    pub fn touched(&self, current: &Documents) -> Vec<Scope> {
+        let targets: BTreeMap<&str, &str> =
+            current.policies.iter().map(|managed| (&*managed.policy.name, &*managed.policy.target)).collect();
+        let mut scopes = Vec::new();
+        for change in &self.changes {
+            match (change.kind, &change.write) {
+                (Kind::Workload, _) => {
+                    scopes.push(change.name.parse().map_or(Scope::Everything, |name: Name| name.scope()));
+                }
+                (Kind::Policy, write) => {
+                    // Also whom it protects now: a document is not taken away by its name.
+                    scopes.extend(targets.get(&*change.name).map(|target| Scope::of_target(target)));
+                    if let Write::Policy(new) = write {
+                        scopes.push(Scope::of_target(&new.target));
+                    }
+                }
+            }
+        }
+        if scopes.is_empty() {
+            scopes.push(Scope::Everything);
+        }
+        scopes
     }
 
     /// The changes that write something.

@@ -23,7 +23,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::{Purpose, Row, RowCell, Session, Value, values};
 use crate::store::StoreError;
-use crate::store::location::Server;
+use crate::store::location::{Messages, Server};
 
 /// The writer's place; replicas wait here for their turn. The bytes say `SGNT`.
 pub(in crate::store) const LOCKS: i32 = 0x5347_4e54;
@@ -85,8 +85,8 @@ impl PostgresSession {
             let until = tokio::time::Instant::now() + patience;
             loop {
                 match server.connect().await {
-                    Ok((client, connection)) => {
-                        tokio::spawn(connection);
+                    Ok((client, messages)) => {
+                        tokio::spawn(drive(messages));
                         return Ok(client);
                     }
                     Err(error) if tokio::time::Instant::now() + RETRY >= until => return Err(error),
@@ -138,7 +138,8 @@ impl PostgresSession {
         self.failed.set(false);
         self.saved.set(false);
         match purpose {
-            Purpose::Read => self.plain("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            // Sent at once: that a connection was lost meanwhile has to show before any work is done on it.
+            Purpose::Read => self.flushed("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
             Purpose::Write => {
                 self.plain("BEGIN")?;
                 self.post(
@@ -329,6 +330,11 @@ impl Session for PostgresSession {
             Ok(link.client.batch_execute(sql).await?)
         })
     }
+}
+
+/// Until the connection ends: after an error it has nothing more to say.
+pub(in crate::store) async fn drive(mut messages: Messages) {
+    while let Some(Ok(_)) = messages.next().await {}
 }
 
 /// `?1` is `$1` here. Statements are our own: no text in them has a question mark.

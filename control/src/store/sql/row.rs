@@ -18,7 +18,7 @@ pub(in crate::store) enum Cell {
 
 /// One row of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::store) struct Row(pub(super) Vec<Cell>);
+pub(in crate::store) struct Row(pub(in crate::store) Vec<Cell>);
 
 /// What a column can be read as.
 pub(in crate::store) trait FromCell: Sized {

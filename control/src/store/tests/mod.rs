@@ -18,10 +18,13 @@ macro_rules! both_engines {
     };
 }
 
+mod backups;
 mod durability;
 mod issuance;
 mod registry;
+mod replicas;
 mod revocation;
+mod roles;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +40,7 @@ use super::model::{
 use super::*;
 use crate::audit::ChainVerifier;
 use crate::registry::{Action, Approval, Change, Declaration, Kind, Owner, OwnerLabel, Plan, Ttl, Write};
+use crate::roles::Permission;
 use crate::time;
 
 const ISSUER: [u8; 32] = [7; 32];
@@ -70,6 +74,25 @@ impl Fixture {
         fixture
     }
 
+    /// Another one, from what a program with the schema `version` left: these rows.
+    async fn brought_up_from(self, version: u64, rows: &[&str]) -> (Self, &'static [Migration]) {
+        let directory = tempfile::tempdir().unwrap();
+        let location = match self.location {
+            Location::Directory(_) => Location::from(directory.path()),
+            Location::Server(_) => server::database().await,
+        };
+        let filled = aside(|| {
+            let Opened { engine, writer, .. } = &Opened::open(&location)?;
+            schema::transaction(&**writer, |sql| {
+                schema::start(&**writer, sql, *engine, version)?;
+                rows.iter().try_for_each(|row| sql.post(row, &[]))
+            })
+        });
+        filled.unwrap();
+        let steps = Store::migrate(&location, false).unwrap();
+        (Self { directory, store: open(&location), location }, steps)
+    }
+
     async fn workload(&self, name: &str) {
         self.store.create_workload(declared(id(name).as_str()), operator()).await.unwrap();
     }
@@ -91,6 +114,22 @@ impl Fixture {
         let instance = attestation.instance;
         self.store.record_attestation(issuance.clone(), attestation).await.unwrap();
         (instance, issuance)
+    }
+
+    /// A Watch stream opens.
+    async fn watch(&self, lease: model::Lease) {
+        self.store.watched(lease.instance).await.unwrap();
+        let standing = model::Standing {
+            opened: true,
+            version: "test".into(),
+            opened_at: time::now(),
+            seen_at: time::now(),
+            in_force: 0,
+            in_force_at: time::now(),
+            closed: 0,
+            lease,
+        };
+        self.store.put_standings(vec![(standing.lease.instance, Some(standing))]).await.unwrap();
     }
 
     /// Closes and opens again, as a restart does.
@@ -136,7 +175,7 @@ impl Store {
     pub(crate) async fn apply_policies(
         &self,
         new: Vec<NewPolicy>,
-        actor: Actor,
+        permission: impl Permission,
         check: impl FnOnce(&[&str]) -> Result<(), String> + Send + 'static,
     ) -> Result<(Commit, Vec<(String, Action)>), StoreError> {
         let plan = move |current: &model::Documents| {
@@ -150,7 +189,7 @@ impl Store {
                 .collect();
             together.extend(new.iter().map(|new| (&*new.name, &*new.document)));
             let together: Vec<&str> = together.into_values().collect();
-            check(&together).map_err(Refusal::PoliciesDoNotFit)?;
+            let refused = check(&together).map_err(Refusal::PoliciesDoNotFit);
             let changes = new.iter().map(|new| {
                 let action = match stored(&new.name) {
                     None => Action::Created,
@@ -168,9 +207,10 @@ impl Store {
                 }
             });
             let changes = changes.collect();
-            Ok(Plan { label: OwnerLabel::unnamed(), changes, refused: Vec::new(), warnings: Vec::new() })
+            let label = OwnerLabel::unnamed();
+            (Plan { label, changes, refused: Vec::new(), warnings: Vec::new() }, refused)
         };
-        let (commit, plan) = self.apply_documents(actor, plan).await?;
+        let (commit, plan) = self.apply_documents(permission, plan).await?;
         Ok((commit, plan.changes.into_iter().map(|change| (change.name, change.action)).collect()))
     }
 }

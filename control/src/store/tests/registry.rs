@@ -19,6 +19,7 @@ both_engines![
     a_registration_of_its_own_takes_an_identity_over,
     a_temporary_workload_gets_nothing_after_its_end,
     hundreds_of_documents_are_one_change,
+    what_was_suspended_before_is_by_hand,
 ];
 
 fn label(text: &str) -> OwnerLabel {
@@ -58,10 +59,11 @@ async fn try_apply(
     let owner = label(owner);
     let decide = move |current: &model::Documents| {
         let plan = plan(current, &set, &owner, options);
-        match plan.refused.first() {
+        let refused = match plan.refused.first() {
             Some(refused) => Err(Refusal::NotApplied(refused.to_string())),
-            None => Ok(plan),
-        }
+            None => Ok(()),
+        };
+        (plan, refused)
     };
     fixture.store.apply_documents(operator(), decide).await
 }
@@ -293,4 +295,13 @@ async fn hundreds_of_documents_are_one_change(fixture: Fixture) {
             .iter()
             .all(|stored| { stored.managed_by.is_none() || stored.revision == commit.revision })
     );
+}
+
+async fn what_was_suspended_before_is_by_hand(fixture: Fixture) {
+    let row = "INSERT INTO workload (spiffe_id, owner, purpose, ttl_s, status, created_at_ms, revision)
+               VALUES ('spiffe://mesh.local/old', 'team', 'test', 60, 'suspended', 7, 0)";
+    let (fixture, _) = fixture.brought_up_from(3, &[row]).await;
+    let [old] = &fixture.store.workloads().await.unwrap()[..] else { panic!("one workload") };
+    let declaration = Declaration { status: WorkloadStatus::Suspended, ..declared(id("old").as_str()) };
+    assert_eq!((&old.declaration, &old.managed_by, old.held), (&declaration, &None, true));
 }

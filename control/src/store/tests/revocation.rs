@@ -132,10 +132,10 @@ async fn endpoints_of_a_revoked_instance_are_gone_and_do_not_come_back(fixture: 
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         listeners: vec![listener(1), listener(2)],
     };
-    fixture.store.put_lease(lease.clone()).await.unwrap();
-    assert_eq!(fixture.store.leases().await.unwrap(), std::slice::from_ref(&lease));
+    fixture.watch(lease.clone()).await;
+    assert_eq!(fixture.store.leases().await.unwrap(), [(lease.clone(), false)]);
     revoke(&fixture, RevocationTarget::Instance(instance)).await;
-    fixture.store.put_lease(lease).await.unwrap();
+    fixture.watch(lease).await;
     assert!(fixture.store.leases().await.unwrap().is_empty());
 }
 
@@ -212,7 +212,7 @@ async fn instance_that_said_goodbye_ends_without_a_word_to_the_others(fixture: F
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         listeners: vec![listener(1)],
     };
-    fixture.store.put_lease(lease).await.unwrap();
+    fixture.watch(lease).await;
     let revision = fixture.store.committed().borrow().revision;
     fixture.store.depart_instance(job, id("orders")).await.unwrap();
     assert!(fixture.store.leases().await.unwrap().is_empty());
@@ -241,7 +241,7 @@ async fn departed_instance_that_renews_or_watches_again_is_live_again(fixture: F
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         listeners: vec![],
     };
-    fixture.store.put_lease(lease).await.unwrap();
+    fixture.watch(lease).await;
     let mut lapsed = fixture.store.lapse_instances(time::now() + HOUR * 2, 10).await.unwrap();
     lapsed.sort_unstable();
     let mut both = [renewing, watching];

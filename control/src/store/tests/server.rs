@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio_postgres::NoTls;
 
-use super::{Location, Server};
+use super::Location;
+use crate::store::Server;
+use crate::store::sql::postgres::drive;
 
 const SCRIPT: &str = include_str!("server.sh");
 
@@ -26,6 +28,20 @@ pub(super) async fn database() -> Location {
     client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
     let url = format!("postgres://signet@/{name}?host={directory}");
     Location::Server(Server::parse(&url, None, None).unwrap())
+}
+
+/// Ends every connection to a database, as a restart of the server would.
+pub(super) async fn cut_all(location: &Location) {
+    let Location::Server(server) = location else { panic!("an embedded store has no connections") };
+    let (client, messages) = server.connect().await.unwrap();
+    tokio::spawn(drive(messages));
+    client
+        .batch_execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .await
+        .unwrap();
 }
 
 /// Its standard input ends with this process, and so does it.
