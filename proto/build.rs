@@ -45,7 +45,10 @@ impl Call {
 
 fn verbs(calls: &[Call]) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
-    writeln!(text, "/// Every call of every service of `signet/v1/*.proto`. Not `non_exhaustive`: whoever decides")?;
+    writeln!(
+        text,
+        "/// Every call of every service of `signet/v1/*.proto`. Not `non_exhaustive`: whoever decides"
+    )?;
     writeln!(text, "/// by call shall not compile when there is a new one.")?;
     writeln!(text, "#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]")?;
     writeln!(text, "pub enum Verb {{")?;

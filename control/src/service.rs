@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Gate, Health, OwnIdentity, OwnIdentityError, Rooms, ServeError};
 use crate::attest::Tokens;
-use crate::ca::{Authority, CaError};
+use crate::audit::{CheckpointFailure, Checkpointer, Exporter, Exports, Ledger, Sink, SinkError};
+use crate::ca::{Authority, CaError, SealError, SealKey};
 use crate::config::Config;
 use crate::duty::Duties;
 use crate::issue::Issuer;
@@ -25,6 +27,8 @@ use crate::time;
 
 /// What is still open after this is cut: the store has every change already.
 const SHUTDOWN: Duration = Duration::from_secs(5);
+/// Those who follow the audit at the same time.
+const MAX_TAILS: usize = 16;
 
 /// Why the service does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +43,15 @@ pub enum ServiceError {
     /// Control's own SVID.
     #[error(transparent)]
     Own(#[from] OwnIdentityError),
+    /// The key that seals the others.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The key that signs checkpoints of the audit.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointFailure),
+    /// A copy of the audit.
+    #[error("audit-sink: {0}")]
+    Sink(#[from] SinkError),
     /// A listener.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -87,6 +100,14 @@ impl Service {
             Authority::open(store.clone(), domain.clone(), &config.seal_key_file, config.intermediate_ttl)
                 .await?,
         );
+        let ledger = Ledger::open(store.clone(), &config.data_dir)?;
+        let seal = SealKey::load(&config.seal_key_file, false)?;
+        let every = config.audit_checkpoint_every;
+        let checkpointer =
+            Checkpointer::open(&ledger, &seal, domain.clone(), every, config.data_dir.clone()).await?;
+        let checkpointer = Arc::new(checkpointer);
+        let sinks: Vec<Sink> = config.audit_sinks.into_iter().map(Sink::open).collect::<Result<_, _>>()?;
+        let exports = Exports::new(sinks.into_iter().map(Exporter::new));
         let issuer = Issuer::new(Arc::clone(&authority), store.clone());
         let own = OwnIdentity::new(issuer.clone(), authority.bundle(), config.ttl.default).await?;
         let own = Arc::new(own);
@@ -121,6 +142,9 @@ impl Service {
             endpoints: Arc::clone(&endpoints),
             started_at,
             stop: stop.clone(),
+            ledger: ledger.clone(),
+            audit_key: checkpointer.key().clone(),
+            tails: Arc::new(Semaphore::new(MAX_TAILS)),
             store: store.clone(),
             authority: Arc::clone(&authority),
             issuer,
@@ -133,11 +157,14 @@ impl Service {
             endpoints,
             started_at,
             metrics: metrics.clone(),
+            ledger,
+            checkpointer,
+            exports: exports.clone(),
         };
         duties.start(&tasks, &stop);
         #[cfg(test)]
         let kept = store.clone();
-        let health = Health { store, authority, own: Arc::clone(&own), metrics };
+        let health = Health { store, authority, own: Arc::clone(&own), metrics, exports };
         tasks.spawn(api::serve_http(health, http, stop.clone()));
         let mesh = tasks.spawn(api::serve_mesh(rooms.clone(), grpc, own));
         let operators = tasks.spawn(api::serve_operators(rooms, socket));

@@ -8,6 +8,8 @@
 pub mod clock;
 pub mod document;
 pub mod handshake;
+pub mod jose;
+pub mod json;
 pub mod policy;
 pub mod spiffe;
 pub mod ticket;

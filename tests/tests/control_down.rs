@@ -184,7 +184,7 @@ impl Known {
 }
 
 async fn events(mesh: &Mesh) -> Vec<Value> {
-    rows(mesh.json(&["audit", "--limit", "10000"]).await)
+    rows(mesh.json(&["audit", "list", "--limit", "10000"]).await)
 }
 
 /// Waits until the proxy wanted to renew and could not.

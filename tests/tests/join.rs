@@ -143,7 +143,7 @@ async fn malformed_attestations_get_a_status_and_no_svid() {
         assert!(joiner.join().await.is_err(), "{length} bytes are no request");
     }
     assert!(mesh.identities().await.is_empty(), "nothing was issued");
-    let events = rows(mesh.json(&["audit", "--limit", "1000"]).await);
+    let events = rows(mesh.json(&["audit", "list", "--limit", "1000"]).await);
     assert!(!events.is_empty());
     mesh.verify_audit().await;
 }

@@ -82,7 +82,7 @@ async fn every_list_is_json_on_demand_and_a_table_for_people() {
         &["identities"],
         &["identities", "--all", &web],
         &["policy", "list"],
-        &["audit", "--limit", "5"],
+        &["audit", "list", "--limit", "5"],
         &["role", "list"],
     ];
     for arguments in lists {
@@ -222,7 +222,7 @@ async fn over_mutual_tls_only_a_granted_identity_administers() {
     assert!(denied.stderr.contains("signet role grant operator"), "it says what helps: {}", denied.all());
     let _ = mesh.signet(&["role", "grant", "admin", &operator]).await.succeeded();
     let _ = remotely(&create).await.succeeded();
-    let events = rows(mesh.json(&["audit", "--subject", "spiffe://mesh.test/new"]).await);
+    let events = rows(mesh.json(&["audit", "list", "--subject", "spiffe://mesh.test/new"]).await);
     assert!(events.iter().any(|event| event["actor"].as_str().unwrap().contains(&operator)), "{events:?}");
 
     let roles = rows(mesh.json(&["role", "list"]).await);
@@ -270,7 +270,7 @@ async fn every_change_is_in_the_audit_and_a_forged_record_is_found() {
     let _ = mesh.signet(&["ca", "rotate-intermediate"]).await.succeeded();
     let _ = mesh.signet(&["workload", "retire", &worker]).await.succeeded();
 
-    let events = rows(mesh.json(&["audit", "--limit", "1000"]).await);
+    let events = rows(mesh.json(&["audit", "list", "--limit", "1000"]).await);
     let actions: Vec<&str> = events.iter().map(|event| event["action"].as_str().unwrap()).collect();
     println!("audit: {actions:?}");
     assert!(events.len() >= 8, "one event for each change: {actions:?}");
@@ -287,7 +287,7 @@ async fn every_change_is_in_the_audit_and_a_forged_record_is_found() {
     assert!(mesh.control.exit(PATIENCE).await.success(), "SIGTERM ends control in order");
     forge(&mesh).await;
     mesh.restart_control().await;
-    let verified = mesh.signet(&["audit", "--verify"]).await;
+    let verified = mesh.signet(&["audit", "verify"]).await;
     assert_eq!(verified.code(), 1, "{}", verified.all());
 }
 

@@ -4,19 +4,27 @@
 //! The calls ask the [`Gate`] again, for themselves, once it is known what they are about: this is about memory,
 //! that about rights. An operator's call that was answered without having been judged by what it is about is a
 //! defect, and its answer does not leave.
+//!
+//! Each call gets a name here: it is in its log lines, in what the audit says about it, and in the header
+//! `x-request-id` of its answer. Whoever is denied is noted here, too, wherever that was decided.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use signet_proto::verbs::Verb;
 use tonic::body::Body;
-use tonic::codegen::http::{Request, Response};
+use tonic::codegen::http::{HeaderValue, Request, Response};
 use tonic::{Extensions, Status};
 use tower::{Layer, Service};
+use tracing::Instrument;
 
-use super::caller::{self, Gate};
+use super::caller::{self, Caller, Gate};
 use super::status::ToStatus;
+use crate::audit::RequestId;
 use crate::roles::{Judged, Needs, needs};
+
+/// The header that names a call in its answer.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
 
 /// Which call a request is; in the extensions of those that were admitted.
 #[derive(Debug, Clone)]
@@ -71,24 +79,50 @@ where
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         let gate = self.gate.clone();
-        Box::pin(async move {
+        let id = RequestId::random();
+        request.extensions_mut().insert(id);
+        let span = tracing::info_span!("call", request_id = %id);
+        let call = async move {
+            let caller = request.extensions().get::<Caller>().cloned();
             let verb = Verb::from_path(request.uri().path());
-            let judged = Judged::default();
-            if let Some(verb) = verb {
-                request.extensions_mut().insert(Call { verb, judged: judged.clone() });
+            let mut response = answer(&gate, &mut inner, verb, request).await?;
+            if let Ok(name) = HeaderValue::from_str(&id.to_string()) {
+                response.headers_mut().insert(REQUEST_ID, name);
             }
-            if let Err(status) = admit(&gate, verb, request.extensions()).await {
-                return Ok(status.into_http());
+            if let Some((caller, verb)) = caller.zip(verb)
+                && let Some(status) = Status::from_header_map(response.headers())
+            {
+                gate.refusals().call(&caller, verb, &status, id).await;
             }
-            let answer = inner.call(request).await?;
-            let needs_judgement = verb.is_some_and(|verb| matches!(needs(verb), Needs::Role(..)));
-            if needs_judgement && !judged.is_set() && !is_refusal(&answer) {
-                tracing::error!(?verb, "answer held back: nobody judged whether its caller may have it");
-                return Ok(Status::internal("this call was not judged: a defect of control").into_http());
-            }
-            Ok(answer)
-        })
+            Ok(response)
+        };
+        Box::pin(call.instrument(span))
     }
+}
+
+async fn answer<S>(
+    gate: &Gate,
+    inner: &mut S,
+    verb: Option<Verb>,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, S::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    let judged = Judged::default();
+    if let Some(verb) = verb {
+        request.extensions_mut().insert(Call { verb, judged: judged.clone() });
+    }
+    if let Err(status) = admit(gate, verb, request.extensions()).await {
+        return Ok(status.into_http());
+    }
+    let answer = inner.call(request).await?;
+    let needs_judgement = verb.is_some_and(|verb| matches!(needs(verb), Needs::Role(..)));
+    if needs_judgement && !judged.is_set() && !is_refusal(&answer) {
+        tracing::error!(?verb, "answer held back: nobody judged whether its caller may have it");
+        return Ok(Status::internal("this call was not judged: a defect of control").into_http());
+    }
+    Ok(answer)
 }
 
 async fn admit(gate: &Gate, verb: Option<Verb>, extensions: &Extensions) -> Result<(), Status> {

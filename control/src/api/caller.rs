@@ -15,7 +15,9 @@ use tonic::{Extensions, Status};
 
 use super::admission::Call;
 use super::connection::Asked;
+use super::refusals::Refusals;
 use super::status::ToStatus;
+use crate::audit::RequestId;
 use crate::publish::MeshState;
 use crate::registry::CONTROL_PATH;
 use crate::roles::{Binding, Operator, Role, Scope, Subject};
@@ -68,6 +70,7 @@ pub struct Gate {
     state: watch::Receiver<Arc<MeshState>>,
     trust_domain: TrustDomain,
     admin_uids: Arc<HashSet<u32>>,
+    refusals: Refusals,
 }
 
 impl Gate {
@@ -79,7 +82,8 @@ impl Gate {
         trust_domain: TrustDomain,
         admin_uids: HashSet<u32>,
     ) -> Self {
-        Self { store, state, trust_domain, admin_uids: admin_uids.into() }
+        let refusals = Refusals::new(store.clone());
+        Self { store, state, trust_domain, admin_uids: admin_uids.into(), refusals }
     }
 
     /// The attested instance that calls: its SVID is of this trust domain and nothing of it is revoked; if
@@ -182,6 +186,11 @@ impl Gate {
         }
     }
 
+    /// Who was refused, for the audit.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
     /// What it decides by, to be told of changes.
     pub(super) fn states(&self) -> watch::Receiver<Arc<MeshState>> {
         self.state.clone()
@@ -220,6 +229,11 @@ impl Gate {
 /// `INTERNAL` if the listener did not say, which is a defect.
 pub(super) fn caller(extensions: &Extensions) -> Result<&Caller, Status> {
     extensions.get::<Caller>().ok_or_else(|| Status::internal("connection without a caller"))
+}
+
+/// The name of a request.
+pub(super) fn request_id(extensions: &Extensions) -> Option<RequestId> {
+    extensions.get().copied()
 }
 
 fn unauthenticated() -> Status {

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::tls::OwnIdentity;
+use crate::audit::Exports;
 use crate::ca::Authority;
 use crate::store::Store;
 use crate::telemetry::metrics;
@@ -42,6 +43,8 @@ pub struct Health {
     pub own: Arc<OwnIdentity>,
     /// Renders metrics.
     pub metrics: PrometheusHandle,
+    /// Copies of the audit.
+    pub exports: Exports,
 }
 
 /// Serves until `stop`.
@@ -138,6 +141,9 @@ fn warnings(health: &Health, now: SystemTime) -> String {
                 duration::rough(left)
             ));
         }
+    }
+    for warning in health.exports.warnings(now) {
+        warnings.push_str(&format!("warning: {warning}\n"));
     }
     warnings
 }

@@ -5,7 +5,7 @@ use signet_proto::v1::{AttestRequest, AttestResponse, Bundle, IssuedSvid, RenewR
 use tonic::{Request, Response, Status};
 
 use super::Rooms;
-use super::caller::caller;
+use super::caller::{caller, request_id};
 use super::status::ToStatus;
 use crate::issue::Issued;
 use crate::{attest, issue, time};
@@ -14,10 +14,11 @@ use crate::{attest, issue, time};
 impl Identity for Rooms {
     async fn attest(&self, request: Request<AttestRequest>) -> Result<Response<AttestResponse>, Status> {
         let address = caller(request.extensions())?.address;
+        let name = request_id(request.extensions());
         let AttestRequest { proof, csr, version } = request.into_inner();
         let attested =
             attest::verify(&self.store, proof.as_ref(), address).await.map_err(|error| error.to_status())?;
-        let evidence = attested.evidence;
+        let (evidence, id) = (attested.evidence, attested.workload.spiffe_id.clone());
         let issued = match self.issuer.attest(attested, &csr, &version, address).await {
             Ok(issued) => issued,
             Err(error) => {
@@ -27,7 +28,13 @@ impl Identity for Rooms {
                     Some(refusal) if refusal.is_about_standing() => {
                         attest::refused(&self.store, evidence, refusal.as_str(), address).await.to_status()
                     }
-                    _ => error.to_status(),
+                    _ => {
+                        let status = error.to_status();
+                        if let Some(name) = name {
+                            self.gate.refusals().attested(&id, address, &status, name).await;
+                        }
+                        status
+                    }
                 });
             }
         };

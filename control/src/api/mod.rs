@@ -19,6 +19,7 @@ mod http;
 mod identity;
 mod listener;
 mod mesh;
+mod refusals;
 mod report;
 mod sessions;
 mod shares;
@@ -34,11 +35,12 @@ use signet_proto::v1::identity_server::IdentityServer;
 use signet_proto::v1::mesh_server::MeshServer;
 use signet_proto::v1::report_server::ReportServer;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::attest::Tokens;
+use crate::audit::{AuditKey, Ledger};
 use crate::ca::Authority;
 use crate::issue::Issuer;
 use crate::policy::Policies;
@@ -48,6 +50,7 @@ use crate::store::Store;
 
 use admission::Admission;
 
+pub(crate) use admission::REQUEST_ID;
 pub use caller::{Caller, Gate, Peer};
 pub use http::{Health, serve as serve_http};
 pub use listener::bind_socket;
@@ -96,6 +99,12 @@ pub struct Rooms {
     pub endpoints: Arc<Endpoints>,
     /// Who may ask what.
     pub gate: Gate,
+    /// Events and checkpoints.
+    pub ledger: Ledger,
+    /// What checkpoints are signed with.
+    pub audit_key: AuditKey,
+    /// Places for those who follow the audit.
+    pub tails: Arc<Semaphore>,
     /// When this process started.
     pub started_at: SystemTime,
     /// Ends all streams.

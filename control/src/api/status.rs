@@ -36,7 +36,7 @@ pub(super) trait ToStatus: std::fmt::Display {
 impl ToStatus for Refused {
     fn code(&self) -> Code {
         match self {
-            Self::Role { .. } | Self::Becoming { .. } | Self::Membership(_) => Code::PermissionDenied,
+            Self::Missing(_) | Self::Gain(_) | Self::Membership(_) => Code::PermissionDenied,
             Self::Untold(_) => Code::Internal,
         }
     }

@@ -1,5 +1,6 @@
 //! Over real sockets and TLS: what a proxy and an operator see.
 
+mod audit;
 mod door;
 mod roles;
 
@@ -109,8 +110,12 @@ impl Mesh {
 }
 
 async fn start(directory: &Path) -> Service {
+    start_with(directory, &[]).await
+}
+
+async fn start_with(directory: &Path, more: &[&str]) -> Service {
     let directory = directory.to_str().unwrap();
-    let (_, config) = Config::from_args([
+    let arguments = [
         "signet-control",
         "run",
         "--data-dir",
@@ -119,8 +124,8 @@ async fn start(directory: &Path) -> Service {
         "127.0.0.1:0",
         "--http-listen",
         "127.0.0.1:0",
-    ])
-    .unwrap();
+    ];
+    let (_, config) = Config::from_args(arguments.iter().chain(more)).unwrap();
     let metrics = PrometheusBuilder::new().build_recorder().handle();
     Service::start(config, metrics).await.unwrap()
 }

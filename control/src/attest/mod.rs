@@ -4,6 +4,8 @@
 //! close. The log and the audit say more.
 
 mod join_token;
+pub mod oidc;
+mod proven;
 
 use std::net::IpAddr;
 
@@ -14,6 +16,7 @@ use crate::store::model::{Actor, Workload};
 use crate::store::{Store, StoreError};
 
 pub use join_token::{DEFAULT_TTL, MAX_TTL, TokenError, Tokens};
+pub use proven::Proven;
 
 /// A proven workload, and what proved it.
 #[derive(Debug)]

@@ -88,11 +88,9 @@ pub(super) enum Verb {
     /// Take an identity, one of its instances, or a certificate out of the mesh, at once
     #[command(after_help = REVOKE_EXAMPLES)]
     Revoke(RevokeWhat),
-    /// Show what happened, and verify that the record is intact
-    #[command(
-        after_help = "Examples:\n  signet audit --limit 20\n  signet audit --subject spiffe://mesh.local/orders\n  signet audit --verify"
-    )]
-    Audit(AuditQuery),
+    /// Show what happened, copy the record of it, and verify that it is intact
+    #[command(subcommand)]
+    Audit(AuditVerb),
     /// Show and rotate the certificate authorities
     #[command(subcommand)]
     Ca(CaVerb),
@@ -398,17 +396,66 @@ pub(super) struct RevokeWhat {
     pub(super) wait: Wait,
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditVerb {
+    /// List the newest events
+    #[command(
+        after_help = "Examples:\n  signet audit list --limit 20\n  signet audit list --subject spiffe://mesh.local/orders"
+    )]
+    List {
+        /// The newest so many
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+        /// Only events about this (a SPIFFE ID or a policy's name)
+        #[arg(long)]
+        subject: Option<String>,
+    },
+    /// Show the newest events, a line each, and those that come
+    #[command(
+        after_help = "Examples:\n  signet audit tail --follow\n  signet audit tail --follow -o json | jq .actor"
+    )]
+    Tail {
+        /// Go on with events as they happen
+        #[arg(long, short)]
+        follow: bool,
+        /// The newest so many to begin with
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 10)]
+        lines: u32,
+    },
+    /// Print events and their signed checkpoints as lines of JSON, to be verified anywhere
+    #[command(after_help = "Example:\n  signet audit export > events.jsonl && signet audit key > audit.pem")]
+    Export {
+        /// Only events after this one
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        after: u64,
+    },
+    /// Recompute the chain of hashes and check it against the signed checkpoints
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify(AuditVerify),
+    /// Print the public key that checkpoints are signed with
+    Key,
+}
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  signet audit verify
+  signet audit verify --checkpoints /mnt/other-machine/audit.jsonl --key audit.pem
+  signet audit verify --file events.jsonl --key audit.pem
+
+With --file nothing is asked of control. Without --key, control is believed which key is its own: keep a copy of what
+`signet audit key` prints elsewhere. Exit code 1: the record is broken; the first bad event is named.";
+
 #[derive(Debug, Args)]
-pub(super) struct AuditQuery {
-    /// The newest so many
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) limit: u32,
-    /// Only events about this (a SPIFFE ID or a policy's name)
-    #[arg(long, conflicts_with = "verify")]
-    pub(super) subject: Option<String>,
-    /// Recompute the chain of hashes over all events
-    #[arg(long)]
-    pub(super) verify: bool,
+pub(super) struct AuditVerify {
+    /// Checkpoints that were kept elsewhere, as lines of JSON; events among them are passed over
+    #[arg(long, value_name = "FILE")]
+    pub(super) checkpoints: Option<PathBuf>,
+    /// The public key that `signet audit key` printed
+    #[arg(long, value_name = "PEM")]
+    pub(super) key: Option<PathBuf>,
+    /// A copy to verify instead of control's record: what `signet audit export` or a sink wrote
+    #[arg(long, value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -514,8 +561,12 @@ mod tests {
             "signet revoke spiffe://m/o --reason x",
             "signet revoke --instance 00 --reason x --no-wait",
             "signet revoke --serial 00 --reason x",
-            "signet audit --limit 5 --subject s",
-            "signet audit --verify",
+            "signet audit list --limit 5 --subject s",
+            "signet audit tail --follow -n 0",
+            "signet audit export --after 7",
+            "signet audit verify",
+            "signet audit verify --checkpoints c.jsonl --key k.pem --file e.jsonl",
+            "signet audit key",
             "signet ca status",
             "signet ca rotate-intermediate",
             "signet bundle --format jwks",
@@ -537,6 +588,8 @@ mod tests {
     fn wrong_usage_is_refused() {
         for line in [
             "signet",
+            "signet audit",
+            "signet audit --verify",
             "signet revoke --reason x",
             "signet revoke spiffe://m/o",
             "signet revoke spiffe://m/o --serial 00 --reason x",

@@ -5,12 +5,16 @@ use std::process::ExitCode;
 
 use tonic::{Code, Status};
 
+use crate::api::REQUEST_ID;
+use crate::audit::RequestId;
+
 /// Why a command did not do what it was asked to.
 #[derive(Debug)]
 pub(super) struct CliError {
     kind: Kind,
     message: String,
     hint: Option<String>,
+    request: Option<RequestId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +57,7 @@ impl CliError {
     }
 
     /// The same error of a verb whose exit code 1 means differences.
-    pub(super) fn as_trouble(mut self) -> Self {
+    pub(super) fn into_trouble(mut self) -> Self {
         if self.kind == Kind::Failed {
             self.kind = Kind::Trouble;
         }
@@ -61,7 +65,7 @@ impl CliError {
     }
 
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None }
+        Self { kind, message: message.into(), hint: None, request: None }
     }
 
     pub(super) fn with_hint(mut self, hint: impl Into<String>) -> Self {
@@ -71,6 +75,11 @@ impl CliError {
 
     pub(super) fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    /// The call that failed, if control answered it.
+    pub(super) fn request(&self) -> Option<RequestId> {
+        self.request
     }
 
     pub(super) fn exit_code(&self) -> ExitCode {
@@ -102,14 +111,15 @@ impl From<Status> for CliError {
             "" => format!("control answered {:?} without saying why", status.code()),
             message => message.to_owned(),
         };
-        let error = Self::new(kind, message);
+        let mut error = Self::new(kind, message);
+        let request = status.metadata().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+        error.request = request.and_then(RequestId::parse);
         match status.code() {
             Code::NotFound => error.with_hint(
                 "`signet workload list`, `signet policy list` and `signet identities` show what there is",
             ),
-            Code::Unavailable | Code::DeadlineExceeded => {
-                error.with_hint("nothing is known about the outcome: ask again, or look at `signet audit`")
-            }
+            Code::Unavailable | Code::DeadlineExceeded => error
+                .with_hint("nothing is known about the outcome: ask again, or look at `signet audit list`"),
             _ => error,
         }
     }

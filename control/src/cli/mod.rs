@@ -52,6 +52,9 @@ pub fn main() -> ExitCode {
             if let Some(hint) = error.hint() {
                 eprintln!("  {hint}");
             }
+            if let Some(request) = error.request() {
+                eprintln!("  request {request}, as control's log and audit name it");
+            }
             error.exit_code()
         }
     }
@@ -70,7 +73,7 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Verb::Policy(verb) => verbs::policy::run(verb, &session, output).await,
         Verb::Identities(query) => verbs::identities::list(query, &session, output).await,
         Verb::Revoke(what) => verbs::identities::revoke(what, &session, output).await,
-        Verb::Audit(query) => verbs::audit::run(query, &session, output).await,
+        Verb::Audit(verb) => verbs::audit::run(verb, &session, output).await,
         Verb::Ca(verb) => verbs::authority::ca(verb, &session, output).await,
         Verb::Bundle { format } => verbs::authority::bundle(format, &session).await,
         Verb::Role(verb) => verbs::role::run(verb, &session, output).await,

@@ -78,6 +78,21 @@ impl File {
     }
 }
 
+impl File {
+    /// Where the last of these keys is set, each in the table of the one before, or where the way to it ends.
+    pub(super) fn line_of_path(&self, path: &[String]) -> usize {
+        let Ok(whole) = toml::de::DeTable::parse(&self.text) else { return 1 };
+        let (mut table, mut line) = (whole.get_ref(), 1);
+        for key in path {
+            let Some((found, value)) = table.iter().find(|(name, _)| name.get_ref() == key) else { break };
+            line = line_at(&self.text, found.span().start);
+            let toml::de::DeValue::Table(inner) = value.get_ref() else { break };
+            table = inner;
+        }
+        line
+    }
+}
+
 fn line_at(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }

@@ -1,10 +1,11 @@
 //! Settings: flags win over environment, environment over file, file over defaults. Put together and
 //! validated once, into types; what is wrong names its key, where it was set, and what was expected.
 
+mod attestors;
 mod file;
 mod store;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,11 +16,13 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use serde::Deserialize;
 use signet_proto::spiffe::TrustDomain;
 
+use crate::audit::SinkAddress;
 use crate::duration::Span;
 use crate::registry::{self, TtlBounds};
 use crate::store::Location;
 use crate::telemetry::log::LogFormat;
 
+pub use attestors::{AttestorConfig, TableError};
 pub use file::FileError;
 
 /// The Signet control service.
@@ -34,7 +37,13 @@ struct Cli {
 enum Verb {
     /// Run the service.
     #[command(after_help = EXAMPLES)]
-    Run(Run),
+    Run {
+        /// Start although the store lacks audit events that were there before: revocations made since are lost
+        #[arg(long)]
+        accept_older_store: bool,
+        #[command(flatten)]
+        run: Given,
+    },
     /// Bring the store's schema up to date. An empty store needs none: `run` fills it.
     #[command(after_help = MIGRATE_EXAMPLES)]
     Migrate {
@@ -42,7 +51,7 @@ enum Verb {
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
-        run: Run,
+        run: Given,
     },
     /// Write the whole store into a file, while control runs. The seal key is not in it: keep it elsewhere.
     #[command(after_help = BACKUP_EXAMPLES)]
@@ -51,7 +60,7 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
         #[command(flatten)]
-        run: Run,
+        run: Given,
     },
     /// Fill an empty store from a backup, of this engine or the other.
     #[command(after_help = RESTORE_EXAMPLES)]
@@ -60,7 +69,7 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         from: PathBuf,
         #[command(flatten)]
-        run: Run,
+        run: Given,
     },
 }
 
@@ -110,7 +119,7 @@ Put the seal key of the store that was backed up where `--seal-key-file` says be
 What was revoked after the backup was taken is not revoked in the restored store: revoke it again.";
 
 #[derive(Debug, Args)]
-struct Run {
+struct Given {
     /// TOML file with the same keys as the flags
     #[arg(long, value_name = "FILE", env = "SIGNET_CONFIG")]
     config: Option<PathBuf>,
@@ -169,6 +178,15 @@ struct Settings {
     /// How log lines look [default: text]
     #[arg(long, value_enum, env = "SIGNET_LOG_FORMAT")]
     log_format: Option<LogFormat>,
+    /// How often the audit is signed, if anything happened; after 1000 events at the latest [default: 1m]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_AUDIT_CHECKPOINT_EVERY")]
+    audit_checkpoint_every: Option<Span>,
+    /// Where copies of the audit go: `file:/path` or `https://collector/path`, several times for several
+    #[arg(long, value_name = "URL", env = "SIGNET_AUDIT_SINK", value_delimiter = ',')]
+    audit_sink: Option<Vec<SinkAddress>>,
+    /// Proofs of who asks besides join tokens, by name: tables, so only in the file
+    #[arg(skip)]
+    attestors: Option<toml::Table>,
 }
 
 /// Validated settings.
@@ -198,6 +216,14 @@ pub struct Config {
     pub seal_key_file: PathBuf,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// How often the audit is signed.
+    pub audit_checkpoint_every: Duration,
+    /// Where copies of the audit go.
+    pub audit_sinks: Vec<SinkAddress>,
+    /// Start although the store is older than its newest checkpoint.
+    pub accept_older_store: bool,
+    /// Proofs of who asks besides join tokens, by name.
+    pub attestors: BTreeMap<String, AttestorConfig>,
 }
 
 /// Why the settings cannot be used.
@@ -225,6 +251,7 @@ pub enum ConfigError {
 /// An intermediate shorter than this would be replaced more often than is sane; tests need minutes.
 const MIN_INTERMEDIATE: Duration = Duration::from_secs(60);
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
+const MAX_SINKS: usize = 8;
 
 impl Config {
     /// Reads command line, environment and file of this process.
@@ -244,8 +271,12 @@ impl Config {
         A: Into<OsString> + Clone,
     {
         let matches = Cli::command().try_get_matches_from(arguments)?;
-        let (task, Run { config, settings }) = match Cli::from_arg_matches(&matches)?.verb {
-            Verb::Run(run) => (Task::Run, run),
+        let mut accept = false;
+        let (task, Given { config, settings }) = match Cli::from_arg_matches(&matches)?.verb {
+            Verb::Run { accept_older_store, run } => {
+                accept = accept_older_store;
+                (Task::Run, run)
+            }
             Verb::Migrate { dry_run, run } => (Task::Migrate { dry_run }, run),
             Verb::Backup { out, run } => (Task::Backup(out), run),
             Verb::Restore { from, run } => (Task::Restore(from), run),
@@ -254,7 +285,7 @@ impl Config {
         let run = matches.subcommand().map(|(_, given)| given);
         let config = Origins { run, file: config.as_deref().zip(file.as_ref()) }
             .validate(settings.or(file.as_ref().map(|file| &file.settings)))?;
-        Ok((task, config))
+        Ok((task, Self { accept_older_store: accept, ..config }))
     }
 }
 
@@ -277,6 +308,9 @@ impl Settings {
             intermediate_ttl: self.intermediate_ttl.or(file.intermediate_ttl),
             seal_key_file: self.seal_key_file.or_else(|| file.seal_key_file.clone()),
             log_format: self.log_format.or(file.log_format),
+            audit_checkpoint_every: self.audit_checkpoint_every.or(file.audit_checkpoint_every),
+            audit_sink: self.audit_sink.or_else(|| file.audit_sink.clone()),
+            attestors: self.attestors.or_else(|| file.attestors.clone()),
         }
     }
 }
@@ -350,7 +384,47 @@ impl Origins<'_> {
             admin_uids,
             intermediate_ttl,
             log_format: settings.log_format.unwrap_or_default(),
+            audit_checkpoint_every: self.checkpoint_every(settings.audit_checkpoint_every)?,
+            audit_sinks: self.sinks(settings.audit_sink.unwrap_or_default())?,
+            accept_older_store: false,
+            attestors: self.attestors(settings.attestors)?,
         })
+    }
+
+    /// Tables come from the file only, so every mistake in them has a line.
+    fn attestors(
+        &self,
+        tables: Option<toml::Table>,
+    ) -> Result<BTreeMap<String, AttestorConfig>, ConfigError> {
+        attestors::read(tables.unwrap_or_default()).map_err(|error| {
+            let error = error.below("attestors");
+            let (path, line) = match self.file {
+                Some((path, file)) => (path.to_owned(), file.line_of_path(&error.path)),
+                None => (PathBuf::new(), 1),
+            };
+            let key = format!("{}: ", error.path.join("."));
+            ConfigError::File(FileError::Content { path, line, key, message: error.message })
+        })
+    }
+
+    fn checkpoint_every(&self, every: Option<Span>) -> Result<Duration, ConfigError> {
+        let every = every.map_or(Duration::from_secs(60), |span| span.0);
+        if every < Duration::from_secs(1) || every > Duration::from_secs(86_400) {
+            return Err(self.wrong("audit-checkpoint-every", "1s to 1d", &Span(every)));
+        }
+        Ok(every)
+    }
+
+    /// Each has a position of its own, by its address.
+    fn sinks(&self, sinks: Vec<SinkAddress>) -> Result<Vec<SinkAddress>, ConfigError> {
+        if sinks.len() > MAX_SINKS {
+            return Err(self.wrong("audit-sink", format!("at most {MAX_SINKS}"), &sinks.len()));
+        }
+        let names: HashSet<String> = sinks.iter().map(ToString::to_string).collect();
+        match sinks.iter().find(|_| names.len() < sinks.len()) {
+            Some(first) => Err(self.wrong("audit-sink", "each address once", first)),
+            None => Ok(sinks),
+        }
     }
 
     /// An SVID must not outlive the intermediate that signs it, which signs until half of its life.

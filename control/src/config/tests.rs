@@ -133,3 +133,60 @@ fn migration_takes_the_same_settings() {
     assert_eq!(task, Task::Migrate { dry_run: true });
     assert_eq!(config.data_dir, Path::new("x"));
 }
+
+#[test]
+fn audit_goes_to_files_and_collectors() {
+    let text =
+        "audit-checkpoint-every = \"10s\"\naudit-sink = [\"file:/var/log/a\", \"https://c.example/x\"]\n";
+    let (_, config) = with_file(text, &[]);
+    let config = config.unwrap();
+    assert_eq!(config.audit_checkpoint_every, Duration::from_secs(10));
+    let sinks: Vec<String> = config.audit_sinks.iter().map(ToString::to_string).collect();
+    assert_eq!(sinks, ["file:/var/log/a", "https://c.example/x"]);
+    assert!(!config.accept_older_store && load(&["--accept-older-store"]).unwrap().accept_older_store);
+    let message = message("audit-sink = [\"http://c.example/\"]\n", &[]);
+    assert!(message.starts_with("FILE:1: audit-sink[0]: ") && message.contains("this machine"), "{message}");
+    let twice = load(&["--audit-sink", "file:/a", "--audit-sink", "file:/a"]).unwrap_err().to_string();
+    assert_eq!(twice, "--audit-sink: expected each address once, found `file:/a`");
+    assert!(load(&["--audit-checkpoint-every", "0s"]).is_err());
+}
+
+const JWT: &str = "\n[attestors.cluster]\nkind = \"jwt\"\nprofile = \"kubernetes\"\n\
+                   issuer = \"https://cluster.example\"\naudience = [\"signet\"]\n";
+
+#[test]
+fn attestors_are_tables_of_the_file() {
+    let (_, config) = with_file(JWT, &[]);
+    let config = config.unwrap();
+    assert!(matches!(&config.attestors["cluster"], AttestorConfig::Jwt(jwt) if jwt.audience == ["signet"]));
+    assert!(load(&[]).unwrap().attestors.is_empty());
+}
+
+#[test]
+fn mistakes_in_attestors_name_key_line_and_what_was_expected() {
+    for (text, expected) in [
+        (JWT.replace("\"jwt\"", "\"x\""), "FILE:3: attestors.cluster.kind: expected"),
+        (JWT.replace("kind = \"jwt\"", ""), "FILE:2: attestors.cluster: expected `kind`, one of"),
+        (JWT.replace("cluster]", "Cluster]"), "FILE:2: attestors.Cluster: expected a name of 1 to 63"),
+        (
+            JWT.replace("audience", "audiences"),
+            "FILE:6: attestors.cluster.audiences: unknown field `audiences`",
+        ),
+        (JWT.replace("[\"signet\"]", "[]"), "FILE:6: attestors.cluster.audience: expected 1 to 32 names"),
+        (JWT.replace("https:", "ftp:"), "FILE:5: attestors.cluster.issuer: expected a URL such as"),
+        (
+            format!("{JWT}claims = {{ team = \"\" }}\n"),
+            "FILE:7: attestors.cluster.claims.team: expected the name",
+        ),
+        (
+            format!("{JWT}\n[attestors.cluster.claims]\nteam = 7\n"),
+            "FILE:9: attestors.cluster.claims.team: invalid",
+        ),
+        (JWT.replace("issuer =", "ca-file ="), "FILE:2: attestors.cluster: missing field `issuer`"),
+        ("attestors = 5\n".to_owned(), "FILE:1: attestors: invalid type"),
+        ("[attestors]\na = 5\n".to_owned(), "FILE:2: attestors.a: expected a table"),
+    ] {
+        let message = message(&text, &[]);
+        assert!(message.starts_with(expected), "{message}\nexpected {expected}");
+    }
+}

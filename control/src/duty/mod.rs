@@ -9,6 +9,8 @@
 //! | measure | 5 s | numbers for the metrics |
 //! | prune | 60 s | drops what is long over, in small batches |
 //! | audit | at start, then 1 h | verifies the chain of audit events from its beginning |
+//! | checkpoint | 1 s | signs the audit, when due |
+//! | export | 1 s, each sink by itself | brings copies of the audit up to date |
 //!
 //! Where replicas share a store, the one that leads rotates, lapses and prunes; what it decides is decided in the
 //! commit once more.
@@ -23,6 +25,7 @@
 //! and nothing is pruned for `STEADY_LONG`; and what a wrong clock lapsed all the same comes back when its SVID
 //! turns out to be good (`store::lapse`).
 
+mod audit;
 mod clock;
 
 use std::sync::Arc;
@@ -35,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::OwnIdentity;
-use crate::audit::ChainVerifier;
+use crate::audit::{Checkpointer, Exports, Ledger};
 use crate::ca::Authority;
 use crate::publish::Endpoints;
 use crate::registry;
@@ -66,7 +69,6 @@ pub(crate) const REVOCATION_KEPT: Duration = registry::MAX_TTL.saturating_add(CL
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 const KEPT_REVISIONS: u32 = 10_000;
 const PRUNE_BATCH: u32 = 500;
-const AUDIT_PAGE: u32 = 1000;
 
 /// What the duties work on.
 #[derive(Clone)]
@@ -83,6 +85,12 @@ pub struct Duties {
     pub started_at: SystemTime,
     /// Wants to be kept up now and then.
     pub metrics: PrometheusHandle,
+    /// Events and checkpoints.
+    pub ledger: Ledger,
+    /// Signs the audit.
+    pub checkpointer: Arc<Checkpointer>,
+    /// Where copies of the audit go.
+    pub exports: Exports,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -110,6 +118,8 @@ impl Duties {
             async move { if steady && duties.store.leads() { duties.prune().await } else { Ok(()) } }
         });
         self.spawn(tasks, stop, "audit", 3600 * second, |duties| async move { duties.audit().await });
+        self.spawn_checkpoints(tasks, stop);
+        self.spawn_exports(tasks, stop);
     }
 
     fn spawn<F, R>(
@@ -222,24 +232,6 @@ impl Duties {
             }
             // Between batches everybody else has their turn.
             tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    async fn audit(&self) -> Result<(), Failure> {
-        let mut verifier = ChainVerifier::from_genesis();
-        loop {
-            let events = self.store.events_after(verifier.position(), AUDIT_PAGE).await?;
-            if events.is_empty() {
-                metrics::audit_intact(true);
-                return Ok(());
-            }
-            for event in &events {
-                if let Err(broken) = verifier.take(event) {
-                    metrics::audit_intact(false);
-                    return Err(format!("the audit was tampered with: {broken}").into());
-                }
-            }
-            tokio::task::yield_now().await;
         }
     }
 }

@@ -270,7 +270,7 @@ mod tests {
             more in "prod:[ab]:[xy]|prod",
             proven in facts(),
         ) {
-            let narrow = Declaration { selectors: selectors.clone(), ..declared("spiffe://td/w") };
+            let narrow = Declaration { selectors, ..declared("spiffe://td/w") };
             let mut narrower = narrow.clone();
             narrower.selectors.insert(more.parse().unwrap());
             let count = |workload| matching([workload], &proven, |_| false).found.len();
@@ -288,7 +288,7 @@ mod tests {
                 .map(|(n, selectors)| Declaration { selectors, ..declared(&format!("spiffe://td/w{n}")) })
                 .collect();
             let found = |workloads: &mut dyn Iterator<Item = &Declaration>| {
-                choose(matching(workloads, &proven, |_| false).found, None).map(|found| found.id.clone()).ok()
+                choose(matching(workloads, &proven, |_| false).found, None).map(|found| found.id).ok()
             };
             prop_assert_eq!(found(&mut workloads.iter()), found(&mut workloads.iter().rev()));
         }

@@ -15,45 +15,47 @@ const TOLD: usize = 4;
 #[non_exhaustive]
 pub enum Refused {
     /// No binding of the caller gives the role on what the call is about.
-    #[error(
-        "{call} takes the role {needed} on {about}; `{subject}` has {held}. An admin gives it: \
-         `signet role grant {needed} {subject}{argument}`"
-    )]
-    Role {
-        /// The call.
-        call: &'static str,
-        /// The least role that would do.
-        needed: Role,
-        /// On what, in words.
-        about: String,
-        /// Who asked.
-        subject: Subject,
-        /// What it has, in words.
-        held: String,
-        /// The rest of the command that grants it.
-        argument: String,
-    },
+    #[error(transparent)]
+    Missing(Box<Missing>),
     /// The call could make its caller someone who may do more.
-    #[error(
-        "whoever makes a join ticket for `{id}`, or says what proves to be it, can become it; it has the role \
-         {role} on {scope}, which `{subject}` has not: ask someone who has it"
-    )]
-    Becoming {
-        /// Whom.
-        id: SpiffeId,
-        /// What that one has.
-        role: Role,
-        /// On what.
-        scope: Scope,
-        /// Who asked.
-        subject: Subject,
-    },
+    #[error(transparent)]
+    Gain(Box<Gain>),
     /// Roles give no right to it.
     #[error("{0} is for attested instances, with their SVID: a role gives no right to it")]
     Membership(&'static str),
     /// A call was judged without what it is about: a defect of this program. Nothing was done.
     #[error("{0} did not say what it is about, and is refused for that: a defect of control")]
     Untold(&'static str),
+}
+
+/// The binding that would do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{call} takes the role {needed} on {about}; `{subject}` has {held}. An admin gives it: \
+     `signet role grant {needed} {subject}{argument}`"
+)]
+pub struct Missing {
+    call: &'static str,
+    /// The least role that would do.
+    pub needed: Role,
+    about: String,
+    subject: Subject,
+    held: String,
+    /// The end of the command that gives it: where.
+    pub argument: String,
+}
+
+/// What the caller would come by.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "whoever makes a join ticket for `{id}`, or says what proves to be it, can become it; it has the role {role} \
+     on {scope}, which `{subject}` has not: ask someone who has it"
+)]
+pub struct Gain {
+    id: SpiffeId,
+    role: Role,
+    scope: Scope,
+    subject: Subject,
 }
 
 /// Whether `subject` may make the call on `target`; `None` when it named nothing.
@@ -121,12 +123,12 @@ pub(super) fn may_become(
     let gained = held.iter().find(|gain| !own(subject, bindings).any(|binding| binding.includes(gain)));
     match gained {
         None => Ok(()),
-        Some(gain) => Err(Refused::Becoming {
+        Some(gain) => Err(Refused::Gain(Box::new(Gain {
             id: id.clone(),
             role: gain.role,
             scope: gain.scope.clone(),
             subject: subject.clone(),
-        }),
+        }))),
     }
 }
 
@@ -146,8 +148,14 @@ fn refused(
         Some(scope) => (format!("`{scope}`"), format!(" --on '{scope}'")),
         None => ("what it is about".to_owned(), " --on SCOPE".to_owned()),
     };
-    let call = verb.method();
-    Refused::Role { call, needed, about, subject: subject.clone(), held: told(subject, bindings), argument }
+    Refused::Missing(Box::new(Missing {
+        call: verb.method(),
+        needed,
+        about,
+        subject: subject.clone(),
+        held: told(subject, bindings),
+        argument,
+    }))
 }
 
 fn told(subject: &Subject, bindings: &[Binding]) -> String {

@@ -19,7 +19,7 @@ mod scope;
 mod table;
 
 pub use binding::{Binding, MAX_PER_SUBJECT, Role, Subject, SubjectError, UnknownRole};
-pub use decide::{Refused, may_try, permits};
+pub use decide::{Gain, Missing, Refused, may_try, permits};
 pub use operator::{Judged, Operator, Permission, Sight};
 pub use scope::{Scope, ScopeError};
 pub use table::{Needs, Reach, needs};

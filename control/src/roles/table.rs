@@ -37,7 +37,11 @@ pub fn needs(verb: Verb) -> Needs {
         Verb::IdentityAttest => Needs::Stranger,
         Verb::IdentityRenew | Verb::MeshWatch | Verb::MeshLeave | Verb::ReportReport => Needs::Member,
 
-        Verb::AdminStatus | Verb::AdminGetBundle => Needs::Role(Role::Viewer, Mesh),
+        Verb::AdminStatus
+        | Verb::AdminGetBundle
+        | Verb::AdminGetAuditKey
+        | Verb::AdminListCheckpoints
+        | Verb::AdminTailAudit => Needs::Role(Role::Viewer, Mesh),
         Verb::AdminListWorkloads
         | Verb::AdminListPolicies
         | Verb::AdminExport

@@ -33,6 +33,9 @@ const MATRIX: &str = "
     Admin.Revoke             --- --  +-- +-    --- --    +-- +-
     Admin.AwaitApplied       +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.ListAudit          +-- +-  +-- +-    +-- +-    +-- +-
+    Admin.TailAudit          --- ++  --- ++    --- ++    --- ++
+    Admin.ListCheckpoints    --- ++  --- ++    --- ++    --- ++
+    Admin.GetAuditKey        --- ++  --- ++    --- ++    --- ++
     Admin.RotateIntermediate --- --  --- --    --- --    --- ++
     Admin.GetBundle          --- ++  --- ++    --- ++    --- ++
     Admin.GrantRole          --- --  --- --    --- --    +-- +-
@@ -314,13 +317,11 @@ proptest! {
     fn what_a_refusal_asks_for_is_what_helps(
         bindings in any_bindings(), verb in any_verb(), target in any_scope(),
     ) {
-        if let Err(Refused::Role { needed, argument, .. }) =
-            permits(&ada(), &bindings, verb, Some(&target))
-        {
-            let on = argument.trim().trim_start_matches("--on ").trim_matches('\'');
+        if let Err(Refused::Missing(missing)) = permits(&ada(), &bindings, verb, Some(&target)) {
+            let on = missing.argument.trim().trim_start_matches("--on ").trim_matches('\'');
             let on = if on.is_empty() { "everything" } else { on };
             let mut helped = bindings;
-            helped.push(binding(needed, on));
+            helped.push(binding(missing.needed, on));
             prop_assert!(permits(&ada(), &helped, verb, Some(&target)).is_ok());
         }
     }

@@ -20,7 +20,7 @@ pub fn start(format: LogFormat) {
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-        LogFormat::Json => lines.json().with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Json => lines.json().with_current_span(true).with_span_list(false).try_init(),
     };
     if let Err(error) = started {
         // Only a second start in one process: whoever was first keeps the log.

@@ -28,7 +28,14 @@ const POLICY_READABLE: &str = "signet_control_policy_readable";
 const PRUNED: &str = "signet_control_pruned_rows_total";
 const DUTY: &str = "signet_control_duty_last_success_timestamp_seconds";
 const DUTY_FAILURES: &str = "signet_control_duty_failures_total";
+const TOKENS: &str = "signet_control_tokens_checked_total";
+const KEY_FETCHES: &str = "signet_control_issuer_key_fetches_total";
 const AUDIT_INTACT: &str = "signet_control_audit_chain_intact";
+const AUDIT_CHECKPOINT: &str = "signet_control_audit_checkpoint_sequence";
+const AUDIT_CHECKPOINT_AT: &str = "signet_control_audit_checkpoint_timestamp_seconds";
+const AUDIT_SINK_LAG: &str = "signet_control_audit_sink_lag_events";
+const AUDIT_SINK_FAILURES: &str = "signet_control_audit_sink_failures_total";
+const AUDIT_REFUSALS: &str = "signet_control_audit_refusals_total";
 
 /// Seconds, from a fast signature to a call that is too slow.
 const SECONDS: &[f64] =
@@ -80,7 +87,14 @@ fn describe() {
     describe_counter!(PRUNED, "Rows dropped because they were over, by kind");
     describe_gauge!(DUTY, Unit::Seconds, "When a background duty last succeeded, Unix time");
     describe_counter!(DUTY_FAILURES, "Background duties that failed, by duty");
+    describe_counter!(TOKENS, "JSON Web Tokens checked, by result (believed, or why not)");
+    describe_counter!(KEY_FETCHES, "Fetches of issuers' keys, by result (fetched, or why not)");
     describe_gauge!(AUDIT_INTACT, "1 if the audit chain verified as far as it was read, 0 if it is broken");
+    describe_gauge!(AUDIT_CHECKPOINT, "The event of the newest signed checkpoint");
+    describe_gauge!(AUDIT_CHECKPOINT_AT, Unit::Seconds, "When that was made, Unix time");
+    describe_gauge!(AUDIT_SINK_LAG, "Audit events that a sink does not have yet, by sink");
+    describe_counter!(AUDIT_SINK_FAILURES, "Batches that a sink did not take, by sink");
+    describe_counter!(AUDIT_REFUSALS, "Refusals, by whether the audit recorded them or only counted them");
 }
 
 /// An SVID was issued (`refused` is `None`) or not.
@@ -178,9 +192,40 @@ pub fn duty_failed(duty: &'static str) {
     counter!(DUTY_FAILURES, "duty" => duty).increment(1);
 }
 
+/// A JSON Web Token was checked.
+pub fn token_checked(result: &'static str) {
+    counter!(TOKENS, "result" => result).increment(1);
+}
+
+/// The keys of an issuer were fetched, or could not be.
+pub fn keys_fetched(result: &'static str) {
+    counter!(KEY_FETCHES, "result" => result).increment(1);
+}
+
 /// The audit chain was read.
 pub fn audit_intact(intact: bool) {
     gauge!(AUDIT_INTACT).set(if intact { 1.0 } else { 0.0 });
+}
+
+/// A checkpoint was signed.
+pub fn audit_checkpoint(sequence: u64, at: SystemTime) {
+    gauge!(AUDIT_CHECKPOINT).set(sequence as f64);
+    gauge!(AUDIT_CHECKPOINT_AT).set(unix(at));
+}
+
+/// A sink lacks so many events. Sinks are those of the settings: few.
+pub fn audit_sink_lag(sink: &str, events: u64) {
+    gauge!(AUDIT_SINK_LAG, "sink" => sink.to_owned()).set(events as f64);
+}
+
+/// A sink did not take a batch.
+pub fn audit_sink_failed(sink: &str) {
+    counter!(AUDIT_SINK_FAILURES, "sink" => sink.to_owned()).increment(1);
+}
+
+/// Somebody was refused something.
+pub fn audit_refusal(recorded: bool) {
+    counter!(AUDIT_REFUSALS, "recorded" => if recorded { "yes" } else { "no" }).increment(1);
 }
 
 fn unix(at: SystemTime) -> f64 {

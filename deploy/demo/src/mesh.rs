@@ -235,7 +235,7 @@ impl Mesh {
         let mut commands = vec![
             ("where `signet` is, and where control is", at),
             ("who has which certificate, and until when", "signet identities".to_owned()),
-            ("what happened", "signet audit --limit 20".to_owned()),
+            ("what happened", "signet audit list --limit 20".to_owned()),
         ];
         if let Ok(outbound) = shop.outbound("orders") {
             commands.push(("call orders as shop", format!("curl -i http://{outbound}/orders/17")));

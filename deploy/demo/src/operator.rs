@@ -62,7 +62,7 @@ pub(crate) struct Authority {
     pub(crate) subject: String,
 }
 
-/// One row of `signet audit --output json`.
+/// One row of `signet audit list --output json`.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Event {
     /// What was done.
@@ -168,7 +168,7 @@ impl Operator {
 
     /// The newest `limit` events of the audit trail.
     pub(crate) async fn audit(&self, limit: u32) -> Result<Vec<Event>> {
-        self.ask_json(&["audit", "--limit", &limit.to_string()]).await
+        self.ask_json(&["audit", "list", "--limit", &limit.to_string()]).await
     }
 
     /// The identities in use, one per instance.

@@ -8,13 +8,12 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rustls_pki_types::CertificateDer;
-use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
 use super::bundle::MAX_AUTHORITIES;
 use super::certificate::{Certificate, MAX_CERTIFICATE_BYTES};
 use super::key::PublicKey;
+use crate::json;
 
 /// Largest JWK set that is looked at, in bytes.
 const MAX_JWKS_BYTES: usize = 2 * 1024 * 1024;
@@ -35,7 +34,7 @@ pub(super) fn read(text: &str) -> Result<JwkSet, JwksError> {
     if text.len() > MAX_JWKS_BYTES {
         return Err(JwksError::TooLarge { length: text.len() });
     }
-    let UniqueNames(set) = serde_json::from_str(text).map_err(|error| JwksError::Json(error.to_string()))?;
+    let set = json::parse(text.as_bytes()).map_err(|error| JwksError::Json(error.to_string()))?;
     let sequence = whole_number(&set, "spiffe_sequence")?.unwrap_or(0);
     whole_number(&set, "spiffe_refresh_hint")?;
     let keys = set.get("keys").and_then(Value::as_array).ok_or(JwksError::NoKeys)?;
@@ -153,69 +152,6 @@ pub enum JwksError {
     /// No key of use `x509-svid`.
     #[error("no key of use `{X509_SVID}`: such a bundle distrusts its whole trust domain")]
     NoUsableKey,
-}
-
-/// A JSON value in which no object has the same name twice; `serde_json` alone keeps the last.
-struct UniqueNames(Value);
-
-impl<'de> Deserialize<'de> for UniqueNames {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(UniqueNamesVisitor).map(Self)
-    }
-}
-
-struct UniqueNamesVisitor;
-
-impl<'de> Visitor<'de> for UniqueNamesVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(UniqueNames(item)) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(Value::Array(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(name) = members.next_key::<String>()? {
-            if object.contains_key(&name) {
-                return Err(de::Error::custom(format_args!("{name:?} is there twice in one object")));
-            }
-            let UniqueNames(value) = members.next_value()?;
-            object.insert(name, value);
-        }
-        Ok(Value::Object(object))
-    }
 }
 
 #[cfg(test)]

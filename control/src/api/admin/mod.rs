@@ -1,6 +1,7 @@
 //! What operators do. Each verb: who asks, whether they may on what it is about, the room that does it, the answer.
 
 mod applied;
+mod audit;
 mod messages;
 mod registry;
 mod roles;
@@ -17,7 +18,7 @@ use crate::roles::{Permission, Scope, Sight, Subject};
 use crate::store::model::{Actor, ElsewhereStanding, WorkloadStatus};
 use crate::{revoke, time};
 
-/// Events in one answer; `signet audit --verify` asks for all of them.
+/// Events in one answer; who wants all of them follows [`audit`].
 const MAX_EVENTS: u32 = 200_000;
 const USUAL_EVENTS: u32 = 100;
 
@@ -25,6 +26,8 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl Admin for Rooms {
+    type TailAuditStream = audit::Events;
+
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
         self.on_everything(request.extensions()).await?;
         let counts = self.store.counts(time::now()).await.map_err(|error| error.to_status())?;
@@ -45,7 +48,7 @@ impl Admin for Rooms {
 
     async fn create_workload(&self, request: Request<v1::CreateWorkloadRequest>) -> Answer<v1::Workload> {
         let operator = self.gate.operator(request.extensions()).await?;
-        let declaration = registry::declaration(request.into_inner()).map_err(|error| error.to_status())?;
+        let declaration = registry::declaration(&request.into_inner()).map_err(|error| error.to_status())?;
         let created = self.registry.create(declaration, operator).await.map_err(|error| error.to_status())?;
         Ok(Response::new(registry::workload(created)))
     }
@@ -237,6 +240,28 @@ impl Admin for Rooms {
         Ok(Response::new(v1::ListAuditResponse { events }))
     }
 
+    async fn tail_audit(&self, request: Request<v1::TailAuditRequest>) -> Answer<Self::TailAuditStream> {
+        self.on_everything(request.extensions()).await?;
+        audit::tail(self, request).map(Response::new)
+    }
+
+    async fn list_checkpoints(
+        &self,
+        request: Request<v1::ListCheckpointsRequest>,
+    ) -> Answer<v1::ListCheckpointsResponse> {
+        self.on_everything(request.extensions()).await?;
+        audit::checkpoints(self, request.into_inner().after_sequence).await.map(Response::new)
+    }
+
+    async fn get_audit_key(
+        &self,
+        request: Request<v1::GetAuditKeyRequest>,
+    ) -> Answer<v1::GetAuditKeyResponse> {
+        self.on_everything(request.extensions()).await?;
+        let (pem, id) = (self.audit_key.to_pem(), self.audit_key.id());
+        Ok(Response::new(v1::GetAuditKeyResponse { pem, id }))
+    }
+
     async fn rotate_intermediate(
         &self,
         request: Request<v1::RotateIntermediateRequest>,
@@ -275,7 +300,7 @@ impl Admin for Rooms {
 
 impl Rooms {
     /// The actor of a call about the mesh as a whole.
-    async fn on_everything(&self, extensions: &Extensions) -> Result<Actor, Status> {
+    pub(super) async fn on_everything(&self, extensions: &Extensions) -> Result<Actor, Status> {
         let operator = self.gate.operator(extensions).await?;
         operator.on_everything().map_err(|refused| refused.to_status())
     }

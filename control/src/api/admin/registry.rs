@@ -17,7 +17,7 @@ use crate::store::model::{Registered, WorkloadStatus};
 use crate::time;
 
 /// What is to be registered.
-pub(super) fn declaration(request: v1::CreateWorkloadRequest) -> Result<Declaration, RegistryError> {
+pub(super) fn declaration(request: &v1::CreateWorkloadRequest) -> Result<Declaration, RegistryError> {
     let approval = match request.approval() {
         v1::WorkloadApproval::Unspecified | v1::WorkloadApproval::None => Approval::None,
         v1::WorkloadApproval::One => Approval::One,

@@ -46,7 +46,7 @@ pub(in crate::cli) async fn diff(diff: Diff, session: &Session, output: Output) 
         output.print(&json, || people(&answer, output))?;
         Ok::<_, CliError>(answer)
     };
-    let answer = compare.await.map_err(CliError::as_trouble)?;
+    let answer = compare.await.map_err(CliError::into_trouble)?;
     tell(&answer.warnings);
     if answer.changes.iter().all(|change| change.action == "unchanged") {
         return Ok(());

@@ -118,12 +118,12 @@ pub(super) async fn audit_holds(telling: &mut Telling<'_>) -> Result<()> {
         "What is on record",
         "Every certificate, change and revocation was committed together with its audit event.",
     )?;
-    telling.account.command("signet audit --limit 4")?;
+    telling.account.command("signet audit list --limit 4")?;
     let operator = telling.mesh.operator()?.clone();
-    let newest = operator.ask(&["audit", "--limit", "4"]).await?;
+    let newest = operator.ask(&["audit", "list", "--limit", "4"]).await?;
     telling.account.table(&newest)?;
-    telling.account.command("signet audit --verify")?;
-    let verified = operator.run(&["audit", "--verify"]).await?;
+    telling.account.command("signet audit verify")?;
+    let verified = operator.run(&["audit", "verify"]).await?;
     let said = if verified.status == Some(0) { verified.out } else { verified.error };
     let said = said.lines().next().unwrap_or_default().to_owned();
     telling.conclude("audit", verified.status == Some(0), said, None, "orders")

@@ -88,6 +88,12 @@ impl ChainVerifier {
         Self { last: None, verified: 0 }
     }
 
+    /// Starts after an event whose hash is known for sure: that of a checkpoint.
+    #[must_use]
+    pub fn from_point(sequence: u64, hash: [u8; 32]) -> Self {
+        Self { last: Some((sequence, hash)), verified: 0 }
+    }
+
     /// Takes the next event, in ascending order.
     ///
     /// # Errors
@@ -163,6 +169,14 @@ pub enum Action {
     RoleGranted,
     /// A role was taken.
     RoleWithdrawn,
+    /// Somebody was denied what operators do.
+    CallRefused,
+    /// Somebody known was denied an SVID.
+    SvidRefused,
+    /// The key that signs checkpoints was made.
+    AuditKeyCreated,
+    /// Control was told to start on a store that lacks events.
+    OlderStoreAccepted,
 }
 
 impl Action {
@@ -190,6 +204,10 @@ impl Action {
             Self::RevocationsPruned => "revocations.pruned",
             Self::RoleGranted => "role.granted",
             Self::RoleWithdrawn => "role.withdrawn",
+            Self::CallRefused => "call.refused",
+            Self::SvidRefused => "svid.refused",
+            Self::AuditKeyCreated => "audit.key_created",
+            Self::OlderStoreAccepted => "store.older_accepted",
         }
     }
 }

@@ -1,0 +1,287 @@
+//! One HTTP request for a small JSON document, from a server that an issuer or an operator named.
+//!
+//! Control sits where others may not connect from, so: only to addresses that are [permitted](super::address),
+//! the one that was judged and no other; nothing is followed; no proxy; one answer, of bounded size.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{self, Either};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{self, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
+use rustls::ClientConfig;
+use signet_proto::jose::MAX_KEY_SET_BYTES;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::address::permitted;
+use super::url::Url;
+
+/// One address that does not answer leaves time for the next.
+const CONNECT: Duration = Duration::from_secs(2);
+const MAX_ADDRESSES: usize = 4;
+const MAX_HEADERS: usize = 64;
+const MAX_HEADER_BYTES: usize = 32 * 1024;
+const MAX_BEARER_BYTES: u64 = 16 * 1024;
+const JSON: [&str; 2] = ["application/json", "application/jwk-set+json"];
+
+/// Why a document was not fetched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// All of it took too long.
+    #[error("no complete answer in time")]
+    Deadline,
+    /// The name has no address.
+    #[error("`{host}` cannot be resolved: {error}")]
+    Resolve {
+        /// Which name.
+        host: String,
+        /// What the resolver says.
+        error: io::Error,
+    },
+    /// All its addresses are where keys are not fetched from.
+    #[error("`{host}` is at {found}, which is not a global address: `allow-addresses` can allow it")]
+    Address {
+        /// Which host.
+        host: String,
+        /// Where it is.
+        found: String,
+    },
+    /// No connection.
+    #[error("cannot connect to {address}: {error}")]
+    Connect {
+        /// Where to.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Connected, but not to who it should be.
+    #[error("TLS 1.3 with `{host}` failed: {error}")]
+    Tls {
+        /// Which host.
+        host: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The exchange broke off.
+    #[error("HTTP: {0}")]
+    Http(#[from] hyper::Error),
+    /// The request could not be made.
+    #[error("the request cannot be made: {0}")]
+    Request(#[from] hyper::http::Error),
+    /// Elsewhere, it says.
+    #[error("it was answered with a redirect, which is not followed")]
+    Redirect,
+    /// Another answer than 200.
+    #[error("it was answered with status {0}")]
+    Status(StatusCode),
+    /// Not what it should be.
+    #[error("the answer is not JSON by its content type, or is compressed")]
+    NotJson,
+    /// More than is looked at.
+    #[error("the answer has more than {MAX_KEY_SET_BYTES} bytes, or broke off")]
+    Body,
+    /// A file of the settings.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The discovery document.
+    #[error("discovery document: {0}")]
+    Discovery(String),
+    /// The key set.
+    #[error(transparent)]
+    Keys(#[from] signet_proto::jose::KeySetError),
+}
+
+impl FetchError {
+    /// A stable word for log and metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Deadline => "deadline",
+            Self::Resolve { .. } => "resolve",
+            Self::Address { .. } => "address",
+            Self::Connect { .. } => "connect",
+            Self::Tls { .. } => "tls",
+            Self::Http(_) | Self::Request(_) => "http",
+            Self::Redirect => "redirect",
+            Self::Status(_) => "status",
+            Self::NotJson => "content_type",
+            Self::Body => "body",
+            Self::File { .. } => "file",
+            Self::Discovery(_) => "discovery",
+            Self::Keys(_) => "keys",
+        }
+    }
+}
+
+/// What came.
+#[derive(Debug)]
+pub(super) struct Document {
+    pub(super) body: Bytes,
+    /// How long it is good, if the server says so.
+    pub(super) max_age: Option<Duration>,
+}
+
+/// Fetches the documents of one issuer.
+#[derive(Debug, Clone)]
+pub(super) struct Fetcher {
+    pub(super) tls: Arc<ClientConfig>,
+    pub(super) allowed: Vec<IpNet>,
+    pub(super) bearer_file: Option<PathBuf>,
+}
+
+impl Fetcher {
+    /// Gets a document. The bearer token goes only where the operator's own words lead.
+    pub(super) async fn get(&self, url: &Url, with_bearer: bool) -> Result<Document, FetchError> {
+        let request = self.request(url, with_bearer).await?;
+        let stream = self.connect(url).await?;
+        let answer = if url.is_secure() {
+            let connected =
+                TlsConnector::from(Arc::clone(&self.tls)).connect(url.host().clone(), stream).await;
+            let tls = connected
+                .map_err(|error| FetchError::Tls { host: url.host().to_str().into_owned(), error })?;
+            Box::pin(exchange(tls, request)).await?
+        } else {
+            Box::pin(exchange(stream, request)).await?
+        };
+        Ok(answer)
+    }
+
+    async fn request(&self, url: &Url, with_bearer: bool) -> Result<Request<Empty<Bytes>>, FetchError> {
+        let mut request = Request::get(url.path_and_query())
+            .header(header::HOST, url.authority())
+            .header(header::ACCEPT, "application/json, application/jwk-set+json")
+            .header(header::USER_AGENT, concat!("signet-control/", env!("CARGO_PKG_VERSION")));
+        if let (Some(path), true) = (&self.bearer_file, with_bearer) {
+            request = request.header(header::AUTHORIZATION, bearer(path).await?);
+        }
+        Ok(request.body(Empty::new())?)
+    }
+
+    async fn connect(&self, url: &Url) -> Result<TcpStream, FetchError> {
+        let addresses = self.addresses(url).await?;
+        let mut last = None;
+        for address in addresses {
+            let connected = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
+            match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = Some(FetchError::Connect { address, error }),
+            }
+        }
+        Err(last.unwrap_or(FetchError::Deadline))
+    }
+
+    /// Where to connect: what is returned was judged, and is not resolved again.
+    async fn addresses(&self, url: &Url) -> Result<Vec<SocketAddr>, FetchError> {
+        let host = || url.host().to_str().into_owned();
+        let found: Vec<SocketAddr> = match url.address() {
+            Some(address) => vec![SocketAddr::new(address, url.port())],
+            None => tokio::net::lookup_host((host(), url.port()))
+                .await
+                .map_err(|error| FetchError::Resolve { host: host(), error })?
+                .collect(),
+        };
+        let usable: Vec<SocketAddr> = found
+            .iter()
+            .copied()
+            .filter(|address| permitted(address.ip(), &self.allowed))
+            .take(MAX_ADDRESSES)
+            .collect();
+        if usable.is_empty() {
+            let list: Vec<String> =
+                found.iter().take(MAX_ADDRESSES).map(|address| address.ip().to_string()).collect();
+            return Err(FetchError::Address { host: host(), found: list.join(", ") });
+        }
+        Ok(usable)
+    }
+}
+
+/// One request and its whole answer, while the connection is driven.
+async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Document, FetchError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut sender, connection) = http1::Builder::new()
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    let answer = async move { read(sender.send_request(request).await?).await };
+    match future::select(pin!(answer), pin!(connection)).await {
+        Either::Left((answer, _)) => answer,
+        // The connection ends when all was read from it; what was read may still be on its way here.
+        Either::Right((_, answer)) => answer.await,
+    }
+}
+
+async fn read(response: Response<Incoming>) -> Result<Document, FetchError> {
+    if response.status().is_redirection() {
+        return Err(FetchError::Redirect);
+    }
+    if response.status() != StatusCode::OK {
+        return Err(FetchError::Status(response.status()));
+    }
+    let text = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let kind = text(header::CONTENT_TYPE).and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    let is_json = JSON.iter().any(|json| kind.trim().eq_ignore_ascii_case(json));
+    if !is_json || response.headers().contains_key(header::CONTENT_ENCODING) {
+        return Err(FetchError::NotJson);
+    }
+    let max_age = text(header::CACHE_CONTROL).and_then(max_age);
+    let body = Limited::new(response.into_body(), MAX_KEY_SET_BYTES);
+    let body = body.collect().await.map_err(|_| FetchError::Body)?.to_bytes();
+    Ok(Document { body, max_age })
+}
+
+/// How long an answer is good (RFC 9111 section 5.2.2).
+fn max_age(cache_control: &str) -> Option<Duration> {
+    let directives = || cache_control.split(',').map(|directive| directive.trim().to_ascii_lowercase());
+    if directives().any(|directive| directive == "no-store" || directive == "no-cache") {
+        return None;
+    }
+    directives()
+        .find_map(|directive| directive.strip_prefix("max-age=")?.trim_matches('"').parse().ok())
+        .map(Duration::from_secs)
+}
+
+async fn bearer(path: &Path) -> Result<HeaderValue, FetchError> {
+    let token = file(path, MAX_BEARER_BYTES).await?;
+    let text = [b"Bearer ", token.trim_ascii()].concat();
+    let mut value = HeaderValue::from_bytes(&text).map_err(|_| FetchError::File {
+        path: path.to_owned(),
+        error: io::Error::other("expected a token: one line of text"),
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// A whole file, if it is not larger than this.
+pub(super) async fn file(path: &Path, limit: u64) -> Result<Vec<u8>, FetchError> {
+    let failed = |error| FetchError::File { path: path.to_owned(), error };
+    let mut bytes = Vec::new();
+    let opened = tokio::fs::File::open(path).await.map_err(failed)?;
+    opened.take(limit + 1).read_to_end(&mut bytes).await.map_err(failed)?;
+    if bytes.len() as u64 > limit {
+        return Err(failed(io::Error::other(format!("expected at most {limit} bytes"))));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,16 @@
+//! What every attestor with selectors ends in: a set of facts about who asks, and what is kept of the proof.
+
+use std::collections::BTreeSet;
+
+use crate::registry::Selector;
+
+/// What an attestor has proven about a caller. A workload is the caller's if all of its selectors are here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proven {
+    /// The attestor, by its name in the settings.
+    pub attestor: String,
+    /// All that is proven: always at least the attestor alone.
+    pub selectors: BTreeSet<Selector>,
+    /// What the audit keeps of the proof: small, and nothing that proves anything again.
+    pub evidence: serde_json::Value,
+}
