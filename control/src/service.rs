@@ -135,7 +135,7 @@ impl Service {
         tasks.spawn(publish::follow_endpoints(store.clone(), Arc::clone(&endpoints), stop.clone()));
         let rooms = Rooms {
             registry: Registry::new(store.clone(), domain.clone(), config.ttl),
-            policies: Policies::new(store.clone(), domain.clone()),
+            policies: Policies::new(store.clone()),
             tokens: Tokens::new(store.clone(), Arc::clone(&authority), advertise),
             gate: Gate::new(store.clone(), state.clone(), domain.clone(), admins),
             watchers: Arc::clone(&watchers),

@@ -7,6 +7,7 @@
 
 pub mod because;
 pub mod clock;
+pub mod document;
 pub mod handshake;
 pub mod jose;
 pub mod json;

@@ -8,7 +8,7 @@ use crate::attest::{AttestError, TokenError};
 use crate::ca::CaError;
 use crate::issue::IssueError;
 use crate::policy::PolicyError;
-use crate::registry::RegistryError;
+use crate::registry::{ApplyError, RegistryError};
 use crate::revoke::RevokeError;
 use crate::roles::Refused;
 use crate::store::{Refusal, StoreError};
@@ -76,8 +76,21 @@ impl ToStatus for RegistryError {
             | Self::Domain { .. }
             | Self::NotWorkload(_)
             | Self::Reserved(_)
-            | Self::Text { .. }
-            | Self::Ttl { .. } => Code::InvalidArgument,
+            | Self::Name { .. }
+            | Self::Mistake(_)
+            | Self::Text { .. } => Code::InvalidArgument,
+        }
+    }
+}
+
+impl ToStatus for ApplyError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::NotPermitted(refused) => refused.code(),
+            Self::Set(_) | Self::Empty | Self::OnlyPolicies(_) | Self::Policies(_) => Code::InvalidArgument,
+            Self::Unreadable { .. } => Code::DataLoss,
+            Self::Closed => Code::Unavailable,
         }
     }
 }
@@ -100,7 +113,6 @@ impl ToStatus for PolicyError {
             Self::NotPermitted(refused) => refused.code(),
             Self::Parse(_)
             | Self::Empty(_)
-            | Self::Domain { .. }
             | Self::Compile { .. }
             | Self::Id { .. }
             | Self::Port(_)

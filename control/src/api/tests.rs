@@ -77,7 +77,7 @@ impl Mesh {
             spiffe_id: format!("spiffe://mesh.local/{name}"),
             owner: "team".into(),
             purpose: "test".into(),
-            ttl: None,
+            ..v1::CreateWorkloadRequest::default()
         };
         self.operator.create_workload(request).await.unwrap();
     }

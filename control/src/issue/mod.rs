@@ -25,6 +25,7 @@ use crate::ca::{Authority, CaError, LeafRequest, SignedLeaf};
 use crate::store::model::{Attestation, Renewal};
 use crate::store::{Refusal, Store, StoreError};
 use crate::telemetry::metrics::{self, Issue};
+use crate::time;
 
 pub use csr::CsrError;
 
@@ -174,15 +175,19 @@ impl Issuer {
     ) -> Result<Issued, IssueError> {
         let version = check_version(version)?;
         let Attested { workload, again, evidence } = attested;
-        let id = workload.spiffe_id;
+        let id = workload.spiffe_id.clone();
         let key = match csr::verify(request, &id) {
             // A spent token answers nobody but its instance, whatever is wrong.
             Err(_) if again.is_some() => return Err(StoreError::from(Refusal::TokenSpent).into()),
             key => key?,
         };
         let instance = again.map_or_else(InstanceId::random, Ok)?;
-        let leaf =
-            self.sign(&LeafRequest { id: &id, instance: Some(instance), key: &key, ttl: workload.ttl })?;
+        let leaf = self.sign(&LeafRequest {
+            id: &id,
+            instance: Some(instance),
+            key: &key,
+            ttl: workload.life(time::now()),
+        })?;
         let Evidence::JoinToken { secret_sha256 } = evidence;
         let attestation = Attestation { instance, secret_sha256, version, address };
         self.store.record_attestation(leaf.issuance.clone(), attestation).await?;
@@ -194,8 +199,12 @@ impl Issuer {
         let instance = peer.instance.ok_or(IssueError::NoInstance)?;
         let key = csr::verify(request, &peer.id)?;
         let workload = self.store.workload(peer.id.clone()).await?;
-        let leaf =
-            self.sign(&LeafRequest { id: &peer.id, instance: Some(instance), key: &key, ttl: workload.ttl })?;
+        let leaf = self.sign(&LeafRequest {
+            id: &peer.id,
+            instance: Some(instance),
+            key: &key,
+            ttl: workload.life(time::now()),
+        })?;
         let presented =
             peer.handles.iter().map(|handle| (handle.issuer_sha256, handle.serial.clone())).collect();
         self.store.record_renewal(leaf.issuance.clone(), Renewal { instance, presented, version }).await?;

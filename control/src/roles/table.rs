@@ -45,6 +45,7 @@ pub fn needs(verb: Verb) -> Needs {
         | Verb::AdminTailAudit => Needs::Role(Role::Viewer, Mesh),
         Verb::AdminListWorkloads
         | Verb::AdminListPolicies
+        | Verb::AdminExport
         | Verb::AdminListIdentities
         | Verb::AdminListRoles
         | Verb::AdminAwaitApplied => Needs::Role(Role::Viewer, Visible),
@@ -53,6 +54,7 @@ pub fn needs(verb: Verb) -> Needs {
         Verb::AdminCreateWorkload
         | Verb::AdminSetWorkloadStatus
         | Verb::AdminCreateToken
+        | Verb::AdminApply
         | Verb::AdminApplyPolicy
         | Verb::AdminDeletePolicy
         | Verb::AdminRevoke => Needs::Role(Role::Operator, Named),

@@ -23,6 +23,8 @@ const MATRIX: &str = "
     Admin.CreateWorkload     --- --  +-- +-    --- --    +-- +-
     Admin.ListWorkloads      +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.SetWorkloadStatus  --- --  +-- +-    --- --    +-- +-
+    Admin.Apply              --- --  +-- +-    --- --    +-- +-
+    Admin.Export             +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.CreateToken        --- --  +-- +-    --- --    +-- +-
     Admin.GetIntroduction    --- ++  --- ++    --- ++    --- ++
     Admin.ApplyPolicy        --- --  +-- +-    --- --    +-- +-
@@ -95,7 +97,11 @@ fn without_a_role_nothing_is_permitted_but_to_prove_oneself() {
             let permitted = permits(&ada(), &[], verb, target).is_ok();
             assert_eq!(permitted, matches!(verb, Verb::IdentityAttest | Verb::IdentityChallenge), "{verb:?}");
         }
-        assert_eq!(may_try(&ada(), &[], verb).is_ok(), matches!(verb, Verb::IdentityAttest | Verb::IdentityChallenge), "{verb:?}");
+        assert_eq!(
+            may_try(&ada(), &[], verb).is_ok(),
+            matches!(verb, Verb::IdentityAttest | Verb::IdentityChallenge),
+            "{verb:?}"
+        );
     }
 }
 

@@ -1,9 +1,13 @@
 //! What can go wrong at the store, in words for the caller. No engine's types leak.
 
+use std::time::SystemTime;
+
 use signet_proto::spiffe::SpiffeId;
 
 use super::model::WorkloadStatus;
+use crate::registry::ChooseError;
 use crate::roles::Refused;
+use crate::time;
 
 /// A failed call. Unless it says otherwise nothing was changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -89,7 +93,21 @@ pub enum Refusal {
     },
     /// Retired is for good.
     #[error("workload `{0}` is retired for good: create another SPIFFE ID")]
-    WorkloadRetired(SpiffeId),
+    WorkloadRetired(String),
+    /// The workload's time is over.
+    #[error("workload `{id}` was temporary and ended at {}: it gets no SVID", time::rfc3339(*until))]
+    WorkloadEnded {
+        /// Which.
+        id: SpiffeId,
+        /// When.
+        until: SystemTime,
+    },
+    /// A proof that no workload asks for, or that several do.
+    #[error("{0}")]
+    Unmatched(ChooseError),
+    /// Documents that cannot be applied, each with its reason.
+    #[error("nothing was applied: {0}")]
+    NotApplied(String),
     /// The instance was revoked.
     #[error("instance is revoked: it must attest again with a new join token")]
     InstanceRevoked,
@@ -139,6 +157,9 @@ impl Refusal {
             Self::TokenExpired => "token_expired",
             Self::WorkloadNotActive { .. } => "workload_not_active",
             Self::WorkloadRetired(_) => "workload_retired",
+            Self::WorkloadEnded { .. } => "workload_ended",
+            Self::Unmatched(_) => "unmatched",
+            Self::NotApplied(_) => "not_applied",
             Self::InstanceRevoked => "instance_revoked",
             Self::InstanceLapsed => "instance_lapsed",
             Self::InstanceUnknown => "instance_unknown",

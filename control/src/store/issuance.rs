@@ -49,7 +49,7 @@ impl Store {
 }
 
 fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Result<(), StoreError> {
-    workloads::require_active(&change.sql, &issuance.spiffe_id)?;
+    workloads::require_active(&change.sql, &issuance.spiffe_id, change.at)?;
     let redeemed = tokens::redeem(
         change,
         &new.secret_sha256,
@@ -93,7 +93,7 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
 }
 
 fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Result<(), StoreError> {
-    workloads::require_active(&change.sql, &issuance.spiffe_id)?;
+    workloads::require_active(&change.sql, &issuance.spiffe_id, change.at)?;
     let instance = renewal.instance.to_string();
     require_live(change, issuance, &instance)?;
     for (issuer_sha256, serial) in &renewal.presented {

@@ -48,7 +48,7 @@ impl Store {
             if redeemed_by.is_none() {
                 found.require_redeemable(now)?;
             }
-            let workload = workloads::require_active(sql, &found.spiffe_id)?;
+            let workload = workloads::require_active(sql, &found.spiffe_id, now)?;
             Ok(Token { workload, redeemed_by })
         })
         .await
@@ -90,7 +90,7 @@ fn token_name(secret_sha256: &[u8; 32]) -> String {
 }
 
 fn create(change: &mut Change<'_>, new: &NewToken, actor: &Actor) -> Result<(), StoreError> {
-    workloads::require_active(&change.sql, &new.spiffe_id)?;
+    workloads::require_active(&change.sql, &new.spiffe_id, change.at)?;
     change.sql.execute(
         "INSERT INTO join_token (secret_sha256, spiffe_id, created_at_ms, created_by, expires_at_ms)
              VALUES (?1, ?2, ?3, ?4, ?5)",

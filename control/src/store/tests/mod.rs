@@ -21,11 +21,13 @@ macro_rules! both_engines {
 mod backups;
 mod durability;
 mod issuance;
+mod registry;
 mod replicas;
 mod revocation;
 mod roles;
 mod server;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 
@@ -33,10 +35,12 @@ use signet_proto::spiffe::{InstanceId, SpiffeId};
 use tempfile::TempDir;
 
 use super::model::{
-    Actor, Attestation, AuthorityKind, AuthorityRecord, Issuance, NewPolicy, NewToken, NewWorkload, Renewal,
+    Actor, Attestation, AuthorityKind, AuthorityRecord, Issuance, NewPolicy, NewToken, Renewal,
 };
 use super::*;
 use crate::audit::ChainVerifier;
+use crate::registry::{Action, Approval, Change, Declaration, Kind, Owner, OwnerLabel, Plan, Ttl, Write};
+use crate::roles::Permission;
 use crate::time;
 
 const ISSUER: [u8; 32] = [7; 32];
@@ -70,14 +74,27 @@ impl Fixture {
         fixture
     }
 
-    async fn workload(&self, name: &str) {
-        let new = NewWorkload {
-            spiffe_id: id(name),
-            owner: "team".into(),
-            purpose: "test".into(),
-            ttl: Duration::from_secs(60),
+    /// Another one, from what a program with the schema `version` left: these rows.
+    async fn brought_up_from(self, version: u64, rows: &[&str]) -> (Self, &'static [Migration]) {
+        let directory = tempfile::tempdir().unwrap();
+        let location = match self.location {
+            Location::Directory(_) => Location::from(directory.path()),
+            Location::Server(_) => server::database().await,
         };
-        self.store.create_workload(new, operator()).await.unwrap();
+        let filled = aside(|| {
+            let Opened { engine, writer, .. } = &Opened::open(&location)?;
+            schema::transaction(&**writer, |sql| {
+                schema::start(&**writer, sql, *engine, version)?;
+                rows.iter().try_for_each(|row| sql.post(row, &[]))
+            })
+        });
+        filled.unwrap();
+        let steps = Store::migrate(&location, false).unwrap();
+        (Self { directory, store: open(&location), location }, steps)
+    }
+
+    async fn workload(&self, name: &str) {
+        self.store.create_workload(declared(id(name).as_str()), operator()).await.unwrap();
     }
 
     async fn token(&self, name: &str, secret: u8) {
@@ -135,6 +152,67 @@ impl Fixture {
 /// The threads of a closed store end a moment after its last handle; the lock goes with the handle.
 fn open(location: &Location) -> Store {
     Store::open(location.clone(), &"mesh.local".parse().unwrap()).unwrap()
+}
+
+/// With as little as possible said about it.
+fn declared(name: &str) -> Declaration {
+    Declaration {
+        name: name.parse().unwrap(),
+        owner: Owner { team: "team".into(), contact: None },
+        purpose: "test".into(),
+        environment: None,
+        selectors: BTreeSet::new(),
+        ttl: Ttl { default: Some(Duration::from_secs(60)), ..Ttl::default() },
+        dns: BTreeSet::new(),
+        status: model::WorkloadStatus::Active,
+        until: None,
+        approval: Approval::None,
+    }
+}
+
+impl Store {
+    /// Policies that need not be any, as whoever does not say who manages them.
+    pub(crate) async fn apply_policies(
+        &self,
+        new: Vec<NewPolicy>,
+        permission: impl Permission,
+        check: impl FnOnce(&[&str]) -> Result<(), String> + Send + 'static,
+    ) -> Result<(Commit, Vec<(String, Action)>), StoreError> {
+        let plan = move |current: &model::Documents| {
+            let stored = |name: &str| {
+                current.policies.iter().map(|managed| &managed.policy).find(|policy| policy.name == name)
+            };
+            let mut together: BTreeMap<&str, &str> = current
+                .policies
+                .iter()
+                .map(|managed| (&*managed.policy.name, &*managed.policy.document))
+                .collect();
+            together.extend(new.iter().map(|new| (&*new.name, &*new.document)));
+            let together: Vec<&str> = together.into_values().collect();
+            let refused = check(&together).map_err(Refusal::PoliciesDoNotFit);
+            let changes = new.iter().map(|new| {
+                let action = match stored(&new.name) {
+                    None => Action::Created,
+                    Some(old) if old.document != new.document => Action::Updated,
+                    Some(_) => Action::Unchanged,
+                };
+                let unchanged = action == Action::Unchanged;
+                Change {
+                    kind: Kind::Policy,
+                    name: new.name.clone(),
+                    action,
+                    fields: Vec::new(),
+                    place: None,
+                    write: if unchanged { Write::Nothing } else { Write::Policy(new.clone()) },
+                }
+            });
+            let changes = changes.collect();
+            let label = OwnerLabel::unnamed();
+            (Plan { label, changes, refused: Vec::new(), warnings: Vec::new() }, refused)
+        };
+        let (commit, plan) = self.apply_documents(permission, plan).await?;
+        Ok((commit, plan.changes.into_iter().map(|change| (change.name, change.action)).collect()))
+    }
 }
 
 fn id(name: &str) -> SpiffeId {
