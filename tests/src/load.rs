@@ -235,7 +235,14 @@ pub async fn is_sound(mesh: &Mesh) {
         assert_eq!(count, last - first + 1, "{table} has a gap or a double: {count} from {first} to {last}");
     }
     if mesh.database.is_none() {
-        assert_eq!(mesh.select("pragma integrity_check").await, [["ok"]]);
+        // SQLite 3.40, which Debian 12 has, says so of every row of a table without rowid whose key does not come
+        // first.
+        let false_alarm = |row: &Vec<String>| row[0].starts_with("NULL value in ");
+        let mut found = mesh.select("pragma integrity_check").await;
+        found.retain(|row| row[0] != "ok" && !false_alarm(row));
+        assert!(found.is_empty(), "{found:?}");
+        let orphans = mesh.select("pragma foreign_key_check").await;
+        assert!(orphans.is_empty(), "{orphans:?}");
     }
 }
 
