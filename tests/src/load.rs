@@ -150,7 +150,7 @@ impl Caller {
             let name = format!("load-{}", turn % 50);
             let callers = [id(&format!("/caller-{turn}"))];
             let yaml = allow(&name, &id("/nobody-runs-this"), &callers.each_ref().map(String::as_str));
-            let change = ApplyPolicyRequest { yaml, file: "load.yaml".to_owned(), ..Default::default() };
+            let change = ApplyPolicyRequest { yaml, file: "load.yaml".to_owned() };
             match in_time(async { operator(&doors.admin).await?.apply_policy(change).await }).await {
                 Ok(applied) => {
                     self.book.policies.lock().insert(name, applied.into_inner().revision);

@@ -79,7 +79,7 @@ async fn write_until_refused(mesh: &Mesh) -> Vec<String> {
     for number in 0..MORE_THAN_FIT {
         let name = format!("filler-{number}");
         let yaml = allow(&name, &id("/nobody-runs-this"), &callers);
-        let change = ApplyPolicyRequest { yaml, file: "filler.yaml".to_owned(), ..Default::default() };
+        let change = ApplyPolicyRequest { yaml, file: "filler.yaml".to_owned() };
         if admin.apply_policy(change).await.is_err() {
             return stored;
         }
