@@ -1,9 +1,11 @@
-//! What the benchmarks measure with: a small mesh made in memory, and policies of any number.
+//! What the benchmarks measure with: a small mesh made in memory, policies of any number, and thousands of
+//! simulated proxies.
 
 #![forbid(unsafe_code)]
 
 mod mesh;
 mod policies;
+pub mod scale;
 
 pub use mesh::{Mesh, shake_hands};
 pub use policies::{documents, nobody, somebody};

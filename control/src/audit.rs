@@ -157,10 +157,10 @@ pub enum Action {
     InstanceDeparted,
     /// Revocations whose certificates have all ended were dropped.
     RevocationsPruned,
-    /// The admin role was given.
-    AdminGranted,
-    /// The admin role was taken.
-    AdminWithdrawn,
+    /// A role was given.
+    RoleGranted,
+    /// A role was taken.
+    RoleWithdrawn,
 }
 
 impl Action {
@@ -185,8 +185,8 @@ impl Action {
             Self::InstanceRevived => "instance.revived",
             Self::InstanceDeparted => "instance.departed",
             Self::RevocationsPruned => "revocations.pruned",
-            Self::AdminGranted => "admin.granted",
-            Self::AdminWithdrawn => "admin.withdrawn",
+            Self::RoleGranted => "role.granted",
+            Self::RoleWithdrawn => "role.withdrawn",
         }
     }
 }

@@ -4,14 +4,15 @@
 
 use std::process::ExitCode;
 
-use signet_control::config::{Config, ConfigError};
+use signet_control::config::{Config, ConfigError, Task};
+use signet_control::maintenance;
 use signet_control::service::Service;
 use signet_control::telemetry::{log, metrics};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    let config = match Config::load() {
-        Ok(config) => config,
+    let (task, config) = match Config::load() {
+        Ok(loaded) => loaded,
         Err(ConfigError::Usage(usage)) => usage.exit(),
         Err(error) => {
             eprintln!("signet-control: {error}");
@@ -19,6 +20,15 @@ fn main() -> ExitCode {
         }
     };
     log::start(config.log_format);
+    if task != Task::Run {
+        return match maintenance::run(&task, &config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("signet-control: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -18,9 +18,9 @@ use crate::config::Config;
 use crate::duty::Duties;
 use crate::issue::Issuer;
 use crate::policy::Policies;
-use crate::publish::{Endpoints, Publisher, Watchers};
+use crate::publish::{self, Endpoints, Publisher, Watchers};
 use crate::registry::Registry;
-use crate::store::{Store, StoreError};
+use crate::store::{DataDir, Location, Store, StoreError};
 use crate::time;
 
 /// What is still open after this is cut: the store has every change already.
@@ -57,6 +57,8 @@ pub struct Service {
     /// Metrics and health.
     pub http: SocketAddr,
     admin_socket: PathBuf,
+    /// An embedded store claims its directory itself.
+    _claim: Option<DataDir>,
     #[cfg(test)]
     pub(crate) store: Store,
     stop: CancellationToken,
@@ -72,7 +74,15 @@ impl Service {
     /// The first thing that cannot be opened.
     pub async fn start(config: Config, metrics: PrometheusHandle) -> Result<Self, ServiceError> {
         let domain = config.trust_domain;
-        let store = Store::open(&config.data_dir, &domain)?;
+        let claim = match config.store {
+            Location::Directory(_) => None,
+            Location::Server(_) => Some(DataDir::claim(&config.data_dir)?),
+        };
+        let replica = claim.as_ref().map(|claim| claim.name()).transpose()?;
+        let store = match replica {
+            None => Store::open(config.store, &domain)?,
+            Some(replica) => Store::open_as(config.store, &domain, &replica)?,
+        };
         let authority = Arc::new(
             Authority::open(store.clone(), domain.clone(), &config.seal_key_file, config.intermediate_ttl)
                 .await?,
@@ -83,7 +93,9 @@ impl Service {
 
         let grpc = api::bind("grpc-listen", config.grpc_listen).await?;
         let http = api::bind("http-listen", config.http_listen).await?;
-        let socket = api::bind_socket(&config.admin_socket, !config.admin_uids.is_empty())?;
+        // Users of this machine can be given roles: wherever they reach the socket, they may try it.
+        let reachable = !config.admin_socket.starts_with(&config.data_dir);
+        let socket = api::bind_socket(&config.admin_socket, reachable)?;
         let grpc_at = grpc.local_addr().map_err(ServiceError::Address)?;
         let http_at = http.local_addr().map_err(ServiceError::Address)?;
 
@@ -97,14 +109,17 @@ impl Service {
         let admins: HashSet<u32> = config.admin_uids.into_iter().chain([0, own_uid]).collect();
         let advertise =
             if config.advertise.is_empty() { vec![grpc_at.to_string()] } else { config.advertise };
+        let (watchers, started_at) = (Arc::new(Watchers::default()), time::now());
+        tasks.spawn(publish::write_standings(store.clone(), Arc::clone(&watchers), stop.clone()));
+        tasks.spawn(publish::follow_endpoints(store.clone(), Arc::clone(&endpoints), stop.clone()));
         let rooms = Rooms {
             registry: Registry::new(store.clone(), domain.clone(), config.ttl),
             policies: Policies::new(store.clone(), domain.clone()),
             tokens: Tokens::new(store.clone(), Arc::clone(&authority), advertise),
             gate: Gate::new(store.clone(), state.clone(), domain.clone(), admins),
-            watchers: Arc::new(Watchers::default()),
+            watchers: Arc::clone(&watchers),
             endpoints: Arc::clone(&endpoints),
-            started_at: time::now(),
+            started_at,
             stop: stop.clone(),
             store: store.clone(),
             authority: Arc::clone(&authority),
@@ -116,6 +131,7 @@ impl Service {
             authority: Arc::clone(&authority),
             own: Arc::clone(&own),
             endpoints,
+            started_at,
             metrics: metrics.clone(),
         };
         duties.start(&tasks, &stop);
@@ -134,6 +150,7 @@ impl Service {
             grpc: grpc_at,
             http: http_at,
             admin_socket,
+            _claim: claim,
             #[cfg(test)]
             store: kept,
             stop,

@@ -11,6 +11,7 @@ pub mod policy;
 pub mod spiffe;
 pub mod ticket;
 pub mod tunnel;
+pub mod verbs;
 
 /// Messages and services generated from `signet/v1/*.proto`.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]

@@ -83,7 +83,7 @@ async fn every_list_is_json_on_demand_and_a_table_for_people() {
         &["identities", "--all", &web],
         &["policy", "list"],
         &["audit", "--limit", "5"],
-        &["admin", "list"],
+        &["role", "list"],
     ];
     for arguments in lists {
         let _ = rows(mesh.json(arguments).await);
@@ -215,12 +215,21 @@ async fn over_mutual_tls_only_a_granted_identity_administers() {
     let create = ["workload", "create", "spiffe://mesh.test/new", "--owner", "ada", "--purpose", "none"];
     assert_eq!(remotely(&create).await.code(), 5);
 
-    let _ = mesh.signet(&["admin", "grant", &operator]).await.succeeded();
+    let elsewhere = id("/other/*");
+    let _ = mesh.signet(&["role", "grant", "operator", &operator, "--on", &elsewhere]).await.succeeded();
+    let denied = remotely(&create).await;
+    assert_eq!(denied.code(), 5, "not below /other: {}", denied.all());
+    assert!(denied.stderr.contains("signet role grant operator"), "it says what helps: {}", denied.all());
+    let _ = mesh.signet(&["role", "grant", "admin", &operator]).await.succeeded();
     let _ = remotely(&create).await.succeeded();
     let events = rows(mesh.json(&["audit", "--subject", "spiffe://mesh.test/new"]).await);
     assert!(events.iter().any(|event| event["actor"].as_str().unwrap().contains(&operator)), "{events:?}");
 
-    let _ = mesh.signet(&["admin", "withdraw", &operator]).await.succeeded();
+    let roles = rows(mesh.json(&["role", "list"]).await);
+    let roles: Vec<_> = roles.iter().map(|row| (row["role"].as_str(), row["scope"].as_str())).collect();
+    assert_eq!(roles, [(Some("admin"), Some("everything")), (Some("operator"), Some(&*elsewhere))]);
+
+    let _ = mesh.signet(&["role", "withdraw", "admin", &operator]).await.succeeded();
     assert_eq!(remotely(&["status"]).await.code(), 5);
 
     // Without credentials there is nobody to grant anything to.

@@ -13,11 +13,12 @@ use signet_proto::spiffe::{InstanceId, TrustDomain};
 use tokio::sync::watch;
 use tonic::{Extensions, Status};
 
+use super::admission::Call;
 use super::connection::Asked;
 use super::status::ToStatus;
 use crate::publish::MeshState;
 use crate::registry::CONTROL_PATH;
-use crate::store::model::Actor;
+use crate::roles::{Binding, Operator, Role, Scope, Subject};
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
 
@@ -70,7 +71,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Local users in `admin_uids` may do what operators do; others need the admin role.
+    /// Local users in `admin_uids` are admin on everything; others have the roles that they were given.
     #[must_use]
     pub fn new(
         store: Store,
@@ -109,31 +110,45 @@ impl Gate {
         Ok(Member { identity: Arc::clone(identity), instance, address: caller.address })
     }
 
-    /// The operator that calls, as the audit names it.
+    /// The operator that calls. What they may is not said by that: ask it about all that the call touches.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` or `PERMISSION_DENIED`.
-    pub async fn operator(&self, extensions: &Extensions) -> Result<Actor, Status> {
+    /// `UNAUTHENTICATED` for whoever has proven nothing, `PERMISSION_DENIED` for who may not take part.
+    pub async fn operator(&self, extensions: &Extensions) -> Result<Operator, Status> {
         let caller = caller(extensions)?;
-        match &caller.peer {
-            Peer::Local { uid } if self.admin_uids.contains(uid) => Ok(Actor::unix(*uid)),
-            Peer::Local { uid } => Err(denied(format!(
-                "user {uid} is no operator: use root or control's own user, or start control with \
-                 `--admin-uid {uid}`"
-            ))),
-            Peer::Anonymous => Err(unauthenticated()),
+        let call = extensions.get::<Call>().ok_or_else(|| Status::internal("call that was not admitted"))?;
+        let subject = match &caller.peer {
+            Peer::Anonymous => return Err(unauthenticated()),
+            Peer::Local { uid } => Subject::Unix(*uid),
             Peer::Identity(identity) => {
-                let member = self.member(extensions).await?;
-                let admin =
-                    self.store.is_admin(identity.id.clone()).await.map_err(|error| error.to_status())?;
-                if !admin {
-                    return Err(denied(format!(
-                        "`{0}` has no admin role: an operator gives it with `signet admin grant {0}`",
-                        identity.id
-                    )));
-                }
-                Ok(Actor::identity(&member.identity.id))
+                self.member(extensions).await?;
+                Subject::Identity(identity.id.clone())
             }
+        };
+        let bindings = self.roles_of(&subject).await?;
+        Ok(Operator::new(subject, bindings, call.verb, call.judged.clone()))
+    }
+
+    /// Whether this local user is admin on everything, whatever roles were given.
+    #[must_use]
+    pub fn is_admin(&self, uid: u32) -> bool {
+        self.admin_uids.contains(&uid)
+    }
+
+    /// Whether this local user has any role at all.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn has_role(&self, uid: u32) -> Result<bool, Status> {
+        Ok(!self.roles_of(&Subject::Unix(uid)).await?.is_empty())
+    }
+
+    async fn roles_of(&self, subject: &Subject) -> Result<Vec<Binding>, Status> {
+        match subject {
+            Subject::Unix(uid) if self.is_admin(*uid) => {
+                Ok(vec![Binding { subject: subject.clone(), role: Role::Admin, scope: Scope::Everything }])
+            }
+            _ => self.store.roles_of(subject.clone()).await.map_err(|error| error.to_status()),
         }
     }
 
@@ -165,12 +180,6 @@ impl Gate {
             Some(RevokedBecause::Lapsed) => identity.not_after > clock::now(),
             Some(_) => false,
         }
-    }
-
-    /// Whether this local user may do what operators do.
-    #[must_use]
-    pub fn is_operator(&self, uid: u32) -> bool {
-        self.admin_uids.contains(&uid)
     }
 
     /// What it decides by, to be told of changes.

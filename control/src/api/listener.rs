@@ -48,7 +48,7 @@ const MAX_STRANGERS: usize = 1024;
 const ANONYMOUS_LIFE: Duration = Duration::from_secs(30);
 const REFUSED_LIFE: Duration = Duration::from_secs(10);
 const MAX_LOCAL: usize = 256;
-/// Local users who are no operators; long enough to hear so.
+/// Local users without a role; long enough to hear so.
 const MAX_FOREIGN: usize = 16;
 const FOREIGN_LIFE: Duration = Duration::from_secs(5);
 /// After a failed accept (usually: no file descriptor left).
@@ -134,10 +134,13 @@ pub(super) fn unix(listener: UnixListener, gate: Gate, stop: CancellationToken) 
             };
             match accepted {
                 Ok((stream, _)) => {
-                    if let Some(connection) = local(stream, &gate, &operators, &foreign)
-                        && connections.send(Ok(connection)).await.is_err()
-                    {
-                        return;
+                    let Some((uid, permit)) = local(&stream, &gate, &operators, &foreign) else { continue };
+                    let entry = Entry { uid, permit, connections: connections.clone() };
+                    if gate.is_admin(uid) {
+                        entry.enter(stream, None).await;
+                    } else {
+                        // Not waited for: whoever is nobody must not hold up the others.
+                        tokio::spawn(entry.judge(stream, gate.clone(), Arc::clone(&operators)));
                     }
                 }
                 Err(error) => {
@@ -151,13 +154,13 @@ pub(super) fn unix(listener: UnixListener, gate: Gate, stop: CancellationToken) 
     ReceiverStream::new(incoming)
 }
 
-/// Foreigners have few places of their own, for a moment: enough to hear who may.
+/// Who is there, and a place: of those of foreigners, there are few.
 fn local(
-    stream: UnixStream,
+    stream: &UnixStream,
     gate: &Gate,
     operators: &Arc<Semaphore>,
     foreign: &Arc<Semaphore>,
-) -> Option<Connection> {
+) -> Option<(u32, OwnedSemaphorePermit)> {
     let uid = match stream.peer_cred() {
         Ok(credentials) => credentials.uid(),
         Err(error) => {
@@ -166,17 +169,43 @@ fn local(
             return None;
         }
     };
-    let (places, life) =
-        if gate.is_operator(uid) { (operators, None) } else { (foreign, Some(FOREIGN_LIFE)) };
+    let places = if gate.is_admin(uid) { operators } else { foreign };
     let Ok(permit) = Arc::clone(places).try_acquire_owned() else {
         metrics::connection("unix", "too_many");
         return None;
     };
-    metrics::connection("unix", if life.is_none() { "accepted" } else { "foreign" });
-    let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let caller = Caller { peer: Peer::Local { uid }, address, asked: Asked::default() };
-    let holds = Holds { permits: [Some(permit), None], ..Holds::default() };
-    Some(Connection::new(Io::Unix(stream), caller, life, holds))
+    Some((uid, permit))
+}
+
+/// A local connection on its way in.
+struct Entry {
+    uid: u32,
+    permit: OwnedSemaphorePermit,
+    connections: mpsc::Sender<io::Result<Connection>>,
+}
+
+impl Entry {
+    /// Users with a role get a place among the operators; without one, a moment: enough to hear who may.
+    async fn judge(mut self, stream: UnixStream, gate: Gate, operators: Arc<Semaphore>) {
+        let mut life = Some(FOREIGN_LIFE);
+        if gate.has_role(self.uid).await.unwrap_or(false) {
+            let Ok(permit) = operators.try_acquire_owned() else {
+                metrics::connection("unix", "too_many");
+                return;
+            };
+            self.permit = permit;
+            life = None;
+        }
+        self.enter(stream, life).await;
+    }
+
+    async fn enter(self, stream: UnixStream, life: Option<Duration>) {
+        metrics::connection("unix", if life.is_none() { "accepted" } else { "foreign" });
+        let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let caller = Caller { peer: Peer::Local { uid: self.uid }, address, asked: Asked::default() };
+        let holds = Holds { permits: [Some(self.permit), None], ..Holds::default() };
+        let _ = self.connections.send(Ok(Connection::new(Io::Unix(stream), caller, life, holds))).await;
+    }
 }
 
 struct Door {

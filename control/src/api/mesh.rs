@@ -32,7 +32,7 @@ impl Mesh for Rooms {
         let member = self.gate.member(request.extensions()).await?;
         let asked = Asked::parse(request.into_inner())?;
         let (messages, stream) = mpsc::channel(1);
-        let watch = Watch::open(self.clone(), member, asked, messages).await;
+        let watch = Watch::open(self.clone(), member, asked, messages).await?;
         tokio::spawn(watch.run());
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -41,6 +41,7 @@ impl Mesh for Rooms {
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
         let Member { identity, instance, .. } = self.gate.member(request.extensions()).await?;
         self.endpoints.remove(instance);
+        self.watchers.departed(&instance);
         self.store.depart_instance(instance, identity.id.clone()).await.map_err(|error| error.to_status())?;
         tracing::info!(id = %identity.id, %instance, "instance departed");
         Ok(Response::new(LeaveResponse {}))
@@ -111,31 +112,25 @@ impl Watch {
         member: Member,
         asked: Asked,
         messages: mpsc::Sender<Result<WatchResponse, Status>>,
-    ) -> Self {
-        let (stream, ended) = rooms.watchers.open(&NewWatcher {
-            id: member.identity.id.clone(),
-            instance: member.instance,
-            version: asked.version,
-            address: member.address.to_string(),
-        });
+    ) -> Result<Self, Status> {
+        // Before it is told anything: a change that concerns it names it from now on, connected or not.
+        rooms.store.watched(member.instance).await.map_err(|error| error.to_status())?;
         let lease = Lease {
             instance: member.instance,
             spiffe_id: member.identity.id.clone(),
             address: member.address,
             listeners: asked.listeners,
         };
+        let new = NewWatcher { version: asked.version, lease: lease.clone() };
+        let (stream, ended) = rooms.watchers.open(&new, time::now());
         let services = rooms.endpoints.subscribe(&asked.upstreams);
-        let news = rooms.endpoints.hold(stream, &lease);
+        rooms.endpoints.hold(stream, &lease);
         let watch = Self { rooms, member, stream, ended, lease, services, messages };
-        if news && let Err(error) = watch.rooms.store.put_lease(watch.lease.clone()).await {
-            // Served from memory all the same; only a restart of control would not know of it.
-            tracing::warn!(instance = %watch.member.instance, %error, "endpoint not stored");
-        }
         tracing::info!(
             id = %watch.member.identity.id, instance = %watch.member.instance,
             address = %watch.member.address, "watch stream opened"
         );
-        watch
+        Ok(watch)
     }
 
     async fn run(mut self) {

@@ -7,8 +7,9 @@
 //!   TCP 8080 ────────────────────────────────────▶ /metrics /livez /readyz /bundle   nobody asked who
 //! ```
 //!
-//! Every call passes [`admission`] before its message is read, and then the [`Gate`], which says who asks and whether they still may: a connection does not
-//! remember rights. Every error becomes a status in one place (`status`).
+//! Every call passes [`admission`] before its message is read, and then the [`Gate`], which says who asks and what
+//! roles they have: a connection does not remember rights. What the roles permit is decided in [`crate::roles`]
+//! once it is known what the call touches. Every error becomes a status in one place (`status`).
 
 mod admin;
 mod admission;

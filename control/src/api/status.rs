@@ -9,6 +9,7 @@ use crate::issue::IssueError;
 use crate::policy::PolicyError;
 use crate::registry::RegistryError;
 use crate::revoke::RevokeError;
+use crate::roles::Refused;
 use crate::store::{Refusal, StoreError};
 use crate::telemetry::metrics;
 
@@ -32,14 +33,25 @@ pub(super) trait ToStatus: std::fmt::Display {
     }
 }
 
+impl ToStatus for Refused {
+    fn code(&self) -> Code {
+        match self {
+            Self::Role { .. } | Self::Becoming { .. } | Self::Membership(_) => Code::PermissionDenied,
+            Self::Untold(_) => Code::Internal,
+        }
+    }
+}
+
 impl ToStatus for StoreError {
     fn code(&self) -> Code {
         match self {
             Self::NotFound { .. } => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,
             Self::Refused(_) => Code::FailedPrecondition,
+            Self::NotPermitted(refused) => refused.code(),
             Self::Full => Code::ResourceExhausted,
-            Self::Overloaded | Self::Closed => Code::Unavailable,
+            Self::Overloaded | Self::Closed | Self::Unavailable(_) => Code::Unavailable,
+            Self::Unknown => Code::Unknown,
             Self::Damaged(_) => Code::DataLoss,
             Self::Io(_) | Self::Unaudited | Self::Open(_) => Code::Internal,
         }
@@ -65,6 +77,7 @@ impl ToStatus for RevokeError {
         match self {
             Self::Store(error) => error.code(),
             Self::Registry(error) => error.code(),
+            Self::NotPermitted(refused) => refused.code(),
             Self::Missing | Self::Instance(_) | Self::Serial => Code::InvalidArgument,
         }
     }
@@ -74,6 +87,7 @@ impl ToStatus for PolicyError {
     fn code(&self) -> Code {
         match self {
             Self::Store(error) => error.code(),
+            Self::NotPermitted(refused) => refused.code(),
             Self::Parse(_)
             | Self::Empty(_)
             | Self::Domain { .. }

@@ -121,9 +121,15 @@ impl Authority {
                 let (root, root_record) = Signer::new_root(&trust_domain, &seal)?;
                 let (intermediate, record) =
                     Signer::new_intermediate(&trust_domain, &root, intermediate_ttl, &seal)?;
-                store.create_authorities(root_record, record).await?;
-                tracing::info!(root = %root.subject, intermediate = %intermediate.subject, "authorities made");
-                (root, intermediate)
+                match store.create_authorities(root_record, record).await {
+                    Ok(_) => {
+                        tracing::info!(root = %root.subject, intermediate = %intermediate.subject, "authorities made");
+                        (root, intermediate)
+                    }
+                    // Another replica was first.
+                    Err(StoreError::Exists { .. }) => Self::stored(&store, &seal).await?,
+                    Err(error) => return Err(error.into()),
+                }
             }
         };
         let bundle = TrustBundle::new(trust_domain.clone(), vec![root.certificate.clone()], 1)?;
@@ -136,6 +142,31 @@ impl Authority {
             bundle: Arc::new(bundle),
             store,
         })
+    }
+
+    async fn stored(store: &Store, seal: &SealKey) -> Result<(Signer, Signer), CaError> {
+        let missing = |what| StoreError::Damaged(format!("there is no {what} to sign with"));
+        let root = store.authority(AuthorityKind::Root).await?.ok_or_else(|| missing("root"))?;
+        let intermediate = store.authority(AuthorityKind::Intermediate).await?;
+        let intermediate = intermediate.ok_or_else(|| missing("intermediate"))?;
+        Ok((Signer::unseal(root, seal)?, Signer::unseal(intermediate, seal)?))
+    }
+
+    /// Takes over the intermediate that another replica made, if it did.
+    ///
+    /// # Errors
+    /// When the store fails, or its key cannot be unsealed.
+    pub async fn refresh(&self) -> Result<(), CaError> {
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        let Some(record) = self.store.authority(AuthorityKind::Intermediate).await? else { return Ok(()) };
+        if record.id != self.intermediate.load().id {
+            let signer = Signer::unseal(record, &self.seal)?;
+            tracing::info!(current = %signer.subject, "intermediate of another replica taken over");
+            self.intermediate.store(Arc::new(signer));
+        }
+        Ok(())
     }
 
     /// Signs a leaf with the current intermediate. Its life is cut to the intermediate's if need be.
@@ -171,7 +202,8 @@ impl Authority {
     pub async fn rotate_intermediate(&self, actor: Actor) -> Result<(Arc<Signer>, Arc<Signer>), CaError> {
         let (signer, record) =
             Signer::new_intermediate(&self.trust_domain, &self.root, self.intermediate_ttl, &self.seal)?;
-        self.store.replace_intermediate(record, actor).await?;
+        let replaced = self.intermediate.load().id.clone();
+        self.store.replace_intermediate(record, replaced, actor).await?;
         let signer = Arc::new(signer);
         let previous = self.intermediate.swap(Arc::clone(&signer));
         tracing::info!(previous = %previous.subject, current = %signer.subject, "intermediate rotated");

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 
 use super::connect::Target;
 use crate::duration::Span;
+use crate::roles::{Role, Scope, Subject};
 
 /// Operate a Signet mesh: workloads, join tickets, policy, identities, revocation, audit.
 #[derive(Debug, Parser)]
@@ -83,9 +84,9 @@ pub(super) enum Verb {
         #[arg(long, value_enum, default_value = "pem")]
         format: BundleFormat,
     },
-    /// Give and take the admin role of identities
+    /// Say who may do what: viewer, operator, approver or admin, on everything or a subtree
     #[command(subcommand)]
-    Admin(AdminVerb),
+    Role(RoleVerb),
     /// Redeem a join ticket for an operator's own SVID
     #[command(after_help = LOGIN_EXAMPLES)]
     Login(Login),
@@ -110,7 +111,7 @@ Examples:
   signet login \"$(cat ticket)\"
   SIGNET_CONTROL=control.prod.example:8443 signet status
 
-The operator's workload needs the admin role: `signet admin grant spiffe://...` on control's machine.";
+The operator's workload needs a role: `signet role grant operator spiffe://...` on control's machine.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum WorkloadVerb {
@@ -292,21 +293,36 @@ pub(super) enum BundleFormat {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum AdminVerb {
-    /// Give the admin role to a workload's identity
-    Grant {
-        /// Its SPIFFE ID
-        #[arg(value_name = "ID")]
-        id: String,
-    },
-    /// Take it back
-    Withdraw {
-        /// Its SPIFFE ID
-        #[arg(value_name = "ID")]
-        id: String,
-    },
-    /// List identities with the admin role
+pub(super) enum RoleVerb {
+    /// Give a role: nobody gives more than they have
+    #[command(after_help = ROLE_EXAMPLES)]
+    Grant(RoleOf),
+    /// Take it back: it counts from the next call on
+    Withdraw(RoleOf),
+    /// List who has which role on what
     List,
+}
+
+const ROLE_EXAMPLES: &str = "\
+Roles:
+  viewer    reads
+  operator  reads and changes
+  approver  reads and approves
+  admin     all of that; also grants and withdraws roles, and rotates
+
+Examples:
+  signet role grant operator spiffe://mesh.local/people/ada --on 'spiffe://mesh.local/shop/*'
+  signet role grant viewer unix:uid=1000";
+
+#[derive(Debug, Args)]
+pub(super) struct RoleOf {
+    /// viewer, operator, approver or admin
+    pub(super) role: Role,
+    /// A workload's SPIFFE ID, or `unix:uid=N` for a user of control's machine
+    pub(super) subject: Subject,
+    /// One SPIFFE ID, all below one (`spiffe://.../*`), or everything
+    #[arg(long, value_name = "SCOPE", default_value = "everything")]
+    pub(super) on: Scope,
 }
 
 #[derive(Debug, Args)]
@@ -363,9 +379,11 @@ mod tests {
             "signet ca status",
             "signet ca rotate-intermediate",
             "signet bundle --format jwks",
-            "signet admin grant spiffe://m/o",
-            "signet admin withdraw spiffe://m/o",
-            "signet admin list",
+            "signet role grant viewer spiffe://m/o",
+            "signet role grant operator unix:uid=1000 --on spiffe://m/a/*",
+            "signet role withdraw approver spiffe://m/o --on spiffe://m/a",
+            "signet role withdraw admin spiffe://m/o --on everything",
+            "signet role list -o json",
             "signet login signet-join-v1.x --dir d",
             "signet completion bash",
             "signet --control unix:/run/x.sock status",
@@ -387,6 +405,10 @@ mod tests {
             "signet policy explain spiffe://m/a spiffe://m/b --port 80 --method GET",
             "signet token create spiffe://m/o --ttl soon",
             "signet --control nowhere status",
+            "signet role grant spiffe://m/o",
+            "signet role grant root spiffe://m/o",
+            "signet role grant admin ada",
+            "signet role grant admin spiffe://m/o --on spiffe://m/*/a",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -66,7 +66,7 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Verb::Audit(query) => verbs::audit::run(query, &session, output).await,
         Verb::Ca(verb) => verbs::authority::ca(verb, &session, output).await,
         Verb::Bundle { format } => verbs::authority::bundle(format, &session).await,
-        Verb::Admin(verb) => verbs::admin::run(verb, &session, output).await,
+        Verb::Role(verb) => verbs::role::run(verb, &session, output).await,
         Verb::Login(login) => verbs::login::run(login, output).await,
         Verb::Completion { shell } => output::print(&args::completion(shell)),
     }

@@ -2,6 +2,7 @@
 //! validated once, into types; what is wrong names its key, where it was set, and what was expected.
 
 mod file;
+mod store;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -16,6 +17,7 @@ use signet_proto::spiffe::TrustDomain;
 
 use crate::duration::Span;
 use crate::registry::{self, TtlBounds};
+use crate::store::Location;
 use crate::telemetry::log::LogFormat;
 
 pub use file::FileError;
@@ -33,6 +35,49 @@ enum Verb {
     /// Run the service.
     #[command(after_help = EXAMPLES)]
     Run(Run),
+    /// Bring the store's schema up to date. An empty store needs none: `run` fills it.
+    #[command(after_help = MIGRATE_EXAMPLES)]
+    Migrate {
+        /// Only show what would be done
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Write the whole store into a file, while control runs. The seal key is not in it: keep it elsewhere.
+    #[command(after_help = BACKUP_EXAMPLES)]
+    Backup {
+        /// File to write; it must not exist
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Fill an empty store from a backup, of this engine or the other.
+    #[command(after_help = RESTORE_EXAMPLES)]
+    Restore {
+        /// What `signet-control backup` wrote
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        #[command(flatten)]
+        run: Run,
+    },
+}
+
+/// What this process is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Serve.
+    Run,
+    /// Bring the schema up to date, or say what that takes.
+    Migrate {
+        /// Only say.
+        dry_run: bool,
+    },
+    /// Write the store into a file.
+    Backup(PathBuf),
+    /// Fill an empty store from a file.
+    Restore(PathBuf),
 }
 
 const EXAMPLES: &str = "\
@@ -43,6 +88,26 @@ Examples:
 
 Every flag is also a key of the file (`grpc-listen = \"0.0.0.0:8443\"`) and an environment variable
 (`SIGNET_GRPC_LISTEN`). Flags win over the environment, the environment over the file.";
+
+const MIGRATE_EXAMPLES: &str = "\
+Examples:
+  signet-control migrate --dry-run
+  signet-control migrate --config /etc/signet/control.toml
+
+Each step leaves what the version before needs: replicas may be replaced one after the other.";
+
+const BACKUP_EXAMPLES: &str = "\
+Examples:
+  signet-control backup --out signet-$(date +%F).backup
+  signet-control backup --config /etc/signet/control.toml --out /backup/signet.backup";
+
+const RESTORE_EXAMPLES: &str = "\
+Examples:
+  signet-control restore --from signet.backup --data-dir new-data
+  signet-control restore --from signet.backup --store postgres://signet@localhost/signet
+
+Put the seal key of the store that was backed up where `--seal-key-file` says before control is run on it.
+What was revoked after the backup was taken is not revoked in the restored store: revoke it again.";
 
 #[derive(Debug, Args)]
 struct Run {
@@ -60,6 +125,16 @@ struct Settings {
     /// Where everything durable is: database, sealed keys [default: signet-data]
     #[arg(long, value_name = "DIR", env = "SIGNET_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// `sqlite`: in the data directory. `postgres://USER@HOST:PORT/DATABASE`: shared by several replicas, which
+    /// then need the same seal key [default: sqlite]
+    #[arg(long, value_name = "WHERE", env = "SIGNET_STORE", hide_env_values = true)]
+    store: Option<String>,
+    /// PEM file with the authority of the PostgreSQL server's certificate; turns TLS on
+    #[arg(long, value_name = "FILE", env = "SIGNET_STORE_CA_FILE")]
+    store_ca_file: Option<PathBuf>,
+    /// File with the password for PostgreSQL, so that it stands in no command line
+    #[arg(long, value_name = "FILE", env = "SIGNET_STORE_PASSWORD_FILE")]
+    store_password_file: Option<PathBuf>,
     /// Trust domain of this mesh, fixed at the first start [default: mesh.local]
     #[arg(long, value_name = "NAME", env = "SIGNET_TRUST_DOMAIN")]
     trust_domain: Option<TrustDomain>,
@@ -101,6 +176,8 @@ struct Settings {
 pub struct Config {
     /// Where everything durable is.
     pub data_dir: PathBuf,
+    /// Where the store is.
+    pub store: Location,
     /// The mesh.
     pub trust_domain: TrustDomain,
     /// Where proxies connect.
@@ -154,7 +231,7 @@ impl Config {
     ///
     /// # Errors
     /// The first mistake.
-    pub fn load() -> Result<Self, ConfigError> {
+    pub fn load() -> Result<(Task, Self), ConfigError> {
         Self::from_args(std::env::args_os())
     }
 
@@ -162,16 +239,22 @@ impl Config {
     ///
     /// # Errors
     /// The first mistake.
-    pub fn from_args<A>(arguments: impl IntoIterator<Item = A>) -> Result<Self, ConfigError>
+    pub fn from_args<A>(arguments: impl IntoIterator<Item = A>) -> Result<(Task, Self), ConfigError>
     where
         A: Into<OsString> + Clone,
     {
         let matches = Cli::command().try_get_matches_from(arguments)?;
-        let Verb::Run(Run { config, settings }) = Cli::from_arg_matches(&matches)?.verb;
+        let (task, Run { config, settings }) = match Cli::from_arg_matches(&matches)?.verb {
+            Verb::Run(run) => (Task::Run, run),
+            Verb::Migrate { dry_run, run } => (Task::Migrate { dry_run }, run),
+            Verb::Backup { out, run } => (Task::Backup(out), run),
+            Verb::Restore { from, run } => (Task::Restore(from), run),
+        };
         let file = config.as_deref().map(file::read).transpose()?;
-        let run = matches.subcommand_matches("run");
-        Origins { run, file: config.as_deref().zip(file.as_ref()) }
-            .validate(settings.or(file.as_ref().map(|file| &file.settings)))
+        let run = matches.subcommand().map(|(_, given)| given);
+        let config = Origins { run, file: config.as_deref().zip(file.as_ref()) }
+            .validate(settings.or(file.as_ref().map(|file| &file.settings)))?;
+        Ok((task, config))
     }
 }
 
@@ -180,6 +263,9 @@ impl Settings {
         let Some(file) = file else { return self };
         Self {
             data_dir: self.data_dir.or_else(|| file.data_dir.clone()),
+            store: self.store.or_else(|| file.store.clone()),
+            store_ca_file: self.store_ca_file.or_else(|| file.store_ca_file.clone()),
+            store_password_file: self.store_password_file.or_else(|| file.store_password_file.clone()),
             trust_domain: self.trust_domain.or_else(|| file.trust_domain.clone()),
             grpc_listen: self.grpc_listen.or(file.grpc_listen),
             http_listen: self.http_listen.or(file.http_listen),
@@ -242,7 +328,14 @@ impl Origins<'_> {
             let expected = "`admin-socket` outside of the data directory, which other users cannot enter";
             return Err(self.wrong("admin-uid", expected, &admin_socket.display()));
         }
+        let store = self.store(
+            settings.store.as_deref(),
+            settings.store_ca_file.as_deref(),
+            settings.store_password_file.as_deref(),
+            &data_dir,
+        )?;
         Ok(Config {
+            store,
             ttl: self.ttl_bounds(settings.min_ttl, settings.default_ttl, intermediate_ttl)?,
             trust_domain: match settings.trust_domain {
                 Some(domain) => domain,

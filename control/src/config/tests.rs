@@ -3,7 +3,7 @@ use std::io::Write;
 use super::*;
 
 fn load(arguments: &[&str]) -> Result<Config, ConfigError> {
-    Config::from_args(["signet-control", "run"].iter().chain(arguments))
+    Config::from_args(["signet-control", "run"].iter().chain(arguments)).map(|(_, config)| config)
 }
 
 fn with_file(text: &str, arguments: &[&str]) -> (String, Result<Config, ConfigError>) {
@@ -107,4 +107,29 @@ fn socket_that_other_users_cannot_reach_is_not_promised_to_them() {
     assert!(load(&["--admin-uid", "1000", "--admin-socket", "signet-data/other.sock"]).is_err());
     let config = load(&["--admin-uid", "1000", "--admin-socket", "/run/signet/admin.sock"]).unwrap();
     assert!(config.admin_uids.contains(&1000));
+}
+
+#[test]
+fn store_is_a_directory_or_a_server_that_others_cannot_listen_to() {
+    assert!(
+        matches!(load(&[]).unwrap().store, Location::Directory(path) if path == Path::new("signet-data"))
+    );
+    assert!(matches!(load(&["--store", "sqlite", "--data-dir", "x"]).unwrap().store, Location::Directory(_)));
+    let server = load(&["--store", "postgres://signet:hunter2@localhost/signet"]).unwrap().store;
+    assert!(matches!(server, Location::Server(_)) && !format!("{server:?}").contains("hunter2"));
+    let error = load(&["--store", "postgres://signet:hunter2@db.example/signet"]).unwrap_err().to_string();
+    assert!(error.starts_with("--store: ") && error.contains("store-ca-file"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
+    assert_eq!(
+        load(&["--store-ca-file", "ca.pem"]).unwrap_err().to_string(),
+        "--store-ca-file: expected `store` to name a PostgreSQL server, found `ca.pem`"
+    );
+}
+
+#[test]
+fn migration_takes_the_same_settings() {
+    let arguments = ["signet-control", "migrate", "--dry-run", "--data-dir", "x"];
+    let (task, config) = Config::from_args(arguments).unwrap();
+    assert_eq!(task, Task::Migrate { dry_run: true });
+    assert_eq!(config.data_dir, Path::new("x"));
 }

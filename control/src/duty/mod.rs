@@ -5,9 +5,13 @@
 //! | identity | 1 s | replaces the intermediate and control's own SVID, when due or if they start in the future |
 //! | lapse | 1 s | lists instances whose last SVID ended over 2 s ago without a renewal |
 //! | endpoints | 2 s | forgets endpoints that no stream has held for their grace |
+//! | replicas | 5 s | says that this replica runs; leader: forgets those that were not seen for 90 s |
 //! | measure | 5 s | numbers for the metrics |
 //! | prune | 60 s | drops what is long over, in small batches |
 //! | audit | at start, then 1 h | verifies the chain of audit events from its beginning |
+//!
+//! Where replicas share a store, the one that leads rotates, lapses and prunes; what it decides is decided in the
+//! commit once more.
 //!
 //! Lapse and restarts: that an instance lapsed is a fact about its certificates, not about who was connected.
 //! A renewal needs an SVID that has not ended, and an SVID is recorded before it is given out; so an
@@ -22,7 +26,7 @@
 mod clock;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
@@ -50,6 +54,8 @@ const LAPSE_BATCH: u32 = 200;
 const STEADY: Duration = Duration::from_secs(60);
 /// ... and before anything is dropped for good.
 const STEADY_LONG: Duration = Duration::from_secs(3600);
+/// A replica that says nothing for this long is gone: its proxies had time to come to another.
+const REPLICA_GONE: Duration = Duration::from_secs(90);
 /// Verifiers' clocks may be slow.
 const CLOCK_SLACK: Duration = Duration::from_secs(3600);
 /// Revocations stay this long after the last certificate they cover: a proxy that was cut off meanwhile still
@@ -73,6 +79,8 @@ pub struct Duties {
     pub own: Arc<OwnIdentity>,
     /// Where instances listen.
     pub endpoints: Arc<Endpoints>,
+    /// When this process started.
+    pub started_at: SystemTime,
     /// Wants to be kept up now and then.
     pub metrics: PrometheusHandle,
 }
@@ -85,17 +93,21 @@ impl Duties {
         let second = Duration::from_secs(1);
         let clock = Arc::new(Mutex::new(SteadyClock::new(Instant::now(), time::now())));
         let steady = move |long| clock.lock().steady_for(long, Instant::now(), time::now());
-        let (lapse_now, prune_now) = (steady.clone(), steady);
+        let (lapse_now, forget_now, prune_now) = (steady.clone(), steady.clone(), steady);
         self.spawn(tasks, stop, "identity", second, |duties| async move { duties.identity().await });
         self.spawn(tasks, stop, "lapse", second, move |duties| {
             let steady = lapse_now(STEADY);
-            async move { if steady { duties.lapse().await } else { Ok(()) } }
+            async move { if steady && duties.store.leads() { duties.lapse().await } else { Ok(()) } }
         });
         self.spawn(tasks, stop, "endpoints", 2 * second, |duties| async move { duties.endpoints().await });
+        self.spawn(tasks, stop, "replicas", 5 * second, move |duties| {
+            let steady = forget_now(STEADY);
+            async move { duties.replicas(steady).await }
+        });
         self.spawn(tasks, stop, "measure", 5 * second, |duties| async move { duties.measure().await });
         self.spawn(tasks, stop, "prune", 60 * second, move |duties| {
             let steady = prune_now(STEADY_LONG);
-            async move { if steady { duties.prune().await } else { Ok(()) } }
+            async move { if steady && duties.store.leads() { duties.prune().await } else { Ok(()) } }
         });
         self.spawn(tasks, stop, "audit", 3600 * second, |duties| async move { duties.audit().await });
     }
@@ -134,7 +146,8 @@ impl Duties {
 
     async fn identity(&self) -> Result<(), Failure> {
         let now = time::now();
-        if self.authority.rotation_is_due(now) {
+        self.authority.refresh().await?;
+        if self.store.leads() && self.authority.rotation_is_due(now) {
             self.authority.rotate_intermediate(Actor::control()).await?;
         }
         // A leaf does not start before its issuer.
@@ -161,7 +174,25 @@ impl Duties {
         let gone = self.endpoints.sweep(Instant::now());
         if !gone.is_empty() {
             tracing::info!(instances = gone.len(), "endpoints of instances that did not come back forgotten");
-            self.store.remove_leases(gone).await?;
+            self.store.remove_leases(gone.clone()).await?;
+            // What has come to another replica meanwhile is there still.
+            for instance in gone {
+                self.endpoints.put_elsewhere(instance, self.store.lease_elsewhere(instance).await?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn replicas(&self, forget: bool) -> Result<(), Failure> {
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        self.store.heartbeat(self.started_at).await?;
+        if forget && self.store.leads() {
+            let gone = self.store.forget_replicas(time::now() - REPLICA_GONE).await?;
+            if gone > 0 {
+                tracing::warn!(replicas = gone, "replicas that were not seen for long are forgotten");
+            }
         }
         Ok(())
     }

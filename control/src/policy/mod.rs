@@ -9,7 +9,8 @@ use signet_proto::policy::{
 };
 use signet_proto::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 
-use crate::store::model::{Actor, Commit, Mutation, NewPolicy, Policy, PolicyChange};
+use crate::roles::{Permission, Refused, Scope};
+use crate::store::model::{Commit, Mutation, NewPolicy, Policy, PolicyChange};
 use crate::store::{Store, StoreError};
 
 /// Why policy is not applied or explained.
@@ -56,6 +57,9 @@ pub enum PolicyError {
     /// Half an HTTP question.
     #[error("method and path go together: expected both, or neither for an opaque connection")]
     HalfHttp,
+    /// Whoever asks may not: the documents protect whom their roles do not reach.
+    #[error(transparent)]
+    NotPermitted(#[from] Refused),
     /// The store refused or failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -84,18 +88,22 @@ impl Policies {
         Self { store, trust_domain }
     }
 
-    /// Applies a YAML stream of documents: all, or none with the place of the mistake.
+    /// Applies a YAML stream of documents: all, or none with the place of the mistake. `permission` has to reach
+    /// the targets of all, and of those that they replace.
     ///
     /// # Errors
-    /// The first mistake.
+    /// The first mistake, or why they are not permitted.
     pub async fn apply(
         &self,
         file: &str,
         yaml: &str,
-        actor: Actor,
+        permission: impl Permission,
     ) -> Result<(Commit, Vec<(String, PolicyChange)>), PolicyError> {
         let documents = parse(file, yaml)?;
         self.require_own_targets(file, &documents)?;
+        // Before anything is told of other documents; in the commit it is decided.
+        let targets: Vec<_> = documents.iter().map(|document| Scope::Of(document.target.clone())).collect();
+        permission.on_all(&targets)?;
         let replaced: HashSet<&str> = documents.iter().map(|document| document.name.as_str()).collect();
         let kept = self.store.policies().await?.into_iter().filter(|old| !replaced.contains(&*old.name));
         // One that cannot be read denies what it can, until it is replaced or deleted; it stops nobody.
@@ -110,7 +118,7 @@ impl Policies {
                 document: document.to_json(),
             })
             .collect();
-        Ok(self.store.apply_policies(new, actor, together).await?)
+        Ok(self.store.apply_policies(new, permission, together).await?)
     }
 
     /// All documents, by name.
@@ -121,12 +129,12 @@ impl Policies {
         Ok(self.store.policies().await?)
     }
 
-    /// Deletes one document.
+    /// Deletes one document, if `permission` reaches its target.
     ///
     /// # Errors
-    /// When there is none of this name.
-    pub async fn delete(&self, name: String, actor: Actor) -> Result<Mutation, PolicyError> {
-        Ok(self.store.delete_policy(name, actor).await?)
+    /// When there is none of this name, or it is not permitted.
+    pub async fn delete(&self, name: String, permission: impl Permission) -> Result<Mutation, PolicyError> {
+        Ok(self.store.delete_policy(name, permission).await?)
     }
 
     fn require_own_targets(&self, file: &str, documents: &[Document]) -> Result<(), PolicyError> {
@@ -185,6 +193,12 @@ impl Question {
                 _ => return Err(PolicyError::HalfHttp),
             },
         })
+    }
+
+    /// Who is called: whose policy decides.
+    #[must_use]
+    pub fn destination(&self) -> &SpiffeId {
+        &self.destination
     }
 
     /// What a proxy would decide now, and why.

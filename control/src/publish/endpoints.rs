@@ -2,10 +2,11 @@
 //!
 //! An endpoint appears when its instance's stream opens, with the address that control sees. It disappears
 //! at once when the instance or identity is revoked or lapses, and `GRACE` after its stream ended
-//! otherwise: a proxy that reconnects, or a control that restarts, takes no endpoint away from anyone.
+//! otherwise: a proxy that reconnects, or a control that restarts, takes no endpoint away from anyone. What other
+//! replicas hold is theirs to take out; a stream of our own counts for more than what is heard of another.
 //! Endpoints are not part of the revision log: they change without anyone's decision.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,8 +47,17 @@ struct Table {
 #[derive(Debug)]
 struct Entry {
     lease: Lease,
-    /// The open stream that holds it, or when it ends without one.
-    held: Result<u64, Instant>,
+    held: Held,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// By the open stream of this number.
+    Stream(u64),
+    /// By none: until then.
+    Until(Instant),
+    /// By a stream of another replica.
+    Elsewhere,
 }
 
 /// The endpoints of a stream's upstreams, as they change.
@@ -61,27 +71,29 @@ pub struct ServiceStream {
 }
 
 impl Endpoints {
-    /// What was known before the restart; each waits for its stream.
+    /// What was known before the restart; each of our own waits for its stream. With each, whether it is another
+    /// replica's.
     #[must_use]
-    pub fn restore(leases: Vec<Lease>, now: Instant) -> Self {
+    pub fn restore(leases: Vec<(Lease, bool)>, now: Instant) -> Self {
         let endpoints = Self::default();
         let mut table = endpoints.table.lock();
-        for lease in leases {
-            table.insert(Entry { lease, held: Err(now + START_GRACE) });
+        for (lease, elsewhere) in leases {
+            table.insert(Entry {
+                lease,
+                held: if elsewhere { Held::Elsewhere } else { Held::Until(now + START_GRACE) },
+            });
         }
         drop(table);
         endpoints
     }
 
-    /// A stream opened. Returns whether the endpoints differ from what was known, and should be stored.
-    pub fn hold(&self, stream: u64, lease: &Lease) -> bool {
+    /// A stream opened.
+    pub fn hold(&self, stream: u64, lease: &Lease) {
         let mut table = self.table.lock();
-        let before = table.insert(Entry { lease: lease.clone(), held: Ok(stream) });
-        let changed = before.is_none_or(|before| before.lease != *lease);
-        if changed {
+        let before = table.insert(Entry { lease: lease.clone(), held: Held::Stream(stream) });
+        if before.is_none_or(|before| before.lease != *lease) {
             table.publish(&lease.spiffe_id);
         }
-        changed
     }
 
     /// A stream ended, unless a newer one holds the lease already.
@@ -89,9 +101,9 @@ impl Endpoints {
         let mut table = self.table.lock();
         let instances = table.identities.get_mut(&lease.spiffe_id);
         if let Some(entry) = instances.and_then(|instances| instances.get_mut(&lease.instance))
-            && entry.held == Ok(stream)
+            && entry.held == Held::Stream(stream)
         {
-            entry.held = Err(now + GRACE);
+            entry.held = Held::Until(now + GRACE);
         }
     }
 
@@ -103,9 +115,30 @@ impl Endpoints {
     /// Takes out what nobody has held for too long. Returns whose, to be forgotten in the store too.
     pub fn sweep(&self, now: Instant) -> Vec<InstanceId> {
         let mut table = self.table.lock();
-        let gone = table.remove(|entry| entry.held.is_err_and(|until| until <= now));
+        let gone = table.remove(|entry| matches!(entry.held, Held::Until(until) if until <= now));
         table.services.retain(|_, sender| sender.receiver_count() > 0);
         gone
+    }
+
+    /// What another replica holds for an instance now, or no longer does.
+    pub fn put_elsewhere(&self, instance: InstanceId, lease: Option<Lease>) {
+        let mut table = self.table.lock();
+        match lease {
+            None => {
+                table.remove(|entry| entry.lease.instance == instance && entry.held == Held::Elsewhere);
+            }
+            Some(lease) => table.put_elsewhere(&lease),
+        }
+    }
+
+    /// All that other replicas hold.
+    pub fn replace_elsewhere(&self, leases: &[Lease]) {
+        let mut table = self.table.lock();
+        let there: HashSet<_> = leases.iter().map(|lease| lease.instance).collect();
+        table.remove(|entry| entry.held == Held::Elsewhere && !there.contains(&entry.lease.instance));
+        for lease in leases {
+            table.put_elsewhere(lease);
+        }
     }
 
     /// Takes out what is revoked. Returns whose.
@@ -189,6 +222,18 @@ impl Table {
         instances.insert(entry.lease.instance, entry)
     }
 
+    fn put_elsewhere(&mut self, lease: &Lease) {
+        let known =
+            self.identities.get(&lease.spiffe_id).and_then(|instances| instances.get(&lease.instance));
+        if known.is_some_and(|entry| matches!(entry.held, Held::Stream(_))) {
+            return;
+        }
+        let before = self.insert(Entry { lease: lease.clone(), held: Held::Elsewhere });
+        if before.is_none_or(|before| before.lease != *lease) {
+            self.publish(&lease.spiffe_id);
+        }
+    }
+
     /// By instance, then port: equal endpoints are equal messages.
     fn endpoints_of(&self, id: &SpiffeId) -> Endpoint {
         let leases = self.identities.get(id).into_iter().flat_map(BTreeMap::values).map(|entry| &entry.lease);
@@ -267,7 +312,7 @@ mod tests {
         let mut stream = endpoints.subscribe(&upstream());
         assert!(ports(&mut stream).is_empty());
         let lease = lease(15443);
-        assert!(endpoints.hold(1, &lease));
+        endpoints.hold(1, &lease);
         stream.changed().await;
         assert_eq!(ports(&mut stream), [15443]);
         endpoints.release(1, &lease, now);
@@ -282,7 +327,7 @@ mod tests {
         let (endpoints, now) = (Endpoints::default(), Instant::now());
         let lease = lease(1);
         endpoints.hold(1, &lease);
-        assert!(!endpoints.hold(2, &lease), "the same endpoint is not stored again");
+        endpoints.hold(2, &lease);
         endpoints.release(1, &lease, now);
         assert!(endpoints.sweep(now + GRACE * 10).is_empty(), "the newer stream holds it");
     }
@@ -291,12 +336,32 @@ mod tests {
     fn restart_keeps_endpoints_until_proxies_had_time_to_come_back() {
         let now = Instant::now();
         let (one, other) = (lease(1), lease(2));
-        let endpoints = Endpoints::restore(vec![one.clone(), other.clone()], now);
+        let endpoints = Endpoints::restore(vec![(one.clone(), false), (other.clone(), false)], now);
         let mut stream = endpoints.subscribe(&upstream());
         assert_eq!(ports(&mut stream), [1, 2]);
         endpoints.hold(7, &one);
         assert_eq!(endpoints.sweep(now + START_GRACE), [other.instance]);
         assert_eq!(ports(&mut stream), [1]);
+    }
+
+    #[test]
+    fn endpoint_of_another_replica_is_its_own_to_take_out() {
+        let (endpoints, now) = (Endpoints::default(), Instant::now());
+        let mut stream = endpoints.subscribe(&upstream());
+        let (here, there) = (lease(1), lease(2));
+        endpoints.hold(7, &here);
+        endpoints.put_elsewhere(there.instance, Some(there.clone()));
+        assert_eq!(ports(&mut stream), [1, 2]);
+        assert!(endpoints.sweep(now + START_GRACE * 10).is_empty());
+        endpoints.put_elsewhere(here.instance, Some(lease(3)));
+        endpoints.put_elsewhere(here.instance, None);
+        assert_eq!(ports(&mut stream), [1, 2, 3], "our own stream counts for more");
+        endpoints.replace_elsewhere(&[]);
+        assert_eq!(ports(&mut stream), [1]);
+        endpoints.put_elsewhere(there.instance, Some(there.clone()));
+        endpoints.hold(8, &there);
+        endpoints.release(8, &there, now);
+        assert_eq!(endpoints.sweep(now + GRACE), [there.instance], "it came here, and went");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! message of a stream is complete; a slow proxy gets the newest state, not a queue of old ones; policy that
 //! cannot be read denies, and keeps no revocation from anyone.
 
+mod elsewhere;
 mod endpoints;
 mod view;
 mod watchers;
@@ -31,6 +32,7 @@ use crate::store::model::{Commit, MeshRead, Policy, RevocationList};
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
 
+pub use elsewhere::{follow_endpoints, write_standings};
 pub use endpoints::{Endpoints, ServiceStream};
 pub use view::View;
 pub use watchers::{Applied, NewWatcher, Progress, WatcherInfo, Watchers};

@@ -1,6 +1,6 @@
 //! Who is connected, what each was sent, and what each says is in force.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -8,6 +8,7 @@ use signet_proto::spiffe::{InstanceId, SpiffeId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::store::model::{Lease, Standing};
 use crate::telemetry::metrics;
 
 /// Deliveries remembered per stream: more than a proxy is behind in any sane moment.
@@ -16,14 +17,10 @@ const REMEMBERED: usize = 16;
 /// A Watch stream that opens.
 #[derive(Debug, Clone)]
 pub struct NewWatcher {
-    /// Whose.
-    pub id: SpiffeId,
-    /// Which instance.
-    pub instance: InstanceId,
     /// Version of the proxy.
     pub version: String,
-    /// Its address, as control sees it.
-    pub address: String,
+    /// Where it is, as control sees it, and listens.
+    pub lease: Lease,
 }
 
 /// A connected instance, for the inventory.
@@ -62,22 +59,31 @@ pub struct Progress {
 pub struct Watchers {
     table: Mutex<Table>,
     progressed: Notify,
+    touched: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     next: u64,
     streams: HashMap<InstanceId, Watcher>,
+    /// Of whom more is known than was written down.
+    unwritten: HashSet<InstanceId>,
 }
 
 #[derive(Debug)]
 struct Watcher {
     stream: u64,
     new: NewWatcher,
+    opened_at: SystemTime,
+    /// Whether that was written down.
+    opening_written: bool,
+    seen_at: SystemTime,
     ended: CancellationToken,
     /// The newest revision that the stream's view was brought to, whether or not there was anything to send.
     evaluated: u64,
     deliveries: VecDeque<Delivery>,
+    /// The newest revision that it said to have in force, when, and how many connections it cut for it.
+    in_force: (u64, SystemTime, u64),
 }
 
 #[derive(Debug)]
@@ -93,7 +99,7 @@ struct Delivery {
 impl Watchers {
     /// Enters a stream. An older stream of the same instance is superseded: the proxy reconnected before
     /// its old connection was noticed to be dead. Returns the stream's number and its end.
-    pub fn open(&self, new: &NewWatcher) -> (u64, CancellationToken) {
+    pub fn open(&self, new: &NewWatcher, at: SystemTime) -> (u64, CancellationToken) {
         let ended = CancellationToken::new();
         let mut table = self.table.lock();
         table.next += 1;
@@ -104,8 +110,15 @@ impl Watchers {
             evaluated: 0,
             deliveries: VecDeque::new(),
             new: new.clone(),
+            opened_at: at,
+            opening_written: false,
+            seen_at: at,
+            in_force: (0, at, 0),
         };
-        if let Some(old) = table.streams.insert(new.instance, watcher) {
+        let instance = new.lease.instance;
+        table.unwritten.insert(instance);
+        self.touched.notify_one();
+        if let Some(old) = table.streams.insert(instance, watcher) {
             old.ended.cancel();
         }
         metrics::streams(table.streams.len());
@@ -117,6 +130,8 @@ impl Watchers {
         let mut table = self.table.lock();
         if table.streams.get(instance).is_some_and(|watcher| watcher.stream == stream) {
             table.streams.remove(instance);
+            table.unwritten.insert(*instance);
+            self.touched.notify_one();
         }
         metrics::streams(table.streams.len());
         drop(table);
@@ -148,7 +163,14 @@ impl Watchers {
     /// An instance reports that `revision`, and with it everything before, is in force.
     pub fn acknowledged(&self, instance: &InstanceId, revision: u64, closed: u64, at: SystemTime) {
         let mut table = self.table.lock();
-        let Some(watcher) = table.streams.get_mut(instance) else { return };
+        let Table { streams, unwritten, .. } = &mut *table;
+        let Some(watcher) = streams.get_mut(instance) else { return };
+        unwritten.insert(*instance);
+        self.touched.notify_one();
+        watcher.seen_at = at;
+        if revision > watcher.in_force.0 {
+            watcher.in_force = (revision, at, closed);
+        }
         for delivery in watcher.deliveries.iter_mut().filter(|delivery| delivery.revision <= revision) {
             delivery.acknowledged_at.get_or_insert(at);
             if delivery.revision == revision {
@@ -180,6 +202,46 @@ impl Watchers {
         self.progressed.notified()
     }
 
+    /// Waits until there is something to write down.
+    pub async fn touched(&self) {
+        self.touched.notified().await;
+    }
+
+    /// At most `limit` of those of whom more is known than was written down: how their stream stands, or that it
+    /// ended.
+    #[must_use]
+    pub fn take_unwritten(&self, limit: usize) -> Vec<(InstanceId, Option<Standing>)> {
+        let mut table = self.table.lock();
+        let taken: Vec<_> = table.unwritten.iter().copied().take(limit).collect();
+        for instance in &taken {
+            table.unwritten.remove(instance);
+        }
+        taken
+            .into_iter()
+            .map(|instance| (instance, table.streams.get_mut(&instance).map(Watcher::take_standing)))
+            .collect()
+    }
+
+    /// They could not be written down, opened or not: another time.
+    pub fn give_back(&self, standings: Vec<(InstanceId, bool)>) {
+        let mut table = self.table.lock();
+        let Table { streams, unwritten, .. } = &mut *table;
+        for (instance, opened) in standings {
+            unwritten.insert(instance);
+            if let Some(watcher) = streams.get_mut(&instance).filter(|_| opened) {
+                watcher.opening_written = false;
+            }
+        }
+        self.touched.notify_one();
+    }
+
+    /// An instance said goodbye: its stream may stay open, but is not written down as one that opened.
+    pub fn departed(&self, instance: &InstanceId) {
+        if let Some(watcher) = self.table.lock().streams.get_mut(instance) {
+            watcher.opening_written = true;
+        }
+    }
+
     /// Who is connected.
     #[must_use]
     pub fn connected(&self) -> HashMap<InstanceId, WatcherInfo> {
@@ -188,8 +250,8 @@ impl Watchers {
             .streams
             .iter()
             .map(|(instance, watcher)| {
-                let NewWatcher { address, version, .. } = watcher.new.clone();
-                (*instance, WatcherInfo { address, version })
+                let NewWatcher { lease, version } = &watcher.new;
+                (*instance, WatcherInfo { address: lease.address.to_string(), version: version.clone() })
             })
             .collect()
     }
@@ -214,7 +276,22 @@ impl Watcher {
     }
 
     fn pending(&self) -> Applied {
-        Applied { id: self.new.id.clone(), instance: self.new.instance, acknowledged_at: None, closed: 0 }
+        let Lease { instance, spiffe_id, .. } = &self.new.lease;
+        Applied { id: spiffe_id.clone(), instance: *instance, acknowledged_at: None, closed: 0 }
+    }
+
+    fn take_standing(&mut self) -> Standing {
+        let (in_force, in_force_at, closed) = self.in_force;
+        Standing {
+            opened: !std::mem::replace(&mut self.opening_written, true),
+            lease: self.new.lease.clone(),
+            version: self.new.version.clone(),
+            opened_at: self.opened_at,
+            seen_at: self.seen_at,
+            in_force,
+            in_force_at,
+            closed,
+        }
     }
 
     fn concerning(&self, revision: u64) -> Option<Applied> {
@@ -232,12 +309,13 @@ mod tests {
     use crate::time;
 
     fn watcher(name: &str) -> NewWatcher {
-        NewWatcher {
-            id: format!("spiffe://mesh.local/{name}").parse().unwrap(),
+        let lease = Lease {
+            spiffe_id: format!("spiffe://mesh.local/{name}").parse().unwrap(),
             instance: InstanceId::random().unwrap(),
-            version: "1".into(),
-            address: "10.0.0.1".into(),
-        }
+            address: "10.0.0.1".parse().unwrap(),
+            listeners: vec![],
+        };
+        NewWatcher { version: "1".into(), lease }
     }
 
     fn at() -> SystemTime {
@@ -248,19 +326,19 @@ mod tests {
     fn a_revision_is_applied_when_all_concerned_acknowledged_it() {
         let watchers = Watchers::default();
         let (one, other) = (watcher("a"), watcher("b"));
-        let (first, _) = watchers.open(&one);
-        let (second, _) = watchers.open(&other);
+        let (first, _) = watchers.open(&one, at());
+        let (second, _) = watchers.open(&other, at());
         for (new, stream) in [(&one, first), (&other, second)] {
-            watchers.evaluated(&new.instance, stream, 5, true);
-            watchers.acknowledged(&new.instance, 5, 0, at());
+            watchers.evaluated(&new.lease.instance, stream, 5, true);
+            watchers.acknowledged(&new.lease.instance, 5, 0, at());
         }
         assert!(!watchers.progress(6).complete, "nobody has looked at revision 6");
-        watchers.evaluated(&one.instance, first, 6, true);
-        watchers.evaluated(&other.instance, second, 6, false);
+        watchers.evaluated(&one.lease.instance, first, 6, true);
+        watchers.evaluated(&other.lease.instance, second, 6, false);
         let progress = watchers.progress(6);
         assert!(!progress.complete);
         assert_eq!(progress.concerned.len(), 1, "only the one that was sent something");
-        watchers.acknowledged(&one.instance, 6, 3, at());
+        watchers.acknowledged(&one.lease.instance, 6, 3, at());
         let progress = watchers.progress(6);
         assert!(progress.complete);
         assert_eq!(progress.concerned[0].closed, 3);
@@ -271,11 +349,11 @@ mod tests {
     fn one_message_for_several_revisions_counts_for_each() {
         let watchers = Watchers::default();
         let new = watcher("a");
-        let (stream, _) = watchers.open(&new);
-        watchers.evaluated(&new.instance, stream, 3, true);
-        watchers.evaluated(&new.instance, stream, 7, true);
+        let (stream, _) = watchers.open(&new, at());
+        watchers.evaluated(&new.lease.instance, stream, 3, true);
+        watchers.evaluated(&new.lease.instance, stream, 7, true);
         assert!(!watchers.progress(5).complete);
-        watchers.acknowledged(&new.instance, 7, 0, at());
+        watchers.acknowledged(&new.lease.instance, 7, 0, at());
         assert!(watchers.progress(5).complete);
         assert_eq!(watchers.progress(5).concerned.len(), 1);
     }
@@ -284,12 +362,12 @@ mod tests {
     fn reconnected_instance_supersedes_its_old_stream() {
         let watchers = Watchers::default();
         let new = watcher("a");
-        let (old, ended) = watchers.open(&new);
-        let (stream, _) = watchers.open(&new);
+        let (old, ended) = watchers.open(&new, at());
+        let (stream, _) = watchers.open(&new, at());
         assert!(ended.is_cancelled());
-        watchers.close(&new.instance, old);
+        watchers.close(&new.lease.instance, old);
         assert_eq!(watchers.count(), 1);
-        watchers.close(&new.instance, stream);
+        watchers.close(&new.lease.instance, stream);
         assert_eq!(watchers.count(), 0);
     }
 
@@ -302,17 +380,17 @@ mod tests {
     fn memory_per_stream_is_bounded() {
         let watchers = Watchers::default();
         let new = watcher("a");
-        let (stream, _) = watchers.open(&new);
+        let (stream, _) = watchers.open(&new, at());
         for revision in 1..100 {
-            watchers.evaluated(&new.instance, stream, revision, true);
+            watchers.evaluated(&new.lease.instance, stream, revision, true);
         }
-        assert_eq!(watchers.table.lock().streams[&new.instance].deliveries.len(), REMEMBERED);
+        assert_eq!(watchers.table.lock().streams[&new.lease.instance].deliveries.len(), REMEMBERED);
         for revision in [1, 40, 99] {
             let progress = watchers.progress(revision);
             assert!(!progress.complete, "{revision} was never acknowledged");
             assert_eq!(progress.concerned.len(), 1);
         }
-        watchers.acknowledged(&new.instance, 99, 0, at());
+        watchers.acknowledged(&new.lease.instance, 99, 0, at());
         assert!(watchers.progress(1).complete);
     }
 }

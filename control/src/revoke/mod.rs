@@ -15,7 +15,8 @@ use signet_proto::spiffe::SpiffeId;
 use signet_proto::v1::revoke_request::What;
 
 use crate::registry::{self, Registry, RegistryError};
-use crate::store::model::{Actor, Mutation, RevocationTarget};
+use crate::roles::{Permission, Refused, Scope};
+use crate::store::model::{Mutation, RevocationTarget};
 use crate::store::{Store, StoreError};
 
 /// Why nothing was revoked.
@@ -34,24 +35,34 @@ pub enum RevokeError {
     /// The SPIFFE ID or the reason is not acceptable.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Whoever asks may not: their roles do not reach the identity that it belongs to.
+    #[error(transparent)]
+    NotPermitted(#[from] Refused),
     /// The store refused or failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Revokes what `what` names.
+/// Revokes what `what` names, if `permission` reaches the identity that it belongs to.
 ///
 /// # Errors
-/// When it does not parse, or control never issued anything for it.
+/// When it does not parse, control never issued anything for it, or it is not permitted.
 pub async fn revoke(
     store: &Store,
     registry: &Registry,
     what: Option<What>,
     reason: &str,
-    actor: Actor,
+    permission: impl Permission,
 ) -> Result<Mutation, RevokeError> {
     let reason = registry::text("reason", reason)?;
     let target = target(registry, what)?;
+    // Whose an instance or a certificate is never changes: it need not be asked in the commit.
+    let id = match target.clone() {
+        RevocationTarget::Identity(id) => id,
+        RevocationTarget::Instance(instance) => store.identity_of_instance(instance).await?,
+        RevocationTarget::Serial(serial) => store.identity_of_serial(serial).await?,
+    };
+    let actor = permission.on(&Scope::identity(&id))?;
     let mutation = store.revoke(target, reason, actor).await?;
     tracing::info!(revision = mutation.commit.revision, effects = ?mutation.effects, "revoked");
     Ok(mutation)

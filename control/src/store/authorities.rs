@@ -1,12 +1,12 @@
 //! The certificate authorities, with their sealed keys.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 
 use super::change::Change;
 use super::mesh::Topics;
 use super::model::{Actor, AuthorityKind, AuthorityRecord, Commit};
-use super::{Store, StoreError, rows};
+use super::sql::{Row, Sql, values};
+use super::{Refusal, Store, StoreError};
 use crate::audit::Action;
 use crate::time;
 
@@ -16,7 +16,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn authority(&self, kind: AuthorityKind) -> Result<Option<AuthorityRecord>, StoreError> {
-        self.read(move |connection| active(connection, kind)).await
+        self.read(move |sql| active(sql, kind)).await
     }
 
     /// Stores the first root and the first intermediate together.
@@ -29,7 +29,7 @@ impl Store {
         intermediate: AuthorityRecord,
     ) -> Result<Commit, StoreError> {
         self.write(move |change| {
-            if active(change.connection, AuthorityKind::Root)?.is_some() {
+            if active(&change.sql, AuthorityKind::Root)?.is_some() {
                 return Err(StoreError::exists("authority", "root"));
             }
             insert(change, &root)?;
@@ -45,13 +45,21 @@ impl Store {
     /// stays, as SVIDs that it signed still chain to it.
     ///
     /// # Errors
-    /// When the store cannot be written.
-    pub async fn replace_intermediate(&self, new: AuthorityRecord, actor: Actor) -> Result<(), StoreError> {
+    /// [`Refusal::RotatedMeanwhile`] unless it is the one to be `replaced` that signs now.
+    pub async fn replace_intermediate(
+        &self,
+        new: AuthorityRecord,
+        replaced: String,
+        actor: Actor,
+    ) -> Result<(), StoreError> {
         self.write(move |change| {
-            let previous = active(change.connection, AuthorityKind::Intermediate)?;
-            change.connection.execute(
+            let previous = active(&change.sql, AuthorityKind::Intermediate)?;
+            if previous.as_ref().is_some_and(|previous| previous.id != replaced) {
+                return Err(Refusal::RotatedMeanwhile.into());
+            }
+            change.sql.execute(
                 "UPDATE authority SET active = 0, sealed_key = NULL WHERE kind = 'intermediate' AND active = 1",
-                [],
+                &[],
             )?;
             insert(change, &new)?;
             change.audit(
@@ -69,42 +77,40 @@ impl Store {
 }
 
 fn insert(change: &Change<'_>, new: &AuthorityRecord) -> Result<(), StoreError> {
-    change.connection.execute(
+    change.sql.execute(
         "INSERT INTO authority (id, kind, active, subject, certificate, sealed_key, not_before_ms,
                                 not_after_ms, created_at_ms)
          VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8)",
-        params![
-            new.id,
+        values![
+            &new.id,
             new.kind.as_str(),
-            new.subject,
-            new.certificate,
-            new.sealed_key,
-            time::to_millis(new.not_before),
-            time::to_millis(new.not_after),
-            change.at_millis()
+            &new.subject,
+            &new.certificate,
+            &new.sealed_key,
+            new.not_before,
+            new.not_after,
+            change.at
         ],
     )?;
     Ok(())
 }
 
-fn active(connection: &Connection, kind: AuthorityKind) -> Result<Option<AuthorityRecord>, StoreError> {
-    let record = |row: &Row<'_>| {
+fn active(sql: &Sql<'_>, kind: AuthorityKind) -> Result<Option<AuthorityRecord>, StoreError> {
+    let record = |row: &Row| {
         Ok(AuthorityRecord {
             id: row.get(0)?,
             kind,
             subject: row.get(1)?,
             certificate: row.get(2)?,
             sealed_key: row.get(3)?,
-            not_before: rows::instant(row, 4)?,
-            not_after: rows::instant(row, 5)?,
+            not_before: row.get(4)?,
+            not_after: row.get(5)?,
         })
     };
-    let found = connection
-        .prepare_cached(
-            "SELECT id, subject, certificate, sealed_key, not_before_ms, not_after_ms
-             FROM authority WHERE kind = ?1 AND active = 1",
-        )?
-        .query_row([kind.as_str()], record)
-        .optional()?;
-    Ok(found)
+    sql.find(
+        "SELECT id, subject, certificate, sealed_key, not_before_ms, not_after_ms
+         FROM authority WHERE kind = ?1 AND active = 1",
+        values![kind.as_str()],
+        record,
+    )
 }

@@ -3,6 +3,7 @@
 use signet_proto::spiffe::SpiffeId;
 
 use super::model::WorkloadStatus;
+use crate::roles::Refused;
 
 /// A failed call. Unless it says otherwise nothing was changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -27,6 +28,9 @@ pub enum StoreError {
     /// The state of things does not allow it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Whoever asks may not: it touches what their roles do not reach.
+    #[error(transparent)]
+    NotPermitted(#[from] Refused),
     /// No room left on the device.
     #[error(
         "the store's disk is full: nothing was changed; free space in the data directory, then try again"
@@ -35,6 +39,16 @@ pub enum StoreError {
     /// Reading or writing the store failed.
     #[error("the store cannot be read or written ({0}): nothing was changed; check the data directory")]
     Io(String),
+    /// The database is away, or the way to it.
+    #[error(
+        "the store's database is not reachable ({0}): nothing was changed; it is tried again with the next call"
+    )]
+    Unavailable(String),
+    /// The connection was lost in the moment of the commit, and what became of it could not be found out.
+    #[error(
+        "the store's database was lost while it committed: look whether the change was made before trying again"
+    )]
+    Unknown,
     /// What is stored cannot be understood.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -97,6 +111,12 @@ pub enum Refusal {
     /// Policy documents were changed meanwhile, and the new ones do not go together with those.
     #[error("the documents do not go together with those in force: {0}")]
     PoliciesDoNotFit(String),
+    /// Another replica rotated at the same time.
+    #[error("the intermediate was rotated by another replica meanwhile: nothing was changed")]
+    RotatedMeanwhile,
+    /// A subject has a bounded number of roles.
+    #[error("the subject has as many roles as one can have: withdraw some, or grant one on a wider scope")]
+    TooManyRoles,
     /// Control's own identity cannot be revoked through itself.
     #[error("control's own identity cannot be revoked: rotate the intermediate instead")]
     OwnIdentity,
@@ -126,6 +146,8 @@ impl Refusal {
             Self::KeyRevoked => "key_revoked",
             Self::KeyOfAnother => "key_of_another",
             Self::PoliciesDoNotFit(_) => "policies_do_not_fit",
+            Self::RotatedMeanwhile => "rotated_meanwhile",
+            Self::TooManyRoles => "too_many_roles",
             Self::OwnIdentity => "own_identity",
         }
     }
@@ -138,22 +160,5 @@ impl StoreError {
 
     pub(super) fn exists(what: &'static str, name: &str) -> Self {
         Self::Exists { what, name: name.to_owned() }
-    }
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode;
-        match &error {
-            rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
-                ErrorCode::DiskFull => Self::Full,
-                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Self::Damaged(error.to_string()),
-                _ => Self::Io(error.to_string()),
-            },
-            rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..) => Self::Damaged(error.to_string()),
-            _ => Self::Io(error.to_string()),
-        }
     }
 }

@@ -2,9 +2,8 @@
 
 use std::time::SystemTime;
 
-use rusqlite::{OptionalExtension, Row, params};
-
-use super::{Store, StoreError, rows};
+use super::sql::{Row, values};
+use super::{Store, StoreError};
 use crate::audit::AuditEvent;
 
 const COLUMNS: &str = "sequence, at_ms, actor, action, subject, detail, hash";
@@ -19,18 +18,20 @@ impl Store {
         limit: u32,
         subject: Option<String>,
     ) -> Result<Vec<AuditEvent>, StoreError> {
-        self.read(move |connection| {
+        self.read(move |sql| {
             let mut events: Vec<_> = match subject {
-                None => connection
-                    .prepare_cached(&format!("SELECT {COLUMNS} FROM audit ORDER BY sequence DESC LIMIT ?1"))?
-                    .query_map(params![limit], event)?
-                    .collect::<Result<_, _>>()?,
-                Some(subject) => connection
-                    .prepare_cached(&format!(
+                None => sql.all(
+                    &format!("SELECT {COLUMNS} FROM audit ORDER BY sequence DESC LIMIT ?1"),
+                    values![limit],
+                    event,
+                )?,
+                Some(subject) => sql.all(
+                    &format!(
                         "SELECT {COLUMNS} FROM audit WHERE subject = ?2 ORDER BY sequence DESC LIMIT ?1"
-                    ))?
-                    .query_map(params![limit, subject], event)?
-                    .collect::<Result<_, _>>()?,
+                    ),
+                    values![limit, subject],
+                    event,
+                )?,
             };
             events.reverse();
             Ok(events)
@@ -43,13 +44,12 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn events_after(&self, sequence: u64, limit: u32) -> Result<Vec<AuditEvent>, StoreError> {
-        self.read(move |connection| {
-            let events = connection
-                .prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM audit WHERE sequence > ?1 ORDER BY sequence LIMIT ?2"
-                ))?
-                .query_map(params![rows::signed(sequence), limit], event)?
-                .collect::<Result<_, _>>()?;
+        self.read(move |sql| {
+            let events = sql.all(
+                &format!("SELECT {COLUMNS} FROM audit WHERE sequence > ?1 ORDER BY sequence LIMIT ?2"),
+                values![sequence, limit],
+                event,
+            )?;
             Ok(events)
         })
         .await
@@ -60,21 +60,21 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn revision_time(&self, revision: u64) -> Result<Option<SystemTime>, StoreError> {
-        self.read(move |connection| {
-            let at = connection
-                .prepare_cached("SELECT at_ms FROM revision WHERE revision = ?1")?
-                .query_row([rows::signed(revision)], |row| rows::instant(row, 0))
-                .optional()?;
+        self.read(move |sql| {
+            let at =
+                sql.find("SELECT at_ms FROM revision WHERE revision = ?1", values![revision], |row| {
+                    row.get(0)
+                })?;
             Ok(at)
         })
         .await
     }
 }
 
-fn event(row: &Row<'_>) -> rusqlite::Result<AuditEvent> {
+fn event(row: &Row) -> Result<AuditEvent, StoreError> {
     Ok(AuditEvent {
-        sequence: rows::count(row, 0)?,
-        at: rows::instant(row, 1)?,
+        sequence: row.get(0)?,
+        at: row.get(1)?,
         actor: row.get(2)?,
         action: row.get(3)?,
         subject: row.get(4)?,

@@ -2,12 +2,11 @@
 
 use std::time::SystemTime;
 
-use rusqlite::{Row, params};
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::model::{Counts, IssuedIdentity};
-use super::{Store, StoreError, rows};
-use crate::time;
+use super::sql::{Row, values};
+use super::{Store, StoreError};
 
 /// More than this is not for one answer.
 const LIMIT: i64 = 100_000;
@@ -24,23 +23,23 @@ impl Store {
         ended: bool,
         now: SystemTime,
     ) -> Result<Vec<IssuedIdentity>, StoreError> {
-        self.read(move |connection| {
-            let now = time::to_millis(now);
-            let mut statement = connection.prepare_cached(
-                "SELECT i.spiffe_id, w.owner, w.purpose, i.id, i.serial, i.not_before_ms, i.not_after_ms,
-                        CASE WHEN i.status = 'lapsed' THEN 'lapsed'
-                             WHEN i.status = 'revoked' OR w.status <> 'active' THEN 'revoked'
-                             WHEN i.not_after_ms <= ?2 THEN 'expired'
-                             ELSE i.status END AS standing,
-                        i.attested_at_ms, i.renewals, i.version
-                 FROM instance i JOIN workload w ON w.spiffe_id = i.spiffe_id
-                 WHERE (?1 IS NULL OR i.spiffe_id = ?1) AND (?3 OR standing IN ('active', 'departed'))
-                 ORDER BY i.spiffe_id, i.attested_at_ms, i.id LIMIT ?4",
-            )?;
+        self.read(move |sql| {
             let id = id.as_ref().map(SpiffeId::as_str);
-            let found =
-                statement.query_map(params![id, now, ended, LIMIT], identity)?.collect::<Result<_, _>>()?;
-            Ok(found)
+            let found = sql.rows(
+                "SELECT * FROM (
+                   SELECT i.spiffe_id, w.owner, w.purpose, i.id, i.serial, i.not_before_ms, i.not_after_ms,
+                          CASE WHEN i.status = 'lapsed' THEN 'lapsed'
+                               WHEN i.status = 'revoked' OR w.status <> 'active' THEN 'revoked'
+                               WHEN i.not_after_ms <= ?2 THEN 'expired'
+                               ELSE i.status END AS standing,
+                          i.attested_at_ms, i.renewals, i.version
+                   FROM instance i JOIN workload w ON w.spiffe_id = i.spiffe_id
+                   WHERE CAST(?1 AS TEXT) IS NULL OR i.spiffe_id = ?1) AS found
+                 WHERE ?3 = 1 OR standing IN ('active', 'departed')
+                 ORDER BY spiffe_id, attested_at_ms, id LIMIT ?4",
+                values![id, now, ended, LIMIT],
+            )?;
+            found.iter().map(identity).collect()
         })
         .await
     }
@@ -51,19 +50,14 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn proxies(&self, now: SystemTime) -> Result<Vec<(SpiffeId, InstanceId)>, StoreError> {
-        self.read(move |connection| {
-            let proxies = connection
-                .prepare_cached(
-                    "SELECT i.spiffe_id, i.id FROM instance i JOIN workload w ON w.spiffe_id = i.spiffe_id
-                     WHERE i.status = 'active' AND i.not_after_ms > ?1 AND i.watched = 1
-                       AND w.status = 'active'
-                     ORDER BY 1, 2 LIMIT ?2",
-                )?
-                .query_map(params![time::to_millis(now), LIMIT], |row| {
-                    Ok((rows::parsed(row, 0)?, rows::parsed(row, 1)?))
-                })?
-                .collect::<Result<_, _>>()?;
-            Ok(proxies)
+        self.read(move |sql| {
+            let proxies = sql.rows(
+                "SELECT i.spiffe_id, i.id FROM instance i JOIN workload w ON w.spiffe_id = i.spiffe_id
+                 WHERE i.status = 'active' AND i.not_after_ms > ?1 AND i.watched = 1 AND w.status = 'active'
+                 ORDER BY 1, 2 LIMIT ?2",
+                values![now, LIMIT],
+            )?;
+            proxies.iter().map(|row| Ok((row.parsed(0)?, row.parsed(1)?))).collect()
         })
         .await
     }
@@ -79,17 +73,12 @@ impl Store {
         id: SpiffeId,
         now: SystemTime,
     ) -> Result<bool, StoreError> {
-        self.read(move |connection| {
-            let live = connection
-                .prepare_cached(
-                    "SELECT EXISTS (SELECT 1 FROM instance
-                       WHERE id = ?1 AND spiffe_id = ?2 AND status IN ('active', 'departed')
-                         AND not_after_ms > ?3)",
-                )?
-                .query_row(params![instance.to_string(), id.as_str(), time::to_millis(now)], |row| {
-                    row.get(0)
-                })?;
-            Ok(live)
+        self.read(move |sql| {
+            sql.one(
+                "SELECT EXISTS (SELECT 1 FROM instance
+                   WHERE id = ?1 AND spiffe_id = ?2 AND status IN ('active', 'departed') AND not_after_ms > ?3)",
+                values![instance.to_string(), id.as_str(), now],
+            )
         })
         .await
     }
@@ -99,40 +88,36 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn counts(&self, now: SystemTime) -> Result<Counts, StoreError> {
-        self.read(move |connection| {
-            let counts = connection
-                .prepare_cached(
-                    "SELECT (SELECT count(*) FROM workload WHERE status <> 'retired'),
-                            (SELECT count(*) FROM instance
-                             WHERE status IN ('active', 'departed') AND not_after_ms > ?1)",
-                )?
-                .query_row([time::to_millis(now)], |row| {
-                    Ok(Counts { workloads: rows::count(row, 0)?, live_svids: rows::count(row, 1)? })
-                })?;
-            Ok(counts)
+        self.read(move |sql| {
+            let workloads = sql.one("SELECT count(*) FROM workload WHERE status <> 'retired'", &[])?;
+            let live_svids = sql.one(
+                "SELECT count(*) FROM instance WHERE status IN ('active', 'departed') AND not_after_ms > ?1",
+                values![now],
+            )?;
+            Ok(Counts { workloads, live_svids })
         })
         .await
     }
 }
 
-fn identity(row: &Row<'_>) -> rusqlite::Result<IssuedIdentity> {
+fn identity(row: &Row) -> Result<IssuedIdentity, StoreError> {
     Ok(IssuedIdentity {
-        spiffe_id: rows::parsed(row, 0)?,
+        spiffe_id: row.parsed(0)?,
         owner: row.get(1)?,
         purpose: row.get(2)?,
-        instance: rows::parsed(row, 3)?,
+        instance: row.parsed(3)?,
         serial: row.get(4)?,
-        not_before: rows::instant(row, 5)?,
-        not_after: rows::instant(row, 6)?,
-        status: match row.get_ref(7)?.as_str()? {
+        not_before: row.get(5)?,
+        not_after: row.get(6)?,
+        status: match row.get::<String>(7)?.as_str() {
             "departed" => "departed",
             "revoked" => "revoked",
             "lapsed" => "lapsed",
             "expired" => "expired",
             _ => "active",
         },
-        attested_at: rows::instant(row, 8)?,
-        renewals: rows::count(row, 9)?,
+        attested_at: row.get(8)?,
+        renewals: row.get(9)?,
         version: row.get(10)?,
     })
 }

@@ -1,13 +1,15 @@
 //! Every issuance: its certificate row and its audit event, in one commit.
 
-use rusqlite::{OptionalExtension, params};
+use std::time::SystemTime;
+
 use serde_json::json;
 use signet_proto::spiffe::InstanceId;
 
 use super::change::Change;
 use super::model::{Actor, Attestation, Issuance, Renewal};
+use super::sql::values;
 use super::tokens::Redeemed;
-use super::{Refusal, Store, StoreError, lapse, revocations, rows, tokens, workloads};
+use super::{Refusal, Store, StoreError, lapse, revocations, tokens, workloads};
 use crate::audit::Action;
 use crate::time;
 
@@ -47,7 +49,7 @@ impl Store {
 }
 
 fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Result<(), StoreError> {
-    workloads::require_active(change.connection, &issuance.spiffe_id)?;
+    workloads::require_active(&change.sql, &issuance.spiffe_id)?;
     let redeemed = tokens::redeem(
         change,
         &new.secret_sha256,
@@ -57,25 +59,24 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
     )?;
     require_own_key(change, issuance)?;
     // Asked again: the same instance, with its newest SVID.
-    change
-        .connection
-        .prepare_cached(
-            "INSERT INTO instance (id, spiffe_id, status, proof, version, attested_at_ms, renewals,
+    change.sql.post(
+        "INSERT INTO instance (id, spiffe_id, status, proof, version, attested_at_ms, renewals,
                                    serial, not_before_ms, not_after_ms)
              VALUES (?1, ?2, 'active', 'join_token', ?3, ?4, 0, ?5, ?6, ?7)
              ON CONFLICT (id) DO UPDATE SET version = excluded.version, serial = excluded.serial,
                not_before_ms = excluded.not_before_ms,
-               not_after_ms = max(not_after_ms, excluded.not_after_ms)",
-        )?
-        .execute(params![
+               not_after_ms = CASE WHEN instance.not_after_ms > excluded.not_after_ms
+                 THEN instance.not_after_ms ELSE excluded.not_after_ms END",
+        values![
             new.instance.to_string(),
             issuance.spiffe_id.as_str(),
-            new.version,
-            change.at_millis(),
-            issuance.serial,
-            time::to_millis(issuance.not_before),
-            time::to_millis(issuance.not_after)
-        ])?;
+            &new.version,
+            change.at,
+            &issuance.serial,
+            issuance.not_before,
+            issuance.not_after
+        ],
+    )?;
     insert(change, issuance, Some(&new.instance))?;
     audit(
         change,
@@ -92,30 +93,25 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
 }
 
 fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Result<(), StoreError> {
-    workloads::require_active(change.connection, &issuance.spiffe_id)?;
+    workloads::require_active(&change.sql, &issuance.spiffe_id)?;
     let instance = renewal.instance.to_string();
     require_live(change, issuance, &instance)?;
     for (issuer_sha256, serial) in &renewal.presented {
-        if revocations::certificate_is_listed(change.connection, issuer_sha256, serial)? {
+        if revocations::certificate_is_listed(&change.sql, issuer_sha256, serial)? {
             return Err(Refusal::CertificateRevoked.into());
         }
     }
     require_own_key(change, issuance)?;
     insert(change, issuance, Some(&renewal.instance))?;
     // A renewal that was asked for twice (its first answer was lost) must not shorten what is known.
-    change
-        .connection
-        .prepare_cached(
-            "UPDATE instance SET status = 'active', renewals = renewals + 1, version = ?2, serial = ?3,
-                                 not_before_ms = ?4, not_after_ms = max(not_after_ms, ?5)
-             WHERE id = ?1",
-        )?
-        .execute(params![
-            instance,
-            renewal.version,
-            issuance.serial,
-            time::to_millis(issuance.not_before),
-            time::to_millis(issuance.not_after)
+    change.sql.post("UPDATE instance SET status = 'active', renewals = renewals + 1, version = ?2, serial = ?3,
+                                 not_before_ms = ?4, not_after_ms = CASE WHEN not_after_ms > ?5 THEN not_after_ms ELSE ?5 END
+             WHERE id = ?1", values![
+            &instance,
+            &renewal.version,
+            &issuance.serial,
+            issuance.not_before,
+            issuance.not_after
         ])?;
     let actor = Actor::identity(&issuance.spiffe_id);
     audit(change, issuance, &actor, Action::SvidRenewed, &json!({ "instance": instance }))
@@ -124,17 +120,15 @@ fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Res
 /// The instance is this identity's, not revoked, and its newest SVID has not ended. If it was taken for lapsed
 /// all the same, it comes back.
 fn require_live(change: &mut Change<'_>, issuance: &Issuance, instance: &str) -> Result<(), StoreError> {
-    let found: Option<(String, i64)> = change
-        .connection
-        .prepare_cached("SELECT status, not_after_ms FROM instance WHERE id = ?1 AND spiffe_id = ?2")?
-        .query_row([instance, issuance.spiffe_id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
+    let found: Option<(String, SystemTime)> = change.sql.find(
+        "SELECT status, not_after_ms FROM instance WHERE id = ?1 AND spiffe_id = ?2",
+        values![instance, issuance.spiffe_id.as_str()],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
     let (status, not_after) = found.ok_or(Refusal::InstanceUnknown)?;
     match status.as_str() {
-        "active" | "departed" if not_after > change.at_millis() => Ok(()),
-        "lapsed" if not_after > change.at_millis() => {
-            lapse::revive(change, instance, &issuance.spiffe_id).map(drop)
-        }
+        "active" | "departed" if not_after > change.at => Ok(()),
+        "lapsed" if not_after > change.at => lapse::revive(change, instance, &issuance.spiffe_id).map(drop),
         "active" | "departed" | "lapsed" => Err(Refusal::InstanceLapsed.into()),
         _ => Err(Refusal::InstanceRevoked.into()),
     }
@@ -142,23 +136,20 @@ fn require_live(change: &mut Change<'_>, issuance: &Issuance, instance: &str) ->
 
 /// A key is one identity's: not revoked, not of a revoked instance, not certified for anyone else.
 fn require_own_key(change: &Change<'_>, issuance: &Issuance) -> Result<(), StoreError> {
-    if revocations::key_is_listed(change.connection, &issuance.spki_sha256)? {
+    if revocations::key_is_listed(&change.sql, &issuance.spki_sha256)? {
         return Err(Refusal::KeyRevoked.into());
     }
-    let mut statement = change.connection.prepare_cached(
-        "SELECT certificate.spiffe_id = ?2, coalesce(instance.status = 'revoked', 0)
+    let uses = change.sql.rows(
+        "SELECT certificate.spiffe_id = ?2, coalesce(instance.status = 'revoked', false)
          FROM certificate LEFT JOIN instance ON instance.id = certificate.instance
          WHERE certificate.spki_sha256 = ?1",
+        values![&issuance.spki_sha256, issuance.spiffe_id.as_str()],
     )?;
-    let uses = statement.query_map(params![issuance.spki_sha256, issuance.spiffe_id.as_str()], |row| {
-        Ok((row.get::<_, bool>(0)?, row.get::<_, bool>(1)?))
-    })?;
     for used in uses {
-        let (same_identity, revoked) = used?;
-        if revoked {
+        if used.get(1)? {
             return Err(Refusal::KeyRevoked.into());
         }
-        if !same_identity {
+        if !used.get::<bool>(0)? {
             return Err(Refusal::KeyOfAnother.into());
         }
     }
@@ -166,24 +157,22 @@ fn require_own_key(change: &Change<'_>, issuance: &Issuance) -> Result<(), Store
 }
 
 fn insert(change: &Change<'_>, issuance: &Issuance, instance: Option<&InstanceId>) -> Result<(), StoreError> {
-    change
-        .connection
-        .prepare_cached(
-            "INSERT INTO certificate (serial, issuer_sha256, spki_sha256, authority, spiffe_id, instance,
+    change.sql.post(
+        "INSERT INTO certificate (serial, issuer_sha256, spki_sha256, authority, spiffe_id, instance,
                                       not_before_ms, not_after_ms, issued_at_ms)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-        )?
-        .execute(params![
-            issuance.serial,
+        values![
+            &issuance.serial,
             issuance.issuer_sha256,
             issuance.spki_sha256,
-            issuance.authority,
+            &issuance.authority,
             issuance.spiffe_id.as_str(),
             instance.map(ToString::to_string),
-            time::to_millis(issuance.not_before),
-            time::to_millis(issuance.not_after),
-            change.at_millis()
-        ])?;
+            issuance.not_before,
+            issuance.not_after,
+            change.at
+        ],
+    )?;
     Ok(())
 }
 
@@ -195,7 +184,7 @@ fn audit(
     more: &serde_json::Value,
 ) -> Result<(), StoreError> {
     let mut detail = json!({
-        "serial": rows::hex(&issuance.serial),
+        "serial": crate::hex::encode(&issuance.serial),
         "not_after": time::rfc3339(issuance.not_after),
         "authority": issuance.authority,
     });

@@ -9,7 +9,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use rusqlite::params;
 use serde_json::json;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
@@ -17,6 +16,7 @@ use super::change::Change;
 use super::mesh::Topics;
 use super::model::{Actor, Commit};
 use super::revocations::{end_instance, instance_of, list};
+use super::sql::values;
 use super::{Refusal, Store, StoreError, leases};
 use crate::audit::Action;
 use crate::time;
@@ -47,13 +47,11 @@ impl Store {
     pub async fn depart_instance(&self, instance: InstanceId, id: SpiffeId) -> Result<(), StoreError> {
         self.write(move |change| {
             let name = instance.to_string();
-            let departed = change
-                .connection
-                .prepare_cached(
-                    "UPDATE instance SET status = 'departed'
+            let departed = change.sql.execute(
+                "UPDATE instance SET status = 'departed'
                      WHERE id = ?1 AND spiffe_id = ?2 AND status = 'active'",
-                )?
-                .execute([&name, id.as_str()])?;
+                values![&name, id.as_str()],
+            )?;
             if departed == 0 {
                 return Ok(());
             }
@@ -73,12 +71,11 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn any_lapsed(&self, ended_before: SystemTime) -> Result<bool, StoreError> {
-        self.read(move |connection| {
-            let any = connection
-                .prepare_cached(
-                    "SELECT EXISTS (SELECT 1 FROM instance WHERE status = 'active' AND not_after_ms < ?1)",
-                )?
-                .query_row([time::to_millis(ended_before)], |row| row.get(0))?;
+        self.read(move |sql| {
+            let any = sql.one(
+                "SELECT EXISTS (SELECT 1 FROM instance WHERE status = 'active' AND not_after_ms < ?1)",
+                values![ended_before],
+            )?;
             Ok(any)
         })
         .await
@@ -93,14 +90,13 @@ impl Store {
     pub async fn revive_instance(&self, instance: InstanceId, id: SpiffeId) -> Result<Commit, StoreError> {
         self.write(move |change| {
             let name = instance.to_string();
-            let (of, status, not_after) =
-                instance_of(change.connection, &name)?.ok_or(Refusal::InstanceUnknown)?;
+            let (of, status, not_after) = instance_of(&change.sql, &name)?.ok_or(Refusal::InstanceUnknown)?;
             match status.as_str() {
                 _ if of != id.as_str() => Err(Refusal::InstanceUnknown.into()),
                 "revoked" => Err(Refusal::InstanceRevoked.into()),
-                "lapsed" if not_after > change.at_millis() => revive(change, &name, &id),
+                "lapsed" if not_after > change.at => revive(change, &name, &id),
                 "lapsed" => Err(Refusal::InstanceLapsed.into()),
-                _ => change.newest(),
+                _ => Ok(change.newest()),
             }
         })
         .await
@@ -126,26 +122,22 @@ fn lapse(
     ended_before: SystemTime,
     limit: u32,
 ) -> Result<Vec<InstanceId>, StoreError> {
-    let lapsed: Vec<(String, String, i64)> = change
-        .connection
-        .prepare_cached(
-            "SELECT id, spiffe_id, not_after_ms FROM instance
+    let lapsed: Vec<(String, String, SystemTime)> = change.sql.all(
+        "SELECT id, spiffe_id, not_after_ms FROM instance
              WHERE status = 'active' AND not_after_ms < ?1 ORDER BY not_after_ms LIMIT ?2",
-        )?
-        .query_map(params![time::to_millis(ended_before), limit], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })?
-        .collect::<Result<_, _>>()?;
+        values![ended_before, limit],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
     let actor = Actor::control();
     for (instance, id, not_after) in &lapsed {
         end_instance(change, instance, "lapsed")?;
-        let until = time::to_millis(change.at + LAPSED_LISTED).max(*not_after);
+        let until = (change.at + LAPSED_LISTED).max(*not_after);
         list(change, "instance", instance, true, "not renewed", &actor, until)?;
         change.audit(
             &actor,
             Action::InstanceLapsed,
             id,
-            &json!({ "instance": instance, "svid_ended_at": time::rfc3339(time::from_millis(*not_after)) }),
+            &json!({ "instance": instance, "svid_ended_at": time::rfc3339(*not_after) }),
         )?;
     }
     if !lapsed.is_empty() {
@@ -161,14 +153,14 @@ fn lapse(
 
 /// Undoes the lapse of an instance whose newest SVID has not ended.
 pub(super) fn revive(change: &mut Change<'_>, instance: &str, id: &SpiffeId) -> Result<Commit, StoreError> {
-    change
-        .connection
-        .prepare_cached("UPDATE instance SET status = 'active', ended_at_ms = NULL WHERE id = ?1")?
-        .execute([instance])?;
-    change
-        .connection
-        .prepare_cached("DELETE FROM revocation WHERE kind = 'instance' AND name = ?1 AND lapsed = 1")?
-        .execute([instance])?;
+    change.sql.execute(
+        "UPDATE instance SET status = 'active', ended_at_ms = NULL WHERE id = ?1",
+        values![instance],
+    )?;
+    change.sql.execute(
+        "DELETE FROM revocation WHERE kind = 'instance' AND name = ?1 AND lapsed = 1",
+        values![instance],
+    )?;
     change.audit(
         &Actor::identity(id),
         Action::InstanceRevived,
@@ -186,21 +178,18 @@ fn prune(
     lapsed_before: SystemTime,
     limit: u32,
 ) -> Result<u64, StoreError> {
-    let (ended, lapsed) = (time::to_millis(ended_before), time::to_millis(lapsed_before));
-    let pruned = change
-        .connection
-        .prepare_cached(
-            "DELETE FROM revocation WHERE (kind, name) IN (
-               SELECT kind, name FROM revocation
-               WHERE covers_until_ms < max(?1, ?2) AND covers_until_ms < iif(lapsed, ?2, ?1)
-                 AND NOT (kind = 'identity' AND EXISTS (
-                   SELECT 1 FROM certificate WHERE spiffe_id = revocation.name AND not_after_ms >= ?1))
-                 AND NOT (kind = 'instance' AND EXISTS (
-                   SELECT 1 FROM certificate
-                   WHERE instance = revocation.name AND not_after_ms >= iif(lapsed, ?2, ?1)))
-               LIMIT ?3)",
-        )?
-        .execute(params![ended, lapsed, limit])?;
+    let pruned = change.sql.execute(
+        "DELETE FROM revocation WHERE (kind, name) IN (
+           SELECT kind, name FROM revocation
+           WHERE covers_until_ms < ?4 AND covers_until_ms < CASE WHEN lapsed = 1 THEN CAST(?2 AS BIGINT) ELSE ?1 END
+             AND NOT (kind = 'identity' AND EXISTS (
+               SELECT 1 FROM certificate WHERE spiffe_id = revocation.name AND not_after_ms >= ?1))
+             AND NOT (kind = 'instance' AND EXISTS (
+               SELECT 1 FROM certificate WHERE instance = revocation.name
+                 AND not_after_ms >= CASE WHEN revocation.lapsed = 1 THEN CAST(?2 AS BIGINT) ELSE ?1 END))
+           LIMIT ?3)",
+        values![ended_before, lapsed_before, limit, ended_before.max(lapsed_before)],
+    )?;
     if pruned > 0 {
         change.audit(
             &Actor::control(),
@@ -210,5 +199,5 @@ fn prune(
         )?;
         change.revise(Topics::REVOCATIONS, "pruned")?;
     }
-    Ok(pruned as u64)
+    Ok(pruned)
 }

@@ -1,40 +1,49 @@
-//! Where instances accept mutual TLS, so that a restart of control loses no endpoint.
+//! Where instances accept mutual TLS, and their Watch streams: so that a restart of control loses no endpoint, and
+//! replicas know what the others hold. Whose stream is newest owns the row; whoever held it before changes nothing.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::SystemTime;
 
-use rusqlite::params;
 use signet_proto::spiffe::InstanceId;
 
 use super::change::Change;
-use super::model::{Lease, Listener};
-use super::{Store, StoreError, rows};
+use super::model::{ElsewhereStanding, Lease, Listener, Standing};
+use super::sql::{Row, values};
+use super::{Store, StoreError};
 
 impl Store {
-    /// Replaces the endpoints of an instance. Nothing is written for one that is no longer active; one that
-    /// had departed is back.
+    /// Writes down how Watch streams stand: open, or ended (`None`). Of one that was opened the endpoints are written,
+    /// unless its instance is no longer active.
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub async fn put_lease(&self, lease: Lease) -> Result<(), StoreError> {
+    pub async fn put_standings(
+        &self,
+        standings: Vec<(InstanceId, Option<Standing>)>,
+    ) -> Result<(), StoreError> {
+        let replica = self.replica().to_owned();
         self.write(move |change| {
-            let instance = lease.instance.to_string();
-            remove(change, &instance)?;
-            change
-                .connection
-                .prepare_cached(
-                    "UPDATE instance SET watched = 1, status = iif(status = 'departed', 'active', status)
-                     WHERE id = ?1 AND (watched = 0 OR status = 'departed')",
-                )?
-                .execute([&instance])?;
-            for Listener { port, app_port } in &lease.listeners {
-                change
-                    .connection
-                    .prepare_cached(
-                        "INSERT INTO endpoint (instance, spiffe_id, address, port, app_port)
-                         SELECT id, spiffe_id, ?2, ?3, ?4 FROM instance WHERE id = ?1 AND status = 'active'",
-                    )?
-                    .execute(params![instance, lease.address.to_string(), port, app_port])?;
+            for (instance, standing) in &standings {
+                match standing {
+                    Some(standing) if standing.opened => opened(change, standing, &replica)?,
+                    Some(standing) => change.sql.post(
+                        "UPDATE session SET seen_at_ms = ?3, in_force = ?4, in_force_at_ms = ?5, closed = ?6
+                         WHERE instance = ?1 AND replica = ?2",
+                        values![
+                            instance.to_string(),
+                            &replica,
+                            standing.seen_at,
+                            standing.in_force,
+                            standing.in_force_at,
+                            standing.closed
+                        ],
+                    )?,
+                    None => change.sql.post(
+                        "UPDATE session SET open = 0 WHERE instance = ?1 AND replica = ?2",
+                        values![instance.to_string(), &replica],
+                    )?,
+                }
             }
             change.operational();
             Ok(())
@@ -42,14 +51,48 @@ impl Store {
         .await
     }
 
-    /// Forgets the endpoints of instances.
+    /// A Watch stream opens: from now on the instance may go by what it is told; one that had departed is back.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn watched(&self, instance: InstanceId) -> Result<(), StoreError> {
+        let news = "status IN ('active', 'departed') AND (watched = 0 OR status = 'departed')";
+        let name = instance.to_string();
+        let found: u64 = self
+            .read(move |sql| {
+                sql.one(&format!("SELECT count(*) FROM instance WHERE id = ?1 AND {news}"), values![&name])
+            })
+            .await?;
+        if found == 0 {
+            return Ok(());
+        }
+        self.write(move |change| {
+            change.operational();
+            change.sql.post(
+                &format!("UPDATE instance SET watched = 1, status = 'active' WHERE id = ?1 AND {news}"),
+                values![instance.to_string()],
+            )
+        })
+        .await
+    }
+
+    /// Forgets the endpoints of instances, unless another replica holds them.
     ///
     /// # Errors
     /// When the store cannot be written.
     pub async fn remove_leases(&self, instances: Vec<InstanceId>) -> Result<(), StoreError> {
+        let replica = self.replica().to_owned();
         self.write(move |change| {
             for instance in &instances {
-                remove(change, &instance.to_string())?;
+                let instance = instance.to_string();
+                let removed = change.sql.execute(
+                    "DELETE FROM endpoint WHERE instance = ?1 AND NOT EXISTS (
+                       SELECT 1 FROM session WHERE session.instance = ?1 AND replica <> ?2)",
+                    values![&instance, &replica],
+                )?;
+                if removed > 0 {
+                    change.tell_endpoints(&instance)?;
+                }
             }
             change.operational();
             Ok(())
@@ -57,34 +100,186 @@ impl Store {
         .await
     }
 
-    /// All endpoints known.
+    /// All endpoints known; with each, whether another replica holds its stream.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
-        self.read(|connection| {
-            let mut leases: BTreeMap<(String, String), Lease> = BTreeMap::new();
-            let mut statement = connection.prepare_cached(
-                "SELECT instance, spiffe_id, address, port, app_port FROM endpoint ORDER BY 1, 3, 4, 5",
+    pub async fn leases(&self) -> Result<Vec<(Lease, bool)>, StoreError> {
+        let replica = self.replica().to_owned();
+        self.read(move |sql| {
+            let found = sql.rows(
+                "SELECT e.instance, e.spiffe_id, e.address, e.port, e.app_port, coalesce(s.replica, ?1)
+                 FROM endpoint e LEFT JOIN session s ON s.instance = e.instance ORDER BY 1, 3, 4, 5",
+                values![&replica],
             )?;
-            let mut found = statement.query([])?;
-            while let Some(row) = found.next()? {
-                let address: IpAddr = rows::parsed(row, 2)?;
-                let lease = leases.entry((row.get(0)?, row.get(2)?)).or_insert(Lease {
-                    instance: rows::parsed(row, 0)?,
-                    spiffe_id: rows::parsed(row, 1)?,
-                    address,
-                    listeners: Vec::new(),
-                });
-                lease.listeners.push(Listener { port: row.get(3)?, app_port: row.get(4)? });
+            collect(&found, &replica)
+        })
+        .await
+    }
+
+    /// The endpoints of an instance whose stream another replica holds; `None` if there are none.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn lease_elsewhere(&self, instance: InstanceId) -> Result<Option<Lease>, StoreError> {
+        let replica = self.replica().to_owned();
+        self.read(move |sql| {
+            let found = sql.rows(
+                "SELECT e.instance, e.spiffe_id, e.address, e.port, e.app_port, s.replica
+                 FROM endpoint e JOIN session s ON s.instance = e.instance
+                 WHERE e.instance = ?1 AND s.replica <> ?2 ORDER BY 1, 3, 4, 5",
+                values![instance.to_string(), &replica],
+            )?;
+            Ok(collect(&found, &replica)?.into_iter().next().map(|(lease, _)| lease))
+        })
+        .await
+    }
+
+    /// Open Watch streams that other replicas hold.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn standings_elsewhere(&self) -> Result<Vec<ElsewhereStanding>, StoreError> {
+        if !self.is_shared() {
+            return Ok(Vec::new());
+        }
+        let replica = self.replica().to_owned();
+        self.read(move |sql| {
+            sql.all(
+                "SELECT i.spiffe_id, s.instance, s.address, s.version, s.in_force, s.in_force_at_ms, s.closed
+                 FROM session s JOIN instance i ON i.id = s.instance
+                 WHERE s.open = 1 AND s.replica <> ?1 ORDER BY 1, 2",
+                values![&replica],
+                |row| {
+                    Ok(ElsewhereStanding {
+                        spiffe_id: row.parsed(0)?,
+                        instance: row.parsed(1)?,
+                        address: row.get(2)?,
+                        version: row.get(3)?,
+                        in_force: row.get(4)?,
+                        in_force_at: row.get(5)?,
+                        closed: row.get(6)?,
+                    })
+                },
+            )
+        })
+        .await
+    }
+
+    /// Says that this replica runs.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn heartbeat(&self, started_at: SystemTime) -> Result<(), StoreError> {
+        let replica = self.replica().to_owned();
+        self.write(move |change| {
+            change.operational();
+            change.sql.post(
+                "INSERT INTO replica (id, version, started_at_ms, seen_at_ms) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (id) DO UPDATE SET version = excluded.version, seen_at_ms = excluded.seen_at_ms,
+                   started_at_ms = excluded.started_at_ms",
+                values![&replica, env!("CARGO_PKG_VERSION"), started_at, change.at],
+            )
+        })
+        .await
+    }
+
+    /// Forgets replicas that were not seen since `seen_before`, and the endpoints of those of their proxies that have
+    /// not come to another one. Returns how many replicas.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn forget_replicas(&self, seen_before: SystemTime) -> Result<u64, StoreError> {
+        self.write(move |change| {
+            let gone: Vec<String> = change.sql.all(
+                "SELECT id FROM replica WHERE seen_at_ms < ?1",
+                values![seen_before],
+                |row| row.get(0),
+            )?;
+            for replica in &gone {
+                let instances: Vec<String> = change.sql.all(
+                    "SELECT DISTINCT e.instance FROM endpoint e JOIN session s ON s.instance = e.instance
+                     WHERE s.replica = ?1",
+                    values![replica],
+                    |row| row.get(0),
+                )?;
+                for instance in &instances {
+                    remove(change, instance)?;
+                }
+                change.sql.post("UPDATE session SET open = 0 WHERE replica = ?1", values![replica])?;
+                change.sql.post("DELETE FROM replica WHERE id = ?1", values![replica])?;
             }
-            Ok(leases.into_values().collect())
+            change.operational();
+            Ok(gone.len() as u64)
         })
         .await
     }
 }
 
+fn opened(change: &Change<'_>, standing: &Standing, replica: &str) -> Result<(), StoreError> {
+    let Standing { lease, version, opened_at, seen_at, in_force, in_force_at, closed, opened: _ } = standing;
+    let instance = lease.instance.to_string();
+    let live: bool = change.sql.one(
+        "SELECT EXISTS (SELECT 1 FROM instance WHERE id = ?1 AND status = 'active')",
+        values![&instance],
+    )?;
+    if !live {
+        return remove(change, &instance);
+    }
+    change.sql.post(
+        "INSERT INTO session (instance, replica, open, address, version, opened_at_ms, seen_at_ms, in_force,
+                              in_force_at_ms, closed)
+         VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT (instance) DO UPDATE SET replica = excluded.replica, open = 1, address = excluded.address,
+           version = excluded.version, opened_at_ms = excluded.opened_at_ms, seen_at_ms = excluded.seen_at_ms,
+           in_force = excluded.in_force, in_force_at_ms = excluded.in_force_at_ms, closed = excluded.closed",
+        values![
+            &instance,
+            replica,
+            lease.address.to_string(),
+            version,
+            *opened_at,
+            *seen_at,
+            *in_force,
+            *in_force_at,
+            *closed
+        ],
+    )?;
+    let listed: Vec<(String, u16, u16)> = change.sql.all(
+        "SELECT address, port, app_port FROM endpoint WHERE instance = ?1 ORDER BY port, app_port",
+        values![&instance],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    let address = lease.address.to_string();
+    let wanted = lease.listeners.iter().map(|listener| (address.clone(), listener.port, listener.app_port));
+    if listed == wanted.collect::<Vec<_>>() {
+        return Ok(());
+    }
+    remove(change, &instance)?;
+    for Listener { port, app_port } in &lease.listeners {
+        change.sql.post(
+            "INSERT INTO endpoint (instance, spiffe_id, address, port, app_port) VALUES (?1, ?2, ?3, ?4, ?5)",
+            values![&instance, lease.spiffe_id.as_str(), &address, *port, *app_port],
+        )?;
+    }
+    change.tell_endpoints(&instance)
+}
+
+fn collect(rows: &[Row], replica: &str) -> Result<Vec<(Lease, bool)>, StoreError> {
+    let mut leases: BTreeMap<(String, String), (Lease, bool)> = BTreeMap::new();
+    for row in rows {
+        let address: IpAddr = row.parsed(2)?;
+        let holder: String = row.get(5)?;
+        let (lease, _) = leases.entry((row.get(0)?, row.get(2)?)).or_insert((
+            Lease { instance: row.parsed(0)?, spiffe_id: row.parsed(1)?, address, listeners: Vec::new() },
+            holder != replica,
+        ));
+        lease.listeners.push(Listener { port: row.get(3)?, app_port: row.get(4)? });
+    }
+    Ok(leases.into_values().collect())
+}
+
 pub(super) fn remove(change: &Change<'_>, instance: &str) -> Result<(), StoreError> {
-    change.connection.prepare_cached("DELETE FROM endpoint WHERE instance = ?1")?.execute([instance])?;
-    Ok(())
+    let removed = change.sql.execute("DELETE FROM endpoint WHERE instance = ?1", values![instance])?;
+    if removed > 0 { change.tell_endpoints(instance) } else { Ok(()) }
 }

@@ -1,11 +1,11 @@
 //! The revision log, and what proxies see at its end.
 
-use rusqlite::{Connection, OptionalExtension, params};
 use signet_proto::policy::Pattern;
 use signet_proto::spiffe::SpiffeId;
 
 use super::model::{Commit, MeshRead};
-use super::{Store, StoreError, policies, revocations, rows};
+use super::sql::{Sql, values};
+use super::{Store, StoreError, policies, revocations};
 use crate::time;
 
 /// Which parts of the mesh's view a revision changed.
@@ -59,20 +59,17 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn mesh_since(&self, known: Option<u64>) -> Result<MeshRead, StoreError> {
-        self.read(move |connection| {
-            let commit = newest(connection)?;
+        self.read(move |sql| {
+            let commit = newest(sql)?;
             let topics = match known {
-                Some(known) => changed_since(connection, known, commit.revision)?,
+                Some(known) => changed_since(sql, known, commit.revision)?,
                 None => Topics::ALL,
             };
             Ok(MeshRead {
                 commit,
-                roots: topics.has(Topics::BUNDLE).then(|| roots(connection)).transpose()?,
-                policies: topics.has(Topics::POLICIES).then(|| policies::all(connection)).transpose()?,
-                revocations: topics
-                    .has(Topics::REVOCATIONS)
-                    .then(|| revocations::all(connection))
-                    .transpose()?,
+                roots: topics.has(Topics::BUNDLE).then(|| roots(sql)).transpose()?,
+                policies: topics.has(Topics::POLICIES).then(|| policies::all(sql)).transpose()?,
+                revocations: topics.has(Topics::REVOCATIONS).then(|| revocations::all(sql)).transpose()?,
             })
         })
         .await
@@ -105,11 +102,12 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn concern(&self, revision: u64) -> Result<Concern, StoreError> {
-        self.read(move |connection| {
-            let found: Option<(i64, Option<String>)> = connection
-                .prepare_cached("SELECT topics, targets FROM revision WHERE revision = ?1")?
-                .query_row([rows::signed(revision)], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
+        self.read(move |sql| {
+            let found: Option<(i64, Option<String>)> = sql.find(
+                "SELECT topics, targets FROM revision WHERE revision = ?1",
+                values![revision],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )?;
             let Some((topics, targets)) = found else { return Ok(Concern::Everyone) };
             if Topics::from_bits(topics).is_none() {
                 return Ok(Concern::Targets(Vec::new()));
@@ -125,30 +123,28 @@ impl Store {
 }
 
 /// Revision 0 before the first one.
-pub(super) fn newest(connection: &Connection) -> Result<Commit, StoreError> {
-    let newest = connection
-        .prepare_cached("SELECT revision, at_ms FROM revision ORDER BY revision DESC LIMIT 1")?
-        .query_row([], |row| Ok(Commit { revision: rows::count(row, 0)?, at: rows::instant(row, 1)? }))
-        .optional()?;
-    Ok(newest.unwrap_or(Commit { revision: 0, at: time::from_millis(0) }))
+pub(super) fn newest(sql: &Sql<'_>) -> Result<Commit, StoreError> {
+    let newest = sql.row("SELECT revision, at_ms FROM revision ORDER BY revision DESC LIMIT 1", &[])?;
+    match newest {
+        Some(row) => Ok(Commit { revision: row.get(0)?, at: row.get(1)? }),
+        None => Ok(Commit { revision: 0, at: time::from_millis(0) }),
+    }
 }
 
 /// The log has no gaps: if not every revision after `known` is there, some were pruned, and all counts as
 /// changed.
-fn changed_since(connection: &Connection, known: u64, newest: u64) -> Result<Topics, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT topics FROM revision WHERE revision > ?1")?;
-    let mut found = statement.query(params![rows::signed(known)])?;
+fn changed_since(sql: &Sql<'_>, known: u64, newest: u64) -> Result<Topics, StoreError> {
+    let found = sql.rows("SELECT topics FROM revision WHERE revision > ?1", values![known])?;
     let (mut topics, mut count) = (Topics::NONE, 0);
-    while let Some(row) = found.next()? {
+    for row in found {
         topics = topics.with(Topics::from_bits(row.get(0)?));
         count += 1;
     }
     Ok(if count == newest.saturating_sub(known) { topics } else { Topics::ALL })
 }
 
-fn roots(connection: &Connection) -> Result<Vec<Vec<u8>>, StoreError> {
-    let mut statement = connection
-        .prepare_cached("SELECT certificate FROM authority WHERE kind = 'root' AND active = 1 ORDER BY id")?;
-    let roots = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    Ok(roots)
+fn roots(sql: &Sql<'_>) -> Result<Vec<Vec<u8>>, StoreError> {
+    let roots =
+        sql.rows("SELECT certificate FROM authority WHERE kind = 'root' AND active = 1 ORDER BY id", &[])?;
+    roots.iter().map(|row| row.get(0)).collect()
 }

@@ -1,34 +1,41 @@
-//! Durable state: one embedded SQLite database, written by one thread.
+//! Durable state, on one of two engines: an embedded SQLite database, or a PostgreSQL that replicas share.
 //!
 //! ```text
-//!   domain method ──job──▶ bounded queue ──▶ writer thread: BEGIN IMMEDIATE
-//!                                              job 1: SAVEPOINT, apply + audit event + revision, RELEASE
-//!                                              job 2: SAVEPOINT ... (a failed one rolls back alone)
-//!                                            COMMIT (one fsync for all) ──▶ wake publish ──▶ answers
+//!   domain method ──job──▶ bounded queue ──▶ writer thread: one write transaction (over all replicas)
+//!                                              job 1: savepoint, apply + audit event + revision
+//!                                              job 2: savepoint ... (a failed one is undone alone)
+//!                                            COMMIT (one sync for all) ──▶ wake publish ──▶ answers
 //!   domain method ──────▶ reader threads (snapshot reads, never wait for the writer)
+//!   follower thread (PostgreSQL) ◀── LISTEN: what other replicas committed; who leads
 //! ```
 //!
 //! Invariants: an answer is given only after the commit it speaks of; a change without its audit event is
 //! refused (invariant 10); revisions have no gaps; killing the process at any point loses nothing that was
-//! answered. Callers see async domain methods and this room's own types, so that another engine can take
-//! its place behind the same methods. All SQL of the crate is in this folder.
+//! answered. Callers see async domain methods and this room's own types. All SQL of the crate is in this folder,
+//! written once for both engines over [`sql::Session`]; only the tables differ (`migrations/`).
 
-mod admins;
 mod authorities;
+mod backup;
 mod change;
-mod engine;
+mod data_dir;
 mod error;
 mod events;
+mod follow;
+mod heads;
 mod identities;
 mod issuance;
 mod lapse;
 mod leases;
+mod location;
 mod mesh;
 pub mod model;
+mod news;
 mod policies;
 mod readers;
 mod revocations;
-mod rows;
+mod roles;
+mod schema;
+mod sql;
 mod tokens;
 mod upkeep;
 mod workloads;
@@ -37,23 +44,38 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use signet_proto::spiffe::TrustDomain;
 use tokio::sync::{mpsc, watch};
 
+pub use backup::Summary;
+pub use data_dir::DataDir;
 pub use error::{Refusal, StoreError};
+pub use location::{Location, LocationError, Server};
 pub use mesh::{Concern, Topics};
+pub use news::Changed;
+pub use schema::Migration;
 
 use change::Change;
-use engine::Lock;
+use follow::Follower;
 use model::Commit;
+use news::News;
 use readers::Readers;
-use writer::Writer;
+use schema::Engine;
+use sql::postgres::PostgresSession;
+use sql::sqlite::SqliteSession;
+use sql::{Purpose, Session, Sql};
+use writer::{Publish, Writer};
 
 const QUEUE_DEADLINE: Duration = Duration::from_secs(5);
+/// The only replica of an embedded store.
+const EMBEDDED: &str = "embedded";
+const EMBEDDED_READERS: usize = 2;
+/// More, as each waits for a network.
+const SHARED_READERS: usize = 4;
 
 /// The store. Cheap to clone; closes when the last clone is dropped.
 #[derive(Clone)]
@@ -65,25 +87,132 @@ struct Inner {
     writer: Writer,
     readers: Readers,
     committed: watch::Receiver<Commit>,
-    _lock: Lock,
+    /// PostgreSQL only: an embedded store has no other replica.
+    follower: Option<Follower>,
+    news: Arc<News>,
+    replica: String,
+    _lock: Option<DataDir>,
+}
+
+/// Sessions that are open, but used by nobody yet.
+struct Opened {
+    engine: Engine,
+    writer: Box<dyn Session>,
+    readers: Vec<Box<dyn Session>>,
+    lock: Option<DataDir>,
 }
 
 impl Store {
-    /// Opens the store in `data_dir`, or makes it there; brings an older schema up to date.
+    /// Opens the store, or makes it if there is nothing yet.
     ///
     /// # Errors
-    /// When another control has it open, it belongs to another trust domain, its schema is newer than this
-    /// program, or it cannot be read and written.
-    pub fn open(data_dir: &Path, trust_domain: &TrustDomain) -> Result<Self, StoreError> {
-        let lock = Lock::acquire(data_dir)?;
-        let mut connection = engine::open_for_writing(data_dir)?;
-        engine::migrate(&mut connection)?;
-        engine::pin_trust_domain(&connection, trust_domain)?;
-        let newest = mesh::newest(&connection)?;
-        let readers = Readers::start(data_dir)?;
-        let (publish, committed) = watch::channel(newest);
-        let writer = Writer::start(connection, publish)?;
-        Ok(Self { inner: Arc::new(Inner { writer, readers, committed, _lock: lock }) })
+    /// When another control has its directory open, it belongs to another trust domain, its schema is not the one of
+    /// this program, or it cannot be read and written.
+    pub fn open(location: impl Into<Location>, trust_domain: &TrustDomain) -> Result<Self, StoreError> {
+        Self::open_as(location, trust_domain, EMBEDDED)
+    }
+
+    /// The same, as one of several replicas.
+    ///
+    /// # Errors
+    /// As for [`Store::open`].
+    pub fn open_as(
+        location: impl Into<Location>,
+        trust_domain: &TrustDomain,
+        replica: &str,
+    ) -> Result<Self, StoreError> {
+        let location = location.into();
+        let (opened, newest) = aside(|| {
+            let opened = Opened::open(&location)?;
+            schema::prepare(&*opened.writer, opened.engine, trust_domain)?;
+            opened.writer.begin(Purpose::Read)?;
+            let newest = mesh::newest(&Sql::new(&*opened.writer));
+            opened.writer.rollback();
+            Ok((opened, newest?))
+        })?;
+        let publish = Publish::new(newest, opened.engine == Engine::Postgres);
+        let news = Arc::new(News::default());
+        let follower = match location {
+            Location::Directory(_) => None,
+            Location::Server(server) => Some(Follower::start(server, publish.clone(), Arc::clone(&news))?),
+        };
+        let committed = publish.subscribe();
+        Ok(Self {
+            inner: Arc::new(Inner {
+                writer: Writer::start(opened.writer, publish)?,
+                readers: Readers::start(opened.readers)?,
+                committed,
+                follower,
+                news,
+                replica: replica.to_owned(),
+                _lock: opened.lock,
+            }),
+        })
+    }
+
+    /// Brings the schema of a store up to date, while no control uses it or only such that can work with both.
+    /// Returns the steps that were taken; with `dry_run`, those that would be.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is not Signet's, or is newer than this program.
+    pub fn migrate(location: &Location, dry_run: bool) -> Result<&'static [Migration], StoreError> {
+        aside(|| {
+            let opened = Opened::open(location)?;
+            schema::migrate(&*opened.writer, opened.engine, dry_run)
+        })
+    }
+
+    /// Writes a backup as of one commit, while control runs.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the backup not be written.
+    pub fn backup(location: &Location, to: &mut (dyn Write + Send)) -> Result<Summary, StoreError> {
+        aside(|| {
+            let (engine, session): (_, Box<dyn Session>) = match location {
+                Location::Directory(data_dir) => (Engine::Sqlite, Box::new(SqliteSession::reader(data_dir)?)),
+                Location::Server(server) => (Engine::Postgres, Box::new(PostgresSession::open(server)?)),
+            };
+            backup::backup(&*session, engine, to)
+        })
+    }
+
+    /// Fills an empty store from a backup of either engine, all or nothing.
+    ///
+    /// # Errors
+    /// When there is something in it, it is in use, or the backup is not whole.
+    pub fn restore(location: &Location, from: &mut (dyn BufRead + Send)) -> Result<Summary, StoreError> {
+        aside(|| {
+            let opened = Opened::open(location)?;
+            backup::restore(&*opened.writer, opened.engine, from)
+        })
+    }
+
+    /// This replica's name.
+    #[must_use]
+    pub fn replica(&self) -> &str {
+        &self.inner.replica
+    }
+
+    /// Whether there can be other replicas.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.inner.follower.is_some()
+    }
+
+    /// Waits until other replicas changed endpoints; for ever if there are none.
+    pub async fn endpoints_changed(&self) -> Changed {
+        self.inner.news.next().await
+    }
+
+    /// Something of that was missed.
+    pub fn endpoints_missed(&self) {
+        self.inner.news.missed();
+    }
+
+    /// Whether this replica does what only one of them should: always, if there is no other.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.inner.follower.as_ref().is_none_or(Follower::leads)
     }
 
     /// Tells of every commit that changed what proxies see.
@@ -105,10 +234,45 @@ impl Store {
     async fn read<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        W: FnOnce(&rusqlite::Connection) -> Result<T, StoreError> + Send + 'static,
+        W: FnOnce(&Sql<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         self.inner.readers.submit(work).await
     }
+}
+
+impl Opened {
+    fn open(location: &Location) -> Result<Self, StoreError> {
+        Ok(match location {
+            Location::Directory(data_dir) => {
+                let lock = DataDir::claim(data_dir)?;
+                // The writer first: it makes the database.
+                let writer = Box::new(SqliteSession::writer(data_dir)?);
+                let reader = |_| Ok(Box::new(SqliteSession::reader(data_dir)?) as Box<dyn Session>);
+                Self {
+                    engine: Engine::Sqlite,
+                    writer,
+                    readers: (0..EMBEDDED_READERS).map(reader).collect::<Result<_, StoreError>>()?,
+                    lock: Some(lock),
+                }
+            }
+            Location::Server(server) => {
+                let session = |_| Ok(Box::new(PostgresSession::open(server)?) as Box<dyn Session>);
+                Self {
+                    engine: Engine::Postgres,
+                    writer: session(0)?,
+                    readers: (0..SHARED_READERS).map(session).collect::<Result<_, StoreError>>()?,
+                    lock: None,
+                }
+            }
+        })
+    }
+}
+
+/// Sessions bring their own runtime, which cannot start inside of another.
+fn aside<T: Send>(work: impl FnOnce() -> Result<T, StoreError> + Send) -> Result<T, StoreError> {
+    std::thread::scope(|scope| {
+        scope.spawn(work).join().unwrap_or_else(|_| Err(StoreError::Open("the opening thread ended".into())))
+    })
 }
 
 /// Waits for a place in a queue, but not for ever: a herd is slowed down before it is turned away.

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
+use crate::roles::Binding;
+
 /// Who makes a change, as the audit names it: `unix:uid=0`, a SPIFFE ID, or `control` itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor(Arc<str>);
@@ -325,6 +327,17 @@ impl PolicyChange {
     }
 }
 
+/// A role that someone has, and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantedRole {
+    /// Who has what on what.
+    pub binding: Binding,
+    /// Since when.
+    pub granted_at: SystemTime,
+    /// By whom.
+    pub granted_by: String,
+}
+
 /// What to revoke.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RevocationTarget {
@@ -373,6 +386,46 @@ pub struct Lease {
     pub address: IpAddr,
     /// Where it listens there, ascending.
     pub listeners: Vec<Listener>,
+}
+
+/// What is known of an instance's Watch stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether the stream was opened since this was written down last.
+    pub opened: bool,
+    /// Where it is and listens.
+    pub lease: Lease,
+    /// Version of the proxy.
+    pub version: String,
+    /// When the stream was opened.
+    pub opened_at: SystemTime,
+    /// When anything was heard from it last.
+    pub seen_at: SystemTime,
+    /// The newest revision it said to have in force.
+    pub in_force: u64,
+    /// When it said so.
+    pub in_force_at: SystemTime,
+    /// Connections it cut because of that revision.
+    pub closed: u64,
+}
+
+/// An open Watch stream that another replica holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ElsewhereStanding {
+    /// Whose.
+    pub spiffe_id: SpiffeId,
+    /// Which instance.
+    pub instance: InstanceId,
+    /// Its address.
+    pub address: String,
+    /// Version of the proxy.
+    pub version: String,
+    /// The newest revision it said to have in force.
+    pub in_force: u64,
+    /// When it said so.
+    pub in_force_at: SystemTime,
+    /// Connections it cut because of that revision.
+    pub closed: u64,
 }
 
 /// A port that accepts mutual TLS, and the app behind it.

@@ -1,13 +1,15 @@
 //! Revocations: listed until long after the last certificate they cover has ended, never shorter.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use std::time::SystemTime;
+
 use serde_json::json;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::change::Change;
 use super::mesh::Topics;
 use super::model::{Actor, Mutation, RevocationList, RevocationTarget, WorkloadStatus};
-use super::{Store, StoreError, leases, rows, tokens, workloads};
+use super::sql::{Sql, values};
+use super::{Store, StoreError, leases, tokens, workloads};
 use crate::audit::Action;
 
 impl Store {
@@ -36,11 +38,11 @@ fn revoke_identity(
     reason: &str,
     actor: &Actor,
 ) -> Result<Mutation, StoreError> {
-    let workload = workloads::require(change.connection, id)?;
-    let instances = live_instances(change.connection, id)?;
+    let workload = workloads::require(&change.sql, id)?;
+    let instances = live_instances(&change.sql, id)?;
     if instances.is_empty()
         && workload.status != WorkloadStatus::Active
-        && is_listed(change.connection, "identity", id.as_str())?
+        && is_listed(&change.sql, "identity", id.as_str())?
     {
         return unchanged(change, format!("`{id}` is revoked already: nothing changed"));
     }
@@ -73,8 +75,8 @@ fn revoke_instance(
     actor: &Actor,
 ) -> Result<Mutation, StoreError> {
     let instance = instance.to_string();
-    let (id, status, _) = instance_of(change.connection, &instance)?
-        .ok_or_else(|| StoreError::missing("instance", &instance))?;
+    let (id, status, _) =
+        instance_of(&change.sql, &instance)?.ok_or_else(|| StoreError::missing("instance", &instance))?;
     if status == "revoked" {
         return unchanged(change, format!("instance {instance} is revoked already: nothing changed"));
     }
@@ -99,21 +101,21 @@ fn revoke_serial(
     reason: &str,
     actor: &Actor,
 ) -> Result<Mutation, StoreError> {
-    let name = rows::hex(serial);
-    let found = certificate(change.connection, serial)?;
+    let name = crate::hex::encode(serial);
+    let found = certificate(&change.sql, serial)?;
     let Certificate { issuer, key, id, instance, not_after, key_until } =
         found.ok_or_else(|| StoreError::missing("certificate with the serial", &name))?;
     let Some(instance) = instance else {
         return Err(super::Refusal::OwnIdentity.into());
     };
     let listed = certificate_name(&issuer, serial);
-    if is_listed(change.connection, "certificate", &listed)? {
+    if is_listed(&change.sql, "certificate", &listed)? {
         return unchanged(change, format!("certificate {name} is revoked already: nothing changed"));
     }
     list(change, "certificate", &listed, false, reason, actor, not_after)?;
-    list(change, "key", &rows::hex(&key), false, reason, actor, key_until)?;
+    list(change, "key", &crate::hex::encode(&key), false, reason, actor, key_until)?;
     let mut effects = vec![format!("certificate {name} of `{id}` and its key are listed as revoked")];
-    if instance_of(change.connection, &instance)?.is_some_and(|(_, status, _)| status != "revoked") {
+    if instance_of(&change.sql, &instance)?.is_some_and(|(_, status, _)| status != "revoked") {
         end_instance(change, &instance, "revoked")?;
         list_instance(change, &instance, false, reason, actor)?;
         effects
@@ -135,20 +137,19 @@ struct Certificate {
     id: String,
     /// None: control's own.
     instance: Option<String>,
-    not_after: i64,
+    not_after: SystemTime,
     /// The end of the last certificate with the same key.
-    key_until: i64,
+    key_until: SystemTime,
 }
 
-fn certificate(connection: &Connection, serial: &[u8]) -> Result<Option<Certificate>, StoreError> {
-    let found = connection
-        .prepare_cached(
-            "SELECT issuer_sha256, spki_sha256, spiffe_id, instance, not_after_ms,
+fn certificate(sql: &Sql<'_>, serial: &[u8]) -> Result<Option<Certificate>, StoreError> {
+    let found = sql.find(
+        "SELECT issuer_sha256, spki_sha256, spiffe_id, instance, not_after_ms,
                     (SELECT max(not_after_ms) FROM certificate AS same
                      WHERE same.spki_sha256 = certificate.spki_sha256)
              FROM certificate WHERE serial = ?1",
-        )?
-        .query_row([serial], |row| {
+        values![serial],
+        |row| {
             Ok(Certificate {
                 issuer: row.get(0)?,
                 key: row.get(1)?,
@@ -157,8 +158,8 @@ fn certificate(connection: &Connection, serial: &[u8]) -> Result<Option<Certific
                 not_after: row.get(4)?,
                 key_until: row.get(5)?,
             })
-        })
-        .optional()?;
+        },
+    )?;
     Ok(found)
 }
 
@@ -176,9 +177,8 @@ pub(super) fn list_identity(
 
 pub(super) fn lift_identity(change: &Change<'_>, id: &SpiffeId) -> Result<(), StoreError> {
     change
-        .connection
-        .prepare_cached("DELETE FROM revocation WHERE kind = 'identity' AND name = ?1")?
-        .execute([id.as_str()])?;
+        .sql
+        .execute("DELETE FROM revocation WHERE kind = 'identity' AND name = ?1", values![id.as_str()])?;
     Ok(())
 }
 
@@ -200,93 +200,88 @@ pub(super) fn list(
     lapsed: bool,
     reason: &str,
     actor: &Actor,
-    covers_until: i64,
+    covers_until: SystemTime,
 ) -> Result<(), StoreError> {
-    change
-        .connection
-        .prepare_cached(
-            "INSERT INTO revocation (kind, name, lapsed, reason, revoked_by, at_ms, covers_until_ms)
+    change.sql.execute(
+        "INSERT INTO revocation (kind, name, lapsed, reason, revoked_by, at_ms, covers_until_ms)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
              ON CONFLICT (kind, name) DO UPDATE SET
-               lapsed = min(lapsed, excluded.lapsed), reason = excluded.reason,
+               lapsed = revocation.lapsed * excluded.lapsed, reason = excluded.reason,
                revoked_by = excluded.revoked_by,
-               covers_until_ms = max(covers_until_ms, excluded.covers_until_ms)",
-        )?
-        .execute(params![kind, name, lapsed, reason, actor.as_str(), change.at_millis(), covers_until])?;
+               covers_until_ms = CASE WHEN revocation.covers_until_ms > excluded.covers_until_ms
+                 THEN revocation.covers_until_ms ELSE excluded.covers_until_ms END",
+        values![kind, name, lapsed, reason, actor.as_str(), change.at, covers_until],
+    )?;
     Ok(())
 }
 
 /// The end of the last certificate, or now if there is none.
-fn last_end(change: &Change<'_>, query: &str, name: &str) -> Result<i64, StoreError> {
-    let end: Option<i64> = change.connection.prepare_cached(query)?.query_row([name], |row| row.get(0))?;
-    Ok(end.unwrap_or(0).max(change.at_millis()))
+fn last_end(change: &Change<'_>, query: &str, name: &str) -> Result<SystemTime, StoreError> {
+    let end: Option<SystemTime> = change.sql.one(query, values![name])?;
+    Ok(end.unwrap_or(change.at).max(change.at))
 }
 
 pub(super) fn end_instance(change: &Change<'_>, instance: &str, status: &str) -> Result<(), StoreError> {
-    change
-        .connection
-        .prepare_cached("UPDATE instance SET status = ?2, ended_at_ms = ?3 WHERE id = ?1")?
-        .execute(params![instance, status, change.at_millis()])?;
+    change.sql.execute(
+        "UPDATE instance SET status = ?2, ended_at_ms = ?3 WHERE id = ?1",
+        values![instance, status, change.at],
+    )?;
     leases::remove(change, instance)
 }
 
 /// Instances that could still renew or be connected: everything not yet revoked.
-fn live_instances(connection: &Connection, id: &SpiffeId) -> Result<Vec<String>, StoreError> {
-    let live = connection
-        .prepare_cached(
-            "SELECT id FROM instance WHERE spiffe_id = ?1 AND status IN ('active', 'departed') ORDER BY id",
-        )?
-        .query_map([id.as_str()], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
+fn live_instances(sql: &Sql<'_>, id: &SpiffeId) -> Result<Vec<String>, StoreError> {
+    let live = sql.all(
+        "SELECT id FROM instance WHERE spiffe_id = ?1 AND status IN ('active', 'departed') ORDER BY id",
+        values![id.as_str()],
+        |row| row.get(0),
+    )?;
     Ok(live)
 }
 
 /// Its SPIFFE ID, status, and the end of its newest SVID.
 pub(super) fn instance_of(
-    connection: &Connection,
+    sql: &Sql<'_>,
     instance: &str,
-) -> Result<Option<(String, String, i64)>, StoreError> {
-    let found = connection
-        .prepare_cached("SELECT spiffe_id, status, not_after_ms FROM instance WHERE id = ?1")?
-        .query_row([instance], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()?;
+) -> Result<Option<(String, String, SystemTime)>, StoreError> {
+    let found = sql.find(
+        "SELECT spiffe_id, status, not_after_ms FROM instance WHERE id = ?1",
+        values![instance],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
     Ok(found)
 }
 
 fn unchanged(change: &Change<'_>, effect: String) -> Result<Mutation, StoreError> {
-    Ok(Mutation { commit: change.newest()?, effects: vec![effect] })
+    Ok(Mutation { commit: change.newest(), effects: vec![effect] })
 }
 
-pub(super) fn key_is_listed(connection: &Connection, spki_sha256: &[u8; 32]) -> Result<bool, StoreError> {
-    is_listed(connection, "key", &rows::hex(spki_sha256))
+pub(super) fn key_is_listed(sql: &Sql<'_>, spki_sha256: &[u8; 32]) -> Result<bool, StoreError> {
+    is_listed(sql, "key", &crate::hex::encode(spki_sha256))
 }
 
 pub(super) fn certificate_is_listed(
-    connection: &Connection,
+    sql: &Sql<'_>,
     issuer_sha256: &[u8; 32],
     serial: &[u8],
 ) -> Result<bool, StoreError> {
-    is_listed(connection, "certificate", &certificate_name(issuer_sha256, serial))
+    is_listed(sql, "certificate", &certificate_name(issuer_sha256, serial))
 }
 
-fn is_listed(connection: &Connection, kind: &str, name: &str) -> Result<bool, StoreError> {
-    let listed = connection
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM revocation WHERE kind = ?1 AND name = ?2)")?
-        .query_row([kind, name], |row| row.get(0))?;
+fn is_listed(sql: &Sql<'_>, kind: &str, name: &str) -> Result<bool, StoreError> {
+    let listed = sql
+        .one("SELECT EXISTS (SELECT 1 FROM revocation WHERE kind = ?1 AND name = ?2)", values![kind, name])?;
     Ok(listed)
 }
 
 fn certificate_name(issuer_sha256: &[u8], serial: &[u8]) -> String {
-    format!("{}:{}", rows::hex(issuer_sha256), rows::hex(serial))
+    format!("{}:{}", crate::hex::encode(issuer_sha256), crate::hex::encode(serial))
 }
 
 /// Everything listed, in a stable order, so that equal lists are equal messages.
-pub(super) fn all(connection: &Connection) -> Result<RevocationList, StoreError> {
+pub(super) fn all(sql: &Sql<'_>) -> Result<RevocationList, StoreError> {
     let mut list = RevocationList::default();
-    let mut statement =
-        connection.prepare_cached("SELECT kind, name, lapsed FROM revocation ORDER BY kind, name")?;
-    let mut found = statement.query([])?;
-    while let Some(row) = found.next()? {
+    for row in sql.rows("SELECT kind, name, lapsed FROM revocation ORDER BY kind, name", &[])? {
         let (kind, name, lapsed): (String, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let damaged = || StoreError::Damaged(format!("revocation `{kind}` `{name}`"));
         match kind.as_str() {

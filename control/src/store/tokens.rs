@@ -5,12 +5,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::change::Change;
 use super::model::{Actor, NewToken, Token};
+use super::sql::{Sql, values};
 use super::{Refusal, Store, StoreError, workloads};
 use crate::audit::Action;
 use crate::time;
@@ -40,15 +40,15 @@ impl Store {
         secret_sha256: [u8; 32],
         now: SystemTime,
     ) -> Result<Token, StoreError> {
-        self.read(move |connection| {
-            let Some(found) = find(connection, &secret_sha256)? else {
+        self.read(move |sql| {
+            let Some(found) = find(sql, &secret_sha256)? else {
                 return Err(Refusal::TokenUnknown.into());
             };
             let redeemed_by = found.redeemed_by(now);
             if redeemed_by.is_none() {
                 found.require_redeemable(now)?;
             }
-            let workload = workloads::require_active(connection, &found.spiffe_id)?;
+            let workload = workloads::require_active(sql, &found.spiffe_id)?;
             Ok(Token { workload, redeemed_by })
         })
         .await
@@ -65,13 +65,11 @@ impl Store {
         actor: Actor,
     ) -> Result<(), StoreError> {
         self.write(move |change| {
-            let Some(found) = find(change.connection, &secret_sha256)? else { return Ok(()) };
-            let counted = change
-                .connection
-                .prepare_cached(
-                    "UPDATE join_token SET refusals = refusals + 1 WHERE secret_sha256 = ?1 AND refusals < ?2",
-                )?
-                .execute(params![secret_sha256, AUDITED_REFUSALS])?;
+            let Some(found) = find(&change.sql, &secret_sha256)? else { return Ok(()) };
+            let counted = change.sql.execute(
+                "UPDATE join_token SET refusals = refusals + 1 WHERE secret_sha256 = ?1 AND refusals < ?2",
+                values![secret_sha256, AUDITED_REFUSALS],
+            )?;
             if counted == 0 {
                 return Ok(());
             }
@@ -92,20 +90,12 @@ fn token_name(secret_sha256: &[u8; 32]) -> String {
 }
 
 fn create(change: &mut Change<'_>, new: &NewToken, actor: &Actor) -> Result<(), StoreError> {
-    workloads::require_active(change.connection, &new.spiffe_id)?;
-    change
-        .connection
-        .prepare_cached(
-            "INSERT INTO join_token (secret_sha256, spiffe_id, created_at_ms, created_by, expires_at_ms)
+    workloads::require_active(&change.sql, &new.spiffe_id)?;
+    change.sql.execute(
+        "INSERT INTO join_token (secret_sha256, spiffe_id, created_at_ms, created_by, expires_at_ms)
              VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?
-        .execute(params![
-            new.secret_sha256,
-            new.spiffe_id.as_str(),
-            change.at_millis(),
-            actor.as_str(),
-            time::to_millis(new.expires_at)
-        ])?;
+        values![new.secret_sha256, new.spiffe_id.as_str(), change.at, actor.as_str(), new.expires_at],
+    )?;
     change.audit(
         actor,
         Action::TokenCreated,
@@ -131,20 +121,18 @@ pub(super) fn redeem(
     instance: &InstanceId,
     spki_sha256: &[u8; 32],
 ) -> Result<Redeemed, StoreError> {
-    let spent = change
-        .connection
-        .prepare_cached(
-            "UPDATE join_token SET spent_at_ms = ?3, spent_by = ?4
+    let spent = change.sql.execute(
+        "UPDATE join_token SET spent_at_ms = ?3, spent_by = ?4
              WHERE secret_sha256 = ?1 AND spiffe_id = ?2 AND spent_at_ms IS NULL AND expires_at_ms > ?3",
-        )?
-        .execute(params![secret_sha256, id.as_str(), change.at_millis(), instance.to_string()])?;
+        values![secret_sha256, id.as_str(), change.at, instance.to_string()],
+    )?;
     if spent == 1 {
         return Ok(Redeemed::Now);
     }
-    let found = find(change.connection, secret_sha256)?.ok_or(Refusal::TokenUnknown)?;
+    let found = find(&change.sql, secret_sha256)?.ok_or(Refusal::TokenUnknown)?;
     if found.spiffe_id == *id
         && found.redeemed_by(change.at) == Some(*instance)
-        && is_fresh(change.connection, instance, spki_sha256)?
+        && is_fresh(&change.sql, instance, spki_sha256)?
     {
         return Ok(Redeemed::Again);
     }
@@ -154,29 +142,22 @@ pub(super) fn redeem(
 
 /// Makes the unspent tokens of a workload worthless. Says how many there were.
 pub(super) fn withdraw(change: &Change<'_>, id: &SpiffeId) -> Result<Option<String>, StoreError> {
-    let withdrawn = change
-        .connection
-        .prepare_cached(
-            "UPDATE join_token SET spent_at_ms = ?2, spent_by = 'withdrawn'
+    let withdrawn = change.sql.execute(
+        "UPDATE join_token SET spent_at_ms = ?2, spent_by = 'withdrawn'
              WHERE spiffe_id = ?1 AND spent_at_ms IS NULL AND expires_at_ms > ?2",
-        )?
-        .execute(params![id.as_str(), change.at_millis()])?;
+        values![id.as_str(), change.at],
+    )?;
     Ok((withdrawn > 0).then(|| format!("{withdrawn} unused join token(s) withdrawn")))
 }
 
 /// The instance is as its attestation left it, and has this key.
-fn is_fresh(
-    connection: &Connection,
-    instance: &InstanceId,
-    spki_sha256: &[u8; 32],
-) -> Result<bool, StoreError> {
-    let fresh = connection
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM instance JOIN certificate ON certificate.instance = instance.id
+fn is_fresh(sql: &Sql<'_>, instance: &InstanceId, spki_sha256: &[u8; 32]) -> Result<bool, StoreError> {
+    let fresh = sql.one(
+        "SELECT EXISTS (SELECT 1 FROM instance JOIN certificate ON certificate.instance = instance.id
                WHERE instance.id = ?1 AND instance.status = 'active' AND instance.renewals = 0
                  AND certificate.spki_sha256 = ?2)",
-        )?
-        .query_row(params![instance.to_string(), spki_sha256], |row| row.get(0))?;
+        values![instance.to_string(), spki_sha256],
+    )?;
     Ok(fresh)
 }
 
@@ -206,22 +187,21 @@ impl Found {
     }
 }
 
-fn find(connection: &Connection, secret_sha256: &[u8; 32]) -> Result<Option<Found>, StoreError> {
-    let found = connection
-        .prepare_cached(
-            "SELECT spiffe_id, expires_at_ms, coalesce(spent_at_ms, 0), spent_by FROM join_token
+fn find(sql: &Sql<'_>, secret_sha256: &[u8; 32]) -> Result<Option<Found>, StoreError> {
+    let found = sql.find(
+        "SELECT spiffe_id, expires_at_ms, coalesce(spent_at_ms, 0), spent_by FROM join_token
              WHERE secret_sha256 = ?1",
-        )?
-        .query_row([secret_sha256], |row| {
+        values![secret_sha256],
+        |row| {
             Ok(Found {
-                spiffe_id: super::rows::parsed(row, 0)?,
-                expires_at: super::rows::instant(row, 1)?,
+                spiffe_id: row.parsed(0)?,
+                expires_at: row.get(1)?,
                 spent: match row.get(3)? {
-                    Some(by) => Some((super::rows::instant(row, 2)?, by)),
+                    Some(by) => Some((row.get(2)?, by)),
                     None => None,
                 },
             })
-        })
-        .optional()?;
+        },
+    )?;
     Ok(found)
 }

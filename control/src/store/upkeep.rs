@@ -2,10 +2,8 @@
 
 use std::time::SystemTime;
 
-use rusqlite::params;
-
+use super::sql::values;
 use super::{Store, StoreError};
-use crate::time;
 
 impl Store {
     /// Drops at most `limit` of each: certificates, instances and join tokens that ended before
@@ -15,7 +13,7 @@ impl Store {
     /// When the store cannot be written.
     pub async fn prune_ended(&self, ended_before: SystemTime, limit: u32) -> Result<u64, StoreError> {
         self.write(move |change| {
-            let before = time::to_millis(ended_before);
+            let before = ended_before;
             let mut pruned = 0;
             for statement in [
                 "DELETE FROM certificate WHERE serial IN
@@ -28,10 +26,10 @@ impl Store {
                 "DELETE FROM join_token WHERE secret_sha256 IN
                    (SELECT secret_sha256 FROM join_token WHERE expires_at_ms < ?1 LIMIT ?2)",
             ] {
-                pruned += change.connection.prepare_cached(statement)?.execute(params![before, limit])?;
+                pruned += change.sql.execute(statement, values![before, limit])?;
             }
             change.operational();
-            Ok(pruned as u64)
+            Ok(pruned)
         })
         .await
     }
@@ -42,16 +40,11 @@ impl Store {
     /// When the store cannot be written.
     pub async fn prune_revisions(&self, keep: u32, limit: u32) -> Result<u64, StoreError> {
         self.write(move |change| {
-            let pruned = change
-                .connection
-                .prepare_cached(
-                    "DELETE FROM revision WHERE revision IN
+            let pruned = change.sql.execute("DELETE FROM revision WHERE revision IN
                        (SELECT revision FROM revision
-                        WHERE revision <= (SELECT max(revision) FROM revision) - ?1 ORDER BY revision LIMIT ?2)",
-                )?
-                .execute(params![keep, limit])?;
+                        WHERE revision <= (SELECT max(revision) FROM revision) - ?1 ORDER BY revision LIMIT ?2)", values![keep, limit])?;
             change.operational();
-            Ok(pruned as u64)
+            Ok(pruned)
         })
         .await
     }

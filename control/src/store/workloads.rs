@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
 use signet_proto::spiffe::SpiffeId;
 
 use super::change::Change;
 use super::mesh::Topics;
 use super::model::{Actor, Mutation, NewWorkload, Workload, WorkloadStatus};
-use super::{Refusal, Store, StoreError, revocations, rows, tokens};
+use super::sql::{Row, Sql, values};
+use super::{Refusal, Store, StoreError, revocations, tokens};
 use crate::audit::Action;
 
 const COLUMNS: &str = "spiffe_id, owner, purpose, ttl_s, status, created_at_ms, revision";
@@ -28,11 +28,9 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn workloads(&self) -> Result<Vec<Workload>, StoreError> {
-        self.read(|connection| {
-            let mut statement =
-                connection.prepare_cached(&format!("SELECT {COLUMNS} FROM workload ORDER BY spiffe_id"))?;
-            let workloads = statement.query_map([], workload)?.collect::<Result<_, _>>()?;
-            Ok(workloads)
+        self.read(|sql| {
+            let found = sql.rows(&format!("SELECT {COLUMNS} FROM workload ORDER BY spiffe_id"), &[])?;
+            found.iter().map(workload).collect()
         })
         .await
     }
@@ -42,7 +40,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotFound`] when there is none of this name.
     pub async fn workload(&self, id: SpiffeId) -> Result<Workload, StoreError> {
-        self.read(move |connection| require(connection, &id)).await
+        self.read(move |sql| require(sql, &id)).await
     }
 
     /// Suspends, resumes or retires a workload. Suspended and retired ones get no SVID, and their identity
@@ -63,10 +61,10 @@ impl Store {
 
 fn create(change: &mut Change<'_>, new: &NewWorkload, actor: &Actor) -> Result<Workload, StoreError> {
     let id = new.spiffe_id.as_str();
-    if find(change.connection, &new.spiffe_id)?.is_some() {
+    if find(&change.sql, &new.spiffe_id)?.is_some() {
         return Err(StoreError::exists("workload", id));
     }
-    let ttl = rows::signed(new.ttl.as_secs());
+    let ttl = new.ttl.as_secs();
     change.audit(
         actor,
         Action::WorkloadCreated,
@@ -74,21 +72,12 @@ fn create(change: &mut Change<'_>, new: &NewWorkload, actor: &Actor) -> Result<W
         &json!({ "owner": new.owner, "purpose": new.purpose, "ttl_s": ttl }),
     )?;
     let commit = change.revise(Topics::NONE, id)?;
-    change
-        .connection
-        .prepare_cached(
-            "INSERT INTO workload (spiffe_id, owner, purpose, ttl_s, status, created_at_ms, revision)
+    change.sql.execute(
+        "INSERT INTO workload (spiffe_id, owner, purpose, ttl_s, status, created_at_ms, revision)
              VALUES (?1, ?2, ?3, ?4, 'active', ?5, ?6)",
-        )?
-        .execute(params![
-            id,
-            new.owner,
-            new.purpose,
-            ttl,
-            change.at_millis(),
-            rows::signed(commit.revision)
-        ])?;
-    require(change.connection, &new.spiffe_id)
+        values![id, &new.owner, &new.purpose, ttl, change.at, commit.revision],
+    )?;
+    require(&change.sql, &new.spiffe_id)
 }
 
 fn set_status(
@@ -98,10 +87,10 @@ fn set_status(
     reason: &str,
     actor: &Actor,
 ) -> Result<Mutation, StoreError> {
-    let current = require(change.connection, id)?;
+    let current = require(&change.sql, id)?;
     if current.status == status {
         return Ok(Mutation {
-            commit: change.newest()?,
+            commit: change.newest(),
             effects: vec![format!("workload is {status} already: nothing changed")],
         });
     }
@@ -136,19 +125,19 @@ pub(super) fn write_status(
     status: WorkloadStatus,
     revision: u64,
 ) -> Result<(), StoreError> {
-    change
-        .connection
-        .prepare_cached("UPDATE workload SET status = ?2, revision = ?3 WHERE spiffe_id = ?1")?
-        .execute(params![id.as_str(), status.as_str(), rows::signed(revision)])?;
+    change.sql.execute(
+        "UPDATE workload SET status = ?2, revision = ?3 WHERE spiffe_id = ?1",
+        values![id.as_str(), status.as_str(), revision],
+    )?;
     Ok(())
 }
 
-pub(super) fn require(connection: &Connection, id: &SpiffeId) -> Result<Workload, StoreError> {
-    find(connection, id)?.ok_or_else(|| StoreError::missing("workload", id.as_str()))
+pub(super) fn require(sql: &Sql<'_>, id: &SpiffeId) -> Result<Workload, StoreError> {
+    find(sql, id)?.ok_or_else(|| StoreError::missing("workload", id.as_str()))
 }
 
-pub(super) fn require_active(connection: &Connection, id: &SpiffeId) -> Result<Workload, StoreError> {
-    let workload = require(connection, id)?;
+pub(super) fn require_active(sql: &Sql<'_>, id: &SpiffeId) -> Result<Workload, StoreError> {
+    let workload = require(sql, id)?;
     if workload.status == WorkloadStatus::Active {
         Ok(workload)
     } else {
@@ -156,22 +145,23 @@ pub(super) fn require_active(connection: &Connection, id: &SpiffeId) -> Result<W
     }
 }
 
-fn find(connection: &Connection, id: &SpiffeId) -> Result<Option<Workload>, StoreError> {
-    let found = connection
-        .prepare_cached(&format!("SELECT {COLUMNS} FROM workload WHERE spiffe_id = ?1"))?
-        .query_row([id.as_str()], workload)
-        .optional()?;
+fn find(sql: &Sql<'_>, id: &SpiffeId) -> Result<Option<Workload>, StoreError> {
+    let found = sql.find(
+        &format!("SELECT {COLUMNS} FROM workload WHERE spiffe_id = ?1"),
+        values![id.as_str()],
+        workload,
+    )?;
     Ok(found)
 }
 
-fn workload(row: &Row<'_>) -> rusqlite::Result<Workload> {
+fn workload(row: &Row) -> Result<Workload, StoreError> {
     Ok(Workload {
-        spiffe_id: rows::parsed(row, 0)?,
+        spiffe_id: row.parsed(0)?,
         owner: row.get(1)?,
         purpose: row.get(2)?,
-        ttl: Duration::from_secs(rows::count(row, 3)?),
-        status: rows::parsed(row, 4)?,
-        created_at: rows::instant(row, 5)?,
-        revision: rows::count(row, 6)?,
+        ttl: Duration::from_secs(row.get(3)?),
+        status: row.parsed(4)?,
+        created_at: row.get(5)?,
+        revision: row.get(6)?,
     })
 }

@@ -3,12 +3,13 @@
 
 use std::time::Instant;
 
-use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::StoreError;
 use super::change::Change;
+use super::heads::Heads;
 use super::model::Commit;
+use super::sql::{Purpose, Session, Sql, values};
 use crate::telemetry::metrics;
 use crate::time;
 
@@ -16,16 +17,44 @@ use crate::time;
 const QUEUE: usize = 4096;
 const MAX_BATCH: usize = 512;
 
+/// Tells of every commit, whoever made it; never goes back.
+#[derive(Clone)]
+pub(super) struct Publish {
+    committed: watch::Sender<Commit>,
+    /// Whether other replicas have to be told.
+    shared: bool,
+}
+
+impl Publish {
+    pub(super) fn new(newest: Commit, shared: bool) -> Self {
+        Self { committed: watch::Sender::new(newest), shared }
+    }
+
+    pub(super) fn advance(&self, commit: Commit) {
+        self.committed.send_if_modified(|current| {
+            let newer = commit.revision > current.revision;
+            if newer {
+                *current = commit;
+            }
+            newer
+        });
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Commit> {
+        self.committed.subscribe()
+    }
+}
+
 pub(super) struct Writer {
     jobs: mpsc::Sender<Box<dyn Job>>,
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, publish: watch::Sender<Commit>) -> Result<Self, StoreError> {
+    pub(super) fn start(session: Box<dyn Session>, publish: Publish) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(&connection, queue, &publish))
+            .spawn(move || run(&*session, queue, &publish))
             .map_err(|error| StoreError::Open(format!("cannot start the writer thread: {error}")))?;
         Ok(Self { jobs })
     }
@@ -49,11 +78,13 @@ trait Job: Send {
     fn refuse(self: Box<Self>, error: StoreError);
 }
 
+/// Answers, once it is known whether the batch was committed.
+type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
 struct Applied {
     /// Why its savepoint is rolled back, if it is.
     failed: Option<StoreError>,
-    /// Answers, once it is known whether the batch was committed.
-    answer: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
+    answer: Answer,
 }
 
 struct Task<T, W> {
@@ -84,92 +115,103 @@ where
     }
 }
 
-fn run(connection: &Connection, mut queue: mpsc::Receiver<Box<dyn Job>>, publish: &watch::Sender<Commit>) {
+fn run(session: &dyn Session, mut queue: mpsc::Receiver<Box<dyn Job>>, publish: &Publish) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while queue.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
         let size = batch.len();
         let started = Instant::now();
-        commit(connection, &mut batch, publish);
+        commit(session, &mut batch, publish);
         metrics::store_committed(size, started.elapsed());
     }
-    if let Err(error) = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
-        tracing::warn!(%error, "store closed without a checkpoint; the next start catches up");
-    }
+    session.close();
 }
 
-fn commit(connection: &Connection, batch: &mut Vec<Box<dyn Job>>, publish: &watch::Sender<Commit>) {
-    if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
-        let error = failed(error);
-        batch.drain(..).for_each(|job| job.refuse(error.clone()));
-        return;
-    }
-    let mut committed = *publish.borrow();
-    let before = committed;
+fn commit(session: &dyn Session, batch: &mut Vec<Box<dyn Job>>, publish: &Publish) {
+    let begun = session.begin(Purpose::Write).and_then(|()| Heads::read(&Sql::new(session)));
+    let mut heads = match begun {
+        Ok(heads) => heads,
+        Err(error) => {
+            session.rollback();
+            let error = failed(error);
+            batch.drain(..).for_each(|job| job.refuse(error.clone()));
+            return;
+        }
+    };
+    let before = heads.commit;
     let mut answers = Vec::with_capacity(batch.len());
     let mut fault = None;
     let mut jobs = batch.drain(..);
     for job in jobs.by_ref() {
-        match one(connection, job, &mut committed) {
-            Ok(answer) => answers.push(answer),
-            Err((answer, error)) => {
-                answers.extend(answer);
-                fault = Some(error);
-                break;
-            }
+        let (answer, ended) = one(session, job, &mut heads, publish.shared);
+        answers.push(answer);
+        if let Err(error) = ended {
+            fault = Some(error);
+            break;
         }
     }
     if let Some(error) = &fault {
         jobs.for_each(|job| job.refuse(error.clone()));
+        session.rollback();
     } else {
         drop(jobs);
-        fault = connection.execute_batch("COMMIT").err().map(failed);
-    }
-    if fault.is_some() && !connection.is_autocommit() {
-        let _ = connection.execute_batch("ROLLBACK");
+        fault =
+            tell(session, publish, before, heads.commit).and_then(|()| session.commit()).err().map(failed);
+        if fault.is_some() {
+            session.rollback();
+        }
     }
     let outcome = fault.map_or(Ok(()), Err);
-    if outcome.is_ok() && committed != before {
-        publish.send_replace(committed);
+    if outcome.is_ok() {
+        publish.advance(heads.commit);
     }
     for answer in answers {
         answer(outcome.clone());
     }
 }
 
-type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-
-/// One change in its savepoint. An error means the whole transaction is lost: SQLite rolls back by itself
-/// when the disk is full or an I/O operation fails at a bad moment.
-fn one(
-    connection: &Connection,
-    job: Box<dyn Job>,
-    committed: &mut Commit,
-) -> Result<Answer, (Option<Answer>, StoreError)> {
-    if let Err(error) = connection.execute_batch("SAVEPOINT job") {
-        let error = failed(error);
-        job.refuse(error.clone());
-        return Err((None, error));
+/// Other replicas hear of it with the commit.
+fn tell(session: &dyn Session, publish: &Publish, before: Commit, after: Commit) -> Result<(), StoreError> {
+    if publish.shared && before != after {
+        let news = after.revision.to_string();
+        session.post("SELECT pg_notify(?1, ?2)", values![super::follow::REVISIONS, news])?;
     }
-    let mut change = Change::new(connection, time::now());
-    let Applied { failed: refused, answer } = job.apply(&mut change);
-    let changed = change.finish();
-    if connection.is_autocommit() {
-        let lost = || StoreError::Io("the transaction was rolled back".into());
-        return Err((Some(answer), refused.unwrap_or_else(lost)));
-    }
-    let keep = refused.is_none();
-    let end = if keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
-    if let Err(error) = connection.execute_batch(end) {
-        return Err((Some(answer), failed(error)));
-    }
-    if let Some(changed) = changed.filter(|_| keep) {
-        *committed = changed;
-    }
-    Ok(answer)
+    Ok(())
 }
 
-fn failed(error: rusqlite::Error) -> StoreError {
-    let error = StoreError::from(error);
+/// One change in its savepoint. An error means the whole transaction is lost: SQLite rolls back by itself
+/// when the disk is full or an I/O operation fails at a bad moment, a connection can end at any.
+fn one(
+    session: &dyn Session,
+    job: Box<dyn Job>,
+    heads: &mut Heads,
+    shared: bool,
+) -> (Answer, Result<(), StoreError>) {
+    let mut change = Change::new(session, *heads, time::now(), shared);
+    let Applied { failed: mut refused, answer } = job.apply(&mut change);
+    let ended = if refused.is_none() && session.is_usable() {
+        match change.end(true) {
+            Ok(after) => {
+                *heads = after;
+                Ok(())
+            }
+            // What was sent without waiting for its answer failed: this change alone is undone.
+            Err(error) if session.is_usable() => {
+                refused = Some(error);
+                session.undo()
+            }
+            Err(error) => Err(error),
+        }
+    } else if session.is_usable() {
+        change.end(false).map(drop)
+    } else {
+        Err(refused.clone().unwrap_or_else(|| StoreError::Io("the transaction was rolled back".into())))
+    };
+    let late = refused;
+    let answer: Answer = Box::new(move |committed| answer(committed.and(late.map_or(Ok(()), Err))));
+    (answer, ended.map_err(failed))
+}
+
+fn failed(error: StoreError) -> StoreError {
     metrics::store_failed();
     tracing::error!(%error, "store cannot commit");
     error

@@ -41,6 +41,18 @@ impl Pattern {
         }
     }
 
+    /// Whether every identity that `other` means is meant.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Exact(id)) => self.matches(id),
+            (Self::Exact(_), Self::Subtree(_)) => false,
+            (Self::Subtree(wide), Self::Subtree(narrow)) => {
+                wide.root == narrow.root || wide.contains(&narrow.root)
+            }
+        }
+    }
+
     /// The trust domain that all identities meant are of.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
@@ -231,6 +243,24 @@ mod tests {
             prop_assert_eq!(subtree.matches(&workload), expected);
             let Pattern::Subtree(subtree) = subtree else { panic!("a subtree") };
             prop_assert_eq!(ancestors(&workload).any(|prefix| prefix == &**subtree.prefix()), expected);
+        }
+
+        #[test]
+        fn a_pattern_covers_another_when_it_matches_all_that_the_other_does(
+            wide in "spiffe://td(/[ab]){0,2}/\\*|spiffe://td(/[ab]){1,3}",
+            narrow in "spiffe://td(/[ab]){0,2}/\\*|spiffe://td(/[ab]){1,3}",
+            ids in proptest::collection::vec("spiffe://td(/[ab]){1,4}", 1..20),
+        ) {
+            let (wide, narrow) = (pattern(&wide), pattern(&narrow));
+            // Whoever matches a name that no pattern here spells matches all there.
+            let witness = match &narrow {
+                Pattern::Exact(exact) => exact.clone(),
+                Pattern::Subtree(subtree) => id(&format!("{}/zz", subtree.root())),
+            };
+            prop_assert_eq!(wide.covers(&narrow), wide.matches(&witness));
+            for one in ids.iter().map(|one| id(one)) {
+                prop_assert!(!wide.covers(&narrow) || !narrow.matches(&one) || wide.matches(&one), "{}", one);
+            }
         }
 
         #[test]

@@ -1,6 +1,6 @@
 //! AwaitApplied: who has a revision in force, and how long it took each.
 //!
-//! Only those that are connected are waited for. Who holds an SVID but is not connected may still go by what
+//! Whom the caller's roles do not reach is counted, but not named. Only those that are connected are waited for. Who holds an SVID but is not connected may still go by what
 //! was before, and is named; nobody knows when, or whether, it comes back.
 
 use std::collections::HashSet;
@@ -15,16 +15,20 @@ use super::super::Rooms;
 use super::super::status::ToStatus;
 use super::messages;
 use crate::publish::{Applied, Progress};
+use crate::roles::Sight;
+use crate::store::Concern;
 use crate::time;
 
 const USUAL: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(60);
 /// The newest state is not announced if no proxy sees a difference; so it is also looked at now and then.
 const LOOK: Duration = Duration::from_millis(20);
+const LOOK_ELSEWHERE: Duration = Duration::from_millis(50);
 
 pub(super) async fn wait(
     rooms: &Rooms,
     request: AwaitAppliedRequest,
+    sight: &Sight,
 ) -> Result<AwaitAppliedResponse, Status> {
     let AwaitAppliedRequest { revision, timeout } = request;
     let newest = rooms.store.committed().borrow().revision;
@@ -33,37 +37,77 @@ pub(super) async fn wait(
     }
     let timeout = messages::duration("timeout", timeout.as_ref())?.unwrap_or(USUAL).min(LONGEST);
     let deadline = Instant::now() + timeout;
+    let concern = rooms.store.concern(revision).await.map_err(|error| error.to_status())?;
     let progress = loop {
         let changed = rooms.watchers.changed();
-        let progress = look(rooms, revision);
+        let mut progress = look(rooms, revision);
+        let here = progress.complete;
+        elsewhere(rooms, revision, &concern, &mut progress).await?;
         if progress.complete || Instant::now() >= deadline {
             break progress;
         }
-        let next_look = deadline.min(Instant::now() + LOOK);
+        // Other replicas write down what they hear several times a second.
+        let next_look = deadline.min(Instant::now() + if here { LOOK_ELSEWHERE } else { LOOK });
         let _ = tokio::time::timeout_at(next_look, changed).await;
     };
     let committed = rooms.store.revision_time(revision).await.map_err(|error| error.to_status())?;
-    let absent = absent(rooms, revision, &progress).await?;
+    let absent = absent(rooms, &concern, &progress).await?;
     let complete = progress.complete && absent.is_empty();
-    let connected = progress.concerned.iter().map(|applied| message(applied, committed));
-    Ok(AwaitAppliedResponse { proxies: connected.chain(absent).collect(), complete })
+    let connected =
+        progress.concerned.iter().map(|applied| (applied.id.clone(), message(applied, committed)));
+    let proxies = connected.chain(absent).map(|(id, proxy)| shown(&id, proxy, sight)).collect();
+    Ok(AwaitAppliedResponse { proxies, complete })
+}
+
+/// Everybody counts; the names are for those who may see them.
+fn shown(id: &SpiffeId, proxy: AppliedBy, sight: &Sight) -> AppliedBy {
+    if sight.sees_identity(id) {
+        proxy
+    } else {
+        AppliedBy { spiffe_id: String::new(), instance: String::new(), ..proxy }
+    }
 }
 
 /// Those that the revision concerns and that cannot be told.
-async fn absent(rooms: &Rooms, revision: u64, progress: &Progress) -> Result<Vec<AppliedBy>, Status> {
-    let concern = rooms.store.concern(revision).await.map_err(|error| error.to_status())?;
+async fn absent(
+    rooms: &Rooms,
+    concern: &Concern,
+    progress: &Progress,
+) -> Result<Vec<(SpiffeId, AppliedBy)>, Status> {
     let proxies = rooms.store.proxies(time::now()).await.map_err(|error| error.to_status())?;
-    let connected = rooms.watchers.connected();
+    let mut connected: HashSet<_> = rooms.watchers.connected().into_keys().collect();
+    let elsewhere = rooms.store.standings_elsewhere().await.map_err(|error| error.to_status())?;
+    connected.extend(elsewhere.into_iter().map(|standing| standing.instance));
     let known: HashSet<_> = progress.concerned.iter().map(|applied| applied.instance).collect();
     let absent = proxies.into_iter().filter(|(id, instance)| {
-        concern.includes(id) && !connected.contains_key(instance) && !known.contains(instance)
+        concern.includes(id) && !connected.contains(instance) && !known.contains(instance)
     });
-    let message = |(id, instance): (SpiffeId, InstanceId)| AppliedBy {
-        spiffe_id: id.to_string(),
-        instance: instance.to_string(),
-        ..AppliedBy::default()
+    let message = |(id, instance): (SpiffeId, InstanceId)| {
+        let (spiffe_id, instance) = (id.to_string(), instance.to_string());
+        (id, AppliedBy { spiffe_id, instance, ..AppliedBy::default() })
     };
     Ok(absent.map(message).collect())
+}
+
+/// Adds the proxies that other replicas hold.
+async fn elsewhere(
+    rooms: &Rooms,
+    revision: u64,
+    concern: &Concern,
+    progress: &mut Progress,
+) -> Result<(), Status> {
+    let standings = rooms.store.standings_elsewhere().await.map_err(|error| error.to_status())?;
+    for standing in standings.into_iter().filter(|standing| concern.includes(&standing.spiffe_id)) {
+        let applied = standing.in_force >= revision;
+        progress.complete &= applied;
+        progress.concerned.push(Applied {
+            id: standing.spiffe_id,
+            instance: standing.instance,
+            acknowledged_at: applied.then_some(standing.in_force_at),
+            closed: if standing.in_force == revision { standing.closed } else { 0 },
+        });
+    }
+    Ok(())
 }
 
 fn look(rooms: &Rooms, revision: u64) -> Progress {

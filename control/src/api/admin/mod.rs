@@ -1,16 +1,19 @@
-//! What operators do. Each verb: who asks, the room that does it, the answer.
+//! What operators do. Each verb: who asks, whether they may on what it is about, the room that does it, the answer.
 
 mod applied;
 mod messages;
+mod roles;
 
 use signet_proto::v1::admin_server::Admin;
 use signet_proto::v1::{self, MutationResponse};
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 
 use super::Rooms;
 use super::status::ToStatus;
 use crate::policy::Question;
-use crate::store::model::WorkloadStatus;
+use crate::publish::WatcherInfo;
+use crate::roles::{Permission, Scope, Sight, Subject};
+use crate::store::model::{Actor, ElsewhereStanding, WorkloadStatus};
 use crate::{revoke, time};
 
 /// Events in one answer; `signet audit --verify` asks for all of them.
@@ -22,8 +25,9 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl Admin for Rooms {
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
-        self.gate.operator(request.extensions()).await?;
+        self.on_everything(request.extensions()).await?;
         let counts = self.store.counts(time::now()).await.map_err(|error| error.to_status())?;
+        let elsewhere = self.store.standings_elsewhere().await.map_err(|error| error.to_status())?;
         let revision = self.store.committed().borrow().revision;
         Ok(Response::new(v1::StatusResponse {
             trust_domain: self.authority.trust_domain().to_string(),
@@ -31,7 +35,7 @@ impl Admin for Rooms {
             revision,
             workloads: counts.workloads,
             live_svids: counts.live_svids,
-            connected_proxies: self.watchers.count() as u64,
+            connected_proxies: (self.watchers.count() + elsewhere.len()) as u64,
             root: Some(messages::authority(self.authority.root())?),
             intermediate: Some(messages::authority(&self.authority.intermediate())?),
             started_at: Some(time::to_proto(self.started_at)),
@@ -39,8 +43,10 @@ impl Admin for Rooms {
     }
 
     async fn create_workload(&self, request: Request<v1::CreateWorkloadRequest>) -> Answer<v1::Workload> {
-        let actor = self.gate.operator(request.extensions()).await?;
+        let operator = self.gate.operator(request.extensions()).await?;
         let v1::CreateWorkloadRequest { spiffe_id, owner, purpose, ttl } = request.into_inner();
+        let id = self.registry.parse(&spiffe_id).map_err(|error| error.to_status())?;
+        let actor = operator.on(&Scope::identity(&id)).map_err(|refused| refused.to_status())?;
         let ttl = messages::duration("ttl", ttl.as_ref())?;
         let workload = self
             .registry
@@ -54,9 +60,10 @@ impl Admin for Rooms {
         &self,
         request: Request<v1::ListWorkloadsRequest>,
     ) -> Answer<v1::ListWorkloadsResponse> {
-        self.gate.operator(request.extensions()).await?;
+        let sight = self.sight(request.extensions()).await?;
         let workloads = self.registry.list().await.map_err(|error| error.to_status())?;
-        let workloads = workloads.into_iter().map(messages::workload).collect();
+        let seen = workloads.into_iter().filter(|workload| sight.sees_identity(&workload.spiffe_id));
+        let workloads = seen.map(messages::workload).collect();
         Ok(Response::new(v1::ListWorkloadsResponse { workloads }))
     }
 
@@ -64,8 +71,10 @@ impl Admin for Rooms {
         &self,
         request: Request<v1::SetWorkloadStatusRequest>,
     ) -> Answer<MutationResponse> {
-        let actor = self.gate.operator(request.extensions()).await?;
+        let operator = self.gate.operator(request.extensions()).await?;
         let request = request.into_inner();
+        let id = self.registry.parse(&request.spiffe_id).map_err(|error| error.to_status())?;
+        let actor = operator.on(&Scope::identity(&id)).map_err(|refused| refused.to_status())?;
         let status = match request.status() {
             v1::WorkloadStatus::Active => WorkloadStatus::Active,
             v1::WorkloadStatus::Suspended => WorkloadStatus::Suspended,
@@ -86,9 +95,12 @@ impl Admin for Rooms {
         &self,
         request: Request<v1::CreateTokenRequest>,
     ) -> Answer<v1::CreateTokenResponse> {
-        let actor = self.gate.operator(request.extensions()).await?;
+        let operator = self.gate.operator(request.extensions()).await?;
         let v1::CreateTokenRequest { spiffe_id, ttl } = request.into_inner();
         let id = self.registry.parse(&spiffe_id).map_err(|error| error.to_status())?;
+        let held = self.store.roles_of(Subject::Identity(id.clone())).await;
+        let held = held.map_err(|error| error.to_status())?;
+        let actor = operator.on_becoming(&id, &held).map_err(|refused| refused.to_status())?;
         let ttl = messages::duration("ttl", ttl.as_ref())?;
         let (ticket, expires_at) =
             self.tokens.create(id, ttl, actor).await.map_err(|error| error.to_status())?;
@@ -102,11 +114,11 @@ impl Admin for Rooms {
         &self,
         request: Request<v1::ApplyPolicyRequest>,
     ) -> Answer<v1::ApplyPolicyResponse> {
-        let actor = self.gate.operator(request.extensions()).await?;
+        let operator = self.gate.operator(request.extensions()).await?;
         let v1::ApplyPolicyRequest { yaml, file } = request.into_inner();
         let (commit, changes) = self
             .policies
-            .apply(messages::file_name(&file), &yaml, actor)
+            .apply(messages::file_name(&file), &yaml, operator)
             .await
             .map_err(|error| error.to_status())?;
         let changes = changes
@@ -124,24 +136,27 @@ impl Admin for Rooms {
         &self,
         request: Request<v1::ListPoliciesRequest>,
     ) -> Answer<v1::ListPoliciesResponse> {
-        self.gate.operator(request.extensions()).await?;
+        let sight = self.sight(request.extensions()).await?;
         let policies = self.policies.list().await.map_err(|error| error.to_status())?;
-        let policies = policies.into_iter().map(messages::policy).collect();
+        let seen = policies.into_iter().filter(|policy| sight.sees(&Scope::of_target(&policy.target)));
+        let policies = seen.map(messages::policy).collect();
         Ok(Response::new(v1::ListPoliciesResponse { policies }))
     }
 
     async fn delete_policy(&self, request: Request<v1::DeletePolicyRequest>) -> Answer<MutationResponse> {
-        let actor = self.gate.operator(request.extensions()).await?;
+        let operator = self.gate.operator(request.extensions()).await?;
         let name = request.into_inner().name;
-        let mutation = self.policies.delete(name, actor).await.map_err(|error| error.to_status())?;
+        let mutation = self.policies.delete(name, operator).await.map_err(|error| error.to_status())?;
         Ok(Response::new(messages::mutation(mutation)))
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
-        self.gate.operator(request.extensions()).await?;
+        let operator = self.gate.operator(request.extensions()).await?;
         let v1::ExplainRequest { source, destination, port, method, path } = request.into_inner();
         let question = Question::parse(&source, &destination, port, &method, &path)
             .map_err(|error| error.to_status())?;
+        // The policy of the destination decides, and is what is shown.
+        operator.on(&Scope::identity(question.destination())).map_err(|refused| refused.to_status())?;
         let policies = self.state.borrow().policies.clone();
         let (verdict, explanation) = question.answer(&policies.compiled);
         let text = |text: Option<std::sync::Arc<str>>| text.map(|text| text.to_string()).unwrap_or_default();
@@ -157,20 +172,28 @@ impl Admin for Rooms {
         &self,
         request: Request<v1::ListIdentitiesRequest>,
     ) -> Answer<v1::ListIdentitiesResponse> {
-        self.gate.operator(request.extensions()).await?;
+        let operator = self.gate.operator(request.extensions()).await?;
         let v1::ListIdentitiesRequest { spiffe_id, all } = request.into_inner();
         let id = match spiffe_id.as_str() {
             "" => None,
             id => Some(self.registry.parse(id).map_err(|error| error.to_status())?),
         };
         if let Some(id) = id.clone() {
+            operator.on(&Scope::identity(&id)).map_err(|refused| refused.to_status())?;
             self.store.workload(id).await.map_err(|error| error.to_status())?;
         }
+        let sight = operator.sight().map_err(|refused| refused.to_status())?;
         let identities =
             self.store.identities(id, all, time::now()).await.map_err(|error| error.to_status())?;
-        let connected = self.watchers.connected();
+        let mut connected = self.watchers.connected();
+        for ElsewhereStanding { instance, address, version, .. } in
+            self.store.standings_elsewhere().await.map_err(|error| error.to_status())?
+        {
+            connected.entry(instance).or_insert(WatcherInfo { address, version });
+        }
         let identities = identities
             .into_iter()
+            .filter(|identity| sight.sees_identity(&identity.spiffe_id))
             .map(|identity| {
                 let watcher = connected.get(&identity.instance);
                 messages::identity(identity, watcher)
@@ -180,9 +203,9 @@ impl Admin for Rooms {
     }
 
     async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Answer<MutationResponse> {
-        let actor = self.gate.operator(request.extensions()).await?;
+        let operator = self.gate.operator(request.extensions()).await?;
         let v1::RevokeRequest { what, reason } = request.into_inner();
-        let mutation = revoke::revoke(&self.store, &self.registry, what, &reason, actor)
+        let mutation = revoke::revoke(&self.store, &self.registry, what, &reason, operator)
             .await
             .map_err(|error| error.to_status())?;
         Ok(Response::new(messages::mutation(mutation)))
@@ -192,13 +215,16 @@ impl Admin for Rooms {
         &self,
         request: Request<v1::AwaitAppliedRequest>,
     ) -> Answer<v1::AwaitAppliedResponse> {
-        self.gate.operator(request.extensions()).await?;
-        applied::wait(self, request.into_inner()).await.map(Response::new)
+        let sight = self.sight(request.extensions()).await?;
+        applied::wait(self, request.into_inner(), &sight).await.map(Response::new)
     }
 
     async fn list_audit(&self, request: Request<v1::ListAuditRequest>) -> Answer<v1::ListAuditResponse> {
-        self.gate.operator(request.extensions()).await?;
+        let operator = self.gate.operator(request.extensions()).await?;
         let v1::ListAuditRequest { limit, subject } = request.into_inner();
+        // What happened to an identity is for those who may see it; all the rest is about the mesh.
+        let about = subject.parse().map_or(Scope::Everything, |id| Scope::identity(&id));
+        operator.on(&about).map_err(|refused| refused.to_status())?;
         let limit = if limit == 0 { USUAL_EVENTS } else { limit.min(MAX_EVENTS) };
         let subject = (!subject.is_empty()).then_some(subject);
         let events = self.store.newest_events(limit, subject).await.map_err(|error| error.to_status())?;
@@ -210,7 +236,7 @@ impl Admin for Rooms {
         &self,
         request: Request<v1::RotateIntermediateRequest>,
     ) -> Answer<v1::RotateIntermediateResponse> {
-        let actor = self.gate.operator(request.extensions()).await?;
+        let actor = self.on_everything(request.extensions()).await?;
         let (previous, current) =
             self.authority.rotate_intermediate(actor).await.map_err(|error| error.to_status())?;
         Ok(Response::new(v1::RotateIntermediateResponse {
@@ -220,30 +246,38 @@ impl Admin for Rooms {
     }
 
     async fn get_bundle(&self, request: Request<v1::GetBundleRequest>) -> Answer<v1::Bundle> {
-        self.gate.operator(request.extensions()).await?;
+        self.on_everything(request.extensions()).await?;
         Ok(Response::new(v1::Bundle::from(&**self.authority.bundle())))
     }
 
-    async fn grant_admin(&self, request: Request<v1::GrantAdminRequest>) -> Answer<MutationResponse> {
-        let actor = self.gate.operator(request.extensions()).await?;
-        let id = self.registry.parse(&request.into_inner().spiffe_id).map_err(|error| error.to_status())?;
-        // A role for an identity that nobody can have is a mistyped name.
-        self.store.workload(id.clone()).await.map_err(|error| error.to_status())?;
-        let mutation = self.store.grant_admin(id, actor).await.map_err(|error| error.to_status())?;
-        Ok(Response::new(messages::mutation(mutation)))
+    async fn grant_role(&self, request: Request<v1::GrantRoleRequest>) -> Answer<MutationResponse> {
+        let operator = self.gate.operator(request.extensions()).await?;
+        let granted = roles::grant(self, operator, request.into_inner().binding).await?;
+        Ok(Response::new(messages::mutation(granted)))
     }
 
-    async fn withdraw_admin(&self, request: Request<v1::WithdrawAdminRequest>) -> Answer<MutationResponse> {
-        let actor = self.gate.operator(request.extensions()).await?;
-        let id = self.registry.parse(&request.into_inner().spiffe_id).map_err(|error| error.to_status())?;
-        let mutation = self.store.withdraw_admin(id, actor).await.map_err(|error| error.to_status())?;
-        Ok(Response::new(messages::mutation(mutation)))
+    async fn withdraw_role(&self, request: Request<v1::WithdrawRoleRequest>) -> Answer<MutationResponse> {
+        let operator = self.gate.operator(request.extensions()).await?;
+        let withdrawn = roles::withdraw(self, operator, request.into_inner().binding).await?;
+        Ok(Response::new(messages::mutation(withdrawn)))
     }
 
-    async fn list_admins(&self, request: Request<v1::ListAdminsRequest>) -> Answer<v1::ListAdminsResponse> {
-        self.gate.operator(request.extensions()).await?;
-        let admins = self.store.admins().await.map_err(|error| error.to_status())?;
-        let spiffe_ids = admins.iter().map(ToString::to_string).collect();
-        Ok(Response::new(v1::ListAdminsResponse { spiffe_ids }))
+    async fn list_roles(&self, request: Request<v1::ListRolesRequest>) -> Answer<v1::ListRolesResponse> {
+        let sight = self.sight(request.extensions()).await?;
+        roles::list(self, sight).await.map(Response::new)
+    }
+}
+
+impl Rooms {
+    /// The actor of a call about the mesh as a whole.
+    async fn on_everything(&self, extensions: &Extensions) -> Result<Actor, Status> {
+        let operator = self.gate.operator(extensions).await?;
+        operator.on_everything().map_err(|refused| refused.to_status())
+    }
+
+    /// What the caller of a list may see.
+    async fn sight(&self, extensions: &Extensions) -> Result<Sight, Status> {
+        let operator = self.gate.operator(extensions).await?;
+        operator.sight().map_err(|refused| refused.to_status())
     }
 }

@@ -95,7 +95,7 @@ fn people(change: &Change, applied: Option<&AwaitAppliedResponse>) -> String {
     let reached = count(applied, |proxy| proxy.applied);
     let rows = applied.proxies.iter().map(|proxy| {
         vec![
-            cell(&proxy.spiffe_id),
+            cell(named(&proxy.spiffe_id)),
             cell(&proxy.instance),
             cell(match millis(proxy) {
                 Some(millis) => format!("{millis} ms"),
@@ -116,6 +116,11 @@ fn people(change: &Change, applied: Option<&AwaitAppliedResponse>) -> String {
     let (proxies, closed) =
         (output::many(reached, "proxy", "proxies"), output::many(closed, "connection", "connections"));
     format!("{table}{committed}; in force at {proxies} after {slowest} ms, {closed} closed\n{absent}")
+}
+
+/// Whom the caller's roles do not reach counts, but is not named.
+fn named(id: &str) -> &str {
+    if id.is_empty() { "(beyond your roles)" } else { id }
 }
 
 fn json(change: &Change, applied: Option<&AwaitAppliedResponse>) -> Value {

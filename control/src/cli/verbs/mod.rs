@@ -1,11 +1,11 @@
 //! The verbs, by what they are about.
 
-pub(super) mod admin;
 pub(super) mod audit;
 pub(super) mod authority;
 pub(super) mod identities;
 pub(super) mod login;
 pub(super) mod policy;
+pub(super) mod role;
 pub(super) mod workload;
 
 mod applied;

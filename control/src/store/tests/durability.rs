@@ -4,11 +4,20 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::audit::BrokenChain;
-use crate::store::engine::database_path;
+use crate::store::sql::sqlite::database_path;
 
-#[tokio::test]
-async fn everything_answered_is_there_after_a_restart() {
-    let fixture = Fixture::new().await;
+both_engines!(
+    everything_answered_is_there_after_a_restart,
+    changes_at_the_same_time_share_commits_and_lose_nothing,
+    failed_change_in_a_batch_rolls_back_alone,
+    change_without_an_audit_event_is_refused,
+    what_changed_since_a_revision_is_told_even_after_the_log_was_pruned,
+    equal_documents_make_no_revision,
+    policies_that_do_not_go_together_in_the_commit_are_refused_whole,
+    change_of_policy_concerns_old_and_new_targets_and_no_others,
+);
+
+async fn everything_answered_is_there_after_a_restart(fixture: Fixture) {
     let (instance, _) = fixture.instance("orders", 1, HOUR).await;
     let (applied, _) =
         fixture.store.apply_policies(vec![policy("p", "{}")], operator(), |_| Ok(())).await.unwrap();
@@ -21,9 +30,7 @@ async fn everything_answered_is_there_after_a_restart() {
     assert_eq!(fixture.verified_events().await, events);
 }
 
-#[tokio::test]
-async fn changes_at_the_same_time_share_commits_and_lose_nothing() {
-    let fixture = Fixture::new().await;
+async fn changes_at_the_same_time_share_commits_and_lose_nothing(fixture: Fixture) {
     let writes = (0..300).map(|number| {
         let store = fixture.store.clone();
         tokio::spawn(async move {
@@ -42,9 +49,7 @@ async fn changes_at_the_same_time_share_commits_and_lose_nothing() {
     fixture.verified_events().await;
 }
 
-#[tokio::test]
-async fn failed_change_in_a_batch_rolls_back_alone() {
-    let fixture = Fixture::new().await;
+async fn failed_change_in_a_batch_rolls_back_alone(fixture: Fixture) {
     let good = fixture.store.apply_policies(vec![policy("a", "{}")], operator(), |_| Ok(()));
     let missing = fixture.store.delete_policy("nothing".into(), operator());
     let also_good = fixture.store.apply_policies(vec![policy("b", "{}")], operator(), |_| Ok(()));
@@ -55,13 +60,11 @@ async fn failed_change_in_a_batch_rolls_back_alone() {
     fixture.verified_events().await;
 }
 
-#[tokio::test]
-async fn change_without_an_audit_event_is_refused() {
-    let fixture = Fixture::new().await;
+async fn change_without_an_audit_event_is_refused(fixture: Fixture) {
     let result = fixture
         .store
         .write(|change| {
-            change.connection.execute("DELETE FROM workload", [])?;
+            change.sql.execute("DELETE FROM workload", &[])?;
             Ok(())
         })
         .await;
@@ -71,14 +74,15 @@ async fn change_without_an_audit_event_is_refused() {
 
 #[tokio::test]
 async fn change_whose_audit_event_fails_does_not_happen() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(Engine::Sqlite).await;
     let break_audit = fixture
         .store
         .write(|change| {
             change.operational();
-            Ok(change.connection.execute_batch(
+            change.sql.execute(
                 "CREATE TRIGGER no_audit BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END",
-            )?)
+                &[],
+            )
         })
         .await;
     break_audit.unwrap();
@@ -93,7 +97,7 @@ async fn change_whose_audit_event_fails_does_not_happen() {
 
 #[tokio::test]
 async fn full_disk_refuses_changes_and_the_service_goes_on() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(Engine::Sqlite).await;
     let limit = |pages: &'static str| {
         let store = fixture.store.clone();
         async move {
@@ -101,8 +105,7 @@ async fn full_disk_refuses_changes_and_the_service_goes_on() {
                 .write(move |change| {
                     change.operational();
                     let sql = format!("PRAGMA max_page_count = {pages}");
-                    change.connection.query_row(&sql, [], |_| Ok(()))?;
-                    Ok(())
+                    change.sql.row(&sql, &[]).map(drop)
                 })
                 .await
                 .unwrap();
@@ -121,7 +124,7 @@ async fn full_disk_refuses_changes_and_the_service_goes_on() {
 
 #[tokio::test]
 async fn tampered_audit_is_found() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(Engine::Sqlite).await;
     fixture.store.apply_policies(vec![policy("p", "{}")], operator(), |_| Ok(())).await.unwrap();
     let direct = Connection::open(database_path(fixture.directory.path())).unwrap();
     let change = direct.execute("UPDATE audit SET actor = 'nobody' WHERE sequence = 2", []);
@@ -139,20 +142,22 @@ async fn tampered_audit_is_found() {
 
 #[tokio::test]
 async fn second_control_on_the_same_directory_is_refused() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::new(Engine::Sqlite).await;
     let second = Store::open(fixture.directory.path(), &"mesh.local".parse().unwrap());
     assert!(second.unwrap_err().to_string().contains("another signet-control"));
 }
 
 #[tokio::test]
 async fn store_of_another_mesh_or_a_newer_version_is_refused() {
-    let fixture = Fixture::new().await;
-    let Fixture { directory, store } = fixture;
+    let fixture = Fixture::new(Engine::Sqlite).await;
+    let Fixture { directory, store, .. } = fixture;
     drop(store);
     let other = Store::open(directory.path(), &"other.local".parse().unwrap());
     assert!(other.unwrap_err().to_string().contains("`mesh.local`, not `other.local`"));
     let direct = Connection::open(database_path(directory.path())).unwrap();
-    direct.pragma_update(None, "user_version", 99).unwrap();
+    direct
+        .execute("UPDATE meta SET value = '99' WHERE name IN ('schema_version', 'schema_oldest')", [])
+        .unwrap();
     drop(direct);
     let newer = Store::open(directory.path(), &"mesh.local".parse().unwrap());
     assert!(newer.unwrap_err().to_string().contains("version 99"));
@@ -168,9 +173,7 @@ async fn foreign_database_is_not_taken_over() {
     assert!(opened.unwrap_err().to_string().contains("not Signet's"));
 }
 
-#[tokio::test]
-async fn what_changed_since_a_revision_is_told_even_after_the_log_was_pruned() {
-    let fixture = Fixture::new().await;
+async fn what_changed_since_a_revision_is_told_even_after_the_log_was_pruned(fixture: Fixture) {
     let known = fixture.store.committed().borrow().revision;
     let nothing = fixture.store.mesh_since(Some(known)).await.unwrap();
     assert!(nothing.policies.is_none() && nothing.revocations.is_none() && nothing.roots.is_none());
@@ -184,9 +187,7 @@ async fn what_changed_since_a_revision_is_told_even_after_the_log_was_pruned() {
     assert!(all.policies.is_some() && all.revocations.is_some() && all.roots.is_some());
 }
 
-#[tokio::test]
-async fn equal_documents_make_no_revision() {
-    let fixture = Fixture::new().await;
+async fn equal_documents_make_no_revision(fixture: Fixture) {
     let (first, _) =
         fixture.store.apply_policies(vec![policy("p", "{}")], operator(), |_| Ok(())).await.unwrap();
     let (second, changes) =
@@ -195,9 +196,7 @@ async fn equal_documents_make_no_revision() {
     assert_eq!(changes, [("p".to_owned(), model::PolicyChange::Unchanged)]);
 }
 
-#[tokio::test]
-async fn policies_that_do_not_go_together_in_the_commit_are_refused_whole() {
-    let fixture = Fixture::new().await;
+async fn policies_that_do_not_go_together_in_the_commit_are_refused_whole(fixture: Fixture) {
     fixture.store.apply_policies(vec![policy("a", "1")], operator(), |_| Ok(())).await.unwrap();
     let before = fixture.verified_events().await;
     let check = |documents: &[&str]| {
@@ -211,9 +210,7 @@ async fn policies_that_do_not_go_together_in_the_commit_are_refused_whole() {
     assert_eq!(fixture.verified_events().await, before);
 }
 
-#[tokio::test]
-async fn change_of_policy_concerns_old_and_new_targets_and_no_others() {
-    let fixture = Fixture::new().await;
+async fn change_of_policy_concerns_old_and_new_targets_and_no_others(fixture: Fixture) {
     let apply = |new| fixture.store.apply_policies(vec![new], operator(), |_| Ok(()));
     let (first, _) = apply(policy("a", "1")).await.unwrap();
     let moved = NewPolicy { target: "spiffe://mesh.local/pay/*".into(), ..policy("a", "2") };

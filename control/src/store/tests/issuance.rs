@@ -3,9 +3,19 @@
 use super::model::{RevocationTarget, WorkloadStatus};
 use super::*;
 
-#[tokio::test]
-async fn of_a_hundred_redeems_of_one_token_one_wins() {
-    let fixture = Fixture::new().await;
+both_engines!(
+    of_a_hundred_redeems_of_one_token_one_wins,
+    token_is_for_one_workload_and_for_its_time,
+    every_issuance_is_a_row_and_an_event,
+    suspended_workload_gets_nothing_until_it_is_resumed,
+    instance_whose_svid_ended_cannot_renew,
+    instance_of_another_identity_cannot_be_renewed,
+    key_is_certified_for_one_identity_and_never_after_its_revocation,
+    refused_known_token_is_in_the_audit_but_cannot_fill_it,
+    redeem_whose_answer_was_lost_is_answered_again_to_the_same_key_only,
+);
+
+async fn of_a_hundred_redeems_of_one_token_one_wins(fixture: Fixture) {
     fixture.token("orders", 1).await;
     let redeems: Vec<_> = (0..100)
         .map(|_| {
@@ -26,9 +36,7 @@ async fn of_a_hundred_redeems_of_one_token_one_wins() {
     fixture.verified_events().await;
 }
 
-#[tokio::test]
-async fn token_is_for_one_workload_and_for_its_time() {
-    let fixture = Fixture::new().await;
+async fn token_is_for_one_workload_and_for_its_time(fixture: Fixture) {
     fixture.token("orders", 1).await;
     let other = issuance("payments", time::now() + HOUR);
     let stolen = fixture.store.record_attestation(other, attestation(1)).await;
@@ -40,9 +48,7 @@ async fn token_is_for_one_workload_and_for_its_time() {
     assert_eq!(refusal(unknown.map(drop)), Refusal::TokenUnknown);
 }
 
-#[tokio::test]
-async fn every_issuance_is_a_row_and_an_event() {
-    let fixture = Fixture::new().await;
+async fn every_issuance_is_a_row_and_an_event(fixture: Fixture) {
     let before = fixture.verified_events().await;
     let (instance, first) = fixture.instance("orders", 1, HOUR).await;
     let next = issuance("orders", time::now() + HOUR * 2);
@@ -54,9 +60,7 @@ async fn every_issuance_is_a_row_and_an_event() {
     assert_eq!((identity.renewals, &identity.serial), (1, &next.serial));
 }
 
-#[tokio::test]
-async fn suspended_workload_gets_nothing_until_it_is_resumed() {
-    let fixture = Fixture::new().await;
+async fn suspended_workload_gets_nothing_until_it_is_resumed(fixture: Fixture) {
     let (instance, first) = fixture.instance("orders", 1, HOUR).await;
     fixture.token("orders", 2).await;
     let set = |status| fixture.store.set_workload_status(id("orders"), status, String::new(), operator());
@@ -77,18 +81,14 @@ async fn suspended_workload_gets_nothing_until_it_is_resumed() {
     assert_eq!(refusal(set(WorkloadStatus::Active).await), Refusal::WorkloadRetired(id("orders")));
 }
 
-#[tokio::test]
-async fn instance_whose_svid_ended_cannot_renew() {
-    let fixture = Fixture::new().await;
+async fn instance_whose_svid_ended_cannot_renew(fixture: Fixture) {
     let (instance, first) = fixture.instance("orders", 1, Duration::ZERO).await;
     let renew =
         fixture.store.record_renewal(issuance("orders", time::now() + HOUR), renewal(instance, &first)).await;
     assert_eq!(refusal(renew), Refusal::InstanceLapsed);
 }
 
-#[tokio::test]
-async fn instance_of_another_identity_cannot_be_renewed() {
-    let fixture = Fixture::new().await;
+async fn instance_of_another_identity_cannot_be_renewed(fixture: Fixture) {
     let (instance, first) = fixture.instance("orders", 1, HOUR).await;
     let renew = fixture
         .store
@@ -97,9 +97,7 @@ async fn instance_of_another_identity_cannot_be_renewed() {
     assert_eq!(refusal(renew), Refusal::InstanceUnknown);
 }
 
-#[tokio::test]
-async fn key_is_certified_for_one_identity_and_never_after_its_revocation() {
-    let fixture = Fixture::new().await;
+async fn key_is_certified_for_one_identity_and_never_after_its_revocation(fixture: Fixture) {
     let (instance, first) = fixture.instance("orders", 1, HOUR).await;
     fixture.token("payments", 2).await;
     let with_key =
@@ -114,9 +112,7 @@ async fn key_is_certified_for_one_identity_and_never_after_its_revocation() {
     fixture.store.record_attestation(fresh, attestation(3)).await.unwrap();
 }
 
-#[tokio::test]
-async fn refused_known_token_is_in_the_audit_but_cannot_fill_it() {
-    let fixture = Fixture::new().await;
+async fn refused_known_token_is_in_the_audit_but_cannot_fill_it(fixture: Fixture) {
     fixture.instance("orders", 1, HOUR).await;
     let before = fixture.verified_events().await;
     for _ in 0..30 {
@@ -126,9 +122,7 @@ async fn refused_known_token_is_in_the_audit_but_cannot_fill_it() {
     assert_eq!(fixture.verified_events().await, before + 10);
 }
 
-#[tokio::test]
-async fn redeem_whose_answer_was_lost_is_answered_again_to_the_same_key_only() {
-    let fixture = Fixture::new().await;
+async fn redeem_whose_answer_was_lost_is_answered_again_to_the_same_key_only(fixture: Fixture) {
     fixture.token("orders", 1).await;
     let (first, new) = (issuance("orders", time::now() + HOUR), attestation(1));
     fixture.store.record_attestation(first.clone(), new.clone()).await.unwrap();

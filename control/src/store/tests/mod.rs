@@ -1,8 +1,30 @@
-//! The store, by scenario. Another engine has to pass the same.
+//! The store, by scenario: each on both engines.
 
+/// Runs each scenario, a function of a [`Fixture`], on both engines.
+macro_rules! both_engines {
+    ($($scenario:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $scenario() {
+                super::$scenario(super::Fixture::new(super::Engine::Sqlite).await).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $scenario() {
+                super::$scenario(super::Fixture::new(super::Engine::Postgres).await).await;
+            })*
+        }
+    };
+}
+
+mod backups;
 mod durability;
 mod issuance;
+mod replicas;
 mod revocation;
+mod roles;
+mod server;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
@@ -21,14 +43,19 @@ const ISSUER: [u8; 32] = [7; 32];
 
 struct Fixture {
     directory: TempDir,
+    location: Location,
     store: Store,
 }
 
 impl Fixture {
     /// With an authority to issue from, and two workloads.
-    async fn new() -> Self {
+    async fn new(engine: Engine) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = open(&directory);
+        let location = match engine {
+            Engine::Sqlite => Location::from(directory.path()),
+            Engine::Postgres => server::database().await,
+        };
+        let store = open(&location);
         store
             .create_authorities(
                 authority("root", AuthorityKind::Root),
@@ -36,7 +63,7 @@ impl Fixture {
             )
             .await
             .unwrap();
-        let fixture = Self { directory, store };
+        let fixture = Self { directory, location, store };
         for name in ["orders", "payments"] {
             fixture.workload(name).await;
         }
@@ -72,12 +99,28 @@ impl Fixture {
         (instance, issuance)
     }
 
+    /// A Watch stream opens.
+    async fn watch(&self, lease: model::Lease) {
+        self.store.watched(lease.instance).await.unwrap();
+        let standing = model::Standing {
+            opened: true,
+            version: "test".into(),
+            opened_at: time::now(),
+            seen_at: time::now(),
+            in_force: 0,
+            in_force_at: time::now(),
+            closed: 0,
+            lease,
+        };
+        self.store.put_standings(vec![(standing.lease.instance, Some(standing))]).await.unwrap();
+    }
+
     /// Closes and opens again, as a restart does.
     fn reopen(self) -> Self {
-        let Self { directory, store } = self;
+        let Self { directory, location, store } = self;
         drop(store);
-        let store = open(&directory);
-        Self { directory, store }
+        let store = open(&location);
+        Self { directory, location, store }
     }
 
     async fn verified_events(&self) -> u64 {
@@ -90,8 +133,8 @@ impl Fixture {
 }
 
 /// The threads of a closed store end a moment after its last handle; the lock goes with the handle.
-fn open(directory: &TempDir) -> Store {
-    Store::open(directory.path(), &"mesh.local".parse().unwrap()).unwrap()
+fn open(location: &Location) -> Store {
+    Store::open(location.clone(), &"mesh.local".parse().unwrap()).unwrap()
 }
 
 fn id(name: &str) -> SpiffeId {

@@ -5,6 +5,23 @@ use proptest::prelude::*;
 use super::model::{RevocationTarget, WorkloadStatus};
 use super::*;
 
+both_engines!(
+    revoked_identity_is_listed_with_its_instances_and_gets_nothing,
+    revoked_instance_ends_alone,
+    revoked_serial_takes_its_key_and_its_line_with_it,
+    what_was_never_issued_cannot_be_revoked,
+    revoking_twice_changes_nothing_and_says_so,
+    instance_that_stopped_renewing_lapses_and_only_it,
+    endpoints_of_a_revoked_instance_are_gone_and_do_not_come_back,
+    ended_things_are_dropped_in_small_batches,
+    instance_that_said_goodbye_ends_without_a_word_to_the_others,
+    departed_instance_that_renews_or_watches_again_is_live_again,
+    departed_instance_can_still_be_revoked,
+    instance_that_a_wrong_clock_lapsed_renews_and_is_live_again,
+    neither_a_revoked_instance_nor_one_that_truly_lapsed_comes_back,
+    lapsed_entries_go_after_a_day_and_revocations_a_week_after_their_certificates,
+);
+
 async fn revoke(fixture: &Fixture, target: RevocationTarget) -> Vec<String> {
     fixture.store.revoke(target, "test".into(), operator()).await.unwrap().effects
 }
@@ -13,9 +30,7 @@ async fn listed(fixture: &Fixture) -> model::RevocationList {
     fixture.store.mesh_since(None).await.unwrap().revocations.unwrap()
 }
 
-#[tokio::test]
-async fn revoked_identity_is_listed_with_its_instances_and_gets_nothing() {
-    let fixture = Fixture::new().await;
+async fn revoked_identity_is_listed_with_its_instances_and_gets_nothing(fixture: Fixture) {
     let (one, first) = fixture.instance("orders", 1, HOUR).await;
     let (two, _) = fixture.instance("orders", 2, HOUR).await;
     let (other, _) = fixture.instance("payments", 3, HOUR).await;
@@ -42,9 +57,7 @@ async fn revoked_identity_is_listed_with_its_instances_and_gets_nothing() {
     assert_eq!(refusal(token.map(drop)), Refusal::TokenSpent);
 }
 
-#[tokio::test]
-async fn revoked_instance_ends_alone() {
-    let fixture = Fixture::new().await;
+async fn revoked_instance_ends_alone(fixture: Fixture) {
     let (one, first) = fixture.instance("orders", 1, HOUR).await;
     let (two, second) = fixture.instance("orders", 2, HOUR).await;
     revoke(&fixture, RevocationTarget::Instance(one)).await;
@@ -59,9 +72,7 @@ async fn revoked_instance_ends_alone() {
     fixture.store.record_renewal(next(), renewal(two, &second)).await.unwrap();
 }
 
-#[tokio::test]
-async fn revoked_serial_takes_its_key_and_its_line_with_it() {
-    let fixture = Fixture::new().await;
+async fn revoked_serial_takes_its_key_and_its_line_with_it(fixture: Fixture) {
     let (instance, first) = fixture.instance("orders", 1, HOUR).await;
     let next = issuance("orders", time::now() + HOUR);
     fixture.store.record_renewal(next.clone(), renewal(instance, &first)).await.unwrap();
@@ -72,9 +83,7 @@ async fn revoked_serial_takes_its_key_and_its_line_with_it() {
     assert_eq!(list.instances, [(instance.to_string(), false)]);
 }
 
-#[tokio::test]
-async fn what_was_never_issued_cannot_be_revoked() {
-    let fixture = Fixture::new().await;
+async fn what_was_never_issued_cannot_be_revoked(fixture: Fixture) {
     for target in [
         RevocationTarget::Identity(id("nobody")),
         RevocationTarget::Instance(InstanceId::random().unwrap()),
@@ -85,9 +94,7 @@ async fn what_was_never_issued_cannot_be_revoked() {
     }
 }
 
-#[tokio::test]
-async fn revoking_twice_changes_nothing_and_says_so() {
-    let fixture = Fixture::new().await;
+async fn revoking_twice_changes_nothing_and_says_so(fixture: Fixture) {
     let (instance, first) = fixture.instance("orders", 1, HOUR).await;
     for target in [
         RevocationTarget::Serial(first.serial),
@@ -102,9 +109,7 @@ async fn revoking_twice_changes_nothing_and_says_so() {
     }
 }
 
-#[tokio::test]
-async fn instance_that_stopped_renewing_lapses_and_only_it() {
-    let fixture = Fixture::new().await;
+async fn instance_that_stopped_renewing_lapses_and_only_it(fixture: Fixture) {
     let (gone, _) = fixture.instance("orders", 1, Duration::ZERO).await;
     fixture.instance("orders", 2, HOUR).await;
     let before = time::now() + Duration::from_secs(1);
@@ -119,9 +124,7 @@ async fn instance_that_stopped_renewing_lapses_and_only_it() {
     assert_eq!(listed(&fixture).await.instances, [(gone.to_string(), false)], "revoked outweighs lapsed");
 }
 
-#[tokio::test]
-async fn endpoints_of_a_revoked_instance_are_gone_and_do_not_come_back() {
-    let fixture = Fixture::new().await;
+async fn endpoints_of_a_revoked_instance_are_gone_and_do_not_come_back(fixture: Fixture) {
     let (instance, _) = fixture.instance("orders", 1, HOUR).await;
     let lease = model::Lease {
         instance,
@@ -129,10 +132,10 @@ async fn endpoints_of_a_revoked_instance_are_gone_and_do_not_come_back() {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         listeners: vec![listener(1), listener(2)],
     };
-    fixture.store.put_lease(lease.clone()).await.unwrap();
-    assert_eq!(fixture.store.leases().await.unwrap(), std::slice::from_ref(&lease));
+    fixture.watch(lease.clone()).await;
+    assert_eq!(fixture.store.leases().await.unwrap(), [(lease.clone(), false)]);
     revoke(&fixture, RevocationTarget::Instance(instance)).await;
-    fixture.store.put_lease(lease).await.unwrap();
+    fixture.watch(lease).await;
     assert!(fixture.store.leases().await.unwrap().is_empty());
 }
 
@@ -145,10 +148,11 @@ proptest! {
     fn prune_never_readmits_a_certificate_that_has_not_ended(
         lives in proptest::collection::vec((0_u64..100, 0_u8..3), 1..6),
         prune_at in 0_u64..120,
+        engine in proptest::sample::select(vec![Engine::Sqlite, Engine::Postgres]),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let fixture = Fixture::new().await;
+            let fixture = Fixture::new(engine).await;
             let start = time::now();
             let mut issued = Vec::new();
             for (index, (life, kind)) in lives.iter().enumerate() {
@@ -186,9 +190,7 @@ proptest! {
     }
 }
 
-#[tokio::test]
-async fn ended_things_are_dropped_in_small_batches() {
-    let fixture = Fixture::new().await;
+async fn ended_things_are_dropped_in_small_batches(fixture: Fixture) {
     for secret in 1..6 {
         fixture.instance("orders", secret, Duration::ZERO).await;
     }
@@ -202,9 +204,7 @@ async fn ended_things_are_dropped_in_small_batches() {
     assert!(fixture.store.identities(None, true, later).await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn instance_that_said_goodbye_ends_without_a_word_to_the_others() {
-    let fixture = Fixture::new().await;
+async fn instance_that_said_goodbye_ends_without_a_word_to_the_others(fixture: Fixture) {
     let (job, _) = fixture.instance("orders", 1, HOUR).await;
     let lease = model::Lease {
         instance: job,
@@ -212,7 +212,7 @@ async fn instance_that_said_goodbye_ends_without_a_word_to_the_others() {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         listeners: vec![listener(1)],
     };
-    fixture.store.put_lease(lease).await.unwrap();
+    fixture.watch(lease).await;
     let revision = fixture.store.committed().borrow().revision;
     fixture.store.depart_instance(job, id("orders")).await.unwrap();
     assert!(fixture.store.leases().await.unwrap().is_empty());
@@ -227,9 +227,7 @@ async fn instance_that_said_goodbye_ends_without_a_word_to_the_others() {
     fixture.verified_events().await;
 }
 
-#[tokio::test]
-async fn departed_instance_that_renews_or_watches_again_is_live_again() {
-    let fixture = Fixture::new().await;
+async fn departed_instance_that_renews_or_watches_again_is_live_again(fixture: Fixture) {
     let (renewing, first) = fixture.instance("orders", 1, HOUR).await;
     let (watching, _) = fixture.instance("orders", 2, HOUR).await;
     for instance in [renewing, watching] {
@@ -243,7 +241,7 @@ async fn departed_instance_that_renews_or_watches_again_is_live_again() {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         listeners: vec![],
     };
-    fixture.store.put_lease(lease).await.unwrap();
+    fixture.watch(lease).await;
     let mut lapsed = fixture.store.lapse_instances(time::now() + HOUR * 2, 10).await.unwrap();
     lapsed.sort_unstable();
     let mut both = [renewing, watching];
@@ -251,9 +249,7 @@ async fn departed_instance_that_renews_or_watches_again_is_live_again() {
     assert_eq!(lapsed, both);
 }
 
-#[tokio::test]
-async fn departed_instance_can_still_be_revoked() {
-    let fixture = Fixture::new().await;
+async fn departed_instance_can_still_be_revoked(fixture: Fixture) {
     let (instance, first) = fixture.instance("orders", 1, HOUR).await;
     fixture.store.depart_instance(instance, id("orders")).await.unwrap();
     revoke(&fixture, RevocationTarget::Identity(id("orders"))).await;
@@ -266,9 +262,7 @@ async fn departed_instance_can_still_be_revoked() {
     assert_eq!(refusal(renew), Refusal::InstanceRevoked);
 }
 
-#[tokio::test]
-async fn instance_that_a_wrong_clock_lapsed_renews_and_is_live_again() {
-    let fixture = Fixture::new().await;
+async fn instance_that_a_wrong_clock_lapsed_renews_and_is_live_again(fixture: Fixture) {
     let (renewing, first) = fixture.instance("orders", 1, HOUR).await;
     let (calling, _) = fixture.instance("orders", 2, HOUR).await;
     let ahead = time::now() + Duration::from_secs(4000);
@@ -287,9 +281,7 @@ async fn instance_that_a_wrong_clock_lapsed_renews_and_is_live_again() {
     fixture.verified_events().await;
 }
 
-#[tokio::test]
-async fn neither_a_revoked_instance_nor_one_that_truly_lapsed_comes_back() {
-    let fixture = Fixture::new().await;
+async fn neither_a_revoked_instance_nor_one_that_truly_lapsed_comes_back(fixture: Fixture) {
     let (ended, _) = fixture.instance("orders", 1, Duration::ZERO).await;
     let (revoked, first) = fixture.instance("orders", 2, HOUR).await;
     fixture.store.lapse_instances(time::now() + HOUR * 2, 10).await.unwrap();
@@ -302,9 +294,7 @@ async fn neither_a_revoked_instance_nor_one_that_truly_lapsed_comes_back() {
     assert_eq!(listed(&fixture).await.instances.len(), 2);
 }
 
-#[tokio::test]
-async fn lapsed_entries_go_after_a_day_and_revocations_a_week_after_their_certificates() {
-    let fixture = Fixture::new().await;
+async fn lapsed_entries_go_after_a_day_and_revocations_a_week_after_their_certificates(fixture: Fixture) {
     let (gone, _) = fixture.instance("orders", 1, Duration::ZERO).await;
     let (revoked, _) = fixture.instance("orders", 2, HOUR).await;
     fixture.store.lapse_instances(time::now() + Duration::from_secs(1), 10).await.unwrap();

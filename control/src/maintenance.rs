@@ -1,0 +1,82 @@
+//! What is done to a store besides serving it: migration, backup, restore.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::config::{Config, Task};
+use crate::store::{Store, Summary};
+
+/// Does it, and says what was done.
+///
+/// # Errors
+/// What went wrong; the store is as it was.
+pub fn run(task: &Task, config: &Config) -> anyhow::Result<()> {
+    match task {
+        Task::Run => Ok(()),
+        Task::Migrate { dry_run } => migrate(config, *dry_run),
+        Task::Backup(out) => backup(config, out),
+        Task::Restore(from) => restore(config, from),
+    }
+}
+
+fn migrate(config: &Config, dry_run: bool) -> anyhow::Result<()> {
+    let steps = Store::migrate(&config.store, dry_run)?;
+    if steps.is_empty() {
+        println!("the schema is up to date");
+    }
+    for step in steps {
+        println!("{} {} {}", if dry_run { "would apply" } else { "applied" }, step.version, step.name);
+    }
+    Ok(())
+}
+
+/// Readable by nobody else, and there under its name only once it is whole.
+fn backup(config: &Config, out: &Path) -> anyhow::Result<()> {
+    let part = out.with_added_extension("part");
+    if out.exists() {
+        anyhow::bail!("{}: exists already", out.display());
+    }
+    let result = write(config, &part).and_then(|summary| {
+        std::fs::rename(&part, out).with_context(|| out.display().to_string())?;
+        Ok(summary)
+    });
+    if result.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    let Summary { rows, trust_domain, revision, sequence, .. } = result?;
+    println!(
+        "{rows} rows of trust domain `{trust_domain}`, up to revision {revision} and audit event {sequence}, are in {}",
+        out.display()
+    );
+    Ok(())
+}
+
+fn write(config: &Config, part: &Path) -> anyhow::Result<Summary> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(part)
+        .with_context(|| part.display().to_string())?;
+    let mut buffered = BufWriter::new(file);
+    let summary = Store::backup(&config.store, &mut buffered)?;
+    buffered.flush().with_context(|| part.display().to_string())?;
+    buffered.get_ref().sync_all().with_context(|| part.display().to_string())?;
+    Ok(summary)
+}
+
+fn restore(config: &Config, from: &Path) -> anyhow::Result<()> {
+    let file = File::open(from).with_context(|| from.display().to_string())?;
+    let Summary { rows, trust_domain, revision, sequence, taken_at } =
+        Store::restore(&config.store, &mut BufReader::new(file))?;
+    println!(
+        "{rows} rows of trust domain `{trust_domain}` restored, as of {taken_at}: revision {revision}, audit event \
+         {sequence}. What was revoked since then has to be revoked again"
+    );
+    Ok(())
+}

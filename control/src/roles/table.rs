@@ -1,0 +1,58 @@
+//! What each call takes: the one table of rights.
+//!
+//! The match has no catch-all: a call that is added to the service definition does not compile before it is
+//! decided on here. The table of control's README is this one, and a test keeps it so.
+
+use signet_proto::verbs::Verb;
+
+use super::Role;
+
+/// Who may make a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Whoever has proven nothing yet: the call itself is the proof.
+    Stranger,
+    /// An attested instance, for itself. A role does not help.
+    Member,
+    /// Whoever has this role, or one that includes it.
+    Role(Role, Reach),
+}
+
+/// What of a binding's scope a call asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The scope covers all that the call names; one that names nothing is about everything.
+    Named,
+    /// The answer holds what the scopes cover, and no more. If it names something, as [`Self::Named`].
+    Visible,
+    /// Only a role on everything counts: it is about the mesh as a whole.
+    Mesh,
+}
+
+/// What `verb` takes.
+#[must_use]
+pub fn needs(verb: Verb) -> Needs {
+    use Reach::{Mesh, Named, Visible};
+    match verb {
+        Verb::IdentityAttest => Needs::Stranger,
+        Verb::IdentityRenew | Verb::MeshWatch | Verb::MeshLeave | Verb::ReportReport => Needs::Member,
+
+        Verb::AdminStatus | Verb::AdminGetBundle => Needs::Role(Role::Viewer, Mesh),
+        Verb::AdminListWorkloads
+        | Verb::AdminListPolicies
+        | Verb::AdminListIdentities
+        | Verb::AdminListRoles
+        | Verb::AdminAwaitApplied => Needs::Role(Role::Viewer, Visible),
+        Verb::AdminExplain | Verb::AdminListAudit => Needs::Role(Role::Viewer, Named),
+
+        Verb::AdminCreateWorkload
+        | Verb::AdminSetWorkloadStatus
+        | Verb::AdminCreateToken
+        | Verb::AdminApplyPolicy
+        | Verb::AdminDeletePolicy
+        | Verb::AdminRevoke => Needs::Role(Role::Operator, Named),
+
+        Verb::AdminGrantRole | Verb::AdminWithdrawRole => Needs::Role(Role::Admin, Named),
+        Verb::AdminRotateIntermediate => Needs::Role(Role::Admin, Mesh),
+    }
+}

@@ -1,0 +1,149 @@
+//! Who has which role, and whose something is that a call names.
+
+use serde_json::json;
+use signet_proto::spiffe::{InstanceId, SpiffeId};
+
+use super::mesh::Topics;
+use super::model::{Actor, GrantedRole, Mutation};
+use super::sql::{Row, Sql, values};
+use super::{Refusal, Store, StoreError};
+use crate::audit::Action;
+use crate::roles::{Binding, MAX_PER_SUBJECT, Role, Scope, Subject};
+
+/// More than this is not for one answer.
+const LIMIT: i64 = 100_000;
+
+impl Store {
+    /// Gives a role.
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyRoles`] when the subject has as many as it can.
+    pub async fn grant_role(&self, binding: Binding, actor: Actor) -> Result<Mutation, StoreError> {
+        self.write(move |change| {
+            let Binding { subject, role, scope } = &binding;
+            let (who, on) = (subject.to_string(), scope.to_string());
+            let held = of(&change.sql, subject)?;
+            if held.contains(&binding) {
+                let effects = vec![format!("`{who}` has the role {role} on {on} already: nothing changed")];
+                return Ok(Mutation { commit: change.newest(), effects });
+            }
+            if held.len() >= MAX_PER_SUBJECT {
+                return Err(Refusal::TooManyRoles.into());
+            }
+            change.sql.post(
+                "INSERT INTO role_binding (subject, role, scope, granted_at_ms, granted_by)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                values![&who, role.as_str(), &on, change.at, actor.as_str()],
+            )?;
+            change.audit(
+                &actor,
+                Action::RoleGranted,
+                &who,
+                &json!({ "role": role.as_str(), "scope": on }),
+            )?;
+            let commit = change.revise(Topics::NONE, &who)?;
+            Ok(Mutation { commit, effects: vec![format!("`{who}` has the role {role} on {on}")] })
+        })
+        .await
+    }
+
+    /// Takes a role away. No role is the last: root of control's machine is always admin.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when the subject does not have just this one.
+    pub async fn withdraw_role(&self, binding: Binding, actor: Actor) -> Result<Mutation, StoreError> {
+        self.write(move |change| {
+            let Binding { subject, role, scope } = &binding;
+            let (who, on) = (subject.to_string(), scope.to_string());
+            let withdrawn = change.sql.execute(
+                "DELETE FROM role_binding WHERE subject = ?1 AND role = ?2 AND scope = ?3",
+                values![&who, role.as_str(), &on],
+            )?;
+            if withdrawn == 0 {
+                return Err(StoreError::missing("role", &format!("{role} of {who} on {on}")));
+            }
+            if (*role, scope) == (Role::Admin, &Scope::Everything) {
+                // A control of the version before this one, while both run, goes by this table.
+                change.sql.post("DELETE FROM admin WHERE spiffe_id = ?1", values![&who])?;
+            }
+            change.audit(
+                &actor,
+                Action::RoleWithdrawn,
+                &who,
+                &json!({ "role": role.as_str(), "scope": on }),
+            )?;
+            let commit = change.revise(Topics::NONE, &who)?;
+            Ok(Mutation { commit, effects: vec![format!("`{who}` no longer has the role {role} on {on}")] })
+        })
+        .await
+    }
+
+    /// All roles, by subject.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn roles(&self) -> Result<Vec<GrantedRole>, StoreError> {
+        self.read(|sql| {
+            sql.all(
+                "SELECT subject, role, scope, granted_at_ms, granted_by FROM role_binding
+                 ORDER BY subject, scope, role LIMIT ?1",
+                values![LIMIT],
+                |row| {
+                    Ok(GrantedRole {
+                        binding: binding(row)?,
+                        granted_at: row.get(3)?,
+                        granted_by: row.get(4)?,
+                    })
+                },
+            )
+        })
+        .await
+    }
+
+    /// The roles of one subject.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn roles_of(&self, subject: Subject) -> Result<Vec<Binding>, StoreError> {
+        self.read(move |sql| of(sql, &subject)).await
+    }
+
+    /// The identity of an instance, which never changes.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn identity_of_instance(&self, instance: InstanceId) -> Result<SpiffeId, StoreError> {
+        self.read(move |sql| {
+            let name = instance.to_string();
+            sql.find("SELECT spiffe_id FROM instance WHERE id = ?1", values![&name], |row| row.parsed(0))?
+                .ok_or_else(|| StoreError::missing("instance", &name))
+        })
+        .await
+    }
+
+    /// The identity that a certificate names.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn identity_of_serial(&self, serial: Vec<u8>) -> Result<SpiffeId, StoreError> {
+        self.read(move |sql| {
+            sql.find("SELECT spiffe_id FROM certificate WHERE serial = ?1", values![&serial], |row| {
+                row.parsed(0)
+            })?
+            .ok_or_else(|| StoreError::missing("certificate with the serial", &crate::hex::encode(&serial)))
+        })
+        .await
+    }
+}
+
+fn of(sql: &Sql<'_>, subject: &Subject) -> Result<Vec<Binding>, StoreError> {
+    sql.all(
+        "SELECT subject, role, scope FROM role_binding WHERE subject = ?1 ORDER BY scope, role",
+        values![subject.to_string()],
+        binding,
+    )
+}
+
+fn binding(row: &Row) -> Result<Binding, StoreError> {
+    Ok(Binding { subject: row.parsed(0)?, role: row.parsed(1)?, scope: row.parsed(2)? })
+}
