@@ -88,7 +88,9 @@ impl Database {
     /// For `signet-control --store`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("postgres://{CONTROL}@{}/{CONTROL}", self.address)
+        // Control takes an address that is not loopback only with TLS, or when it is told that the network is safe.
+        let safe = if self.pod.is_some() { "?sslmode=disable" } else { "" };
+        format!("postgres://{CONTROL}@{}/{CONTROL}{safe}", self.address)
     }
 
     /// The same, over the unix socket.

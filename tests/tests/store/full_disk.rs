@@ -2,7 +2,7 @@
 
 use signet_proto::v1::ApplyPolicyRequest;
 use signet_tests::apps::RequestApp;
-use signet_tests::client::curl_get;
+use signet_tests::client::{Finished, curl_get};
 use signet_tests::disk::SmallDisk;
 use signet_tests::load::{is_sound, operator};
 use signet_tests::mesh::{Mesh, Pair, Store, allow, id, rows};
@@ -22,7 +22,7 @@ async fn a_full_disk_stops_changes_and_nothing_else(store: Store) {
 
     disk.fill();
     let mut stored = write_until_refused(&mesh).await;
-    let refused = mesh.create_workload(&id("/too-much")).run().await;
+    let (registered, refused) = register_until_refused(&mesh).await;
     assert_eq!(refused.code(), 1, "{}", refused.all());
     let said = refused.stderr.to_lowercase();
     assert!(said.contains("space") || said.contains("full"), "an operator learns what to do: {said}");
@@ -47,6 +47,9 @@ async fn a_full_disk_stops_changes_and_nothing_else(store: Store) {
     let policies = rows(mesh.json(&["policy", "list"]).await);
     let kept = |name: &String| policies.iter().any(|policy| policy["name"] == name.as_str());
     assert!(stored.iter().all(kept), "what was answered before is there");
+    let workloads = rows(mesh.json(&["workload", "list"]).await);
+    let kept = |id: &String| workloads.iter().any(|workload| workload["spiffe_id"] == id.as_str());
+    assert!(registered.iter().all(kept), "what was answered in between, too");
     passes(&pair).await;
     is_sound(&mesh).await;
     measured(&format!("{store:?}, changes taken before the full disk refused one"), stored.len());
@@ -86,6 +89,21 @@ async fn write_until_refused(mesh: &Mesh) -> Vec<String> {
         stored.push(name);
     }
     panic!("{MORE_THAN_FIT} documents fit on a full disk");
+}
+
+/// A small change may still fit where a large one did not: those that did, and how the first that did not was refused.
+async fn register_until_refused(mesh: &Mesh) -> (Vec<String>, Finished) {
+    const MORE_THAN_FIT: usize = 1000;
+    let mut registered = Vec::new();
+    for number in 0..MORE_THAN_FIT {
+        let workload = id(&format!("/small-{number}"));
+        let created = mesh.create_workload(&workload).run().await;
+        if created.code() != 0 {
+            return (registered, created);
+        }
+        registered.push(workload);
+    }
+    panic!("{MORE_THAN_FIT} workloads fit on a full disk");
 }
 
 async fn passes(pair: &Pair) {
