@@ -1,5 +1,5 @@
-//! Workloads that join and renew, and operators who change policy, as fast as control answers and whatever becomes of
-//! it; and a book of all that it answered, to be compared with what its store holds in the end.
+//! Workloads that join and renew, and operators who change policy, as fast as control answers and whatever
+//! becomes of it; and a book of all that it answered, to be compared with what its store holds in the end.
 //!
 //! An answer that did not come proves nothing: only what was answered is in the book.
 
@@ -235,8 +235,8 @@ pub async fn is_sound(mesh: &Mesh) {
         assert_eq!(count, last - first + 1, "{table} has a gap or a double: {count} from {first} to {last}");
     }
     if mesh.database.is_none() {
-        // SQLite 3.40, which Debian 12 has, says so of every row of a table without rowid whose key does not come
-        // first.
+        // SQLite 3.40, which Debian 12 has, says so of every row of a table without rowid whose key does not
+        // come first.
         let false_alarm = |row: &Vec<String>| row[0].starts_with("NULL value in ");
         let mut found = mesh.select("pragma integrity_check").await;
         found.retain(|row| row[0] != "ok" && !false_alarm(row));

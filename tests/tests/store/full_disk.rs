@@ -1,4 +1,5 @@
-//! The disk is full: changes are refused with a reason, everything else goes on, and so do changes once there is room.
+//! The disk is full: changes are refused with a reason, everything else goes on, and so do changes once there
+//! is room.
 
 use signet_proto::v1::ApplyPolicyRequest;
 use signet_tests::apps::RequestApp;
@@ -71,8 +72,8 @@ async fn on_a_small_disk(store: Store) -> (SmallDisk, Mesh) {
     }
 }
 
-/// Policy documents of a few kilobytes, until one is refused: a store may use what it has allotted already. Their
-/// names.
+/// Policy documents of a few kilobytes, until one is refused: a store may use what it has allotted already.
+/// Their names.
 async fn write_until_refused(mesh: &Mesh) -> Vec<String> {
     const MORE_THAN_FIT: usize = 10_000;
     let callers: Vec<String> = (0..100).map(|number| id(&format!("/caller-{number}"))).collect();
@@ -91,7 +92,8 @@ async fn write_until_refused(mesh: &Mesh) -> Vec<String> {
     panic!("{MORE_THAN_FIT} documents fit on a full disk");
 }
 
-/// A small change may still fit where a large one did not: those that did, and how the first that did not was refused.
+/// A small change may still fit where a large one did not: those that did, and how the first that did not was
+/// refused.
 async fn register_until_refused(mesh: &Mesh) -> (Vec<String>, Finished) {
     const MORE_THAN_FIT: usize = 1000;
     let mut registered = Vec::new();

@@ -1,5 +1,5 @@
-//! PostgreSQL stops in every way it can while control works: nothing that was answered is lost, everybody goes on within
-//! seconds, and traffic between workloads does not notice.
+//! PostgreSQL stops in every way it can while control works: nothing that was answered is lost, everybody
+//! goes on within seconds, and traffic between workloads does not notice.
 
 use signet_tests::apps::Nginx;
 use signet_tests::client::{Client, noise};
@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_restarted_under_load_loses_nothing_that_was_answered() {
-    // Two: after a crash, PostgreSQL gives the number of a transaction that was lost to the next one, whosever it is.
+    // Two: after a crash, PostgreSQL gives the number of a transaction that was lost to the next one,
+    // whosever it is.
     let (mut mesh, nginx) = (Mesh::on(Store::Postgres).replicas(2).start().await, Nginx::start().await);
     let (worker, frontend, web) = (id("/worker"), id("/frontend"), id("/web"));
     mesh.workload(&worker).await;
