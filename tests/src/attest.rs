@@ -1,4 +1,5 @@
-//! Joining the way a proxy does, but from the test, so that many can try at once and control's answer is seen.
+//! Joining the way a proxy does, but from the test, so that many can try at once and control's answer is
+//! seen.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -119,8 +120,8 @@ impl Joined {
     }
 }
 
-/// Redeems one ticket as many callers, each of whom is connected to one of `controls` and has its request ready
-/// before the first one is sent: every answer.
+/// Redeems one ticket as many callers, each of whom is connected to one of `controls` and has its request
+/// ready before the first one is sent: every answer.
 ///
 /// # Panics
 /// When a control does not accept connections.
