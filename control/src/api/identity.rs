@@ -1,16 +1,19 @@
 //! Attest and Renew.
 
+use signet_proto::v1::attest_request::Proof;
 use signet_proto::v1::identity_server::Identity;
 use signet_proto::v1::{
     AttestRequest, AttestResponse, Bundle, ChallengeRequest, ChallengeResponse, IssuedSvid, RenewRequest,
     RenewResponse,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 
 use super::Rooms;
 use super::caller::{caller, request_id};
 use super::status::ToStatus;
+use crate::attest::{AttestError, Attested};
 use crate::issue::Issued;
+use crate::store::model::Evidence;
 use crate::{attest, issue, time};
 
 #[tonic::async_trait]
@@ -20,16 +23,27 @@ impl Identity for Rooms {
         request: Request<ChallengeRequest>,
     ) -> Result<Response<ChallengeResponse>, Status> {
         caller(request.extensions())?;
-        Err(attest::AttestError::NoAttestor.to_status())
+        let ChallengeRequest { attestor, csr_sha256 } = request.into_inner();
+        let challenge =
+            self.attestors.challenge(&attestor, &csr_sha256).map_err(|error| error.to_status())?;
+        Ok(Response::new(ChallengeResponse { challenge }))
     }
 
     async fn attest(&self, request: Request<AttestRequest>) -> Result<Response<AttestResponse>, Status> {
         let address = caller(request.extensions())?.address;
         let name = request_id(request.extensions());
-        let AttestRequest { proof, csr, version, spiffe_id: _ } = request.into_inner();
-        let attested =
-            attest::verify(&self.store, proof.as_ref(), address).await.map_err(|error| error.to_status())?;
-        let (evidence, id) = (attested.evidence, attested.workload.spiffe_id.clone());
+        let (_, extensions, asked) = request.into_parts();
+        let AttestRequest { proof, csr, version, spiffe_id } = asked;
+        let attested = match &proof {
+            None => return Err(AttestError::NoProof.to_status()),
+            Some(Proof::Svid(_)) => self.successor(&extensions).await?,
+            Some(proof) => self
+                .attestors
+                .verify(proof, &csr, &spiffe_id, address)
+                .await
+                .map_err(|error| error.to_status())?,
+        };
+        let (evidence, id) = (attested.evidence.clone(), attested.id.clone());
         let issued = match self.issuer.attest(attested, &csr, &version, address).await {
             Ok(issued) => issued,
             Err(error) => {
@@ -37,7 +51,7 @@ impl Identity for Rooms {
                 // a token that was never good.
                 return Err(match issue::refusal(&error) {
                     Some(refusal) if refusal.is_about_standing() => {
-                        attest::refused(&self.store, evidence, refusal.as_str(), address).await.to_status()
+                        attest::refused(&self.store, &evidence, refusal.as_str(), address).await.to_status()
                     }
                     _ => {
                         let status = error.to_status();
@@ -65,6 +79,17 @@ impl Identity for Rooms {
         })?;
         tracing::debug!(id = %issued.id, instance = %issued.instance, "instance renewed");
         Ok(Response::new(RenewResponse { svid: Some(message(&issued)) }))
+    }
+}
+
+impl Rooms {
+    /// A new instance of the identity whose SVID authenticates the connection.
+    async fn successor(&self, extensions: &Extensions) -> Result<Attested, Status> {
+        let member = self.gate.member(extensions).await?;
+        let id = member.identity.id.clone();
+        let workload = self.store.workload(id.clone()).await.map_err(|error| error.to_status())?;
+        let evidence = Evidence::Svid { instance: member.instance };
+        Ok(Attested { id, ttl: workload.life(time::now()), again: None, evidence })
     }
 }
 

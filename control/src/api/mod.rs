@@ -39,7 +39,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use crate::attest::Tokens;
+use crate::attest::{Attestors, Tokens};
 use crate::audit::{AuditKey, Ledger};
 use crate::ca::Authority;
 use crate::issue::Issuer;
@@ -89,6 +89,8 @@ pub struct Rooms {
     pub registry: Registry,
     /// Policy documents.
     pub policies: Policies,
+    /// Ways of proving who asks.
+    pub attestors: Attestors,
     /// Join tickets.
     pub tokens: Tokens,
     /// What proxies see.

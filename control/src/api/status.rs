@@ -136,7 +136,8 @@ impl ToStatus for AttestError {
         match self {
             Self::NoProof => Code::InvalidArgument,
             Self::NoAttestor => Code::NotFound,
-            Self::Token => Code::Unauthenticated,
+            Self::CsrHash => Code::InvalidArgument,
+            Self::Token | Self::Disbelieved => Code::Unauthenticated,
             Self::Store(error) => match error {
                 StoreError::NotFound { .. } | StoreError::Refused(_) => Code::Unauthenticated,
                 error => error.code(),

@@ -8,9 +8,9 @@ use signet_proto::spiffe::SpiffeId;
 use signet_proto::ticket::JoinTicket;
 use zeroize::Zeroizing;
 
-use super::{AttestError, Attested, Evidence};
+use super::{AttestError, Attested};
 use crate::ca::Authority;
-use crate::store::model::{Actor, NewToken};
+use crate::store::model::{Actor, Evidence, NewToken};
 use crate::store::{Store, StoreError};
 use crate::time;
 
@@ -94,9 +94,14 @@ pub(super) async fn verify(store: &Store, secret: &[u8], address: IpAddr) -> Res
     let secret_sha256 = crate::sha256(secret);
     let evidence = Evidence::JoinToken { secret_sha256 };
     match store.redeemable_token(secret_sha256, time::now()).await {
-        Ok(token) => Ok(Attested { workload: token.workload, again: token.redeemed_by, evidence }),
+        Ok(token) => Ok(Attested {
+            ttl: token.workload.life(time::now()),
+            id: token.workload.spiffe_id,
+            again: token.redeemed_by,
+            evidence,
+        }),
         Err(StoreError::Refused(refusal)) => {
-            Err(super::refused(store, evidence, refusal.as_str(), address).await)
+            Err(super::refused(store, &evidence, refusal.as_str(), address).await)
         }
         Err(error) => Err(AttestError::Store(error)),
     }

@@ -42,7 +42,7 @@ pub(super) const TABLES: &[&str] = &[
 ];
 /// What is of the moment.
 #[cfg(test)]
-pub(super) const OPERATIONAL: &[&str] = &["endpoint", "session", "replica"];
+pub(super) const OPERATIONAL: &[&str] = &["endpoint", "session", "replica", "commit_mark"];
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

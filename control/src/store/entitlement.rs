@@ -7,11 +7,12 @@ use signet_proto::spiffe::SpiffeId;
 
 use super::change::Change;
 use super::mesh::Topics;
-use super::model::{Actor, WorkloadStatus};
+use super::model::{Actor, Entitled, WorkloadStatus, life};
 use super::sql::{Sql, values};
 use super::{Refusal, Store, StoreError, registrations, workloads};
 use crate::audit::Action;
 use crate::registry::{Declaration, Name, Selector, choose, matching};
+use crate::time;
 
 impl Store {
     /// The identity that a proof of these facts entitles to; `wanted` is the one asked for.
@@ -22,14 +23,21 @@ impl Store {
         &self,
         proven: BTreeSet<Selector>,
         wanted: Option<SpiffeId>,
-    ) -> Result<SpiffeId, StoreError> {
-        self.read(move |sql| find(sql, &proven, wanted.as_ref()).map(|(id, _)| id)).await
+    ) -> Result<Entitled, StoreError> {
+        let now = time::now();
+        self.read(move |sql| {
+            let (id, declaration) = find(sql, &proven, wanted.as_ref())?;
+            let ttl = declaration.ttl.default.ok_or_else(|| {
+                StoreError::Damaged(format!("workload `{}` without a ttl", declaration.name))
+            })?;
+            Ok(Entitled { ttl: life(ttl, declaration.until, now), id })
+        })
+        .await
     }
 }
 
 /// The same in the commit of an issuance for `id`, which gets a row of its own if a template gives it for the
 /// first time.
-#[cfg_attr(not(test), expect(dead_code, reason = "for attestors' proofs, which are recorded in `issuance`"))]
 pub(super) fn admit(
     change: &mut Change<'_>,
     id: &SpiffeId,

@@ -135,6 +135,11 @@ pub enum Refusal {
     /// A subject has a bounded number of roles.
     #[error("the subject has as many roles as one can have: withdraw some, or grant one on a wider scope")]
     TooManyRoles,
+    /// Somebody has to agree first, and cannot yet.
+    #[error(
+        "new instances of this workload need an approval, which this version cannot take: nothing is issued"
+    )]
+    ApprovalRequired,
     /// Control's own identity cannot be revoked through itself.
     #[error("control's own identity cannot be revoked: rotate the intermediate instead")]
     OwnIdentity,
@@ -169,6 +174,7 @@ impl Refusal {
             Self::PoliciesDoNotFit(_) => "policies_do_not_fit",
             Self::RotatedMeanwhile => "rotated_meanwhile",
             Self::TooManyRoles => "too_many_roles",
+            Self::ApprovalRequired => "approval_required",
             Self::OwnIdentity => "own_identity",
         }
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
+use crate::attest::Proven;
 use crate::registry::{Approval, Declaration, OwnerLabel, Template};
 use crate::roles::Binding;
 
@@ -155,10 +156,24 @@ impl Workload {
     /// The usual life of an SVID that begins now: it does not outlive the workload.
     #[must_use]
     pub fn life(&self, now: SystemTime) -> Duration {
-        let left = self.until.map(|until| until.duration_since(now).unwrap_or_default());
-        let left = left.map(|left| Duration::from_secs(left.as_secs().max(1)));
-        left.map_or(self.ttl, |left| left.min(self.ttl))
+        life(self.ttl, self.until, now)
     }
+}
+
+/// The life of an SVID that begins now, of a workload that ends at `until`.
+pub(super) fn life(ttl: Duration, until: Option<SystemTime>, now: SystemTime) -> Duration {
+    let left = until.map(|until| until.duration_since(now).unwrap_or_default());
+    let left = left.map(|left| Duration::from_secs(left.as_secs().max(1)));
+    left.map_or(ttl, |left| left.min(ttl))
+}
+
+/// Whom a proof entitles to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entitled {
+    /// The identity.
+    pub id: SpiffeId,
+    /// The life of an SVID that begins now.
+    pub ttl: Duration,
 }
 
 /// A workload or template as it is registered: what `apply` compares with, and what `export` writes.
@@ -237,13 +252,45 @@ pub struct Issuance {
     pub not_after: SystemTime,
 }
 
+/// What proved who asks: believed before, and asked again in the commit as far as it can have changed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Evidence {
+    /// A join token, by the SHA-256 of its secret: spent in the commit.
+    JoinToken {
+        /// SHA-256 of the secret.
+        secret_sha256: [u8; 32],
+    },
+    /// Facts that an attestor proved: the commit finds again whom they entitle to.
+    Proven(Proven),
+    /// The SVID of another instance of the same identity, which the new one succeeds.
+    Svid {
+        /// The instance that asks.
+        instance: InstanceId,
+    },
+}
+
+impl Evidence {
+    /// The way of proving, as the inventory and the audit name it: `join_token`, `svid`, or the attestor's name.
+    #[must_use]
+    pub fn proof(&self) -> &str {
+        match self {
+            Self::JoinToken { .. } => "join_token",
+            Self::Proven(proven) => &proven.attestor,
+            Self::Svid { .. } => "svid",
+        }
+    }
+}
+
+/// How long after an attestation its answer may be asked for again, with the same key.
+pub const ASK_AGAIN: Duration = Duration::from_secs(600);
+
 /// What accompanies the first SVID of an instance.
 #[derive(Debug, Clone)]
 pub struct Attestation {
     /// The new instance.
     pub instance: InstanceId,
-    /// SHA-256 of the redeemed join token's secret.
-    pub secret_sha256: [u8; 32],
+    /// What proved it.
+    pub evidence: Evidence,
     /// Version of the program that asked.
     pub version: String,
     /// From where it asked.

@@ -145,7 +145,7 @@ pub(super) fn transaction<T>(
     session: &dyn Session,
     work: impl FnOnce(&Sql<'_>) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    session.begin(Purpose::Write)?;
+    session.begin(Purpose::Schema)?;
     let sql = Sql::new(session);
     let result = work(&sql).and_then(|done| sql.end(true).and_then(|()| session.commit()).map(|()| done));
     result.inspect_err(|_| session.rollback())

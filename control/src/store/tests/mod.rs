@@ -82,7 +82,7 @@ impl Fixture {
             Location::Server(_) => server::database().await,
         };
         let filled = aside(|| {
-            let Opened { engine, writer, .. } = &Opened::open(&location)?;
+            let Opened { engine, writer, .. } = &Opened::open(&location, EMBEDDED)?;
             schema::transaction(&**writer, |sql| {
                 schema::start(&**writer, sql, *engine, version)?;
                 rows.iter().try_for_each(|row| sql.post(row, &[]))
@@ -252,7 +252,7 @@ fn issuance(name: &str, not_after: SystemTime) -> Issuance {
 fn attestation(secret: u8) -> Attestation {
     Attestation {
         instance: InstanceId::random().unwrap(),
-        secret_sha256: [secret; 32],
+        evidence: model::Evidence::JoinToken { secret_sha256: [secret; 32] },
         version: "test".into(),
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
     }
