@@ -124,6 +124,7 @@ impl Service {
         let http_at = http.local_addr().map_err(ServiceError::Address)?;
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        store.close_standings().await?;
         let endpoints = Arc::new(Endpoints::restore(store.leases().await?, Instant::now()));
         let publisher = Publisher::load(store.clone(), Arc::clone(&endpoints), domain.clone()).await?;
         let state = publisher.subscribe();
@@ -157,11 +158,13 @@ impl Service {
             issuer,
             state,
         };
+        let duty_watchers = Arc::clone(&rooms.watchers);
         let duties = Duties {
             store: store.clone(),
             authority: Arc::clone(&authority),
             own: Arc::clone(&own),
             endpoints,
+            watchers: Arc::clone(&duty_watchers),
             started_at,
             metrics: metrics.clone(),
             ledger,

@@ -88,7 +88,9 @@ impl Rooms {
         let member = self.gate.member(extensions).await?;
         let id = member.identity.id.clone();
         let workload = self.store.workload(id.clone()).await.map_err(|error| error.to_status())?;
-        let evidence = Evidence::Svid { instance: member.instance };
+        let handles = member.identity.handles.iter();
+        let presented = handles.map(|handle| (handle.issuer_sha256, handle.serial.clone())).collect();
+        let evidence = Evidence::Svid { instance: member.instance, presented };
         Ok(Attested { id, ttl: workload.life(time::now()), again: None, evidence })
     }
 }

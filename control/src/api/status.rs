@@ -4,7 +4,7 @@
 use signet_proto::because;
 use tonic::{Code, Status};
 
-use crate::attest::{AttestError, TokenError};
+use crate::attest::{AttestError, NoTicket};
 use crate::ca::CaError;
 use crate::issue::IssueError;
 use crate::policy::PolicyError;
@@ -121,7 +121,7 @@ impl ToStatus for PolicyError {
     }
 }
 
-impl ToStatus for TokenError {
+impl ToStatus for NoTicket {
     fn code(&self) -> Code {
         match self {
             Self::Store(error) => error.code(),
@@ -137,6 +137,7 @@ impl ToStatus for AttestError {
             Self::NoProof => Code::InvalidArgument,
             Self::NoAttestor => Code::NotFound,
             Self::CsrHash => Code::InvalidArgument,
+            Self::Keys => Code::Unavailable,
             Self::Token | Self::Disbelieved => Code::Unauthenticated,
             Self::Store(error) => match error {
                 StoreError::NotFound { .. } | StoreError::Refused(_) => Code::Unauthenticated,

@@ -23,7 +23,7 @@ const SECRET_LENGTH: usize = 32;
 /// Why no token was made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum TokenError {
+pub enum NoTicket {
     /// A life out of bounds.
     #[error("token ttl: expected from 1s to 7d")]
     Ttl,
@@ -59,13 +59,13 @@ impl Tokens {
         id: SpiffeId,
         ttl: Option<Duration>,
         actor: Actor,
-    ) -> Result<(JoinTicket, SystemTime), TokenError> {
+    ) -> Result<(JoinTicket, SystemTime), NoTicket> {
         let ttl = ttl.unwrap_or(DEFAULT_TTL);
         if ttl < Duration::from_secs(1) || ttl > MAX_TTL {
-            return Err(TokenError::Ttl);
+            return Err(NoTicket::Ttl);
         }
         let mut secret = Zeroizing::new(vec![0; SECRET_LENGTH]);
-        aws_lc_rs::rand::fill(&mut secret).map_err(|_| TokenError::NoRandomness)?;
+        aws_lc_rs::rand::fill(&mut secret).map_err(|_| NoTicket::NoRandomness)?;
         let expires_at = time::now() + ttl;
         let token = NewToken { secret_sha256: crate::sha256(&secret), spiffe_id: id, expires_at };
         self.store.create_token(token, actor).await?;

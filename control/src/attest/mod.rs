@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use signet_proto::jose::TokenError;
 use signet_proto::spiffe::{InstanceId, SpiffeId, TrustDomain};
 use signet_proto::v1::attest_request::Proof;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,7 @@ use crate::time;
 use oidc::{JwtAttestors, StartError};
 use x509::{X509Attestor, X509ConfigError};
 
-pub use join_token::{DEFAULT_TTL, MAX_TTL, TokenError, Tokens};
+pub use join_token::{DEFAULT_TTL, MAX_TTL, NoTicket, Tokens};
 pub use proven::Proven;
 
 /// A proven workload, and what proved it.
@@ -56,6 +57,9 @@ pub enum AttestError {
     /// The one answer to every other proof that is not believed, or entitles to nothing.
     #[error("not believed, or it entitles to nothing here: the log and the audit of control say why")]
     Disbelieved,
+    /// The keys to check it with are not there, or not yet.
+    #[error("the keys of the token's issuer are not there: try again in a moment")]
+    Keys,
     /// What a challenge is asked for is no hash of a signing request.
     #[error("csr_sha256: expected 32 bytes")]
     CsrHash,
@@ -145,11 +149,15 @@ impl Attestors {
             // The connection's own SVID: whoever serves the call has to look at it.
             Proof::Svid(_) => return Err(AttestError::NoProof),
             Proof::Jwt(proof) => self.jwt.verify(&proof.attestor, &proof.token).await.map_err(|error| {
+                use oidc::JwtError;
+                if matches!(error, JwtError::AttestorUnknown) {
+                    return AttestError::NoAttestor;
+                }
                 disbelieved(&proof.attestor, error.reason(), &error, address);
-                if matches!(error, oidc::JwtError::AttestorUnknown) {
-                    AttestError::NoAttestor
-                } else {
-                    AttestError::Disbelieved
+                match error {
+                    // Ours to wait for, not a reason to give up: the issuer may just have changed its keys.
+                    JwtError::KeysUnavailable | JwtError::Token(TokenError::KeyUnknown) => AttestError::Keys,
+                    _ => AttestError::Disbelieved,
                 }
             })?,
             Proof::X509Pop(proof) => {

@@ -81,6 +81,9 @@ pub(super) fn read(tables: toml::Table) -> Result<BTreeMap<String, AttestorConfi
 fn attestor(name: &str, table: toml::Value) -> Result<AttestorConfig, TableError> {
     let this = |message: &str| TableError { path: Vec::new(), message: message.to_owned() };
     let named = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if name == "svid" {
+        return Err(this("expected another name: `svid` is what proof by an SVID is called"));
+    }
     if !named || !(1..=63).contains(&name.len()) {
         return Err(this("expected a name of 1 to 63 of a-z, 0-9 and `-`: selectors begin with it"));
     }

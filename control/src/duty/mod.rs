@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::OwnIdentity;
 use crate::audit::{Checkpointer, Exports, Ledger};
 use crate::ca::Authority;
-use crate::publish::Endpoints;
+use crate::publish::{Endpoints, Watchers};
 use crate::registry;
 use crate::store::Store;
 use crate::store::model::Actor;
@@ -81,6 +81,8 @@ pub struct Duties {
     pub own: Arc<OwnIdentity>,
     /// Where instances listen.
     pub endpoints: Arc<Endpoints>,
+    /// Open Watch streams.
+    pub watchers: Arc<Watchers>,
     /// When this process started.
     pub started_at: SystemTime,
     /// Wants to be kept up now and then.
@@ -197,8 +199,11 @@ impl Duties {
         if !self.store.is_shared() {
             return Ok(());
         }
-        self.store.heartbeat(self.started_at).await?;
-        if forget && self.store.leads() {
+        if !self.store.heartbeat(self.started_at).await? {
+            self.watchers.write_all();
+        }
+        // Whoever was away from the store saw nobody there.
+        if forget && self.store.has_led_for(REPLICA_GONE) {
             let gone = self.store.forget_replicas(time::now() - REPLICA_GONE).await?;
             if gone > 0 {
                 tracing::warn!(replicas = gone, "replicas that were not seen for long are forgotten");

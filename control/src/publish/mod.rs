@@ -121,6 +121,12 @@ impl Publisher {
                 if let Err(error) = self.catch_up(known).await {
                     tracing::error!(%error, "cannot read what changed; proxies keep what they have");
                     tokio::time::sleep(RETRY).await;
+                } else if self.state.borrow().processed <= known {
+                    tracing::error!(
+                        known,
+                        "the store is behind what it told before: is it a copy that lags?"
+                    );
+                    tokio::time::sleep(RETRY).await;
                 }
                 continue;
             }

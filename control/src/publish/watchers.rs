@@ -77,6 +77,8 @@ struct Watcher {
     opened_at: SystemTime,
     /// Whether that was written down.
     opening_written: bool,
+    /// It said goodbye.
+    departed: bool,
     seen_at: SystemTime,
     ended: CancellationToken,
     /// The newest revision that the stream's view was brought to, whether or not there was anything to send.
@@ -112,6 +114,7 @@ impl Watchers {
             new: new.clone(),
             opened_at: at,
             opening_written: false,
+            departed: false,
             seen_at: at,
             in_force: (0, at, 0),
         };
@@ -229,8 +232,19 @@ impl Watchers {
         for (instance, opened) in standings {
             unwritten.insert(instance);
             if let Some(watcher) = streams.get_mut(&instance).filter(|_| opened) {
-                watcher.opening_written = false;
+                watcher.opening_written = watcher.departed;
             }
+        }
+        self.touched.notify_one();
+    }
+
+    /// Everything has to be written down anew.
+    pub fn write_all(&self) {
+        let mut table = self.table.lock();
+        let Table { streams, unwritten, .. } = &mut *table;
+        for (instance, watcher) in streams {
+            watcher.opening_written = watcher.departed;
+            unwritten.insert(*instance);
         }
         self.touched.notify_one();
     }
@@ -238,6 +252,7 @@ impl Watchers {
     /// An instance said goodbye: its stream may stay open, but is not written down as one that opened.
     pub fn departed(&self, instance: &InstanceId) {
         if let Some(watcher) = self.table.lock().streams.get_mut(instance) {
+            watcher.departed = true;
             watcher.opening_written = true;
         }
     }
@@ -281,7 +296,11 @@ impl Watcher {
     }
 
     fn take_standing(&mut self) -> Standing {
-        let (in_force, in_force_at, closed) = self.in_force;
+        let (mut in_force, in_force_at, closed) = self.in_force;
+        // What there was nothing to say about is in force, too.
+        if self.deliveries.iter().all(|delivery| delivery.acknowledged_at.is_some()) {
+            in_force = in_force.max(self.evaluated);
+        }
         Standing {
             opened: !std::mem::replace(&mut self.opening_written, true),
             lease: self.new.lease.clone(),

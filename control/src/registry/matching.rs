@@ -125,9 +125,16 @@ pub fn choose<'w>(
             found.retain(Match::is_concrete);
         }
     }
-    let most = best.values().flatten().map(Match::selectors).max().unwrap_or_default();
-    let mut left: Vec<Match<'w>> =
-        best.into_values().flatten().filter(|found| found.selectors() == most).collect();
+    // One that asks for all that each of the others asks for, and more. That it asks for more things is no reason: they
+    // may be anybody's.
+    let all: Vec<Match<'w>> = best.into_values().flatten().collect();
+    let narrowest = all
+        .iter()
+        .position(|one| all.iter().all(|other| std::ptr::eq(one, other) || one.is_narrower_than(other)));
+    let mut left = all;
+    if let Some(narrowest) = narrowest {
+        left = vec![left.swap_remove(narrowest)];
+    }
     match (left.pop(), left.as_slice()) {
         (Some(one), []) => Ok(one),
         (one, others) => Err(ChooseError::Ambiguous(
@@ -146,8 +153,9 @@ impl Match<'_> {
         matches!(self.declaration.name, Name::Identity(_))
     }
 
-    fn selectors(&self) -> usize {
-        self.declaration.selectors.len()
+    fn is_narrower_than(&self, other: &Self) -> bool {
+        let (own, others) = (&self.declaration.selectors, &other.declaration.selectors);
+        own.len() > others.len() && own.is_superset(others)
     }
 }
 

@@ -99,6 +99,7 @@ pub(super) fn backup(
 fn write_all(sql: &Sql<'_>, engine: Engine, to: &mut dyn Write) -> Result<Summary, StoreError> {
     let schema = schema::version(sql, engine)?
         .ok_or_else(|| StoreError::Open("there is nothing to back up: the store is empty".into()))?;
+    schema::require_known(schema)?;
     let header = Header {
         format: FORMAT.into(),
         schema,

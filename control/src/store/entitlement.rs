@@ -8,11 +8,14 @@ use signet_proto::spiffe::SpiffeId;
 use super::change::Change;
 use super::mesh::Topics;
 use super::model::{Actor, Entitled, WorkloadStatus, life};
-use super::sql::{Sql, values};
+use super::sql::{Sql, Value};
 use super::{Refusal, Store, StoreError, registrations, workloads};
 use crate::audit::Action;
 use crate::registry::{Declaration, Name, Selector, choose, matching};
 use crate::time;
+
+/// A proof that fits more workloads than this is too broad to choose by.
+const MOST_MATCHES: usize = 64;
 
 impl Store {
     /// The identity that a proof of these facts entitles to; `wanted` is the one asked for.
@@ -45,15 +48,24 @@ pub(super) fn admit(
     actor: &Actor,
 ) -> Result<(), StoreError> {
     let (_, declaration) = find(&change.sql, proven, Some(id))?;
+    if declaration.status != WorkloadStatus::Active
+        || declaration.until.is_some_and(|until| until <= change.at)
+    {
+        return Err(Refusal::WorkloadNotActive { id: id.clone(), status: declaration.status }.into());
+    }
     if let Name::Template(template) = &declaration.name {
-        if declaration.status != WorkloadStatus::Active {
-            return Err(Refusal::WorkloadNotActive { id: id.clone(), status: declaration.status }.into());
-        }
-        if registrations::find(&change.sql, &Name::Identity(id.clone()))?.is_none() {
-            let detail = json!({ "template": template.as_str() });
-            change.audit(actor, Action::WorkloadCreated, id.as_str(), &detail)?;
-            let commit = change.revise(Topics::NONE, id.as_str())?;
-            registrations::derive(change, id, template, commit.revision)?;
+        match registrations::find(&change.sql, &Name::Identity(id.clone()))? {
+            // What an identity may do follows from the one template that gave it.
+            Some(own) if own.template.as_ref() != Some(template) => {
+                return Err(Refusal::OtherTemplate(id.clone()).into());
+            }
+            Some(_) => {}
+            None => {
+                let detail = json!({ "template": template.as_str() });
+                change.audit(actor, Action::WorkloadCreated, id.as_str(), &detail)?;
+                let commit = change.revise(Topics::NONE, id.as_str())?;
+                registrations::derive(change, id, template, commit.revision)?;
+            }
         }
     }
     workloads::require_active(&change.sql, id, change.at).map(drop)
@@ -81,15 +93,23 @@ fn find(
     Ok((found.id, found.declaration.clone()))
 }
 
-/// Workloads with a selector among the proven ones; those that end up matching are among them, as all of theirs
-/// are proven.
+/// Workloads all of whose selectors are among the proven ones.
 fn candidates(sql: &Sql<'_>, proven: &BTreeSet<Selector>) -> Result<Vec<Declaration>, StoreError> {
     let alone = proven.iter().filter_map(|selector| Selector::any_of(selector.attestor()).ok());
-    let asked: BTreeSet<Selector> = proven.iter().cloned().chain(alone).collect();
-    let mut names: BTreeSet<String> = BTreeSet::new();
-    for selector in asked {
-        let query = "SELECT name FROM selector WHERE selector = ?1";
-        names.extend(sql.all(query, values![selector.to_string()], |row| row.get(0))?);
+    let asked: BTreeSet<String> =
+        proven.iter().cloned().chain(alone).map(|found| found.to_string()).collect();
+    let places: Vec<String> = (1..=asked.len()).map(|place| format!("?{place}")).collect();
+    let query = format!(
+        "SELECT name FROM selector WHERE selector IN ({}) GROUP BY name
+         HAVING count(*) = (SELECT count(*) FROM selector AS own WHERE own.name = selector.name)
+         ORDER BY name LIMIT {}",
+        places.join(", "),
+        MOST_MATCHES + 1
+    );
+    let asked: Vec<Value<'_>> = asked.iter().map(Value::from).collect();
+    let names: Vec<String> = sql.all(&query, &asked, |row| row.get(0))?;
+    if names.len() > MOST_MATCHES {
+        return Err(Refusal::TooManyMatches.into());
     }
     let mut found = Vec::new();
     for name in names {

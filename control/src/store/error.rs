@@ -140,6 +140,12 @@ pub enum Refusal {
         "new instances of this workload need an approval, which this version cannot take: nothing is issued"
     )]
     ApprovalRequired,
+    /// The identity came from one template, and another one gives it too.
+    #[error("`{0}` was given by another template, and follows from that one: give the two different names")]
+    OtherTemplate(SpiffeId),
+    /// A proof that nobody can choose by.
+    #[error("the proof fits too many workloads: give them more selectors")]
+    TooManyMatches,
     /// Control's own identity cannot be revoked through itself.
     #[error("control's own identity cannot be revoked: rotate the intermediate instead")]
     OwnIdentity,
@@ -175,6 +181,8 @@ impl Refusal {
             Self::RotatedMeanwhile => "rotated_meanwhile",
             Self::TooManyRoles => "too_many_roles",
             Self::ApprovalRequired => "approval_required",
+            Self::OtherTemplate(_) => "other_template",
+            Self::TooManyMatches => "too_many_matches",
             Self::OwnIdentity => "own_identity",
         }
     }

@@ -6,7 +6,7 @@
 //! the lead, and duties that change anything decide again in their commit.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
@@ -33,7 +33,7 @@ const NOTICES: usize = 1024;
 
 /// Follows until dropped.
 pub(super) struct Follower {
-    leads: watch::Receiver<bool>,
+    leads: watch::Receiver<Option<Instant>>,
     _stop: DropGuard,
 }
 
@@ -41,7 +41,7 @@ impl Follower {
     /// Starts the thread that listens.
     pub(super) fn start(server: Server, publish: Publish, news: Arc<News>) -> Result<Self, StoreError> {
         let stop = CancellationToken::new();
-        let (lead, leads) = watch::channel(false);
+        let (lead, leads) = watch::channel(None);
         let ended = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -61,16 +61,16 @@ impl Follower {
         Ok(Self { leads, _stop: stop.drop_guard() })
     }
 
-    /// Whether this replica leads, as far as it knows.
-    pub(super) fn leads(&self) -> bool {
+    /// Since when this replica leads, as far as it knows.
+    pub(super) fn leads_since(&self) -> Option<Instant> {
         *self.leads.borrow()
     }
 }
 
-async fn follow(server: &Server, publish: &Publish, news: &News, lead: &watch::Sender<bool>) {
+async fn follow(server: &Server, publish: &Publish, news: &News, lead: &watch::Sender<Option<Instant>>) {
     loop {
         if let Err(error) = listen(server, publish, news, lead).await {
-            if lead.send_replace(false) {
+            if lead.send_replace(None).is_some() {
                 tracing::warn!(%error, "no longer the leading replica");
             } else {
                 tracing::debug!(%error, "not listening to other replicas");
@@ -85,7 +85,7 @@ async fn listen(
     server: &Server,
     publish: &Publish,
     news: &News,
-    lead: &watch::Sender<bool>,
+    lead: &watch::Sender<Option<Instant>>,
 ) -> Result<(), StoreError> {
     let (client, mut messages) = server.connect().await?;
     let (notices, mut notified) = mpsc::channel(NOTICES);
@@ -122,7 +122,7 @@ async fn listen(
 async fn look(
     client: &tokio_postgres::Client,
     publish: &Publish,
-    lead: &watch::Sender<bool>,
+    lead: &watch::Sender<Option<Instant>>,
 ) -> Result<(), StoreError> {
     let asked = async {
         if let Some(row) = client
@@ -133,13 +133,13 @@ async fn look(
             let at = time::from_millis(row.try_get(1)?);
             publish.advance(Commit { revision: revision.try_into().unwrap_or(0), at });
         }
-        if !*lead.borrow() {
+        if lead.borrow().is_none() {
             let won: bool = client
                 .query_one("SELECT pg_try_advisory_lock($1, $2)", &[&LOCKS, &LEADER])
                 .await?
                 .try_get(0)?;
             if won {
-                lead.send_replace(true);
+                lead.send_replace(Some(Instant::now()));
                 tracing::info!("this replica leads: it rotates and prunes");
             }
         }

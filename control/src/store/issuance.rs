@@ -87,8 +87,9 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
             entitlement::admit(change, &issuance.spiffe_id, &proven.selectors, &actor)?;
             instance_of(&change.sql, &new.instance.to_string())?.is_some()
         }
-        Evidence::Svid { instance } => {
+        Evidence::Svid { instance, presented } => {
             workloads::require_active(&change.sql, &issuance.spiffe_id, change.at)?;
+            require_unlisted(change, presented)?;
             succeed(change, issuance, instance)?;
             false
         }
@@ -97,11 +98,15 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
         return Err(Refusal::ApprovalRequired.into());
     }
     require_own_key(change, issuance)?;
+    let predecessor = match &new.evidence {
+        Evidence::Svid { instance, .. } => Some(instance.to_string()),
+        Evidence::JoinToken { .. } | Evidence::Proven(_) => None,
+    };
     // Asked again: the same instance, with its newest SVID.
     change.sql.post(
         "INSERT INTO instance (id, spiffe_id, status, proof, version, attested_at_ms, renewals,
-                                   serial, not_before_ms, not_after_ms)
-             VALUES (?1, ?2, 'active', ?8, ?3, ?4, 0, ?5, ?6, ?7)
+                                   serial, not_before_ms, not_after_ms, predecessor)
+             VALUES (?1, ?2, 'active', ?8, ?3, ?4, 0, ?5, ?6, ?7, ?9)
              ON CONFLICT (id) DO UPDATE SET version = excluded.version, serial = excluded.serial,
                not_before_ms = excluded.not_before_ms,
                not_after_ms = CASE WHEN instance.not_after_ms > excluded.not_after_ms
@@ -114,7 +119,8 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
             &issuance.serial,
             issuance.not_before,
             issuance.not_after,
-            new.evidence.proof()
+            new.evidence.proof(),
+            predecessor
         ],
     )?;
     insert(change, issuance, Some(&new.instance))?;
@@ -127,7 +133,7 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
     let more = match &new.evidence {
         Evidence::JoinToken { .. } => None,
         Evidence::Proven(proven) => Some(("evidence", proven.evidence.clone())),
-        Evidence::Svid { instance } => Some(("succeeds", json!(instance.to_string()))),
+        Evidence::Svid { instance, .. } => Some(("succeeds", json!(instance.to_string()))),
     };
     if let (Some(detail), Some((key, value))) = (detail.as_object_mut(), more) {
         detail.insert(key.to_owned(), value);
@@ -135,11 +141,27 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
     audit(change, issuance, &actor, Action::SvidIssued, &detail)
 }
 
+fn require_unlisted(change: &Change<'_>, presented: &[([u8; 32], Vec<u8>)]) -> Result<(), StoreError> {
+    for (issuer_sha256, serial) in presented {
+        if revocations::certificate_is_listed(&change.sql, issuer_sha256, serial)? {
+            return Err(Refusal::CertificateRevoked.into());
+        }
+    }
+    Ok(())
+}
+
 /// The instance whose SVID proved its successor ends as one that says goodbye.
 fn succeed(change: &mut Change<'_>, issuance: &Issuance, instance: &InstanceId) -> Result<(), StoreError> {
     let name = instance.to_string();
-    require_live(change, issuance, &name)?;
-    change.sql.post("UPDATE instance SET status = 'departed' WHERE id = ?1", values![&name])?;
+    // Once: one that has departed, perhaps for its successor, has no other.
+    let ended = change.sql.execute(
+        "UPDATE instance SET status = 'departed'
+         WHERE id = ?1 AND spiffe_id = ?2 AND status = 'active' AND not_after_ms > ?3",
+        values![&name, issuance.spiffe_id.as_str(), change.at],
+    )?;
+    if ended == 0 {
+        return Err(Refusal::InstanceUnknown.into());
+    }
     leases::remove(change, &name)?;
     change.audit(
         &Actor::identity(&issuance.spiffe_id),
@@ -153,11 +175,7 @@ fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Res
     workloads::require_active(&change.sql, &issuance.spiffe_id, change.at)?;
     let instance = renewal.instance.to_string();
     require_live(change, issuance, &instance)?;
-    for (issuer_sha256, serial) in &renewal.presented {
-        if revocations::certificate_is_listed(&change.sql, issuer_sha256, serial)? {
-            return Err(Refusal::CertificateRevoked.into());
-        }
-    }
+    require_unlisted(change, &renewal.presented)?;
     require_own_key(change, issuance)?;
     insert(change, issuance, Some(&renewal.instance))?;
     // A renewal that was asked for twice (its first answer was lost) must not shorten what is known.

@@ -11,6 +11,7 @@ use super::change::Change;
 use super::model::{ElsewhereStanding, Lease, Listener, Standing};
 use super::sql::{Row, values};
 use super::{Store, StoreError};
+use crate::time;
 
 impl Store {
     /// Writes down how Watch streams stand: open, or ended (`None`). Of one that was opened the endpoints are written,
@@ -143,13 +144,14 @@ impl Store {
         if !self.is_shared() {
             return Ok(Vec::new());
         }
-        let replica = self.replica().to_owned();
+        let (replica, now) = (self.replica().to_owned(), time::now());
         self.read(move |sql| {
             sql.all(
                 "SELECT i.spiffe_id, s.instance, s.address, s.version, s.in_force, s.in_force_at_ms, s.closed
                  FROM session s JOIN instance i ON i.id = s.instance
-                 WHERE s.open = 1 AND s.replica <> ?1 ORDER BY 1, 2",
-                values![&replica],
+                 WHERE s.open = 1 AND s.replica <> ?1 AND i.status = 'active' AND i.not_after_ms > ?2
+                 ORDER BY 1, 2",
+                values![&replica, now],
                 |row| {
                     Ok(ElsewhereStanding {
                         spiffe_id: row.parsed(0)?,
@@ -166,20 +168,37 @@ impl Store {
         .await
     }
 
-    /// Says that this replica runs.
+    /// Closes what this replica held before it was started: nobody wrote down how that ended.
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub async fn heartbeat(&self, started_at: SystemTime) -> Result<(), StoreError> {
+    pub async fn close_standings(&self) -> Result<(), StoreError> {
         let replica = self.replica().to_owned();
         self.write(move |change| {
             change.operational();
+            change.sql.post("UPDATE session SET open = 0 WHERE replica = ?1 AND open = 1", values![&replica])
+        })
+        .await
+    }
+
+    /// Says that this replica runs. False: the others took it for gone, or never knew it; what it holds has to be
+    /// written down anew.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn heartbeat(&self, started_at: SystemTime) -> Result<bool, StoreError> {
+        let replica = self.replica().to_owned();
+        self.write(move |change| {
+            change.operational();
+            let known = "SELECT EXISTS (SELECT 1 FROM replica WHERE id = ?1)";
+            let known = change.sql.one(known, values![&replica])?;
             change.sql.post(
                 "INSERT INTO replica (id, version, started_at_ms, seen_at_ms) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (id) DO UPDATE SET version = excluded.version, seen_at_ms = excluded.seen_at_ms,
                    started_at_ms = excluded.started_at_ms",
                 values![&replica, env!("CARGO_PKG_VERSION"), started_at, change.at],
-            )
+            )?;
+            Ok(known)
         })
         .await
     }

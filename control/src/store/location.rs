@@ -15,14 +15,15 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_tokio_postgres::MakeRustlsConnect;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
 
 use super::StoreError;
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// For every session: a replica that stands still must not hold the writer's place for longer.
-const SETTINGS: &str = "-c statement_timeout=5s -c lock_timeout=4s -c idle_in_transaction_session_timeout=5s";
+const SETTINGS: &str = "-c statement_timeout=5s -c lock_timeout=4s -c idle_in_transaction_session_timeout=5s \
+                        -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3";
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
 /// What a connection hears; polling it is what drives the connection.
@@ -98,6 +99,9 @@ impl Server {
         if config.get_dbname().is_none() {
             return Err(LocationError::Missing("database"));
         }
+        if !config.get_hostaddrs().is_empty() {
+            return Err(LocationError::Url("`hostaddr` is not taken: name the host".into()));
+        }
         let far = config.get_hosts().iter().find_map(|host| match host {
             Host::Tcp(name) if !is_this_machine(name) => Some(name.clone()),
             _ => None,
@@ -118,6 +122,7 @@ impl Server {
         let options =
             config.get_options().map_or_else(|| SETTINGS.to_owned(), |own| format!("{SETTINGS} {own}"));
         config.options(options).connect_timeout(CONNECT).application_name("signet-control");
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         config.keepalives_idle(Duration::from_secs(5)).tcp_user_timeout(Duration::from_secs(5));
         let tls = roots.map(tls).transpose()?.map(MakeRustlsConnect::new);
         Ok(Self { shown: shown(&config).into(), tls, config: Arc::new(config) })

@@ -192,6 +192,13 @@ impl Store {
         })
     }
 
+    /// Whether it has done so, without a break, for at least this long.
+    #[must_use]
+    pub fn has_led_for(&self, long: Duration) -> bool {
+        let since = self.inner.follower.as_ref().and_then(Follower::leads_since);
+        since.is_some_and(|since| since.elapsed() >= long)
+    }
+
     /// This replica's name.
     #[must_use]
     pub fn replica(&self) -> &str {
@@ -217,7 +224,7 @@ impl Store {
     /// Whether this replica does what only one of them should: always, if there is no other.
     #[must_use]
     pub fn leads(&self) -> bool {
-        self.inner.follower.as_ref().is_none_or(Follower::leads)
+        self.inner.follower.as_ref().is_none_or(|follower| follower.leads_since().is_some())
     }
 
     /// Tells of every commit that changed what proxies see.

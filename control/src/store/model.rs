@@ -266,6 +266,8 @@ pub enum Evidence {
     Svid {
         /// The instance that asks.
         instance: InstanceId,
+        /// Revocation names of the certificates presented: `issuer_sha256` and serial of each.
+        presented: Vec<([u8; 32], Vec<u8>)>,
     },
 }
 

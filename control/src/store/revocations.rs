@@ -82,9 +82,12 @@ fn revoke_instance(
     if status == "revoked" {
         return unchanged(change, format!("instance {instance} is revoked already: nothing changed"));
     }
-    end_instance(change, &instance, "revoked")?;
-    list_instance(change, &instance, false, reason, actor)?;
-    change.audit(actor, Action::InstanceRevoked, &id, &json!({ "reason": reason, "instance": instance }))?;
+    let line = line_of(&change.sql, &instance)?;
+    for instance in &line {
+        end_instance(change, instance, "revoked")?;
+        list_instance(change, instance, false, reason, actor)?;
+    }
+    change.audit(actor, Action::InstanceRevoked, &id, &json!({ "reason": reason, "instances": line }))?;
     let commit = change.revise(Topics::REVOCATIONS, &instance)?;
     Ok(Mutation {
         commit,
@@ -118,8 +121,10 @@ fn revoke_serial(
     list(change, "key", &crate::hex::encode(&key), false, reason, actor, key_until)?;
     let mut effects = vec![format!("certificate {name} of `{id}` and its key are listed as revoked")];
     if instance_of(&change.sql, &instance)?.is_some_and(|(_, status, _)| status != "revoked") {
-        end_instance(change, &instance, "revoked")?;
-        list_instance(change, &instance, false, reason, actor)?;
+        for instance in line_of(&change.sql, &instance)? {
+            end_instance(change, &instance, "revoked")?;
+            list_instance(change, &instance, false, reason, actor)?;
+        }
         effects
             .push(format!("instance {instance}, which it belongs to, is revoked: its renewals are refused"));
     }
@@ -131,6 +136,18 @@ fn revoke_serial(
     )?;
     let commit = change.revise(Topics::REVOCATIONS, &name)?;
     Ok(Mutation { commit, effects })
+}
+
+/// An instance and all that proved themselves by its SVID, or by one of theirs: whoever had that key could have.
+fn line_of(sql: &Sql<'_>, instance: &str) -> Result<Vec<String>, StoreError> {
+    sql.all(
+        "WITH RECURSIVE line (id) AS (
+           SELECT id FROM instance WHERE id = ?1
+           UNION SELECT next.id FROM instance next JOIN line ON next.predecessor = line.id)
+         SELECT id FROM line ORDER BY id",
+        values![instance],
+        |row| row.get(0),
+    )
 }
 
 struct Certificate {

@@ -115,6 +115,14 @@ pub(super) fn version(sql: &Sql<'_>, engine: Engine) -> Result<Option<u64>, Stor
     Ok(read(sql, engine)?.map(|state| state.version))
 }
 
+/// Whether all that a schema has is known here.
+pub(super) fn require_known(version: u64) -> Result<(), StoreError> {
+    if version <= MIGRATIONS.len() as u64 {
+        return Ok(());
+    }
+    Err(StoreError::Open(format!("its schema has version {version}: use the signet-control that made it")))
+}
+
 /// Makes the schema as it was at `version`, in an empty database.
 pub(super) fn start(
     session: &dyn Session,

@@ -1,7 +1,8 @@
 //! The one thread that writes. It takes whatever changes wait and commits them together: the fsync is the
 //! price of durability, and it is paid once per batch.
 
-use std::time::Instant;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -16,6 +17,8 @@ use crate::time;
 /// Changes that may wait; further senders wait for a place among them.
 const QUEUE: usize = 4096;
 const MAX_BATCH: usize = 512;
+/// Writers of other replicas wait for the end of a batch.
+const LONGEST_BATCH: Duration = Duration::from_millis(250);
 
 /// Tells of every commit, whoever made it; never goes back.
 #[derive(Clone)]
@@ -116,17 +119,22 @@ where
 }
 
 fn run(session: &dyn Session, mut queue: mpsc::Receiver<Box<dyn Job>>, publish: &Publish) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    while queue.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
-        let size = batch.len();
-        let started = Instant::now();
-        commit(session, &mut batch, publish);
-        metrics::store_committed(size, started.elapsed());
+    let mut arrived = Vec::with_capacity(MAX_BATCH);
+    let mut batch = VecDeque::with_capacity(MAX_BATCH);
+    while queue.blocking_recv_many(&mut arrived, MAX_BATCH) > 0 {
+        batch.extend(arrived.drain(..));
+        while !batch.is_empty() {
+            let (waiting, started) = (batch.len(), Instant::now());
+            commit(session, &mut batch, publish);
+            metrics::store_committed(waiting - batch.len(), started.elapsed());
+        }
     }
     session.close();
 }
 
-fn commit(session: &dyn Session, batch: &mut Vec<Box<dyn Job>>, publish: &Publish) {
+/// Commits what waits, as much as can be done while others who write do not wait for long.
+fn commit(session: &dyn Session, batch: &mut VecDeque<Box<dyn Job>>, publish: &Publish) {
+    let until = Instant::now() + LONGEST_BATCH;
     let begun = session.begin(Purpose::Write).and_then(|()| Heads::read(&Sql::new(session)));
     let mut heads = match begun {
         Ok(heads) => heads,
@@ -140,20 +148,21 @@ fn commit(session: &dyn Session, batch: &mut Vec<Box<dyn Job>>, publish: &Publis
     let before = heads.commit;
     let mut answers = Vec::with_capacity(batch.len());
     let mut fault = None;
-    let mut jobs = batch.drain(..);
-    for job in jobs.by_ref() {
+    while let Some(job) = batch.pop_front() {
         let (answer, ended) = one(session, job, &mut heads, publish.shared);
         answers.push(answer);
         if let Err(error) = ended {
             fault = Some(error);
             break;
         }
+        if Instant::now() >= until {
+            break;
+        }
     }
     if let Some(error) = &fault {
-        jobs.for_each(|job| job.refuse(error.clone()));
+        batch.drain(..).for_each(|job| job.refuse(error.clone()));
         session.rollback();
     } else {
-        drop(jobs);
         fault =
             tell(session, publish, before, heads.commit).and_then(|()| session.commit()).err().map(failed);
         if fault.is_some() {
@@ -187,6 +196,11 @@ fn one(
     shared: bool,
 ) -> (Answer, Result<(), StoreError>) {
     let mut change = Change::new(session, *heads, time::now(), shared);
+    // Also a question that fails must not take the others of the batch with it.
+    if let Err(error) = change.sql.save() {
+        job.refuse(error.clone());
+        return (Box::new(|_| ()), Err(failed(error)));
+    }
     let Applied { failed: mut refused, answer } = job.apply(&mut change);
     let ended = if refused.is_none() && session.is_usable() {
         match change.end(true) {

@@ -23,6 +23,8 @@ const USUAL: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(60);
 /// The newest state is not announced if no proxy sees a difference; so it is also looked at now and then.
 const LOOK: Duration = Duration::from_millis(20);
+/// Replicas hear of each other within milliseconds, and look every other second in any case.
+const HEARD: Duration = Duration::from_secs(3);
 const LOOK_ELSEWHERE: Duration = Duration::from_millis(50);
 
 pub(super) async fn wait(
@@ -31,6 +33,10 @@ pub(super) async fn wait(
     sight: &Sight,
 ) -> Result<AwaitAppliedResponse, Status> {
     let AwaitAppliedRequest { revision, timeout } = request;
+    let mut committed = rooms.store.committed();
+    // Made at another replica, perhaps, and not heard of yet.
+    let heard = committed.wait_for(|commit| commit.revision >= revision);
+    let _ = tokio::time::timeout(HEARD, heard).await;
     let newest = rooms.store.committed().borrow().revision;
     if revision == 0 || revision > newest {
         return Err(Status::out_of_range(format!("revision: expected 1 to {newest}, found {revision}")));

@@ -143,7 +143,8 @@ impl<'a> Sql<'a> {
         }
     }
 
-    fn save(&self) -> Result<(), StoreError> {
+    /// Marks where to come back to, unless that was done.
+    pub(super) fn save(&self) -> Result<(), StoreError> {
         if self.saved.replace(true) { Ok(()) } else { self.session.savepoint() }
     }
 }

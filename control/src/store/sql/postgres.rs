@@ -20,6 +20,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use signet_proto::spiffe::InstanceId;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Statement};
@@ -39,6 +40,7 @@ const RECONNECT: Duration = Duration::from_secs(3);
 const OUTCOME: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_millis(100);
 const STATEMENTS: usize = 256;
+const MOST_PENDING: usize = 512;
 
 /// One connection, reconnected when lost.
 pub(in crate::store) struct PostgresSession {
@@ -54,6 +56,8 @@ pub(in crate::store) struct PostgresSession {
 
 struct Link {
     client: Client,
+    /// What keeps the socket.
+    driver: JoinHandle<()>,
     statements: HashMap<String, Statement>,
     pending: Vec<Pending>,
 }
@@ -84,22 +88,21 @@ impl PostgresSession {
 
     /// Connects, trying again until `patience` is over.
     fn reconnect(&self, patience: Duration) -> Result<(), StoreError> {
-        self.link.replace(None);
+        self.drop_link();
         let server = &self.server;
-        let client = self.runtime.block_on(async {
+        let (client, driver) = self.runtime.block_on(async {
             let until = Instant::now() + patience;
             loop {
                 match server.connect().await {
                     Ok((client, messages)) => {
-                        tokio::spawn(drive(messages));
-                        return Ok(client);
+                        return Ok((client, tokio::spawn(drive(messages))));
                     }
                     Err(error) if Instant::now() + RETRY >= until => return Err(error),
                     Err(_) => tokio::time::sleep(RETRY).await,
                 }
             }
         })?;
-        self.link.replace(Some(Link { client, statements: HashMap::new(), pending: Vec::new() }));
+        self.link.replace(Some(Link { client, driver, statements: HashMap::new(), pending: Vec::new() }));
         Ok(())
     }
 
@@ -119,10 +122,19 @@ impl PostgresSession {
         if let Err(error) = &done {
             self.failed.set(true);
             if matches!(error, StoreError::Unavailable(_)) {
-                *link = None;
+                drop(link);
+                self.drop_link();
             }
         }
         done
+    }
+
+    /// Closes the socket at once: a server that still works for it must not keep the writer's place for us.
+    fn drop_link(&self) {
+        if let Some(link) = self.link.replace(None) {
+            link.driver.abort();
+            self.runtime.block_on(async { drop(link.driver.await) });
+        }
     }
 
     fn plain(&self, sql: &'static str) -> Result<(), StoreError> {
@@ -163,7 +175,7 @@ impl PostgresSession {
 
     /// Opens a transaction and waits for the writer's place.
     fn lock(&self) -> Result<(), StoreError> {
-        self.plain("BEGIN")?;
+        self.plain("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")?;
         let places = values![i64::from(LOCKS), i64::from(WRITER)];
         self.rows("SELECT CAST(pg_advisory_xact_lock(?1, ?2) AS text)", places).map(drop)
     }
@@ -291,7 +303,7 @@ impl Session for PostgresSession {
             link.pending.clear();
         }
         if self.flushed("ROLLBACK").is_err() {
-            self.link.replace(None);
+            self.drop_link();
         }
     }
 
@@ -330,7 +342,7 @@ impl Session for PostgresSession {
             let statement = link.statement(sql).await?;
             let values = values.iter().cloned().map(Value::into_owned).collect();
             link.pending.push(Pending::Prepared(statement, values));
-            Ok(())
+            if link.pending.len() >= MOST_PENDING { link.flush().await } else { Ok(()) }
         })
     }
 
@@ -419,7 +431,9 @@ impl From<tokio_postgres::Error> for StoreError {
             }
             // The server ends the connection, or did not let it in.
             Some(code)
-                if ["08", "57P", "53", "28", "25P03"].iter().any(|class| code.code().starts_with(class)) =>
+                if ["08", "57", "53", "28", "25P03", "25006", "55P03", "40001"]
+                    .iter()
+                    .any(|class| code.code().starts_with(class)) =>
             {
                 Self::Unavailable(said)
             }

@@ -28,3 +28,7 @@ CREATE TABLE commit_mark (
   replica TEXT COLLATE "C" NOT NULL PRIMARY KEY,
   mark    TEXT COLLATE "C" NOT NULL
 );
+
+-- The instance whose SVID proved this one: revoked with it.
+ALTER TABLE instance ADD COLUMN predecessor TEXT COLLATE "C";
+CREATE INDEX instance_by_predecessor ON instance (predecessor);

@@ -28,3 +28,7 @@ CREATE TABLE commit_mark (
   replica TEXT NOT NULL PRIMARY KEY,
   mark    TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- The instance whose SVID proved this one: revoked with it.
+ALTER TABLE instance ADD COLUMN predecessor TEXT;
+CREATE INDEX instance_by_predecessor ON instance (predecessor);
