@@ -8,6 +8,7 @@ use super::Rooms;
 use super::caller::{caller, request_id};
 use super::status::ToStatus;
 use crate::issue::Issued;
+use crate::store::model::Actor;
 use crate::{attest, issue, time};
 
 #[tonic::async_trait]
@@ -15,18 +16,19 @@ impl Identity for Rooms {
     async fn attest(&self, request: Request<AttestRequest>) -> Result<Response<AttestResponse>, Status> {
         let address = caller(request.extensions())?.address;
         let name = request_id(request.extensions());
+        let asks = Actor::anonymous(address).in_call(name);
         let AttestRequest { proof, csr, version } = request.into_inner();
         let attested =
-            attest::verify(&self.store, proof.as_ref(), address).await.map_err(|error| error.to_status())?;
+            attest::verify(&self.store, proof.as_ref(), &asks).await.map_err(|error| error.to_status())?;
         let (evidence, id) = (attested.evidence, attested.workload.spiffe_id.clone());
-        let issued = match self.issuer.attest(attested, &csr, &version, address).await {
+        let issued = match self.issuer.attest(attested, &csr, &version, address, name).await {
             Ok(issued) => issued,
             Err(error) => {
                 // Lost against another redeem, or a suspension, that committed first: the same answer as for
                 // a token that was never good.
                 return Err(match issue::refusal(&error) {
                     Some(refusal) if refusal.is_about_standing() => {
-                        attest::refused(&self.store, evidence, refusal.as_str(), address).await.to_status()
+                        attest::refused(&self.store, evidence, refusal.as_str(), &asks).await.to_status()
                     }
                     _ => {
                         let status = error.to_status();
@@ -48,7 +50,7 @@ impl Identity for Rooms {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
         let member = self.gate.member(request.extensions()).await?;
         let RenewRequest { csr, version } = request.into_inner();
-        let issued = self.issuer.renew(&member.identity, &csr, &version).await.map_err(|error| {
+        let issued = self.issuer.renew(&member.identity, &csr, &version, member.request_id).await.map_err(|error| {
             tracing::warn!(id = %member.identity.id, instance = %member.instance, %error, "renewal refused");
             error.to_status()
         })?;

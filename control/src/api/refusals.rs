@@ -71,16 +71,14 @@ impl Refusals {
         let Verdict::Record { left_out } = verdict else { return };
         let detail = if left_out > 0 { json!({ "left_out": left_out }) } else { Value::Null };
         let detail = Annotation::request(Some(request)).because(status.message()).on(detail);
-        record_refusal(&self.store, actor, action, subject, detail).await;
+        tracing::warn!(%actor, action = action.as_str(), subject, %detail, "refused");
+        if let Err(error) = self.store.record_refusal(actor, action, subject, detail).await {
+            tracing::error!(%error, "the audit lacks a refusal");
+        }
     }
 }
 
 /// Faults of ours are no refusals.
 fn is_about_the_caller(code: Code) -> bool {
     matches!(code, Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition)
-}
-
-/// The log has them as long as the store does not take them.
-async fn record_refusal(_store: &Store, actor: Actor, action: Action, subject: String, detail: Value) {
-    tracing::warn!(%actor, action = action.as_str(), subject, %detail, "refused");
 }

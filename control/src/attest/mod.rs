@@ -7,8 +7,6 @@ mod join_token;
 pub mod oidc;
 mod proven;
 
-use std::net::IpAddr;
-
 use signet_proto::spiffe::InstanceId;
 use signet_proto::v1::attest_request::Proof;
 
@@ -54,28 +52,23 @@ pub enum AttestError {
     Store(StoreError),
 }
 
-/// Checks a proof. What it says may have changed when the SVID is recorded; the store decides then, finally.
+/// Checks the proof of whoever `asks`. What it says may have changed when the SVID is recorded; the store decides then, finally.
 ///
 /// # Errors
 /// Why it is not believed.
-pub async fn verify(store: &Store, proof: Option<&Proof>, address: IpAddr) -> Result<Attested, AttestError> {
+pub async fn verify(store: &Store, proof: Option<&Proof>, asks: &Actor) -> Result<Attested, AttestError> {
     match proof {
         None => Err(AttestError::NoProof),
-        Some(Proof::JoinToken(proof)) => join_token::verify(store, &proof.secret, address).await,
+        Some(Proof::JoinToken(proof)) => join_token::verify(store, &proof.secret, asks).await,
     }
 }
 
 /// The public error for a refused issuance, and its record in the audit: also what is found out only in the
 /// commit (of many redeems at the same time, all but one) looks the same to the caller.
-pub async fn refused(
-    store: &Store,
-    evidence: Evidence,
-    because: &'static str,
-    address: IpAddr,
-) -> AttestError {
+pub async fn refused(store: &Store, evidence: Evidence, because: &'static str, asks: &Actor) -> AttestError {
     let Evidence::JoinToken { secret_sha256 } = evidence;
-    tracing::warn!(because, %address, "join token refused");
-    match store.refuse_token(secret_sha256, because, Actor::anonymous(address)).await {
+    tracing::warn!(because, %asks, "join token refused");
+    match store.refuse_token(secret_sha256, because, asks.clone()).await {
         Ok(()) => AttestError::Token,
         Err(error) => AttestError::Store(error),
     }

@@ -21,6 +21,7 @@ use signet_proto::handshake::{KeyError, PeerIdentity, Svid, SvidMismatch, Worklo
 use signet_proto::spiffe::{InstanceId, InstanceIdError, SpiffeId, SpiffeIdError};
 
 use crate::attest::{Attested, Evidence};
+use crate::audit::RequestId;
 use crate::ca::{Authority, CaError, LeafRequest, SignedLeaf};
 use crate::store::model::{Attestation, Renewal};
 use crate::store::{Refusal, Store, StoreError};
@@ -127,8 +128,9 @@ impl Issuer {
         request: &[u8],
         version: &str,
         address: IpAddr,
+        request_id: Option<RequestId>,
     ) -> Result<Issued, IssueError> {
-        let result = self.first(attested, request, version, address).await;
+        let result = self.first(attested, request, version, address, request_id).await;
         metrics::issued(Issue::Attest, result.as_ref().err().map(IssueError::reason));
         result
     }
@@ -142,8 +144,9 @@ impl Issuer {
         peer: &PeerIdentity,
         request: &[u8],
         version: &str,
+        request_id: Option<RequestId>,
     ) -> Result<Issued, IssueError> {
-        let result = self.next(peer, request, version).await;
+        let result = self.next(peer, request, version, request_id).await;
         metrics::issued(Issue::Renew, result.as_ref().err().map(IssueError::reason));
         result
     }
@@ -171,6 +174,7 @@ impl Issuer {
         request: &[u8],
         version: &str,
         address: IpAddr,
+        request_id: Option<RequestId>,
     ) -> Result<Issued, IssueError> {
         let version = check_version(version)?;
         let Attested { workload, again, evidence } = attested;
@@ -184,12 +188,18 @@ impl Issuer {
         let leaf =
             self.sign(&LeafRequest { id: &id, instance: Some(instance), key: &key, ttl: workload.ttl })?;
         let Evidence::JoinToken { secret_sha256 } = evidence;
-        let attestation = Attestation { instance, secret_sha256, version, address };
+        let attestation = Attestation { instance, secret_sha256, version, address, request_id };
         self.store.record_attestation(leaf.issuance.clone(), attestation).await?;
         Ok(Issued { id, instance, leaf })
     }
 
-    async fn next(&self, peer: &PeerIdentity, request: &[u8], version: &str) -> Result<Issued, IssueError> {
+    async fn next(
+        &self,
+        peer: &PeerIdentity,
+        request: &[u8],
+        version: &str,
+        request_id: Option<RequestId>,
+    ) -> Result<Issued, IssueError> {
         let version = check_version(version)?;
         let instance = peer.instance.ok_or(IssueError::NoInstance)?;
         let key = csr::verify(request, &peer.id)?;
@@ -198,7 +208,8 @@ impl Issuer {
             self.sign(&LeafRequest { id: &peer.id, instance: Some(instance), key: &key, ttl: workload.ttl })?;
         let presented =
             peer.handles.iter().map(|handle| (handle.issuer_sha256, handle.serial.clone())).collect();
-        self.store.record_renewal(leaf.issuance.clone(), Renewal { instance, presented, version }).await?;
+        let renewal = Renewal { instance, presented, version, request_id };
+        self.store.record_renewal(leaf.issuance.clone(), renewal).await?;
         Ok(Issued { id: peer.id.clone(), instance, leaf })
     }
 

@@ -81,7 +81,7 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
     audit(
         change,
         issuance,
-        &Actor::anonymous(new.address),
+        &Actor::anonymous(new.address).in_call(new.request_id),
         Action::SvidIssued,
         &json!({
             "instance": new.instance.to_string(),
@@ -113,7 +113,7 @@ fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Res
             issuance.not_before,
             issuance.not_after
         ])?;
-    let actor = Actor::identity(&issuance.spiffe_id);
+    let actor = Actor::identity(&issuance.spiffe_id).in_call(renewal.request_id);
     audit(change, issuance, &actor, Action::SvidRenewed, &json!({ "instance": instance }))
 }
 

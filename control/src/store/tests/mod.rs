@@ -177,6 +177,7 @@ fn attestation(secret: u8) -> Attestation {
         secret_sha256: [secret; 32],
         version: "test".into(),
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        request_id: None,
     }
 }
 
@@ -189,6 +190,7 @@ fn renewal(instance: InstanceId, current: &Issuance) -> Renewal {
         instance,
         presented: vec![(current.issuer_sha256, current.serial.clone())],
         version: "test".into(),
+        request_id: None,
     }
 }
 
