@@ -18,6 +18,7 @@ macro_rules! both_engines {
     };
 }
 
+mod audit;
 mod backups;
 mod durability;
 mod issuance;
