@@ -46,7 +46,7 @@ impl AuditStore for Store {
     }
 
     async fn audit_key(&self) -> Result<Option<AuditKeyRecord>, StoreError> {
-        self.read(|sql| key(sql)).await
+        self.read(key).await
     }
 
     async fn create_audit_key(&self, record: AuditKeyRecord) -> Result<AuditKeyRecord, StoreError> {
@@ -66,7 +66,7 @@ impl AuditStore for Store {
     }
 
     async fn newest_checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
-        self.read(|sql| newest(sql)).await
+        self.read(newest).await
     }
 
     async fn checkpoints_after(&self, sequence: u64, limit: u32) -> Result<Vec<Checkpoint>, StoreError> {

@@ -56,7 +56,7 @@ async fn checkpoints_only_go_forward_and_stay(fixture: Fixture) {
     let (store, all) = (&fixture.store, [first.clone(), third.clone()]);
     assert_eq!(store.newest_checkpoint().await.unwrap().as_ref(), Some(&third));
     assert_eq!(store.checkpoints_after(0, 9).await.unwrap(), all);
-    assert_eq!(store.checkpoints_after(0, 1).await.unwrap(), [first.clone()]);
+    assert_eq!(store.checkpoints_after(0, 1).await.unwrap(), all[..1]);
     assert_eq!(store.checkpoints_after(first.sequence, 9).await.unwrap(), [third]);
     let removed = store
         .write(|change| {

@@ -71,6 +71,25 @@ impl Fixture {
         fixture
     }
 
+    /// Another one, from what a program with the schema `version` left: these rows.
+    async fn brought_up_from(self, version: u64, rows: &[&str]) -> (Self, &'static [Migration]) {
+        let directory = tempfile::tempdir().unwrap();
+        let location = match self.location {
+            Location::Directory(_) => Location::from(directory.path()),
+            Location::Server(_) => server::database().await,
+        };
+        let filled = aside(|| {
+            let Opened { engine, writer, .. } = &Opened::open(&location)?;
+            schema::transaction(&**writer, |sql| {
+                schema::start(&**writer, sql, *engine, version)?;
+                rows.iter().try_for_each(|row| sql.post(row, &[]))
+            })
+        });
+        filled.unwrap();
+        let steps = Store::migrate(&location, false).unwrap();
+        (Self { directory, store: open(&location), location }, steps)
+    }
+
     async fn workload(&self, name: &str) {
         let new = NewWorkload {
             spiffe_id: id(name),

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::roles::{Binding, MAX_PER_SUBJECT, Permission, Refused, Role, Scope, Subject};
-use crate::store::sql::values;
 
 both_engines!(
     roles_are_kept_each_for_itself_until_they_are_withdrawn,
@@ -89,21 +88,10 @@ async fn policy_that_is_not_permitted_is_neither_replaced_nor_deleted(fixture: F
 }
 
 async fn admins_of_before_are_admins_on_everything(fixture: Fixture) {
-    let back = fixture.store.write(|change| {
-        change.operational();
-        change.sql.execute("DROP TABLE role_binding", &[])?;
-        change.sql.execute("UPDATE meta SET value = '2' WHERE name = 'schema_version'", &[])?;
-        change.sql.execute(
-            "INSERT INTO admin (spiffe_id, granted_at_ms, granted_by) VALUES (?1, 7, 'unix:uid=0')",
-            values![id("people/ada").as_str()],
-        )
-    });
-    back.await.unwrap();
-    let Fixture { directory, location, store } = fixture;
-    drop(store);
-    let steps = Store::migrate(&location, false).unwrap();
+    let ada = "INSERT INTO admin (spiffe_id, granted_at_ms, granted_by)
+               VALUES ('spiffe://mesh.local/people/ada', 7, 'unix:uid=0')";
+    let (fixture, steps) = fixture.brought_up_from(2, &[ada]).await;
     assert_eq!(steps.first().map(|step| step.version), Some(3));
-    let fixture = Fixture { directory, store: open(&location), location };
     let [ada] = &fixture.store.roles().await.unwrap()[..] else { panic!("one role") };
     assert_eq!(ada.binding, binding("spiffe://mesh.local/people/ada", Role::Admin, "everything"));
     assert_eq!((ada.granted_at, &*ada.granted_by), (time::from_millis(7), "unix:uid=0"));
