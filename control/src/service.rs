@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Gate, Health, OwnIdentity, OwnIdentityError, Rooms, ServeError};
-use crate::attest::Tokens;
+use crate::attest::{Attestors, AttestorsError, Tokens};
 use crate::audit::{
     self, CheckpointFailure, Checkpointer, Exporter, Exports, GuardError, Sink, SinkAddress, SinkError,
 };
@@ -57,6 +57,9 @@ pub enum ServiceError {
     /// A copy of the audit.
     #[error("audit-sink: {0}")]
     Sink(#[from] SinkError),
+    /// A way of proving who asks.
+    #[error(transparent)]
+    Attestors(#[from] AttestorsError),
     /// A listener.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -145,9 +148,13 @@ impl Service {
         let (watchers, started_at) = (Arc::new(Watchers::default()), time::now());
         tasks.spawn(publish::write_standings(store.clone(), Arc::clone(&watchers), stop.clone()));
         tasks.spawn(publish::follow_endpoints(store.clone(), Arc::clone(&endpoints), stop.clone()));
+        let attestors =
+            Attestors::start(store.clone(), &domain, config.attestors, authority.challenge_key())?;
+        tasks.spawn(attestors.clone().run(stop.clone()));
         let rooms = Rooms {
             registry: Registry::new(store.clone(), domain.clone(), config.ttl),
-            policies: Policies::new(store.clone(), domain.clone()),
+            policies: Policies::new(store.clone()),
+            attestors,
             tokens: Tokens::new(store.clone(), Arc::clone(&authority), advertise),
             gate: Gate::new(store.clone(), state.clone(), domain.clone(), admins),
             watchers: Arc::clone(&watchers),

@@ -56,6 +56,13 @@ pub fn rfc3339(at: SystemTime) -> String {
         .map_or_else(|| "out of range".to_owned(), |at| at.to_string())
 }
 
+/// RFC 3339 in UTC, with a fraction only if there is one: reads as the same time.
+#[must_use]
+pub fn rfc3339_shortest(at: SystemTime) -> String {
+    Timestamp::try_from(from_millis(to_millis(at)))
+        .map_or_else(|_| "out of range".to_owned(), |at| at.to_string())
+}
+
 /// RFC 3339 in UTC, to the millisecond.
 #[must_use]
 pub fn rfc3339_millis(at: SystemTime) -> String {

@@ -1,26 +1,50 @@
 //! Attest and Renew.
 
+use signet_proto::v1::attest_request::Proof;
 use signet_proto::v1::identity_server::Identity;
-use signet_proto::v1::{AttestRequest, AttestResponse, Bundle, IssuedSvid, RenewRequest, RenewResponse};
-use tonic::{Request, Response, Status};
+use signet_proto::v1::{
+    AttestRequest, AttestResponse, Bundle, ChallengeRequest, ChallengeResponse, IssuedSvid, RenewRequest,
+    RenewResponse,
+};
+use tonic::{Extensions, Request, Response, Status};
 
 use super::Rooms;
 use super::caller::{caller, request_id};
 use super::status::ToStatus;
+use crate::attest::{AttestError, Attested};
 use crate::issue::Issued;
-use crate::store::model::Actor;
+use crate::store::model::{Actor, Evidence};
 use crate::{attest, issue, time};
 
 #[tonic::async_trait]
 impl Identity for Rooms {
+    async fn challenge(
+        &self,
+        request: Request<ChallengeRequest>,
+    ) -> Result<Response<ChallengeResponse>, Status> {
+        caller(request.extensions())?;
+        let ChallengeRequest { attestor, csr_sha256 } = request.into_inner();
+        let challenge =
+            self.attestors.challenge(&attestor, &csr_sha256).map_err(|error| error.to_status())?;
+        Ok(Response::new(ChallengeResponse { challenge }))
+    }
+
     async fn attest(&self, request: Request<AttestRequest>) -> Result<Response<AttestResponse>, Status> {
         let address = caller(request.extensions())?.address;
         let name = request_id(request.extensions());
         let asks = Actor::anonymous(address).in_call(name);
-        let AttestRequest { proof, csr, version } = request.into_inner();
-        let attested =
-            attest::verify(&self.store, proof.as_ref(), &asks).await.map_err(|error| error.to_status())?;
-        let (evidence, id) = (attested.evidence, attested.workload.spiffe_id.clone());
+        let (_, extensions, asked) = request.into_parts();
+        let AttestRequest { proof, csr, version, spiffe_id } = asked;
+        let attested = match &proof {
+            None => return Err(AttestError::NoProof.to_status()),
+            Some(Proof::Svid(_)) => self.successor(&extensions).await?,
+            Some(proof) => self
+                .attestors
+                .verify(proof, &csr, &spiffe_id, &asks)
+                .await
+                .map_err(|error| error.to_status())?,
+        };
+        let (evidence, id) = (attested.evidence.clone(), attested.id.clone());
         let issued = match self.issuer.attest(attested, &csr, &version, address, name).await {
             Ok(issued) => issued,
             Err(error) => {
@@ -28,7 +52,10 @@ impl Identity for Rooms {
                 // a token that was never good.
                 return Err(match issue::refusal(&error) {
                     Some(refusal) if refusal.is_about_standing() => {
-                        attest::refused(&self.store, evidence, refusal.as_str(), &asks).await.to_status()
+                        if let (Some(name), Evidence::Proven(_) | Evidence::Svid { .. }) = (name, &evidence) {
+                            self.gate.refusals().stands_not(&id, address, refusal, name).await;
+                        }
+                        attest::refused(&self.store, &evidence, refusal.as_str(), &asks).await.to_status()
                     }
                     _ => {
                         let status = error.to_status();
@@ -56,6 +83,17 @@ impl Identity for Rooms {
         })?;
         tracing::debug!(id = %issued.id, instance = %issued.instance, "instance renewed");
         Ok(Response::new(RenewResponse { svid: Some(message(&issued)) }))
+    }
+}
+
+impl Rooms {
+    /// A new instance of the identity whose SVID authenticates the connection.
+    async fn successor(&self, extensions: &Extensions) -> Result<Attested, Status> {
+        let member = self.gate.member(extensions).await?;
+        let id = member.identity.id.clone();
+        let workload = self.store.workload(id.clone()).await.map_err(|error| error.to_status())?;
+        let evidence = Evidence::Svid { instance: member.instance };
+        Ok(Attested { id, ttl: workload.life(time::now()), again: None, evidence })
     }
 }
 

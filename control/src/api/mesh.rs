@@ -141,6 +141,7 @@ impl Watch {
         let mut view = View::new(self.member.identity.id.clone());
         let mut states = self.rooms.state.clone();
         let mut told = None;
+        let mut services = Some(self.services.current());
         let end = loop {
             let state = Arc::clone(&states.borrow_and_update());
             if let Err(status) = self.rooms.gate.require_standing(&self.member.identity) {
@@ -148,7 +149,7 @@ impl Watch {
                 self.rooms.endpoints.remove(self.member.instance);
                 break Some(status);
             }
-            if !self.push(&mut view, &state, told).await {
+            if !self.push(&mut view, &state, told, services.take()).await {
                 break None;
             }
             told = Some(state.commit.revision);
@@ -157,7 +158,10 @@ impl Watch {
                     Ok(()) => Next::Changed,
                     Err(_) => Next::End(Some(Status::unavailable("control is shutting down"))),
                 },
-                () = self.services.changed() => Next::Changed,
+                () = self.services.changed() => {
+                    services = Some(self.services.current());
+                    Next::Changed
+                }
                 () = self.rooms.stop.cancelled() => {
                     Next::End(Some(Status::unavailable("control is shutting down")))
                 }
@@ -179,9 +183,15 @@ impl Watch {
         }
     }
 
-    /// Brings the proxy up to `state`, after the revision `told`. False: the stream is gone.
-    async fn push(&mut self, view: &mut View, state: &MeshState, told: Option<u64>) -> bool {
-        let message = view.next(state, self.services.current());
+    /// Brings the proxy up to `state`, after the revision `told`, and to `services`, if they may have changed. False: the stream is gone.
+    async fn push(
+        &mut self,
+        view: &mut View,
+        state: &MeshState,
+        told: Option<u64>,
+        services: Option<Vec<v1::Service>>,
+    ) -> bool {
+        let message = view.next(state, services);
         let sent = message.is_some();
         // Booked before it is sent: the acknowledgement can be faster than we are.
         self.rooms.watchers.evaluated(&self.member.instance, self.stream, state.commit.revision, sent);

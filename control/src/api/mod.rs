@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   TCP 8443 ─ handshake (ours) ─▶ with an SVID  Identity · Mesh · Report · Admin   caller: SVID
-//!                              └─▶ without       Identity (only Attest)             caller: nobody
+//!                              └─▶ without       Identity (to attest only)          caller: nobody
 //!   unix socket ─ peer credentials ──────────────▶ Admin                             caller: uid
 //!   TCP 8080 ────────────────────────────────────▶ /metrics /livez /readyz /bundle   nobody asked who
 //! ```
@@ -39,7 +39,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use crate::attest::Tokens;
+use crate::attest::{Attestors, Tokens};
 use crate::audit::AuditKey;
 use crate::ca::Authority;
 use crate::issue::Issuer;
@@ -56,8 +56,8 @@ pub use http::{Health, serve as serve_http};
 pub use listener::bind_socket;
 pub use tls::{OwnIdentity, OwnIdentityError};
 
-/// A signing request and a token: small.
-const IDENTITY_MESSAGE: usize = 16 * 1024;
+/// A signing request (4 KiB), and a token (16 KiB) or a chain of certificates (24 KiB).
+const IDENTITY_MESSAGE: usize = 32 * 1024;
 /// Listeners and upstreams.
 const MESH_MESSAGE: usize = 512 * 1024;
 const REPORT_MESSAGE: usize = 64 * 1024;
@@ -89,6 +89,8 @@ pub struct Rooms {
     pub registry: Registry,
     /// Policy documents.
     pub policies: Policies,
+    /// Ways of proving who asks.
+    pub attestors: Attestors,
     /// Join tickets.
     pub tokens: Tokens,
     /// What proxies see.

@@ -1,13 +1,14 @@
 //! The one map from errors to gRPC statuses. What is the caller's fault says what to do; what is ours is
 //! logged here in full.
 
+use signet_proto::because;
 use tonic::{Code, Status};
 
 use crate::attest::{AttestError, TokenError};
 use crate::ca::CaError;
 use crate::issue::IssueError;
 use crate::policy::PolicyError;
-use crate::registry::RegistryError;
+use crate::registry::{ApplyError, RegistryError};
 use crate::revoke::RevokeError;
 use crate::roles::Refused;
 use crate::store::{Refusal, StoreError};
@@ -17,6 +18,11 @@ use crate::telemetry::metrics;
 pub(super) trait ToStatus: std::fmt::Display {
     /// Its code.
     fn code(&self) -> Code;
+
+    /// Its cause in one word, where the caller decides by it.
+    fn because(&self) -> Option<&'static str> {
+        None
+    }
 
     /// The answer, counted and, if it is ours, logged.
     fn to_status(&self) -> Status {
@@ -29,7 +35,11 @@ pub(super) trait ToStatus: std::fmt::Display {
             Code::Unavailable => tracing::warn!(error = %self, "call failed"),
             _ => tracing::debug!(error = %self, "call refused"),
         }
-        Status::new(code, self.to_string())
+        let status = Status::new(code, self.to_string());
+        match self.because() {
+            Some(word) => because::with(status, word),
+            None => status,
+        }
     }
 }
 
@@ -66,8 +76,21 @@ impl ToStatus for RegistryError {
             | Self::Domain { .. }
             | Self::NotWorkload(_)
             | Self::Reserved(_)
-            | Self::Text { .. }
-            | Self::Ttl { .. } => Code::InvalidArgument,
+            | Self::Name { .. }
+            | Self::Mistake(_)
+            | Self::Text { .. } => Code::InvalidArgument,
+        }
+    }
+}
+
+impl ToStatus for ApplyError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::NotPermitted(refused) => refused.code(),
+            Self::Set(_) | Self::Empty | Self::OnlyPolicies(_) | Self::Policies(_) => Code::InvalidArgument,
+            Self::Unreadable { .. } => Code::DataLoss,
+            Self::Closed => Code::Unavailable,
         }
     }
 }
@@ -90,7 +113,6 @@ impl ToStatus for PolicyError {
             Self::NotPermitted(refused) => refused.code(),
             Self::Parse(_)
             | Self::Empty(_)
-            | Self::Domain { .. }
             | Self::Compile { .. }
             | Self::Id { .. }
             | Self::Port(_)
@@ -113,7 +135,9 @@ impl ToStatus for AttestError {
     fn code(&self) -> Code {
         match self {
             Self::NoProof => Code::InvalidArgument,
-            Self::Token => Code::Unauthenticated,
+            Self::NoAttestor => Code::NotFound,
+            Self::CsrHash => Code::InvalidArgument,
+            Self::Token | Self::Disbelieved => Code::Unauthenticated,
             Self::Store(error) => match error {
                 StoreError::NotFound { .. } | StoreError::Refused(_) => Code::Unauthenticated,
                 error => error.code(),
@@ -135,6 +159,13 @@ impl ToStatus for IssueError {
             Self::Store(error) => error.code(),
             Self::Ca(error) => error.code(),
             Self::Instance(_) | Self::Own(_) => Code::Internal,
+        }
+    }
+
+    fn because(&self) -> Option<&'static str> {
+        match self {
+            Self::Store(StoreError::Refused(refusal)) => Some(refusal.as_str()),
+            _ => None,
         }
     }
 }

@@ -7,9 +7,9 @@ use signet_proto::spiffe::SpiffeId;
 use signet_proto::ticket::JoinTicket;
 use zeroize::Zeroizing;
 
-use super::{AttestError, Attested, Evidence};
+use super::{AttestError, Attested};
 use crate::ca::Authority;
-use crate::store::model::{Actor, NewToken};
+use crate::store::model::{Actor, Evidence, NewToken};
 use crate::store::{Store, StoreError};
 use crate::time;
 
@@ -68,13 +68,19 @@ impl Tokens {
         let expires_at = time::now() + ttl;
         let token = NewToken { secret_sha256: crate::sha256(&secret), spiffe_id: id, expires_at };
         self.store.create_token(token, actor).await?;
-        let ticket = JoinTicket {
+        Ok((JoinTicket { secret: Some(secret), ..self.introduction() }, expires_at))
+    }
+
+    /// A ticket without a secret: where control is, and by which root it is known. Good for any number of those who
+    /// prove otherwise who they are.
+    #[must_use]
+    pub fn introduction(&self) -> JoinTicket {
+        JoinTicket {
             control: self.advertise.to_vec(),
             trust_domain: self.authority.trust_domain().clone(),
             root_sha256: self.authority.root().sha256(),
-            secret,
-        };
-        Ok((ticket, expires_at))
+            secret: None,
+        }
     }
 }
 
@@ -87,9 +93,14 @@ pub(super) async fn verify(store: &Store, secret: &[u8], asks: &Actor) -> Result
     let secret_sha256 = crate::sha256(secret);
     let evidence = Evidence::JoinToken { secret_sha256 };
     match store.redeemable_token(secret_sha256, time::now()).await {
-        Ok(token) => Ok(Attested { workload: token.workload, again: token.redeemed_by, evidence }),
+        Ok(token) => Ok(Attested {
+            ttl: token.workload.life(time::now()),
+            id: token.workload.spiffe_id,
+            again: token.redeemed_by,
+            evidence,
+        }),
         Err(StoreError::Refused(refusal)) => {
-            Err(super::refused(store, evidence, refusal.as_str(), asks).await)
+            Err(super::refused(store, &evidence, refusal.as_str(), asks).await)
         }
         Err(error) => Err(AttestError::Store(error)),
     }

@@ -135,6 +135,8 @@ pub enum Action {
     AuthorityRotated,
     /// A workload was registered.
     WorkloadCreated,
+    /// What is declared about a workload changed.
+    WorkloadUpdated,
     /// A workload was suspended, resumed or retired.
     WorkloadStatus,
     /// A join token was made.
@@ -185,6 +187,7 @@ impl Action {
             Self::AuthorityCreated => "authority.created",
             Self::AuthorityRotated => "authority.rotated",
             Self::WorkloadCreated => "workload.created",
+            Self::WorkloadUpdated => "workload.updated",
             Self::WorkloadStatus => "workload.status",
             Self::TokenCreated => "token.created",
             Self::TokenRefused => "token.refused",

@@ -231,6 +231,12 @@ impl Authority {
         &self.bundle
     }
 
+    /// The key that authenticates challenges, the same at all replicas.
+    #[must_use]
+    pub fn challenge_key(&self) -> &[u8; 32] {
+        self.seal.challenges()
+    }
+
     /// The trust domain.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {

@@ -10,10 +10,12 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 const KEY_LENGTH: usize = 32;
 const VERSION: u8 = 1;
+const CHALLENGES: &str = "signet key of challenges v1";
 const LABEL: &str = "signet sealed key v1";
 
 /// Why something cannot be sealed or unsealed.
@@ -64,7 +66,11 @@ pub enum SealError {
 }
 
 /// The key that seals. aws-lc wipes its copy when freed.
-pub struct SealKey(RandomizedNonceKey);
+pub struct SealKey {
+    sealing: RandomizedNonceKey,
+    /// Another key, for what all replicas must be able to check.
+    challenges: Zeroizing<[u8; 32]>,
+}
 
 impl SealKey {
     /// Reads the key file; makes it only if `may_create` (nothing is sealed yet).
@@ -106,7 +112,17 @@ impl SealKey {
     }
 
     fn new(key: &[u8]) -> Result<Self, SealError> {
-        RandomizedNonceKey::new(&AES_256_GCM, key).map(Self).map_err(|_| SealError::Crypto)
+        let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), CHALLENGES.as_bytes());
+        let mut challenges = Zeroizing::new([0; 32]);
+        challenges.copy_from_slice(derived.as_ref());
+        let sealing = RandomizedNonceKey::new(&AES_256_GCM, key).map_err(|_| SealError::Crypto)?;
+        Ok(Self { sealing, challenges })
+    }
+
+    /// The key that authenticates challenges: the same wherever the seal key is, and no help in finding it.
+    #[must_use]
+    pub fn challenges(&self) -> &[u8; 32] {
+        &self.challenges
     }
 
     /// Seals a secret for one purpose and key id.
@@ -117,7 +133,7 @@ impl SealKey {
         let mut sealed = Zeroizing::new(Vec::with_capacity(secret.len() + AES_256_GCM.tag_len()));
         sealed.extend_from_slice(secret);
         let nonce = self
-            .0
+            .sealing
             .seal_in_place_append_tag(Aad::from(associated(purpose, id)), &mut *sealed)
             .map_err(|_| SealError::Crypto)?;
         Ok([&[VERSION], nonce.as_ref().as_slice(), sealed.as_slice()].concat())
@@ -137,7 +153,7 @@ impl SealKey {
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| refused())?;
         let mut secret = Zeroizing::new(ciphertext.to_vec());
         let length = self
-            .0
+            .sealing
             .open_in_place(nonce, Aad::from(associated(purpose, id)), &mut secret)
             .map_err(|_| refused())?
             .len();

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use jiff::Timestamp;
 
 use super::connect::Target;
 use crate::duration::Span;
+use crate::registry::OwnerLabel;
 use crate::roles::{Role, Scope, Subject};
 
 /// Operate a Signet mesh: workloads, join tickets, policy, identities, revocation, audit.
@@ -36,15 +38,18 @@ const EXAMPLES: &str = "\
 Examples:
   signet workload create spiffe://mesh.local/orders --owner shop-team --purpose 'order service'
   signet token create spiffe://mesh.local/orders
-  signet policy apply -f policy.yaml
+  signet apply -f mesh/
   signet identities
   signet revoke spiffe://mesh.local/orders --reason 'key leaked'
 
-Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 control unreachable, 4 no such thing, 5 not permitted.";
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 control unreachable, 4 no such thing, 5 not permitted.
+`signet diff` is as diff(1): 1 there are differences, 2 wrong usage or failed.";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     Table,
+    /// A table with all that is known
+    Wide,
     Json,
 }
 
@@ -55,6 +60,20 @@ pub(super) enum Verb {
     /// Register workloads and decide whether they get identities
     #[command(subcommand)]
     Workload(WorkloadVerb),
+    /// Apply documents of workloads and policies: all, or none with the places of the mistakes
+    #[command(after_help = APPLY_EXAMPLES)]
+    Apply(Apply),
+    /// Show what `apply` would change; nothing is changed
+    #[command(after_help = DIFF_EXAMPLES)]
+    Diff(Diff),
+    /// Print documents of what is there, to be kept and applied again
+    #[command(
+        after_help = "Examples:\n  signet export > mesh.yaml\n  signet export --kind workload --owner-label shop-repo"
+    )]
+    Export(Export),
+    /// Check documents without control
+    #[command(after_help = "Examples:\n  signet validate -f mesh/\n  signet export | signet validate -f -")]
+    Validate(Validate),
     /// Make join tickets
     #[command(subcommand)]
     Token(TokenVerb),
@@ -98,6 +117,22 @@ pub(super) enum Verb {
     },
 }
 
+const APPLY_EXAMPLES: &str = "\
+Examples:
+  signet apply -f mesh/                                   # every .yaml and .yml in it, and below
+  signet apply -f mesh/ --owner-label shop-repo --prune   # and take away what is not there any more
+  kustomize build . | signet apply -f -
+
+A document that another label manages is not touched, unless with `--take-over`. A workload that is pruned is
+retired, for good; a policy is deleted.";
+
+const DIFF_EXAMPLES: &str = "\
+Examples:
+  signet diff -f mesh/ --owner-label shop-repo --prune
+  signet diff -f mesh/ -o json | jq '.changes[] | select(.action != \"unchanged\")'
+
+Exit codes, as of diff(1): 0 no difference, 1 differences, 2 wrong usage or failed; 3 and 5 as elsewhere.";
+
 const REVOKE_EXAMPLES: &str = "\
 Examples:
   signet revoke spiffe://mesh.local/orders --reason 'host compromised'
@@ -118,18 +153,11 @@ pub(super) enum WorkloadVerb {
         after_help = "Example:\n  signet workload create spiffe://mesh.local/orders --owner shop-team --purpose 'order service' --ttl 1h"
     )]
     Create {
-        /// Its SPIFFE ID
+        /// Its SPIFFE ID, or a template such as `spiffe://mesh.local/ns/{namespace}`
         #[arg(value_name = "ID")]
         id: String,
-        /// Who answers for it: a team, with a contact
-        #[arg(long)]
-        owner: String,
-        /// What it is for
-        #[arg(long)]
-        purpose: String,
-        /// Life of its SVIDs [default: control's]
-        #[arg(long, value_name = "DURATION")]
-        ttl: Option<Span>,
+        #[command(flatten)]
+        fields: Box<WorkloadFields>,
     },
     /// List all workloads
     List,
@@ -141,9 +169,114 @@ pub(super) enum WorkloadVerb {
     Retire(StatusChange),
 }
 
+/// What is said about a workload beside its name; as in its document.
+#[derive(Debug, Args)]
+pub(super) struct WorkloadFields {
+    /// Who answers for it: a team
+    #[arg(long, value_name = "TEAM")]
+    pub(super) owner: String,
+    /// How the team is reached
+    #[arg(long)]
+    pub(super) contact: Option<String>,
+    /// What it is for
+    #[arg(long)]
+    pub(super) purpose: String,
+    /// Where it runs, as people call it: `production`
+    #[arg(long, value_name = "WORD")]
+    pub(super) environment: Option<String>,
+    /// What has to be proven to get its identity; may be repeated [default: only join tickets give it]
+    #[arg(long = "selector", value_name = "ATTESTOR:KEY:VALUE")]
+    pub(super) selectors: Vec<String>,
+    /// Usual life of its SVIDs [default: control's]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) ttl: Option<Span>,
+    /// Shortest life that may be asked for [default: control's]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) ttl_min: Option<Span>,
+    /// Longest life that may be asked for [default: control's]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) ttl_max: Option<Span>,
+    /// A DNS name that its SVIDs may carry; may be repeated
+    #[arg(long = "dns", value_name = "NAME")]
+    pub(super) dns: Vec<String>,
+    /// From then on it gets no SVID, in RFC 3339: `2027-01-31T00:00:00Z`
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<Timestamp>,
+    /// Who has to agree to each new instance
+    #[arg(long, value_enum, default_value = "none", value_name = "APPROVERS")]
+    pub(super) approval: Approvers,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Approvers {
+    None,
+    One,
+    Two,
+}
+
+/// Where documents are, and who manages them.
+#[derive(Debug, Args)]
+pub(super) struct Documents {
+    /// A file, a directory, or `-` for standard input; may be repeated
+    #[arg(long = "file", short = 'f', value_name = "PATH", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// Who manages these documents, such as the repository that they are in
+    #[arg(long, value_name = "LABEL", default_value = "default")]
+    pub(super) owner_label: OwnerLabel,
+    /// Take away what carries the label and is not in these files
+    #[arg(long)]
+    pub(super) prune: bool,
+    /// Also if that is more than half of it
+    #[arg(long, requires = "prune")]
+    pub(super) prune_all: bool,
+    /// Also change documents that another label manages, and manage them from then on
+    #[arg(long)]
+    pub(super) take_over: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Apply {
+    #[command(flatten)]
+    pub(super) documents: Documents,
+    /// Refuse if documents have changed after this revision, which `signet diff` shows
+    #[arg(long, value_name = "REVISION")]
+    pub(super) expected_revision: Option<u64>,
+    #[command(flatten)]
+    pub(super) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Diff {
+    #[command(flatten)]
+    pub(super) documents: Documents,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Export {
+    /// Only documents of this kind
+    #[arg(long = "kind", value_enum)]
+    pub(super) kinds: Vec<DocumentKind>,
+    /// Only what this label manages
+    #[arg(long, value_name = "LABEL")]
+    pub(super) owner_label: Option<OwnerLabel>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum DocumentKind {
+    Workload,
+    Policy,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Validate {
+    /// A file, a directory, or `-` for standard input; may be repeated
+    #[arg(long = "file", short = 'f', value_name = "PATH", required = true)]
+    pub(super) files: Vec<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct StatusChange {
-    /// Its SPIFFE ID
+    /// Its SPIFFE ID, or a template
     #[arg(value_name = "ID")]
     pub(super) id: String,
     /// Why, for the audit
@@ -178,6 +311,12 @@ pub(super) enum TokenVerb {
         #[arg(long, value_name = "DURATION", default_value = "10m")]
         ttl: Span,
     },
+    /// Print where control is and by which root it is known, for those who prove otherwise who they are: no secret,
+    /// good for any number of them
+    #[command(
+        after_help = "Examples:\n  signet-proxy run --join \"$(signet token introduction)\" --attest jwt=kubernetes:/var/run/secrets/tokens/signet ...\n  signet-proxy run --join \"$(signet token introduction)\" --attest x509=devices:device.pem:device.key ..."
+    )]
+    Introduction,
 }
 
 #[derive(Debug, Subcommand)]
@@ -406,11 +545,19 @@ mod tests {
         for line in [
             "signet status",
             "signet workload create spiffe://m/o --owner a --purpose b --ttl 1h",
+            "signet workload create spiffe://m/o --owner a --purpose b --contact c --environment test --selector a:k:v --selector a:k:w --ttl-min 5m --ttl-max 1d --dns a.b --until 2027-01-31T00:00:00Z --approval two",
             "signet workload list -o json",
+            "signet workload list -o wide",
+            "signet apply -f mesh -f more.yaml -f - --owner-label shop-repo --prune --prune-all --take-over --no-wait",
+            "signet apply -f mesh --expected-revision 7",
+            "signet diff -f mesh --prune",
+            "signet export --kind workload --kind policy --owner-label shop-repo",
+            "signet validate -f mesh",
             "signet workload suspend spiffe://m/o",
             "signet workload resume spiffe://m/o",
             "signet workload retire spiffe://m/o --reason x",
             "signet token create spiffe://m/o --ttl 10m",
+            "signet token introduction",
             "signet policy apply -f p.yaml --no-wait",
             "signet policy list",
             "signet policy show x",
@@ -457,7 +604,13 @@ mod tests {
             "signet policy explain spiffe://m/a spiffe://m/b",
             "signet policy explain spiffe://m/a spiffe://m/b --port 80 --method GET",
             "signet token create spiffe://m/o --ttl soon",
+            "signet token introduction spiffe://m/o",
             "signet --control nowhere status",
+            "signet apply",
+            "signet apply -f mesh --owner-label Shop",
+            "signet apply -f mesh --prune-all",
+            "signet export --kind role",
+            "signet workload create spiffe://m/o --owner a --purpose b --until tomorrow",
             "signet role grant spiffe://m/o",
             "signet role grant root spiffe://m/o",
             "signet role grant admin ada",

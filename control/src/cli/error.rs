@@ -20,6 +20,10 @@ pub(super) struct CliError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Failed,
+    /// No failure: `diff` found some.
+    Differences,
+    /// What is a failure elsewhere, of `diff`.
+    Trouble,
     Usage,
     Unreachable,
     NotFound,
@@ -47,6 +51,19 @@ impl CliError {
         Self::new(Kind::NotPermitted, message)
     }
 
+    /// There are differences.
+    pub(super) fn differences(message: impl Into<String>) -> Self {
+        Self::new(Kind::Differences, message)
+    }
+
+    /// The same error of a verb whose exit code 1 means differences.
+    pub(super) fn into_trouble(mut self) -> Self {
+        if self.kind == Kind::Failed {
+            self.kind = Kind::Trouble;
+        }
+        self
+    }
+
     fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), hint: None, request: None }
     }
@@ -67,8 +84,8 @@ impl CliError {
 
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self.kind {
-            Kind::Failed => 1,
-            Kind::Usage => 2,
+            Kind::Failed | Kind::Differences => 1,
+            Kind::Usage | Kind::Trouble => 2,
             Kind::Unreachable => 3,
             Kind::NotFound => 4,
             Kind::NotPermitted => 5,

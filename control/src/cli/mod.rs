@@ -11,11 +11,14 @@
 //! | 3 | control cannot be reached |
 //! | 4 | no such thing |
 //! | 5 | not permitted |
+//!
+//! `signet diff` is as diff(1): 1 means that there are differences, and what is 1 elsewhere is 2.
 
 mod args;
 mod connect;
 mod credentials;
 mod error;
+mod files;
 mod generations;
 mod output;
 mod verbs;
@@ -62,6 +65,10 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
     match cli.verb {
         Verb::Status => verbs::authority::status(&session, output).await,
         Verb::Workload(verb) => verbs::workload::run(verb, &session, output).await,
+        Verb::Apply(apply) => verbs::documents::apply(apply, &session, output).await,
+        Verb::Diff(diff) => verbs::documents::diff(diff, &session, output).await,
+        Verb::Export(export) => verbs::documents::export(export, &session).await,
+        Verb::Validate(validate) => verbs::documents::validate(&validate, output),
         Verb::Token(verb) => verbs::workload::token(verb, &session, output).await,
         Verb::Policy(verb) => verbs::policy::run(verb, &session, output).await,
         Verb::Identities(query) => verbs::identities::list(query, &session, output).await,

@@ -15,15 +15,21 @@ use crate::{duration, time};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output {
     json: bool,
+    wide: bool,
 }
 
 impl Output {
     pub(super) fn new(format: Format) -> Self {
-        Self { json: format == Format::Json }
+        Self { json: format == Format::Json, wide: format == Format::Wide }
     }
 
     pub(super) fn is_json(self) -> bool {
         self.json
+    }
+
+    /// Whether people want to see all that is known.
+    pub(super) fn is_wide(self) -> bool {
+        self.wide
     }
 
     /// JSON as it is, or what `people` makes of it.
@@ -71,9 +77,9 @@ pub(super) fn cell(text: impl AsRef<str>) -> Cell {
 /// A cell whose colour says at a glance whether all is well.
 pub(super) fn standing(word: &str) -> Cell {
     let color = match word {
-        "active" | "yes" => Color::Green,
-        "revoked" | "retired" => Color::Red,
-        "suspended" | "lapsed" | "expired" => Color::Yellow,
+        "active" | "yes" | "+" => Color::Green,
+        "revoked" | "retired" | "-" | "!" => Color::Red,
+        "suspended" | "lapsed" | "expired" | "~" => Color::Yellow,
         _ => return cell(word),
     };
     cell(word).fg(color)

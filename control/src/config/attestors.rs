@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
 use crate::attest::oidc::JwtConfig;
+use crate::attest::x509::X509Settings;
 
 /// Most attestors.
 const MAX_ATTESTORS: usize = 32;
@@ -21,9 +22,11 @@ const MAX_ATTESTORS: usize = 32;
 pub enum AttestorConfig {
     /// A JSON Web Token of an issuer that the operator trusts.
     Jwt(Box<JwtConfig>),
+    /// The key of a certificate of another CA.
+    X509(X509Settings),
 }
 
-const KINDS: &str = "\"jwt\"";
+const KINDS: &str = "\"jwt\" or \"x509\"";
 
 /// What is wrong in a table, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,6 +90,9 @@ fn attestor(name: &str, table: toml::Value) -> Result<AttestorConfig, TableError
     match table.remove("kind") {
         Some(toml::Value::String(kind)) if kind == "jwt" => {
             JwtConfig::read(table).map(|config| AttestorConfig::Jwt(Box::new(config)))
+        }
+        Some(toml::Value::String(kind)) if kind == "x509" => {
+            TableError::deserialize(table).map(AttestorConfig::X509)
         }
         Some(kind) => Err(TableError::expected("kind", KINDS, &kind.as_str().unwrap_or("no text"))),
         None => Err(this(&format!("expected `kind`, one of {KINDS}"))),

@@ -19,7 +19,7 @@ use signet_proto::spiffe::TrustDomain;
 use crate::audit::SinkAddress;
 use crate::duration::Span;
 use crate::registry::{self, TtlBounds};
-use crate::store::Location;
+use crate::store::{Location, LocationError};
 use crate::telemetry::log::LogFormat;
 
 pub use attestors::{AttestorConfig, TableError};
@@ -236,6 +236,14 @@ pub enum ConfigError {
     /// The file.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The store that is named cannot be used.
+    #[error("{origin}: {error}")]
+    Store {
+        /// Where it was set.
+        origin: String,
+        /// Why not.
+        error: LocationError,
+    },
     /// A value that does not go with the others, or is out of bounds.
     #[error("{origin}: expected {expected}, found `{found}`")]
     Value {

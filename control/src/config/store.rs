@@ -43,6 +43,6 @@ impl Origins<'_> {
             password.as_ref().map(|password| password.trim_ascii_end()),
         );
         // The URL is not repeated: it may hold a password.
-        server.map(Location::Server).map_err(|error| self.wrong("store", error.to_string(), &"another"))
+        server.map(Location::Server).map_err(|error| ConfigError::Store { origin: self.of("store"), error })
     }
 }

@@ -16,16 +16,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rcgen::PublicKeyData;
 use rustls::pki_types::CertificateDer;
 use signet_proto::handshake::{KeyError, PeerIdentity, Svid, SvidMismatch, WorkloadKey};
 use signet_proto::spiffe::{InstanceId, InstanceIdError, SpiffeId, SpiffeIdError};
 
-use crate::attest::{Attested, Evidence};
+use crate::attest::Attested;
 use crate::audit::RequestId;
 use crate::ca::{Authority, CaError, LeafRequest, SignedLeaf};
-use crate::store::model::{Attestation, Renewal};
+use crate::store::model::{ASK_AGAIN, Attestation, Evidence, Renewal};
 use crate::store::{Refusal, Store, StoreError};
 use crate::telemetry::metrics::{self, Issue};
+use crate::time;
 
 pub use csr::CsrError;
 
@@ -177,18 +179,24 @@ impl Issuer {
         request_id: Option<RequestId>,
     ) -> Result<Issued, IssueError> {
         let version = check_version(version)?;
-        let Attested { workload, again, evidence } = attested;
-        let id = workload.spiffe_id;
+        let Attested { id, ttl, again, evidence } = attested;
         let key = match csr::verify(request, &id) {
             // A spent token answers nobody but its instance, whatever is wrong.
             Err(_) if again.is_some() => return Err(StoreError::from(Refusal::TokenSpent).into()),
             key => key?,
         };
+        let again = match &evidence {
+            Evidence::JoinToken { .. } => again,
+            Evidence::Proven(_) | Evidence::Svid { .. } => {
+                let (proof, since) = (evidence.proof().to_owned(), time::now() - ASK_AGAIN);
+                self.store
+                    .attested_before(id.clone(), proof, crate::sha256(&key.subject_public_key_info()), since)
+                    .await?
+            }
+        };
         let instance = again.map_or_else(InstanceId::random, Ok)?;
-        let leaf =
-            self.sign(&LeafRequest { id: &id, instance: Some(instance), key: &key, ttl: workload.ttl })?;
-        let Evidence::JoinToken { secret_sha256 } = evidence;
-        let attestation = Attestation { instance, secret_sha256, version, address, request_id };
+        let leaf = self.sign(&LeafRequest { id: &id, instance: Some(instance), key: &key, ttl })?;
+        let attestation = Attestation { instance, evidence, version, address, request_id };
         self.store.record_attestation(leaf.issuance.clone(), attestation).await?;
         Ok(Issued { id, instance, leaf })
     }
@@ -204,8 +212,12 @@ impl Issuer {
         let instance = peer.instance.ok_or(IssueError::NoInstance)?;
         let key = csr::verify(request, &peer.id)?;
         let workload = self.store.workload(peer.id.clone()).await?;
-        let leaf =
-            self.sign(&LeafRequest { id: &peer.id, instance: Some(instance), key: &key, ttl: workload.ttl })?;
+        let leaf = self.sign(&LeafRequest {
+            id: &peer.id,
+            instance: Some(instance),
+            key: &key,
+            ttl: workload.life(time::now()),
+        })?;
         let presented =
             peer.handles.iter().map(|handle| (handle.issuer_sha256, handle.serial.clone())).collect();
         let renewal = Renewal { instance, presented, version, request_id };

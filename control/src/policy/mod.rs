@@ -1,16 +1,14 @@
 //! Policy documents: checked on the way in, explained on the way out. What they mean is decided in
 //! [`signet_proto::policy`], the same for control and for proxies.
 
-use std::collections::HashSet;
-
 use signet_proto::clock;
 use signet_proto::policy::{
-    CompileError, Document, Layer, ParseError, PolicySet, Request, Verdict, parse_json, parse_yaml,
+    CompileError, Document, Layer, ParseError, PolicySet, Request, Verdict, parse_yaml,
 };
-use signet_proto::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
+use signet_proto::spiffe::{SpiffeId, SpiffeIdError};
 
-use crate::roles::{Permission, Refused, Scope};
-use crate::store::model::{Commit, Mutation, NewPolicy, Policy, PolicyChange};
+use crate::roles::{Permission, Refused};
+use crate::store::model::{Mutation, Policy};
 use crate::store::{Store, StoreError};
 
 /// Why policy is not applied or explained.
@@ -23,18 +21,6 @@ pub enum PolicyError {
     /// The text holds no document.
     #[error("{0}: no policy document in it: expected `kind: Policy`")]
     Empty(String),
-    /// A document protects someone of another trust domain.
-    #[error("{file}: policy `{name}`: target: expected one of trust domain `{expected}`, found `{found}`")]
-    Domain {
-        /// Where it came from.
-        file: String,
-        /// Which document.
-        name: String,
-        /// Ours.
-        expected: TrustDomain,
-        /// What came.
-        found: TrustDomain,
-    },
     /// The documents do not go together.
     #[error("{file}: {error}")]
     Compile {
@@ -74,51 +60,17 @@ pub struct Question {
     http: Option<(String, String)>,
 }
 
-/// Applies and deletes documents.
+/// Lists and deletes documents; they are applied with those of workloads, in the registry.
 #[derive(Clone)]
 pub struct Policies {
     store: Store,
-    trust_domain: TrustDomain,
 }
 
 impl Policies {
-    /// Of one trust domain.
+    /// Those of a store.
     #[must_use]
-    pub fn new(store: Store, trust_domain: TrustDomain) -> Self {
-        Self { store, trust_domain }
-    }
-
-    /// Applies a YAML stream of documents: all, or none with the place of the mistake. `permission` has to reach
-    /// the targets of all, and of those that they replace.
-    ///
-    /// # Errors
-    /// The first mistake, or why they are not permitted.
-    pub async fn apply(
-        &self,
-        file: &str,
-        yaml: &str,
-        permission: impl Permission,
-    ) -> Result<(Commit, Vec<(String, PolicyChange)>), PolicyError> {
-        let documents = parse(file, yaml)?;
-        self.require_own_targets(file, &documents)?;
-        // Before anything is told of other documents; in the commit it is decided.
-        let targets: Vec<_> = documents.iter().map(|document| Scope::Of(document.target.clone())).collect();
-        permission.on_all(&targets)?;
-        let replaced: HashSet<&str> = documents.iter().map(|document| document.name.as_str()).collect();
-        let kept = self.store.policies().await?.into_iter().filter(|old| !replaced.contains(&*old.name));
-        // One that cannot be read denies what it can, until it is replaced or deleted; it stops nobody.
-        let kept = kept.filter_map(|old| parse_json(&old.document).ok());
-        PolicySet::compile(kept.chain(documents.iter().cloned()).collect())
-            .map_err(|error| PolicyError::Compile { file: file.to_owned(), error })?;
-        let new = documents
-            .iter()
-            .map(|document| NewPolicy {
-                name: document.name.clone(),
-                target: document.target.to_string(),
-                document: document.to_json(),
-            })
-            .collect();
-        Ok(self.store.apply_policies(new, permission, together).await?)
+    pub fn new(store: Store) -> Self {
+        Self { store }
     }
 
     /// All documents, by name.
@@ -136,24 +88,6 @@ impl Policies {
     pub async fn delete(&self, name: String, permission: impl Permission) -> Result<Mutation, PolicyError> {
         Ok(self.store.delete_policy(name, permission).await?)
     }
-
-    fn require_own_targets(&self, file: &str, documents: &[Document]) -> Result<(), PolicyError> {
-        match documents.iter().find(|document| *document.target.trust_domain() != self.trust_domain) {
-            None => Ok(()),
-            Some(document) => Err(PolicyError::Domain {
-                file: file.to_owned(),
-                name: document.name.clone(),
-                expected: self.trust_domain.clone(),
-                found: document.target.trust_domain().clone(),
-            }),
-        }
-    }
-}
-
-/// Whether stored documents, as JSON, go together.
-fn together(documents: &[&str]) -> Result<(), String> {
-    let readable = documents.iter().filter_map(|document| parse_json(document).ok()).collect();
-    PolicySet::compile(readable).map(drop).map_err(|error| error.to_string())
 }
 
 /// Reads a YAML stream of documents and checks that they go together: what `signet policy validate` does.

@@ -31,9 +31,13 @@ impl View {
         Self { id, told: None }
     }
 
-    /// The message that brings the proxy from what it was told to `state` and `services`: whole at first,
+    /// The message that brings the proxy from what it was told to `state` and `services` (`None`: as they were): whole at first,
     /// then only the sections whose content changed; `None` if none did.
-    pub fn next(&mut self, state: &MeshState, services: Vec<v1::Service>) -> Option<v1::WatchResponse> {
+    pub fn next(
+        &mut self,
+        state: &MeshState,
+        services: Option<Vec<v1::Service>>,
+    ) -> Option<v1::WatchResponse> {
         let policies = match &self.told {
             Some(told) if Arc::ptr_eq(&told.all_policies, &state.policies) => told.policies.clone(),
             _ => self.concerned(&state.policies),
@@ -60,9 +64,15 @@ impl View {
             let documents = policies.iter().map(ToString::to_string).collect();
             message.policies = Some(v1::Policies { documents });
         }
-        if self.told.as_ref().is_none_or(|told| told.services != services) {
-            message.services = Some(v1::Services { services: services.clone() });
-        }
+        let services = match services {
+            Some(services) => {
+                if self.told.as_ref().is_none_or(|told| told.services != services) {
+                    message.services = Some(v1::Services { services: services.clone() });
+                }
+                services
+            }
+            None => self.told.as_mut().map(|told| std::mem::take(&mut told.services)).unwrap_or_default(),
+        };
         let news = first
             || message.bundles.is_some()
             || message.policies.is_some()
@@ -127,7 +137,7 @@ mod tests {
 
     #[test]
     fn first_message_is_complete_even_if_there_is_nothing() {
-        let message = orders().next(&state(1, vec![], &[]), vec![]).unwrap();
+        let message = orders().next(&state(1, vec![], &[]), Some(vec![])).unwrap();
         assert!(message.bundles.is_some() && message.policies.is_some());
         assert!(message.revocations.is_some() && message.services.is_some());
     }
@@ -140,7 +150,7 @@ mod tests {
             document("below-me", "spiffe://mesh.local/orders/*"),
             document("other", "spiffe://mesh.local/payments"),
         ];
-        let message = orders().next(&state(1, policies, &[]), vec![]).unwrap();
+        let message = orders().next(&state(1, policies, &[]), Some(vec![])).unwrap();
         let documents = message.policies.unwrap().documents;
         assert_eq!(documents.len(), 2);
         assert!(documents[0].contains("\"mine\"") && documents[1].contains("\"all\""));
@@ -151,16 +161,16 @@ mod tests {
         let mine = document("mine", "spiffe://mesh.local/orders");
         let other = document("other", "spiffe://mesh.local/payments");
         let mut view = orders();
-        view.next(&state(1, vec![mine.clone()], &[]), vec![]).unwrap();
-        assert_eq!(view.next(&state(2, vec![mine, other], &[]), vec![]), None);
+        view.next(&state(1, vec![mine.clone()], &[]), Some(vec![])).unwrap();
+        assert_eq!(view.next(&state(2, vec![mine, other], &[]), Some(vec![])), None);
     }
 
     #[test]
     fn only_changed_sections_are_sent() {
         let mine = document("mine", "spiffe://mesh.local/orders");
         let mut view = orders();
-        view.next(&state(1, vec![mine.clone()], &[]), vec![]).unwrap();
-        let message = view.next(&state(2, vec![mine], &["spiffe://mesh.local/batch"]), vec![]).unwrap();
+        view.next(&state(1, vec![mine.clone()], &[]), Some(vec![])).unwrap();
+        let message = view.next(&state(2, vec![mine], &["spiffe://mesh.local/batch"]), Some(vec![])).unwrap();
         assert_eq!(message.revision, 2);
         assert!(message.bundles.is_none() && message.policies.is_none() && message.services.is_none());
         assert_eq!(message.revocations.unwrap().identities, ["spiffe://mesh.local/batch"]);
@@ -169,8 +179,9 @@ mod tests {
     #[test]
     fn removed_document_is_sent_as_the_shorter_list() {
         let mut view = orders();
-        view.next(&state(1, vec![document("mine", "spiffe://mesh.local/orders")], &[]), vec![]).unwrap();
-        let message = view.next(&state(2, vec![], &[]), vec![]).unwrap();
+        view.next(&state(1, vec![document("mine", "spiffe://mesh.local/orders")], &[]), Some(vec![]))
+            .unwrap();
+        let message = view.next(&state(2, vec![], &[]), Some(vec![])).unwrap();
         assert_eq!(message.policies.unwrap().documents, Vec::<String>::new());
     }
 
@@ -183,7 +194,7 @@ mod tests {
             broken("whose", "?"),
         ];
         let state = state(1, policies, &["spiffe://mesh.local/batch"]);
-        let message = orders().next(&state, vec![]).unwrap();
+        let message = orders().next(&state, Some(vec![])).unwrap();
         assert_eq!(message.policies.unwrap().documents, ["{", "{"]);
         assert_eq!(message.revocations.unwrap().identities, ["spiffe://mesh.local/batch"]);
         let request = signet_proto::policy::Request {
@@ -210,9 +221,9 @@ mod tests {
             }],
         };
         let mut view = orders();
-        view.next(&state, vec![service(1)]).unwrap();
-        assert_eq!(view.next(&state, vec![service(1)]), None);
-        let message = view.next(&state, vec![service(2)]).unwrap();
+        view.next(&state, Some(vec![service(1)])).unwrap();
+        assert_eq!(view.next(&state, Some(vec![service(1)])), None);
+        let message = view.next(&state, Some(vec![service(2)])).unwrap();
         assert!(message.policies.is_none() && message.revocations.is_none());
         assert_eq!(message.services.unwrap().services, [service(2)]);
     }

@@ -1,22 +1,55 @@
-//! Workloads: who may have an identity, who answers for it, and what for.
+//! Workloads: who may have an identity, who answers for it, what for, and what has to be proven to get it.
+//!
+//! ```text
+//!   files ─▶ document ─▶ declarations ─▶ plan ─▶ store (which plans again, in the commit)
+//!   proof ─▶ selectors ─▶ matching ─▶ one workload, by its own name or through a template
+//! ```
 
+mod apply;
+mod declaration;
+mod dns;
+mod document;
+mod label;
+mod matching;
+mod plan;
 mod selector;
+mod template;
+#[cfg(test)]
+mod testing;
 
+pub use apply::{Application, Applied, ApplyError, Parts};
+pub(crate) use declaration::environment;
+pub use declaration::{
+    Approval, Declaration, MAX_DNS_NAMES, MAX_SELECTORS, Mistake, Name, NameError, Owner, Ttl,
+};
+pub use dns::{DnsName, DnsNameError};
+pub use document::{
+    DocumentSet, File, MAX_DOCUMENTS, MAX_FILES, MAX_SET_BYTES, Placed, SetError, policy_yaml, workload_yaml,
+};
+pub use label::{OwnerLabel, OwnerLabelError};
+pub use matching::{ChooseError, Match, Matches, choose, matching};
+pub use plan::{Action, Change, FieldChange, Kind, Plan, PlanOptions, Refused, Write, plan};
+pub use selector::{Selector, SelectorError};
+pub use template::{ExpandError, Template, TemplateError, Values};
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use signet_proto::spiffe::{SpiffeId, TrustDomain};
 
-use crate::store::model::{Actor, Mutation, NewWorkload, Workload, WorkloadStatus};
+use crate::roles::Permission;
+use crate::store::model::{Actor, Mutation, Registered, WorkloadStatus};
 use crate::store::{Store, StoreError};
-
-pub use selector::{Selector, SelectorError};
+use tokio::sync::Semaphore;
 
 /// Control's own identity.
 pub const CONTROL_PATH: &str = "/signet/control";
 /// What is below is control's.
-const RESERVED: &str = "/signet";
+const RESERVED_SEGMENT: &str = "signet";
 /// Owner and purpose: enough for a team with its contact, or a sentence.
 const MAX_TEXT: usize = 256;
+/// Sets of documents that are read at the same time.
+const READ_AT_ONCE: usize = 2;
 /// No SVID lives longer.
 pub const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -41,19 +74,22 @@ pub enum RegistryError {
     /// Control's own names.
     #[error("`{0}` is reserved: names below `/signet/` are control's own")]
     Reserved(SpiffeId),
-    /// Owner or purpose is empty, too long or unprintable.
+    /// The name is neither a SPIFFE ID nor a template.
+    #[error("`{name}`: {error}")]
+    Name {
+        /// What came.
+        name: String,
+        /// What is wrong with it.
+        error: NameError,
+    },
+    /// A field of a workload is not acceptable.
+    #[error(transparent)]
+    Mistake(#[from] Mistake),
+    /// A text is empty, too long or unprintable.
     #[error("{field}: expected 1 to {MAX_TEXT} bytes without control characters")]
     Text {
         /// Which.
         field: &'static str,
-    },
-    /// The life is out of bounds.
-    #[error("ttl: expected from {} s to {} s", min.as_secs(), max.as_secs())]
-    Ttl {
-        /// Shortest.
-        min: Duration,
-        /// Longest.
-        max: Duration,
     },
     /// The store refused or failed.
     #[error(transparent)]
@@ -77,62 +113,70 @@ pub struct Registry {
     store: Store,
     trust_domain: TrustDomain,
     ttl: TtlBounds,
+    /// Sets of documents are large: few are read at the same time.
+    reading: Arc<Semaphore>,
 }
 
 impl Registry {
     /// Of one trust domain.
     #[must_use]
     pub fn new(store: Store, trust_domain: TrustDomain, ttl: TtlBounds) -> Self {
-        Self { store, trust_domain, ttl }
+        Self { store, trust_domain, ttl, reading: Arc::new(Semaphore::new(READ_AT_ONCE)) }
     }
 
-    /// Registers a workload.
+    /// Registers a workload or template by hand, if `permission` reaches all that it can name.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with it, or why it is not permitted.
     pub async fn create(
         &self,
-        id: &str,
-        owner: &str,
-        purpose: &str,
-        ttl: Option<Duration>,
-        actor: Actor,
-    ) -> Result<Workload, RegistryError> {
-        let TtlBounds { min, default, max } = self.ttl;
-        let ttl = ttl.unwrap_or(default);
-        if ttl < min || ttl > max || ttl.subsec_nanos() != 0 {
-            return Err(RegistryError::Ttl { min, max });
-        }
-        let new = NewWorkload {
-            spiffe_id: self.parse(id)?,
-            owner: text("owner", owner)?,
-            purpose: text("purpose", purpose)?,
-            ttl,
-        };
-        Ok(self.store.create_workload(new, actor).await?)
+        declaration: Declaration,
+        permission: impl Permission,
+    ) -> Result<Registered, RegistryError> {
+        let settled = declaration.settle(&self.trust_domain, self.ttl)?;
+        Ok(self.store.create_workload(settled, permission).await?)
     }
 
-    /// All workloads, by name.
+    /// All workloads and templates, and the identities that templates gave, by name.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn list(&self) -> Result<Vec<Workload>, RegistryError> {
+    pub async fn list(&self) -> Result<Vec<Registered>, RegistryError> {
         Ok(self.store.workloads().await?)
     }
 
-    /// Suspends, resumes or retires.
+    /// Suspends, resumes or retires by hand.
     ///
     /// # Errors
     /// When there is no such workload, or it is retired.
     pub async fn set_status(
         &self,
-        id: &str,
+        name: Name,
         status: WorkloadStatus,
         reason: &str,
         actor: Actor,
     ) -> Result<Mutation, RegistryError> {
         let reason = if reason.is_empty() { String::new() } else { text("reason", reason)? };
-        Ok(self.store.set_workload_status(self.parse(id)?, status, reason, actor).await?)
+        Ok(self.store.set_workload_status(name, status, reason, actor).await?)
+    }
+
+    /// A workload's SPIFFE ID as [`Self::parse`] takes it, or a template of this trust domain.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_name(&self, name: &str) -> Result<Name, RegistryError> {
+        if !name.contains(['{', '}']) {
+            return self.parse(name).map(Name::Identity);
+        }
+        let name = parse_name(name)?;
+        if *name.trust_domain() != self.trust_domain {
+            let message = format!(
+                "`{name}` is not of this trust domain: expected `spiffe://{}/...`",
+                self.trust_domain
+            );
+            return Err(Mistake { field: "id", message }.into());
+        }
+        Ok(name)
     }
 
     /// A workload's SPIFFE ID: of this trust domain, with a path, and not control's own.
@@ -147,12 +191,24 @@ impl Registry {
         if !id.is_workload() {
             return Err(RegistryError::NotWorkload(id));
         }
-        let reserved = id.path().strip_prefix(RESERVED);
-        if reserved.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        if is_reserved(&id) {
             return Err(RegistryError::Reserved(id));
         }
         Ok(id)
     }
+}
+
+/// Whether a name is control's own.
+fn is_reserved(id: &SpiffeId) -> bool {
+    id.path().split('/').nth(1) == Some(RESERVED_SEGMENT)
+}
+
+/// A SPIFFE ID or template.
+///
+/// # Errors
+/// When it is neither.
+pub fn parse_name(name: &str) -> Result<Name, RegistryError> {
+    name.parse().map_err(|error| RegistryError::Name { name: name.to_owned(), error })
 }
 
 /// A text for people, safe to print on a terminal and in a log.
@@ -180,42 +236,59 @@ mod tests {
         (directory, Registry::new(store, domain, ttl))
     }
 
+    fn named(name: &str) -> Result<Declaration, RegistryError> {
+        let name = parse_name(name)?;
+        Ok(Declaration { name, ..testing::declared("spiffe://mesh.local/w") })
+    }
+
     #[tokio::test]
     async fn only_workloads_of_this_domain_outside_the_reserved_paths_are_registered() {
         let (_directory, registry) = registry();
+        let create = async |id: &str| registry.create(named(id)?, Actor::control()).await;
         for (id, expected) in [
             ("spiffe://other.local/orders", "not of this trust domain"),
             ("spiffe://mesh.local", "names the trust domain"),
             ("spiffe://mesh.local/signet/control", "reserved"),
             ("spiffe://mesh.local/signet", "reserved"),
-            ("orders", "spiffe id"),
+            ("spiffe://mesh.local/signet/{a}", "control's own"),
+            ("spiffe://mesh.local/{a}", "a template needs one"),
+            ("orders", "starts with `spiffe://`"),
         ] {
-            let error =
-                registry.create(id, "team", "test", None, Actor::control()).await.unwrap_err().to_string();
+            let error = create(id).await.unwrap_err().to_string();
             assert!(error.contains(expected), "{id}: {error}");
         }
         for id in ["spiffe://mesh.local/orders", "spiffe://mesh.local/signets"] {
-            registry.create(id, "team", "test", None, Actor::control()).await.unwrap();
+            create(id).await.unwrap();
         }
-        let again = registry
-            .create("spiffe://mesh.local/orders", "team", "test", None, Actor::control())
-            .await
-            .unwrap_err();
+        let again = create("spiffe://mesh.local/orders").await.unwrap_err();
         assert!(matches!(again, RegistryError::Store(StoreError::Exists { .. })));
     }
 
     #[tokio::test]
-    async fn texts_and_lives_out_of_bounds_are_refused() {
+    async fn lives_out_of_bounds_are_refused_and_the_usual_one_is_filled_in() {
         let (_directory, registry) = registry();
-        let id = "spiffe://mesh.local/orders";
-        for owner in ["", "  ", "a\nb", "\u{1b}[31m", &"x".repeat(257)] {
-            let refused = registry.create(id, owner, "test", None, Actor::control()).await;
-            assert!(matches!(refused, Err(RegistryError::Text { field: "owner" })), "{owner:?}");
+        let life = |seconds| Some(Duration::from_secs(seconds));
+        for ttl in [
+            Ttl { default: life(59), ..Ttl::default() },
+            Ttl { default: life(86_401), ..Ttl::default() },
+            Ttl { default: life(0), ..Ttl::default() },
+            Ttl { max: life(90_000), ..Ttl::default() },
+            Ttl { min: life(600), default: life(500), max: None },
+        ] {
+            let declaration = Declaration { ttl, ..named("spiffe://mesh.local/orders").unwrap() };
+            let refused = registry.create(declaration, Actor::control()).await;
+            assert!(matches!(refused, Err(RegistryError::Mistake(Mistake { field: "ttl", .. }))), "{ttl:?}");
         }
-        for seconds in [0, 59, 86_401] {
-            let ttl = Some(Duration::from_secs(seconds));
-            let refused = registry.create(id, "team", "test", ttl, Actor::control()).await;
-            assert!(matches!(refused, Err(RegistryError::Ttl { .. })), "{seconds}");
+        let long = Ttl { min: life(7_200), ..Ttl::default() };
+        let declaration = Declaration { ttl: long, ..named("spiffe://mesh.local/orders").unwrap() };
+        let created = registry.create(declaration, Actor::control()).await.unwrap();
+        assert_eq!(created.declaration.ttl.default, life(7_200), "the usual hour is too short for it");
+    }
+
+    #[test]
+    fn texts_for_people_are_short_and_printable() {
+        for wrong in ["", "  ", "a\nb", "\u{1b}[31m", &"x".repeat(257)] {
+            assert!(matches!(text("owner", wrong), Err(RegistryError::Text { field: "owner" })), "{wrong:?}");
         }
     }
 }

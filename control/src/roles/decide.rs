@@ -48,8 +48,8 @@ pub struct Missing {
 /// What the caller would come by.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "whoever makes a join ticket for `{id}` can become it, and it has the role {role} on {scope}, which \
-     `{subject}` has not: ask someone who has it"
+    "whoever makes a join ticket for `{id}`, or says what proves to be it, can become it; it has the role {role} \
+     on {scope}, which `{subject}` has not: ask someone who has it"
 )]
 pub struct Gain {
     id: SpiffeId,

@@ -48,7 +48,14 @@ pub trait Permission: Send + 'static {
     /// Why not, and which role would do.
     fn on_all(&self, targets: &[Scope]) -> Result<Actor, Refused>;
 
-    /// The same for one target.
+    /// Whether a change may let its actor come by the identity `id`, which has the roles `held`: nobody becomes
+    /// someone who may do more.
+    ///
+    /// # Errors
+    /// What it would gain.
+    fn may_become(&self, id: &SpiffeId, held: &[Binding]) -> Result<(), Refused>;
+
+    /// As [`Self::on_all`], for one target.
     ///
     /// # Errors
     /// Why not, and which role would do.
@@ -62,6 +69,10 @@ impl Permission for Actor {
     fn on_all(&self, _targets: &[Scope]) -> Result<Self, Refused> {
         Ok(self.clone())
     }
+
+    fn may_become(&self, _id: &SpiffeId, _held: &[Binding]) -> Result<(), Refused> {
+        Ok(())
+    }
 }
 
 impl Permission for Operator {
@@ -74,6 +85,10 @@ impl Permission for Operator {
         }
         self.judged.set();
         Ok(self.actor())
+    }
+
+    fn may_become(&self, id: &SpiffeId, held: &[Binding]) -> Result<(), Refused> {
+        may_become(&self.subject, &self.bindings, id, held)
     }
 }
 
@@ -111,7 +126,7 @@ impl Operator {
     /// Why not, and which role would do.
     pub fn on_becoming(&self, id: &SpiffeId, held: &[Binding]) -> Result<Actor, Refused> {
         let actor = self.on(&Scope::identity(id))?;
-        may_become(&self.subject, &self.bindings, id, held)?;
+        self.may_become(id, held)?;
         Ok(actor)
     }
 

@@ -34,16 +34,18 @@ pub enum Reach {
 pub fn needs(verb: Verb) -> Needs {
     use Reach::{Mesh, Named, Visible};
     match verb {
-        Verb::IdentityAttest => Needs::Stranger,
+        Verb::IdentityAttest | Verb::IdentityChallenge => Needs::Stranger,
         Verb::IdentityRenew | Verb::MeshWatch | Verb::MeshLeave | Verb::ReportReport => Needs::Member,
 
         Verb::AdminStatus
         | Verb::AdminGetBundle
         | Verb::AdminGetAuditKey
+        | Verb::AdminGetIntroduction
         | Verb::AdminListCheckpoints
         | Verb::AdminTailAudit => Needs::Role(Role::Viewer, Mesh),
         Verb::AdminListWorkloads
         | Verb::AdminListPolicies
+        | Verb::AdminExport
         | Verb::AdminListIdentities
         | Verb::AdminListRoles
         | Verb::AdminAwaitApplied => Needs::Role(Role::Viewer, Visible),
@@ -52,6 +54,7 @@ pub fn needs(verb: Verb) -> Needs {
         Verb::AdminCreateWorkload
         | Verb::AdminSetWorkloadStatus
         | Verb::AdminCreateToken
+        | Verb::AdminApply
         | Verb::AdminApplyPolicy
         | Verb::AdminDeletePolicy
         | Verb::AdminRevoke => Needs::Role(Role::Operator, Named),

@@ -1,9 +1,13 @@
 //! What can go wrong at the store, in words for the caller. No engine's types leak.
 
+use std::time::SystemTime;
+
 use signet_proto::spiffe::SpiffeId;
 
 use super::model::WorkloadStatus;
+use crate::registry::ChooseError;
 use crate::roles::Refused;
+use crate::time;
 
 /// A failed call. Unless it says otherwise nothing was changed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -89,7 +93,21 @@ pub enum Refusal {
     },
     /// Retired is for good.
     #[error("workload `{0}` is retired for good: create another SPIFFE ID")]
-    WorkloadRetired(SpiffeId),
+    WorkloadRetired(String),
+    /// The workload's time is over.
+    #[error("workload `{id}` was temporary and ended at {}: it gets no SVID", time::rfc3339(*until))]
+    WorkloadEnded {
+        /// Which.
+        id: SpiffeId,
+        /// When.
+        until: SystemTime,
+    },
+    /// A proof that no workload asks for, or that several do.
+    #[error("{0}")]
+    Unmatched(ChooseError),
+    /// Documents that cannot be applied, each with its reason.
+    #[error("nothing was applied: {0}")]
+    NotApplied(String),
     /// The instance was revoked.
     #[error("instance is revoked: it must attest again with a new join token")]
     InstanceRevoked,
@@ -117,6 +135,11 @@ pub enum Refusal {
     /// A subject has a bounded number of roles.
     #[error("the subject has as many roles as one can have: withdraw some, or grant one on a wider scope")]
     TooManyRoles,
+    /// Somebody has to agree first, and cannot yet.
+    #[error(
+        "new instances of this workload need an approval, which this version cannot take: nothing is issued"
+    )]
+    ApprovalRequired,
     /// Control's own identity cannot be revoked through itself.
     #[error("control's own identity cannot be revoked: rotate the intermediate instead")]
     OwnIdentity,
@@ -139,6 +162,9 @@ impl Refusal {
             Self::TokenExpired => "token_expired",
             Self::WorkloadNotActive { .. } => "workload_not_active",
             Self::WorkloadRetired(_) => "workload_retired",
+            Self::WorkloadEnded { .. } => "workload_ended",
+            Self::Unmatched(_) => "unmatched",
+            Self::NotApplied(_) => "not_applied",
             Self::InstanceRevoked => "instance_revoked",
             Self::InstanceLapsed => "instance_lapsed",
             Self::InstanceUnknown => "instance_unknown",
@@ -148,6 +174,7 @@ impl Refusal {
             Self::PoliciesDoNotFit(_) => "policies_do_not_fit",
             Self::RotatedMeanwhile => "rotated_meanwhile",
             Self::TooManyRoles => "too_many_roles",
+            Self::ApprovalRequired => "approval_required",
             Self::OwnIdentity => "own_identity",
         }
     }

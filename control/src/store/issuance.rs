@@ -3,14 +3,16 @@
 use std::time::SystemTime;
 
 use serde_json::json;
-use signet_proto::spiffe::InstanceId;
+use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::change::Change;
-use super::model::{Actor, Attestation, Issuance, Renewal};
+use super::model::{Actor, Attestation, Evidence, Issuance, Renewal};
+use super::revocations::instance_of;
 use super::sql::values;
 use super::tokens::Redeemed;
-use super::{Refusal, Store, StoreError, lapse, revocations, tokens, workloads};
-use crate::audit::Action;
+use super::{Refusal, Store, StoreError, entitlement, lapse, leases, revocations, tokens, workloads};
+use crate::audit::{Action, RequestId};
+use crate::registry::Approval;
 use crate::time;
 
 impl Store {
@@ -25,6 +27,30 @@ impl Store {
         attestation: Attestation,
     ) -> Result<(), StoreError> {
         self.write(move |change| attest(change, &issuance, &attestation)).await
+    }
+
+    /// The instance that was attested a moment ago in the same way with the same key, and has not renewed since: its
+    /// answer may be lost.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn attested_before(
+        &self,
+        id: SpiffeId,
+        proof: String,
+        spki_sha256: [u8; 32],
+        since: SystemTime,
+    ) -> Result<Option<InstanceId>, StoreError> {
+        self.read(move |sql| {
+            sql.find(
+                "SELECT i.id FROM certificate c JOIN instance i ON i.id = c.instance
+                 WHERE c.spki_sha256 = ?1 AND i.spiffe_id = ?2 AND i.proof = ?3 AND i.status = 'active'
+                   AND i.renewals = 0 AND i.attested_at_ms >= ?4 LIMIT 1",
+                values![&spki_sha256, id.as_str(), &proof, since],
+                |row| row.parsed(0),
+            )
+        })
+        .await
     }
 
     /// Records the next SVID of an instance.
@@ -49,20 +75,33 @@ impl Store {
 }
 
 fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Result<(), StoreError> {
-    workloads::require_active(&change.sql, &issuance.spiffe_id)?;
-    let redeemed = tokens::redeem(
-        change,
-        &new.secret_sha256,
-        &issuance.spiffe_id,
-        &new.instance,
-        &issuance.spki_sha256,
-    )?;
+    let actor = Actor::anonymous(new.address).in_call(new.request_id);
+    let again = match &new.evidence {
+        Evidence::JoinToken { secret_sha256 } => {
+            workloads::require_active(&change.sql, &issuance.spiffe_id, change.at)?;
+            let key = &issuance.spki_sha256;
+            let redeemed = tokens::redeem(change, secret_sha256, &issuance.spiffe_id, &new.instance, key)?;
+            matches!(redeemed, Redeemed::Again)
+        }
+        Evidence::Proven(proven) => {
+            entitlement::admit(change, &issuance.spiffe_id, &proven.selectors, &actor)?;
+            instance_of(&change.sql, &new.instance.to_string())?.is_some()
+        }
+        Evidence::Svid { instance } => {
+            workloads::require_active(&change.sql, &issuance.spiffe_id, change.at)?;
+            succeed(change, issuance, instance, new.request_id)?;
+            false
+        }
+    };
+    if workloads::require(&change.sql, &issuance.spiffe_id)?.approval != Approval::None {
+        return Err(Refusal::ApprovalRequired.into());
+    }
     require_own_key(change, issuance)?;
     // Asked again: the same instance, with its newest SVID.
     change.sql.post(
         "INSERT INTO instance (id, spiffe_id, status, proof, version, attested_at_ms, renewals,
                                    serial, not_before_ms, not_after_ms)
-             VALUES (?1, ?2, 'active', 'join_token', ?3, ?4, 0, ?5, ?6, ?7)
+             VALUES (?1, ?2, 'active', ?8, ?3, ?4, 0, ?5, ?6, ?7)
              ON CONFLICT (id) DO UPDATE SET version = excluded.version, serial = excluded.serial,
                not_before_ms = excluded.not_before_ms,
                not_after_ms = CASE WHEN instance.not_after_ms > excluded.not_after_ms
@@ -74,26 +113,49 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
             change.at,
             &issuance.serial,
             issuance.not_before,
-            issuance.not_after
+            issuance.not_after,
+            new.evidence.proof()
         ],
     )?;
     insert(change, issuance, Some(&new.instance))?;
-    audit(
-        change,
-        issuance,
-        &Actor::anonymous(new.address).in_call(new.request_id),
-        Action::SvidIssued,
-        &json!({
-            "instance": new.instance.to_string(),
-            "proof": "join_token",
-            "version": new.version,
-            "again": matches!(redeemed, Redeemed::Again),
-        }),
+    let mut detail = json!({
+        "instance": new.instance.to_string(),
+        "proof": new.evidence.proof(),
+        "version": new.version,
+        "again": again,
+    });
+    let more = match &new.evidence {
+        Evidence::JoinToken { .. } => None,
+        Evidence::Proven(proven) => Some(("evidence", proven.evidence.clone())),
+        Evidence::Svid { instance } => Some(("succeeds", json!(instance.to_string()))),
+    };
+    if let (Some(detail), Some((key, value))) = (detail.as_object_mut(), more) {
+        detail.insert(key.to_owned(), value);
+    }
+    audit(change, issuance, &actor, Action::SvidIssued, &detail)
+}
+
+/// The instance whose SVID proved its successor ends as one that says goodbye.
+fn succeed(
+    change: &mut Change<'_>,
+    issuance: &Issuance,
+    instance: &InstanceId,
+    request_id: Option<RequestId>,
+) -> Result<(), StoreError> {
+    let name = instance.to_string();
+    require_live(change, issuance, &name)?;
+    change.sql.post("UPDATE instance SET status = 'departed' WHERE id = ?1", values![&name])?;
+    leases::remove(change, &name)?;
+    change.audit(
+        &Actor::identity(&issuance.spiffe_id).in_call(request_id),
+        Action::InstanceDeparted,
+        issuance.spiffe_id.as_str(),
+        &json!({ "instance": name }),
     )
 }
 
 fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Result<(), StoreError> {
-    workloads::require_active(&change.sql, &issuance.spiffe_id)?;
+    workloads::require_active(&change.sql, &issuance.spiffe_id, change.at)?;
     let instance = renewal.instance.to_string();
     require_live(change, issuance, &instance)?;
     for (issuer_sha256, serial) in &renewal.presented {

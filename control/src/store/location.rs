@@ -22,8 +22,7 @@ use super::StoreError;
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// For every session: a replica that stands still must not hold the writer's place for longer.
-const SETTINGS: &str =
-    "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=10s";
+const SETTINGS: &str = "-c statement_timeout=5s -c lock_timeout=4s -c idle_in_transaction_session_timeout=5s";
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 
 /// What a connection hears; polling it is what drives the connection.
@@ -119,7 +118,7 @@ impl Server {
         let options =
             config.get_options().map_or_else(|| SETTINGS.to_owned(), |own| format!("{SETTINGS} {own}"));
         config.options(options).connect_timeout(CONNECT).application_name("signet-control");
-        config.keepalives_idle(Duration::from_secs(5)).tcp_user_timeout(Duration::from_secs(10));
+        config.keepalives_idle(Duration::from_secs(5)).tcp_user_timeout(Duration::from_secs(5));
         let tls = roots.map(tls).transpose()?.map(MakeRustlsConnect::new);
         Ok(Self { shown: shown(&config).into(), tls, config: Arc::new(config) })
     }

@@ -19,6 +19,8 @@ mod authorities;
 mod backup;
 mod change;
 mod data_dir;
+mod documents;
+mod entitlement;
 mod error;
 mod events;
 mod follow;
@@ -33,6 +35,7 @@ pub mod model;
 mod news;
 mod policies;
 mod readers;
+mod registrations;
 mod revocations;
 mod roles;
 mod schema;
@@ -124,7 +127,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let location = location.into();
         let (opened, newest) = aside(|| {
-            let opened = Opened::open(&location)?;
+            let opened = Opened::open(&location, replica)?;
             schema::prepare(&*opened.writer, opened.engine, trust_domain)?;
             opened.writer.begin(Purpose::Read)?;
             let newest = mesh::newest(&Sql::new(&*opened.writer));
@@ -158,7 +161,7 @@ impl Store {
     /// When it cannot be opened, is not Signet's, or is newer than this program.
     pub fn migrate(location: &Location, dry_run: bool) -> Result<&'static [Migration], StoreError> {
         aside(|| {
-            let opened = Opened::open(location)?;
+            let opened = Opened::open(location, EMBEDDED)?;
             schema::migrate(&*opened.writer, opened.engine, dry_run)
         })
     }
@@ -171,7 +174,9 @@ impl Store {
         aside(|| {
             let (engine, session): (_, Box<dyn Session>) = match location {
                 Location::Directory(data_dir) => (Engine::Sqlite, Box::new(SqliteSession::reader(data_dir)?)),
-                Location::Server(server) => (Engine::Postgres, Box::new(PostgresSession::open(server)?)),
+                Location::Server(server) => {
+                    (Engine::Postgres, Box::new(PostgresSession::open(server, EMBEDDED)?))
+                }
             };
             backup::backup(&*session, engine, to)
         })
@@ -183,7 +188,7 @@ impl Store {
     /// When there is something in it, it is in use, or the backup is not whole.
     pub fn restore(location: &Location, from: &mut (dyn BufRead + Send)) -> Result<Summary, StoreError> {
         aside(|| {
-            let opened = Opened::open(location)?;
+            let opened = Opened::open(location, EMBEDDED)?;
             backup::restore(&*opened.writer, opened.engine, from)
         })
     }
@@ -242,7 +247,7 @@ impl Store {
 }
 
 impl Opened {
-    fn open(location: &Location) -> Result<Self, StoreError> {
+    fn open(location: &Location, replica: &str) -> Result<Self, StoreError> {
         Ok(match location {
             Location::Directory(data_dir) => {
                 let lock = DataDir::claim(data_dir)?;
@@ -257,7 +262,7 @@ impl Opened {
                 }
             }
             Location::Server(server) => {
-                let session = |_| Ok(Box::new(PostgresSession::open(server)?) as Box<dyn Session>);
+                let session = |_| Ok(Box::new(PostgresSession::open(server, replica)?) as Box<dyn Session>);
                 Self {
                     engine: Engine::Postgres,
                     writer: session(0)?,

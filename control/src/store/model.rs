@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
+use crate::attest::Proven;
 use crate::audit::RequestId;
+use crate::registry::{Approval, Declaration, OwnerLabel, Template};
 use crate::roles::Binding;
 
 /// Who makes a change, as the audit names it: `unix:uid=0`, a SPIFFE ID, or `control` itself.
@@ -137,20 +139,7 @@ impl FromStr for WorkloadStatus {
     }
 }
 
-/// A workload to be registered.
-#[derive(Debug, Clone)]
-pub struct NewWorkload {
-    /// Its name, checked by the registry.
-    pub spiffe_id: SpiffeId,
-    /// Who answers for it.
-    pub owner: String,
-    /// What it is for.
-    pub purpose: String,
-    /// Life of its SVIDs.
-    pub ttl: Duration,
-}
-
-/// A registered workload.
+/// One identity, for whoever gives out SVIDs.
 #[derive(Debug, Clone)]
 pub struct Workload {
     /// Its name.
@@ -159,14 +148,89 @@ pub struct Workload {
     pub owner: String,
     /// What it is for.
     pub purpose: String,
-    /// Life of its SVIDs.
+    /// Usual life of its SVIDs.
     pub ttl: Duration,
+    /// Shortest that may be asked for; `None`: control's.
+    pub ttl_min: Option<Duration>,
+    /// Longest that may be asked for; `None`: control's.
+    pub ttl_max: Option<Duration>,
+    /// DNS names that its SVIDs may carry.
+    pub dns: Vec<String>,
     /// Whether it gets SVIDs.
     pub status: WorkloadStatus,
+    /// From then on it gets none.
+    pub until: Option<SystemTime>,
+    /// Who has to agree to each new instance.
+    pub approval: Approval,
+    /// The template that gave it, if it has no registration of its own.
+    pub template: Option<Template>,
+    /// Suspended by hand or with a revocation: no document lifts that.
+    pub held: bool,
     /// When it was registered.
     pub created_at: SystemTime,
     /// The revision of its last change.
     pub revision: u64,
+}
+
+impl Workload {
+    /// The usual life of an SVID that begins now: it does not outlive the workload.
+    #[must_use]
+    pub fn life(&self, now: SystemTime) -> Duration {
+        life(self.ttl, self.until, now)
+    }
+}
+
+/// The life of an SVID that begins now, of a workload that ends at `until`.
+pub(super) fn life(ttl: Duration, until: Option<SystemTime>, now: SystemTime) -> Duration {
+    let left = until.map(|until| until.duration_since(now).unwrap_or_default());
+    let left = left.map(|left| Duration::from_secs(left.as_secs().max(1)));
+    left.map_or(ttl, |left| left.min(ttl))
+}
+
+/// Whom a proof entitles to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entitled {
+    /// The identity.
+    pub id: SpiffeId,
+    /// The life of an SVID that begins now.
+    pub ttl: Duration,
+}
+
+/// A workload or template as it is registered: what `apply` compares with, and what `export` writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// What was declared; its status is the one in force.
+    pub declaration: Declaration,
+    /// Of an identity: the template that gave it; `None`: it has a registration of its own.
+    pub template: Option<Template>,
+    /// Whose documents it is in; `None`: registered by hand.
+    pub managed_by: Option<OwnerLabel>,
+    /// Suspended by hand or with a revocation: no document lifts that.
+    pub held: bool,
+    /// When it was registered.
+    pub created_at: SystemTime,
+    /// The revision of its last change.
+    pub revision: u64,
+}
+
+/// All that documents can say, as of one commit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Documents {
+    /// Workloads and templates by name, without the identities that templates gave.
+    pub workloads: Vec<Registered>,
+    /// Policies by name.
+    pub policies: Vec<ManagedPolicy>,
+    /// The revision of their last change.
+    pub changed: u64,
+}
+
+/// A stored policy document, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManagedPolicy {
+    /// The document.
+    pub policy: Policy,
+    /// Whose documents it is in; `None`: nobody said.
+    pub managed_by: Option<OwnerLabel>,
 }
 
 /// A join token to be stored: its secret only as a hash.
@@ -208,13 +272,45 @@ pub struct Issuance {
     pub not_after: SystemTime,
 }
 
+/// What proved who asks: believed before, and asked again in the commit as far as it can have changed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Evidence {
+    /// A join token, by the SHA-256 of its secret: spent in the commit.
+    JoinToken {
+        /// SHA-256 of the secret.
+        secret_sha256: [u8; 32],
+    },
+    /// Facts that an attestor proved: the commit finds again whom they entitle to.
+    Proven(Proven),
+    /// The SVID of another instance of the same identity, which the new one succeeds.
+    Svid {
+        /// The instance that asks.
+        instance: InstanceId,
+    },
+}
+
+impl Evidence {
+    /// The way of proving, as the inventory and the audit name it: `join_token`, `svid`, or the attestor's name.
+    #[must_use]
+    pub fn proof(&self) -> &str {
+        match self {
+            Self::JoinToken { .. } => "join_token",
+            Self::Proven(proven) => &proven.attestor,
+            Self::Svid { .. } => "svid",
+        }
+    }
+}
+
+/// How long after an attestation its answer may be asked for again, with the same key.
+pub const ASK_AGAIN: Duration = Duration::from_secs(600);
+
 /// What accompanies the first SVID of an instance.
 #[derive(Debug, Clone)]
 pub struct Attestation {
     /// The new instance.
     pub instance: InstanceId,
-    /// SHA-256 of the redeemed join token's secret.
-    pub secret_sha256: [u8; 32],
+    /// What proved it.
+    pub evidence: Evidence,
     /// Version of the program that asked.
     pub version: String,
     /// From where it asked.
@@ -303,7 +399,7 @@ impl AuthorityKind {
 }
 
 /// A policy document to be stored.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewPolicy {
     /// Its name.
     pub name: String,
@@ -326,29 +422,6 @@ pub struct Policy {
     pub applied_at: SystemTime,
     /// By whom.
     pub applied_by: String,
-}
-
-/// What applying did to one document.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PolicyChange {
-    /// New.
-    Created,
-    /// Replaced.
-    Updated,
-    /// The same as before.
-    Unchanged,
-}
-
-impl PolicyChange {
-    /// The stable name.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Updated => "updated",
-            Self::Unchanged => "unchanged",
-        }
-    }
 }
 
 /// A role that someone has, and since when.

@@ -41,7 +41,7 @@ fn revoke_identity(
     let workload = workloads::require(&change.sql, id)?;
     let instances = live_instances(&change.sql, id)?;
     if instances.is_empty()
-        && workload.status != WorkloadStatus::Active
+        && (workload.held || workload.status == WorkloadStatus::Retired)
         && is_listed(&change.sql, "identity", id.as_str())?
     {
         return unchanged(change, format!("`{id}` is revoked already: nothing changed"));
@@ -61,8 +61,10 @@ fn revoke_identity(
         &json!({ "reason": reason, "instances": instances }),
     )?;
     let commit = change.revise(Topics::REVOCATIONS, id.as_str())?;
+    if workload.status != WorkloadStatus::Retired {
+        workloads::hold(change, id, commit.revision)?;
+    }
     if workload.status == WorkloadStatus::Active {
-        workloads::write_status(change, id, WorkloadStatus::Suspended, commit.revision)?;
         effects.push("workload suspended: it gets no SVID until `signet workload resume`".into());
     }
     Ok(Mutation { commit, effects })

@@ -144,6 +144,16 @@ fn of(sql: &Sql<'_>, subject: &Subject) -> Result<Vec<Binding>, StoreError> {
     )
 }
 
+/// The roles of all identities.
+pub(super) fn of_identities(sql: &Sql<'_>) -> Result<Vec<(SpiffeId, Binding)>, StoreError> {
+    let all = sql.all("SELECT subject, role, scope FROM role_binding ORDER BY subject", &[], binding)?;
+    let identity = |binding: Binding| match &binding.subject {
+        Subject::Identity(id) => Some((id.clone(), binding)),
+        Subject::Unix(_) => None,
+    };
+    Ok(all.into_iter().filter_map(identity).collect())
+}
+
 fn binding(row: &Row) -> Result<Binding, StoreError> {
     Ok(Binding { subject: row.parsed(0)?, role: row.parsed(1)?, scope: row.parsed(2)? })
 }

@@ -55,7 +55,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!(1, "0001_ground.sql", "ground", oldest: 1),
     migration!(2, "0002_replicas.sql", "replicas and sessions", oldest: 1),
     migration!(3, "0003_roles.sql", "roles", oldest: 1),
-    migration!(4, "0004_audit.sql", "signed checkpoints of the audit", oldest: 1),
+    migration!(4, "0004_registry.sql", "registry", oldest: 1),
+    migration!(5, "0005_audit.sql", "signed checkpoints of the audit", oldest: 1),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.
@@ -145,7 +146,7 @@ pub(super) fn transaction<T>(
     session: &dyn Session,
     work: impl FnOnce(&Sql<'_>) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    session.begin(Purpose::Write)?;
+    session.begin(Purpose::Schema)?;
     let sql = Sql::new(session);
     let result = work(&sql).and_then(|done| sql.end(true).and_then(|()| session.commit()).map(|()| done));
     result.inspect_err(|_| session.rollback())

@@ -3,13 +3,13 @@
 //! The answer to a redeem can get lost. So for a while the same secret with the same key gives the same instance
 //! another SVID: whoever asks proved to hold the key, and could have renewed with what was lost.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde_json::json;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::change::Change;
-use super::model::{Actor, NewToken, Token};
+use super::model::{ASK_AGAIN, Actor, NewToken, Token};
 use super::sql::{Sql, values};
 use super::{Refusal, Store, StoreError, workloads};
 use crate::audit::Action;
@@ -18,8 +18,6 @@ use crate::time;
 /// Refused presentations of one token that the audit names one by one; whoever has an old token must not be
 /// able to fill the audit with it.
 const AUDITED_REFUSALS: i64 = 10;
-/// How long after a redeem it may be asked for again.
-const ASK_AGAIN: Duration = Duration::from_secs(600);
 
 impl Store {
     /// Stores a join token for an active workload.
@@ -48,7 +46,7 @@ impl Store {
             if redeemed_by.is_none() {
                 found.require_redeemable(now)?;
             }
-            let workload = workloads::require_active(sql, &found.spiffe_id)?;
+            let workload = workloads::require_active(sql, &found.spiffe_id, now)?;
             Ok(Token { workload, redeemed_by })
         })
         .await
@@ -90,7 +88,7 @@ fn token_name(secret_sha256: &[u8; 32]) -> String {
 }
 
 fn create(change: &mut Change<'_>, new: &NewToken, actor: &Actor) -> Result<(), StoreError> {
-    workloads::require_active(&change.sql, &new.spiffe_id)?;
+    workloads::require_active(&change.sql, &new.spiffe_id, change.at)?;
     change.sql.execute(
         "INSERT INTO join_token (secret_sha256, spiffe_id, created_at_ms, created_by, expires_at_ms)
              VALUES (?1, ?2, ?3, ?4, ?5)",

@@ -10,9 +10,9 @@ use serde::ser::{Error, Serialize, Serializer};
 use super::path::PathPattern;
 use super::pattern::Pattern;
 use super::read;
-use super::tree::Node;
+use crate::document::Node;
 
-/// The only `kind` of document there is.
+/// The `kind` of a policy document.
 pub const KIND: &str = "Policy";
 /// Longest name of a document or rule, in bytes.
 pub const MAX_NAME_BYTES: usize = 63;
@@ -92,6 +92,14 @@ impl Document {
         // Only a time before year -9999 fails, and no text parses to one; an empty document is refused
         // by every reader, so a mistake in a program takes rights away and gives none.
         serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl Rule {
+    /// The rule as JSON, in the schema of the document; for people, as no reader takes a rule alone.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        RuleText::new(self).ok().and_then(|text| serde_json::to_string(&text).ok()).unwrap_or_default()
     }
 }
 

@@ -11,7 +11,7 @@ use super::compile::{CompiledDocument, CompiledRule, Identities, PolicySet};
 use super::decide::{Condition, Layer, Reason, Request, Verdict};
 use super::document::{Effect, Http, Mode};
 use super::path::is_ambiguous;
-use super::tree::Excerpt;
+use crate::document::Excerpt;
 use crate::spiffe::SpiffeId;
 
 /// A verdict and its reason in words; displays as one sentence, or a few.

@@ -25,9 +25,8 @@ mod pattern;
 mod read;
 #[cfg(test)]
 mod testing;
-mod tree;
-mod yaml;
 
+pub use crate::document::{MAX_TEXT_BYTES, ParseError};
 pub use compile::{CompileError, MAX_DOCUMENTS, PolicySet};
 pub use decide::{Audited, Layer, Reason, Request, Verdict};
 pub use document::{
@@ -35,6 +34,6 @@ pub use document::{
     Mode, Rule,
 };
 pub use explain::Explanation;
-pub use parse::{MAX_TEXT_BYTES, ParseError, parse_json, parse_yaml};
+pub use parse::{parse_json, parse_node, parse_yaml};
 pub use path::{PathPattern, PathPatternError};
 pub use pattern::{Pattern, PatternError, Subtree};

@@ -1,29 +1,18 @@
 //! A tree into a document: the schema of the policy language, and its bounds.
 
-use std::time::SystemTime;
-
-use jiff::Timestamp;
-
 use super::document::{
     Document, Effect, Http, KIND, MAX_METHODS, MAX_NAME_BYTES, MAX_PATHS, MAX_PATTERNS, MAX_PORTS, MAX_RULES,
     Mode, Rule,
 };
-use super::parse::ParseError;
 use super::path::PathPattern;
 use super::pattern::Pattern;
-use super::tree::{Entry, Excerpt, Node, Value};
+use crate::document::{Node, ParseError, Place};
 
 /// Reads one document; `file` is for messages only.
 pub(super) fn document(file: &str, node: &Node) -> Result<Document, ParseError> {
-    let place = Place { file, key: String::new(), node };
+    let place = Place::new(file, node);
     // Before unknown fields, so that a document of another kind is called that.
-    let kind = place.mapping("a policy document")?.iter().find(|entry| entry.key == "kind");
-    if let Some(entry) = kind {
-        let kind = place.below(entry);
-        if kind.text("`Policy`")? != KIND {
-            return Err(kind.expected("`Policy`, the only kind there is"));
-        }
-    }
+    place.kind("a policy document", &[KIND])?;
     let fields = place.fields("a policy document", &["kind", "name", "target", "rules"])?;
     fields.required("kind")?;
     let name = name(&fields.required("name")?)?;
@@ -67,7 +56,7 @@ fn rule(place: &Place<'_>) -> Result<Rule, ParseError> {
         from: conditions.list("from", "a list of identities", MAX_PATTERNS, pattern)?,
         ports: conditions.list("ports", "a list of ports", MAX_PORTS, port)?,
         http: conditions.optional("http").map(|place| http(&place)).transpose()?,
-        until: fields.optional("until").map(|place| until(&place)).transpose()?,
+        until: fields.optional("until").map(|place| place.time()).transpose()?,
         mode: fields.optional("mode").map(|place| mode(&place)).transpose()?.unwrap_or_default(),
     })
 }
@@ -100,9 +89,9 @@ fn pattern(place: &Place<'_>) -> Result<Pattern, ParseError> {
 
 fn port(place: &Place<'_>) -> Result<u16, ParseError> {
     const EXPECTED: &str = "a port, a whole number from 1 to 65535";
-    match &place.node.value {
+    match place.number() {
         // `+80`, `080` (octal to some) and `8e3` are not how one writes a port.
-        Value::Number(text) if text.starts_with(|c: char| ('1'..='9').contains(&c)) => {
+        Some(text) if text.starts_with(|c: char| ('1'..='9').contains(&c)) => {
             text.parse().map_err(|_| place.expected(EXPECTED))
         }
         _ => Err(place.expected(EXPECTED)),
@@ -128,139 +117,10 @@ fn method(place: &Place<'_>) -> Result<String, ParseError> {
     Ok(text.to_owned())
 }
 
-fn until(place: &Place<'_>) -> Result<SystemTime, ParseError> {
-    const EXPECTED: &str = "a time as in RFC 3339, such as `2027-01-31T00:00:00Z`";
-    let text = place.text(EXPECTED)?;
-    // The parser also takes what RFC 9557 and others add.
-    let shape: String = text.chars().take(20).map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-    let seconds_shape = shape.get(..19).is_some_and(|shape| shape == "0000-00-00T00:00:00");
-    let ends =
-        text.ends_with('Z') || text.len().checked_sub(6).and_then(|at| text.get(at..)).is_some_and(is_offset);
-    if !seconds_shape || !ends {
-        return Err(place.expected(EXPECTED));
-    }
-    text.parse::<Timestamp>().map(SystemTime::from).map_err(|_| place.expected(EXPECTED))
-}
-
-fn is_offset(text: &str) -> bool {
-    let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-    shape == "+00:00" || shape == "-00:00"
-}
-
 fn mode(place: &Place<'_>) -> Result<Mode, ParseError> {
     match place.text("`enforce` or `audit`")? {
         "enforce" => Ok(Mode::Enforce),
         "audit" => Ok(Mode::Audit),
         _ => Err(place.expected("`enforce` or `audit`")),
-    }
-}
-
-/// A node and the way to it.
-struct Place<'a> {
-    file: &'a str,
-    key: String,
-    node: &'a Node,
-}
-
-impl<'a> Place<'a> {
-    fn fail(&self, message: impl Into<String>) -> ParseError {
-        ParseError {
-            file: self.file.to_owned(),
-            line: self.node.line,
-            column: self.node.column,
-            key: self.key.clone(),
-            message: message.into(),
-        }
-    }
-
-    fn expected(&self, what: &str) -> ParseError {
-        self.fail(format!("expected {what}, found {}", self.node.value))
-    }
-
-    fn below(&self, entry: &'a Entry) -> Self {
-        let separator = if self.key.is_empty() { "" } else { "." };
-        Place { file: self.file, key: format!("{}{separator}{}", self.key, entry.key), node: &entry.value }
-    }
-
-    fn text(&self, what: &str) -> Result<&'a str, ParseError> {
-        match &self.node.value {
-            Value::Text(text) => Ok(text),
-            _ => Err(self.expected(what)),
-        }
-    }
-
-    fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(&self, what: &str) -> Result<T, ParseError> {
-        let text = self.text(what)?;
-        text.parse()
-            .map_err(|error| self.fail(format!("expected {what}, found {}: {error}", self.node.value)))
-    }
-
-    fn items(&self, what: &str, most: usize) -> Result<Vec<Self>, ParseError> {
-        let Value::List(items) = &self.node.value else { return Err(self.expected(what)) };
-        if items.len() > most {
-            return Err(
-                self.fail(format!("expected {what} with at most {most} items, found {}", items.len()))
-            );
-        }
-        let place =
-            |(position, node)| Place { file: self.file, key: format!("{}[{position}]", self.key), node };
-        Ok(items.iter().enumerate().map(place).collect())
-    }
-
-    fn mapping(&self, what: &str) -> Result<&'a [Entry], ParseError> {
-        match &self.node.value {
-            Value::Mapping(entries) => Ok(entries),
-            _ => Err(self.expected(what)),
-        }
-    }
-
-    /// The mapping at this place, once it is known to have no other keys than these.
-    fn fields(&self, what: &str, known: &[&str]) -> Result<Fields<'a, '_>, ParseError> {
-        let entries = self.mapping(what)?;
-        if let Some(unknown) = entries.iter().find(|entry| !known.contains(&entry.key.as_str())) {
-            let known: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();
-            let mut error = self.fail(format!(
-                "unknown field `{}`, expected one of {}",
-                Excerpt(&unknown.key),
-                known.join(", ")
-            ));
-            (error.line, error.column) = (unknown.line, unknown.column);
-            return Err(error);
-        }
-        Ok(Fields { place: self, entries })
-    }
-}
-
-/// The fields of one mapping.
-struct Fields<'a, 'p> {
-    place: &'p Place<'a>,
-    entries: &'a [Entry],
-}
-
-impl<'a> Fields<'a, '_> {
-    fn optional(&self, key: &str) -> Option<Place<'a>> {
-        self.entries.iter().find(|entry| entry.key == key).map(|entry| self.place.below(entry))
-    }
-
-    fn required(&self, key: &str) -> Result<Place<'a>, ParseError> {
-        self.optional(key).ok_or_else(|| self.place.fail(format!("expected the field `{key}`, found none")))
-    }
-
-    /// A list that has one item at least, or is not there.
-    fn list<T>(
-        &self,
-        key: &str,
-        what: &str,
-        most: usize,
-        item: impl Fn(&Place<'a>) -> Result<T, ParseError>,
-    ) -> Result<Option<Vec<T>>, ParseError> {
-        let Some(place) = self.optional(key) else { return Ok(None) };
-        let items = place.items(what, most)?;
-        if items.is_empty() {
-            return Err(
-                place.fail(format!("expected {what}, found an empty one: for any, leave out `{key}`"))
-            );
-        }
-        items.iter().map(item).collect::<Result<_, _>>().map(Some)
     }
 }

@@ -8,7 +8,7 @@ use tonic::Status;
 use crate::audit::AuditEvent;
 use crate::ca::Signer;
 use crate::publish::WatcherInfo;
-use crate::store::model::{IssuedIdentity, Mutation, Policy, Workload, WorkloadStatus};
+use crate::store::model::{IssuedIdentity, Mutation, Policy};
 use crate::{hex, time};
 
 const MAX_FILE_NAME: usize = 256;
@@ -22,23 +22,6 @@ pub(super) fn authority(signer: &Signer) -> Result<v1::Authority, Status> {
         not_before: Some(time::to_proto(signer.not_before())),
         not_after: Some(time::to_proto(signer.not_after())),
     })
-}
-
-pub(super) fn workload(workload: Workload) -> v1::Workload {
-    let status = match workload.status {
-        WorkloadStatus::Active => v1::WorkloadStatus::Active,
-        WorkloadStatus::Suspended => v1::WorkloadStatus::Suspended,
-        WorkloadStatus::Retired => v1::WorkloadStatus::Retired,
-    };
-    v1::Workload {
-        spiffe_id: workload.spiffe_id.to_string(),
-        owner: workload.owner,
-        purpose: workload.purpose,
-        ttl: Some(time::duration_to_proto(workload.ttl)),
-        status: status.into(),
-        created_at: Some(time::to_proto(workload.created_at)),
-        revision: workload.revision,
-    }
 }
 
 pub(super) fn mutation(mutation: Mutation) -> v1::MutationResponse {

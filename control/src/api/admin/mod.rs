@@ -3,6 +3,7 @@
 mod applied;
 mod audit;
 mod messages;
+mod registry;
 mod roles;
 
 use signet_proto::v1::admin_server::Admin;
@@ -47,16 +48,9 @@ impl Admin for Rooms {
 
     async fn create_workload(&self, request: Request<v1::CreateWorkloadRequest>) -> Answer<v1::Workload> {
         let operator = self.gate.operator(request.extensions()).await?;
-        let v1::CreateWorkloadRequest { spiffe_id, owner, purpose, ttl } = request.into_inner();
-        let id = self.registry.parse(&spiffe_id).map_err(|error| error.to_status())?;
-        let actor = operator.on(&Scope::identity(&id)).map_err(|refused| refused.to_status())?;
-        let ttl = messages::duration("ttl", ttl.as_ref())?;
-        let workload = self
-            .registry
-            .create(&spiffe_id, &owner, &purpose, ttl, actor)
-            .await
-            .map_err(|error| error.to_status())?;
-        Ok(Response::new(messages::workload(workload)))
+        let declaration = registry::declaration(&request.into_inner()).map_err(|error| error.to_status())?;
+        let created = self.registry.create(declaration, operator).await.map_err(|error| error.to_status())?;
+        Ok(Response::new(registry::workload(created)))
     }
 
     async fn list_workloads(
@@ -65,8 +59,8 @@ impl Admin for Rooms {
     ) -> Answer<v1::ListWorkloadsResponse> {
         let sight = self.sight(request.extensions()).await?;
         let workloads = self.registry.list().await.map_err(|error| error.to_status())?;
-        let seen = workloads.into_iter().filter(|workload| sight.sees_identity(&workload.spiffe_id));
-        let workloads = seen.map(messages::workload).collect();
+        let seen = workloads.into_iter().filter(|workload| sight.sees(&workload.declaration.name.scope()));
+        let workloads = seen.map(registry::workload).collect();
         Ok(Response::new(v1::ListWorkloadsResponse { workloads }))
     }
 
@@ -76,8 +70,8 @@ impl Admin for Rooms {
     ) -> Answer<MutationResponse> {
         let operator = self.gate.operator(request.extensions()).await?;
         let request = request.into_inner();
-        let id = self.registry.parse(&request.spiffe_id).map_err(|error| error.to_status())?;
-        let actor = operator.on(&Scope::identity(&id)).map_err(|refused| refused.to_status())?;
+        let name = self.registry.parse_name(&request.spiffe_id).map_err(|error| error.to_status())?;
+        let actor = operator.on(&name.scope()).map_err(|refused| refused.to_status())?;
         let status = match request.status() {
             v1::WorkloadStatus::Active => WorkloadStatus::Active,
             v1::WorkloadStatus::Suspended => WorkloadStatus::Suspended,
@@ -88,7 +82,7 @@ impl Admin for Rooms {
         };
         let mutation = self
             .registry
-            .set_status(&request.spiffe_id, status, &request.reason, actor)
+            .set_status(name, status, &request.reason, actor)
             .await
             .map_err(|error| error.to_status())?;
         Ok(Response::new(messages::mutation(mutation)))
@@ -113,26 +107,46 @@ impl Admin for Rooms {
         }))
     }
 
+    async fn get_introduction(
+        &self,
+        request: Request<v1::GetIntroductionRequest>,
+    ) -> Answer<v1::GetIntroductionResponse> {
+        self.on_everything(request.extensions()).await?;
+        let introduction = self.tokens.introduction().to_string();
+        Ok(Response::new(v1::GetIntroductionResponse { introduction }))
+    }
+
     async fn apply_policy(
         &self,
         request: Request<v1::ApplyPolicyRequest>,
     ) -> Answer<v1::ApplyPolicyResponse> {
         let operator = self.gate.operator(request.extensions()).await?;
         let v1::ApplyPolicyRequest { yaml, file } = request.into_inner();
-        let (commit, changes) = self
-            .policies
-            .apply(messages::file_name(&file), &yaml, operator)
-            .await
-            .map_err(|error| error.to_status())?;
-        let changes = changes
-            .into_iter()
-            .map(|(name, change)| v1::PolicyChange { name, change: change.as_str().to_owned() })
-            .collect();
+        let application = registry::policies_alone(&file, yaml);
+        let applied = self.registry.apply(application, operator).await.map_err(|error| error.to_status())?;
+        let changes = applied.plan.changes.iter().map(|change| v1::PolicyChange {
+            name: change.name.clone(),
+            change: change.action.as_str().to_owned(),
+        });
         Ok(Response::new(v1::ApplyPolicyResponse {
-            revision: commit.revision,
-            committed_at: Some(time::to_proto(commit.at)),
-            changes,
+            revision: applied.revision,
+            committed_at: applied.committed_at(),
+            changes: changes.collect(),
         }))
+    }
+
+    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
+        let operator = self.gate.operator(request.extensions()).await?;
+        let application = registry::application(request.into_inner())?;
+        let applied = self.registry.apply(application, operator).await.map_err(|error| error.to_status())?;
+        Ok(Response::new(registry::applied(applied)))
+    }
+
+    async fn export(&self, request: Request<v1::ExportRequest>) -> Answer<v1::ExportResponse> {
+        let sight = self.sight(request.extensions()).await?;
+        let (parts, label) = registry::export(&request.into_inner())?;
+        let yaml = self.registry.export(parts, label, sight).await.map_err(|error| error.to_status())?;
+        Ok(Response::new(v1::ExportResponse { yaml }))
     }
 
     async fn list_policies(

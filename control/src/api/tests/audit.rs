@@ -190,8 +190,14 @@ async fn audit_names_the_call_of_what_was_done_and_of_what_was_refused() {
     let ticket: JoinTicket = made.into_inner().ticket.parse().unwrap();
     let pinned = pinned_client_config(ticket.root_sha256, control(), &[ALPN_H2]).unwrap();
     let mut stranger = IdentityClient::new(dial(&ticket.control[0], pinned).await.unwrap());
-    let proof = || Some(Proof::JoinToken(v1::JoinTokenProof { secret: ticket.secret.to_vec() }));
-    let attest = |csr: Vec<u8>| v1::AttestRequest { proof: proof(), csr, version: "test".into() };
+    let proof =
+        || Some(Proof::JoinToken(v1::JoinTokenProof { secret: ticket.secret.clone().unwrap().to_vec() }));
+    let attest = |csr: Vec<u8>| v1::AttestRequest {
+        proof: proof(),
+        csr,
+        version: "test".into(),
+        spiffe_id: String::new(),
+    };
     let refused = stranger.attest(attest(vec![1, 2, 3])).await.unwrap_err();
     let (actor, action, said) = mesh.newest(id).await;
     assert_eq!((&*actor, &*action), ("anonymous@127.0.0.1", Action::SvidRefused.as_str()));

@@ -63,7 +63,7 @@ async fn operator_of_a_subtree_works_in_it_and_is_told_what_is_missing_beside_it
         spiffe_id: id(name),
         owner: "team".into(),
         purpose: "test".into(),
-        ttl: None,
+        ..v1::CreateWorkloadRequest::default()
     };
     let token = |name: &str| v1::CreateTokenRequest { spiffe_id: id(name), ttl: None };
     let suspend = |name: &str| v1::SetWorkloadStatusRequest {
@@ -326,4 +326,60 @@ async fn every_call_asks_for_its_role_at_the_door() {
             mesh.withdraw(granted, "operator", scope).await;
         }
     }
+}
+
+fn apply(yaml: &str) -> v1::ApplyRequest {
+    let file = v1::apply_request::File { name: "mesh.yaml".into(), yaml: yaml.into() };
+    v1::ApplyRequest { files: vec![file], ..v1::ApplyRequest::default() }
+}
+
+fn declared(name: &str, selectors: &str) -> String {
+    format!("kind: Workload\nid: {}\nowner: {{ team: t }}\npurpose: p\nselectors: [{selectors}]\n", id(name))
+}
+
+#[tokio::test]
+async fn documents_are_applied_by_whoever_may_change_all_that_they_are_about() {
+    let (mut mesh, _proxy, mut client) = Mesh::with_shop(v1::Role::Operator).await;
+    let both = format!("{}---\n{}", declared("shop/a", ""), declared("bank/a", ""));
+    refused(client.apply(apply(&both)).await);
+    refused(client.apply(v1::ApplyRequest { dry_run: true, ..apply(&both) }).await);
+    let template = |name: &str| declared(name, "prod");
+    client.apply(apply(&template("shop/ns/{namespace}"))).await.unwrap();
+    refused(client.apply(apply(&template("{area}/{namespace}"))).await);
+    let mixed = format!("{}---\n{}", declared("shop/a", ""), policy("vault", "shop/till"));
+    let told = refused(client.apply(apply(&mixed)).await);
+    assert!(told.contains("bank/vault"), "a document is not taken away by its name: {told}");
+
+    mesh.operator
+        .apply(apply(&format!("{}---\n{}", declared("shop/b", ""), declared("bank/b", ""))))
+        .await
+        .unwrap();
+    let prune = v1::ApplyRequest { prune: true, prune_all: true, ..apply(&declared("shop/b", "")) };
+    let told = refused(client.apply(prune.clone()).await);
+    assert!(told.contains("bank/b"), "nothing beside it is pruned: {told}");
+    let exported = client.export(v1::ExportRequest::default()).await.unwrap().into_inner().yaml;
+    assert!(exported.contains("shop/b") && !exported.contains("bank/"), "{exported}");
+    let listed = client.list_workloads(v1::ListWorkloadsRequest {}).await.unwrap().into_inner().workloads;
+    assert!(listed.iter().all(|workload| workload.spiffe_id.contains("/shop/")), "{listed:?}");
+}
+
+#[tokio::test]
+async fn nobody_says_what_proves_to_be_someone_who_may_do_more() {
+    let (mut mesh, _proxy, mut client) = Mesh::with_shop(v1::Role::Operator).await;
+    mesh.grant(v1::Role::Admin, "shop/till", "everything").await;
+    client.apply(apply(&declared("shop/till", ""))).await.unwrap();
+    for name in ["shop/till", "shop/{account}"] {
+        let told = refused(client.apply(apply(&declared(name, "prod"))).await);
+        assert!(told.contains("what proves to be it"), "{told}");
+    }
+    let by_hand = v1::CreateWorkloadRequest {
+        spiffe_id: id("shop/{account}"),
+        owner: "team".into(),
+        purpose: "test".into(),
+        selectors: vec!["prod".into()],
+        ..v1::CreateWorkloadRequest::default()
+    };
+    refused(client.create_workload(by_hand).await);
+    client.apply(apply(&declared("shop/ns/{account}", "prod"))).await.unwrap();
+    mesh.operator.apply(apply(&declared("shop/{account}", "prod"))).await.unwrap();
 }

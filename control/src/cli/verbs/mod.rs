@@ -2,6 +2,7 @@
 
 pub(super) mod audit;
 pub(super) mod authority;
+pub(super) mod documents;
 pub(super) mod identities;
 pub(super) mod login;
 pub(super) mod policy;

@@ -1,7 +1,5 @@
 //! Policy: apply, look, check, ask.
 
-use std::fs;
-use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -13,7 +11,9 @@ use super::applied::{self, Change};
 use crate::cli::args::{PolicyVerb, Wait};
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
+use crate::cli::files;
 use crate::cli::output::{self, Output, cell};
+use crate::registry::File;
 use crate::{policy, time};
 
 pub(in crate::cli) async fn run(verb: PolicyVerb, session: &Session, output: Output) -> Result<(), CliError> {
@@ -41,7 +41,7 @@ pub(in crate::cli) async fn run(verb: PolicyVerb, session: &Session, output: Out
 }
 
 async fn apply(file: &Path, wait: Wait, session: &Session, output: Output) -> Result<(), CliError> {
-    let (name, yaml) = read(file)?;
+    let File { name, yaml } = files::read(file)?;
     // Found here, a mistake needs no control.
     policy::parse(&name, &yaml).map_err(|error| CliError::failed(error.to_string()))?;
     let mut client = session.admin().await?;
@@ -104,7 +104,7 @@ async fn show(name: &str, session: &Session) -> Result<(), CliError> {
 }
 
 fn validate(file: &Path, output: Output) -> Result<(), CliError> {
-    let (name, yaml) = read(file)?;
+    let File { name, yaml } = files::read(file)?;
     let documents = policy::parse(&name, &yaml).map_err(|error| CliError::failed(error.to_string()))?;
     let json = json!({
         "file": name,
@@ -150,20 +150,4 @@ async fn policies(session: &Session) -> Result<Vec<Policy>, CliError> {
 
 fn document(policy: &Policy) -> Value {
     serde_json::from_str(&policy.document).unwrap_or_else(|_| Value::String(policy.document.clone()))
-}
-
-/// The text, and how messages call it.
-fn read(file: &Path) -> Result<(String, String), CliError> {
-    if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .map_err(|error| CliError::failed(format!("standard input: {error}")))?;
-        return Ok(("stdin".to_owned(), text));
-    }
-    let name = file.display().to_string();
-    match fs::read_to_string(file) {
-        Ok(text) => Ok((name, text)),
-        Err(error) => Err(CliError::usage(format!("{name}: {error}"))),
-    }
 }

@@ -31,6 +31,8 @@ pub(super) enum Purpose {
     Read,
     /// The only writer of this store until it ends, on whatever replica.
     Write,
+    /// The same, while there may not be any table yet.
+    Schema,
 }
 
 /// One connection to an engine, used by one thread. Statements may be sent together: what is wrong with a

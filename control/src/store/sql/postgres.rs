@@ -5,17 +5,20 @@
 //! the commit. So revisions and audit events are in one total order, without gaps, and whoever has the lock sees all
 //! commits before. Statements whose answer nobody needs are sent together with the next that has one.
 //!
-//! A connection lost during COMMIT leaves it open whether the change was made. The session asks the server, by the
-//! transaction's number, before anybody is answered.
+//! A connection lost during COMMIT leaves it open whether the change was made. So each transaction leaves a mark of its
+//! own; the session takes the lock again, which nobody has whose commit is still open, and looks whether the mark is
+//! there before anybody is answered. (The server's own `pg_xact_status` does not do: after a crash a number can be given
+//! to another transaction.)
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use signet_proto::spiffe::InstanceId;
 use tokio::runtime::Runtime;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
@@ -29,7 +32,7 @@ use crate::store::location::{Messages, Server};
 pub(in crate::store) const LOCKS: i32 = 0x5347_4e54;
 const WRITER: i32 = 1;
 /// An answer that takes longer will not come: the server or the way to it is lost.
-const ANSWER: Duration = Duration::from_secs(15);
+const ANSWER: Duration = Duration::from_secs(6);
 /// For how long a lost server is asked again before callers are told.
 const RECONNECT: Duration = Duration::from_secs(3);
 /// For how long the outcome of a commit is asked for.
@@ -42,8 +45,9 @@ pub(in crate::store) struct PostgresSession {
     server: Server,
     runtime: Runtime,
     link: RefCell<Option<Link>>,
-    /// The transaction's number, while one that writes is open.
-    transaction: RefCell<Option<String>>,
+    replica: String,
+    /// The mark of the transaction that writes, while one is open.
+    mark: RefCell<Option<String>>,
     failed: Cell<bool>,
     saved: Cell<bool>,
 }
@@ -60,7 +64,7 @@ enum Pending {
 }
 
 impl PostgresSession {
-    pub(in crate::store) fn open(server: &Server) -> Result<Self, StoreError> {
+    pub(in crate::store) fn open(server: &Server, replica: &str) -> Result<Self, StoreError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -69,7 +73,8 @@ impl PostgresSession {
             server: server.clone(),
             runtime,
             link: RefCell::new(None),
-            transaction: RefCell::new(None),
+            replica: replica.to_owned(),
+            mark: RefCell::new(None),
             failed: Cell::new(false),
             saved: Cell::new(false),
         };
@@ -82,14 +87,14 @@ impl PostgresSession {
         self.link.replace(None);
         let server = &self.server;
         let client = self.runtime.block_on(async {
-            let until = tokio::time::Instant::now() + patience;
+            let until = Instant::now() + patience;
             loop {
                 match server.connect().await {
                     Ok((client, messages)) => {
                         tokio::spawn(drive(messages));
                         return Ok(client);
                     }
-                    Err(error) if tokio::time::Instant::now() + RETRY >= until => return Err(error),
+                    Err(error) if Instant::now() + RETRY >= until => return Err(error),
                     Err(_) => tokio::time::sleep(RETRY).await,
                 }
             }
@@ -140,40 +145,49 @@ impl PostgresSession {
         match purpose {
             // Sent at once: that a connection was lost meanwhile has to show before any work is done on it.
             Purpose::Read => self.flushed("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            Purpose::Schema => self.lock(),
             Purpose::Write => {
-                self.plain("BEGIN")?;
+                self.lock()?;
+                let mark =
+                    InstanceId::random().map_err(|error| StoreError::Io(error.to_string()))?.to_string();
                 self.post(
-                    "SELECT pg_advisory_xact_lock(?1, ?2)",
-                    values!(i64::from(LOCKS), i64::from(WRITER)),
+                    "INSERT INTO commit_mark (replica, mark) VALUES (?1, ?2)
+                     ON CONFLICT (replica) DO UPDATE SET mark = excluded.mark",
+                    values![&self.replica, &mark],
                 )?;
-                let number = self.rows("SELECT CAST(pg_current_xact_id() AS text)", &[])?;
-                let number = number.first().map(|row| row.get(0)).transpose()?;
-                self.transaction.replace(number);
+                self.mark.replace(Some(mark));
                 Ok(())
             }
         }
     }
 
+    /// Opens a transaction and waits for the writer's place.
+    fn lock(&self) -> Result<(), StoreError> {
+        self.plain("BEGIN")?;
+        let places = values![i64::from(LOCKS), i64::from(WRITER)];
+        self.rows("SELECT CAST(pg_advisory_xact_lock(?1, ?2) AS text)", places).map(drop)
+    }
+
     /// What became of a commit that nobody confirmed.
-    fn outcome(&self, number: &str) -> Result<(), StoreError> {
-        let until = std::time::Instant::now() + OUTCOME;
+    fn outcome(&self, mark: &str) -> Result<(), StoreError> {
+        let until = Instant::now() + OUTCOME;
         loop {
-            let left = until.saturating_duration_since(std::time::Instant::now());
-            let asked = self.reconnect(left).and_then(|()| {
-                self.rows("SELECT pg_xact_status(CAST(CAST(?1 AS text) AS xid8))", values!(number))
-            });
-            match asked
-                .ok()
-                .and_then(|rows| rows.first().and_then(|row| row.get::<String>(0).ok()))
-                .as_deref()
-            {
-                Some("committed") => return Ok(()),
-                Some("aborted") => return Err(lost("the connection was lost before the commit")),
-                // Still being decided, or not to be asked yet.
-                _ if left.is_zero() => return Err(StoreError::Unknown),
-                _ => self.runtime.block_on(tokio::time::sleep(RETRY)),
+            let left = until.saturating_duration_since(Instant::now());
+            let found = self.reconnect(left).and_then(|()| self.newest_mark());
+            self.rollback();
+            match found {
+                Ok(Some(newest)) if newest == mark => return Ok(()),
+                Ok(_) => return Err(lost("the connection was lost before the commit")),
+                Err(_) if left.is_zero() => return Err(StoreError::Unknown),
+                Err(_) => self.runtime.block_on(async { tokio::time::sleep(RETRY).await }),
             }
         }
+    }
+
+    fn newest_mark(&self) -> Result<Option<String>, StoreError> {
+        self.start(Purpose::Schema)?;
+        let found = self.rows("SELECT mark FROM commit_mark WHERE replica = ?1", values![&self.replica])?;
+        found.first().map(|row| row.get(0)).transpose()
     }
 }
 
@@ -253,15 +267,15 @@ impl Session for PostgresSession {
     }
 
     fn commit(&self) -> Result<(), StoreError> {
-        let number = self.transaction.take();
+        let mark = self.mark.take();
         if self.failed.get() {
             self.rollback();
             return Err(lost("the transaction was lost"));
         }
-        match (self.flushed("COMMIT"), number) {
-            (Err(StoreError::Unavailable(why)), Some(number)) => {
+        match (self.flushed("COMMIT"), mark) {
+            (Err(StoreError::Unavailable(why)), Some(mark)) => {
                 tracing::warn!(why, "connection lost during a commit; the server is asked what became of it");
-                self.outcome(&number)
+                self.outcome(&mark)
             }
             (Err(error), _) => {
                 self.rollback();
@@ -272,7 +286,7 @@ impl Session for PostgresSession {
     }
 
     fn rollback(&self) {
-        self.transaction.replace(None);
+        self.mark.replace(None);
         if let Some(link) = self.link.borrow_mut().as_mut() {
             link.pending.clear();
         }

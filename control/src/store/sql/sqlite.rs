@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, ToSql, params_from_iter};
 
@@ -58,6 +59,8 @@ fn open(path: &Path, mode: OpenFlags) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cell_size_check", true)?;
+    // Plans do not depend on the values: no statement is prepared again because of one.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
 }
@@ -66,7 +69,7 @@ impl Session for SqliteSession {
     fn begin(&self, purpose: Purpose) -> Result<(), StoreError> {
         self.batch(match purpose {
             Purpose::Read => "BEGIN DEFERRED",
-            Purpose::Write => "BEGIN IMMEDIATE",
+            Purpose::Write | Purpose::Schema => "BEGIN IMMEDIATE",
         })
     }
 
@@ -81,11 +84,11 @@ impl Session for SqliteSession {
     }
 
     fn savepoint(&self) -> Result<(), StoreError> {
-        self.batch("SAVEPOINT job")
+        self.execute("SAVEPOINT job", &[]).map(drop)
     }
 
     fn release(&self) -> Result<(), StoreError> {
-        self.batch("RELEASE job")
+        self.execute("RELEASE job", &[]).map(drop)
     }
 
     fn undo(&self) -> Result<(), StoreError> {

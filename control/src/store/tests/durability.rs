@@ -193,7 +193,7 @@ async fn equal_documents_make_no_revision(fixture: Fixture) {
     let (second, changes) =
         fixture.store.apply_policies(vec![policy("p", "{}")], operator(), |_| Ok(())).await.unwrap();
     assert_eq!(first, second);
-    assert_eq!(changes, [("p".to_owned(), model::PolicyChange::Unchanged)]);
+    assert_eq!(changes, [("p".to_owned(), Action::Unchanged)]);
 }
 
 async fn policies_that_do_not_go_together_in_the_commit_are_refused_whole(fixture: Fixture) {

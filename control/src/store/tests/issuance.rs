@@ -78,7 +78,10 @@ async fn suspended_workload_gets_nothing_until_it_is_resumed(fixture: Fixture) {
         .await
         .unwrap();
     set(WorkloadStatus::Retired).await.unwrap();
-    assert_eq!(refusal(set(WorkloadStatus::Active).await), Refusal::WorkloadRetired(id("orders")));
+    assert_eq!(
+        refusal(set(WorkloadStatus::Active).await),
+        Refusal::WorkloadRetired(id("orders").to_string())
+    );
 }
 
 async fn instance_whose_svid_ended_cannot_renew(fixture: Fixture) {

@@ -22,11 +22,13 @@ mod audit;
 mod backups;
 mod durability;
 mod issuance;
+mod registry;
 mod replicas;
 mod revocation;
 mod roles;
 mod server;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 
@@ -34,10 +36,12 @@ use signet_proto::spiffe::{InstanceId, SpiffeId};
 use tempfile::TempDir;
 
 use super::model::{
-    Actor, Attestation, AuthorityKind, AuthorityRecord, Issuance, NewPolicy, NewToken, NewWorkload, Renewal,
+    Actor, Attestation, AuthorityKind, AuthorityRecord, Issuance, NewPolicy, NewToken, Renewal,
 };
 use super::*;
 use crate::audit::ChainVerifier;
+use crate::registry::{Action, Approval, Change, Declaration, Kind, Owner, OwnerLabel, Plan, Ttl, Write};
+use crate::roles::Permission;
 use crate::time;
 
 const ISSUER: [u8; 32] = [7; 32];
@@ -79,7 +83,7 @@ impl Fixture {
             Location::Server(_) => server::database().await,
         };
         let filled = aside(|| {
-            let Opened { engine, writer, .. } = &Opened::open(&location)?;
+            let Opened { engine, writer, .. } = &Opened::open(&location, EMBEDDED)?;
             schema::transaction(&**writer, |sql| {
                 schema::start(&**writer, sql, *engine, version)?;
                 rows.iter().try_for_each(|row| sql.post(row, &[]))
@@ -91,13 +95,7 @@ impl Fixture {
     }
 
     async fn workload(&self, name: &str) {
-        let new = NewWorkload {
-            spiffe_id: id(name),
-            owner: "team".into(),
-            purpose: "test".into(),
-            ttl: Duration::from_secs(60),
-        };
-        self.store.create_workload(new, operator()).await.unwrap();
+        self.store.create_workload(declared(id(name).as_str()), operator()).await.unwrap();
     }
 
     async fn token(&self, name: &str, secret: u8) {
@@ -157,6 +155,67 @@ fn open(location: &Location) -> Store {
     Store::open(location.clone(), &"mesh.local".parse().unwrap()).unwrap()
 }
 
+/// With as little as possible said about it.
+fn declared(name: &str) -> Declaration {
+    Declaration {
+        name: name.parse().unwrap(),
+        owner: Owner { team: "team".into(), contact: None },
+        purpose: "test".into(),
+        environment: None,
+        selectors: BTreeSet::new(),
+        ttl: Ttl { default: Some(Duration::from_secs(60)), ..Ttl::default() },
+        dns: BTreeSet::new(),
+        status: model::WorkloadStatus::Active,
+        until: None,
+        approval: Approval::None,
+    }
+}
+
+impl Store {
+    /// Policies that need not be any, as whoever does not say who manages them.
+    pub(crate) async fn apply_policies(
+        &self,
+        new: Vec<NewPolicy>,
+        permission: impl Permission,
+        check: impl FnOnce(&[&str]) -> Result<(), String> + Send + 'static,
+    ) -> Result<(Commit, Vec<(String, Action)>), StoreError> {
+        let plan = move |current: &model::Documents| {
+            let stored = |name: &str| {
+                current.policies.iter().map(|managed| &managed.policy).find(|policy| policy.name == name)
+            };
+            let mut together: BTreeMap<&str, &str> = current
+                .policies
+                .iter()
+                .map(|managed| (&*managed.policy.name, &*managed.policy.document))
+                .collect();
+            together.extend(new.iter().map(|new| (&*new.name, &*new.document)));
+            let together: Vec<&str> = together.into_values().collect();
+            let refused = check(&together).map_err(Refusal::PoliciesDoNotFit);
+            let changes = new.iter().map(|new| {
+                let action = match stored(&new.name) {
+                    None => Action::Created,
+                    Some(old) if old.document != new.document => Action::Updated,
+                    Some(_) => Action::Unchanged,
+                };
+                let unchanged = action == Action::Unchanged;
+                Change {
+                    kind: Kind::Policy,
+                    name: new.name.clone(),
+                    action,
+                    fields: Vec::new(),
+                    place: None,
+                    write: if unchanged { Write::Nothing } else { Write::Policy(new.clone()) },
+                }
+            });
+            let changes = changes.collect();
+            let label = OwnerLabel::unnamed();
+            (Plan { label, changes, refused: Vec::new(), warnings: Vec::new() }, refused)
+        };
+        let (commit, plan) = self.apply_documents(permission, plan).await?;
+        Ok((commit, plan.changes.into_iter().map(|change| (change.name, change.action)).collect()))
+    }
+}
+
 fn id(name: &str) -> SpiffeId {
     format!("spiffe://mesh.local/{name}").parse().unwrap()
 }
@@ -194,7 +253,7 @@ fn issuance(name: &str, not_after: SystemTime) -> Issuance {
 fn attestation(secret: u8) -> Attestation {
     Attestation {
         instance: InstanceId::random().unwrap(),
-        secret_sha256: [secret; 32],
+        evidence: model::Evidence::JoinToken { secret_sha256: [secret; 32] },
         version: "test".into(),
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         request_id: None,

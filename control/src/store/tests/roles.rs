@@ -60,6 +60,10 @@ impl Permission for Only {
         let permitted = !targets.is_empty() && targets.iter().all(|target| self.0.covers(target));
         if permitted { Ok(operator()) } else { Err(Refused::Untold("test")) }
     }
+
+    fn may_become(&self, _: &SpiffeId, _: &[Binding]) -> Result<(), Refused> {
+        Err(Refused::Untold("test"))
+    }
 }
 
 async fn policy_that_is_not_permitted_is_neither_replaced_nor_deleted(fixture: Fixture) {

@@ -22,3 +22,9 @@ CREATE TABLE session (
   closed         BIGINT NOT NULL
 );
 CREATE INDEX session_by_replica ON session (replica, open);
+
+-- The newest commit of each replica's writer: by it a replica that lost its connection learns whether it was made.
+CREATE TABLE commit_mark (
+  replica TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+  mark    TEXT COLLATE "C" NOT NULL
+);

@@ -22,3 +22,9 @@ CREATE TABLE session (
   closed         INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX session_by_replica ON session (replica, open);
+
+-- The newest commit of each replica's writer: by it a replica that lost its connection learns whether it was made.
+CREATE TABLE commit_mark (
+  replica TEXT NOT NULL PRIMARY KEY,
+  mark    TEXT NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -1,8 +1,8 @@
 //! The plain tree that both text forms are read into, with the place of each node.
 //!
-//! Documents are read from this tree by [`super::read`] rather than through derived deserializers, so
-//! that every error, of form or of meaning, can name its line, its key, and what was expected. A name
-//! that occurs twice in a mapping is refused here already.
+//! Documents are read from this tree through [`Place`](super::Place) rather than through derived
+//! deserializers, so that every error, of form or of meaning, can name its line, its key, and what was
+//! expected. A name that occurs twice in a mapping is refused here already.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// A value and where it begins, counted from 1; 0 when the text form does not tell (JSON).
 #[derive(Debug)]
-pub(super) struct Node {
+pub struct Node {
     pub(super) line: usize,
     pub(super) column: usize,
     pub(super) value: Value,
@@ -33,6 +33,14 @@ pub(super) struct Entry {
     pub(super) line: usize,
     pub(super) column: usize,
     pub(super) value: Node,
+}
+
+impl Node {
+    /// The line it begins on, from 1; 0 when the text form does not tell.
+    #[must_use]
+    pub fn line(&self) -> usize {
+        self.line
+    }
 }
 
 impl Value {
@@ -58,7 +66,7 @@ impl fmt::Display for Value {
 }
 
 /// The beginning of a text, escaped so that it stays on one line of any terminal.
-pub(super) struct Excerpt<'a>(pub(super) &'a str);
+pub(crate) struct Excerpt<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Excerpt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,7 +89,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a policy document")
+        f.write_str("a document")
     }
 
     fn visit_unit<E>(self) -> Result<Value, E> {
@@ -132,6 +140,6 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 }
 
-/// No mapping of the language has more than five keys; looking for duplicates is quadratic.
+/// No mapping of any kind of document has more than a dozen keys; looking for duplicates is quadratic.
 pub(super) const MAX_ENTRIES: usize = 64;
 pub(super) const TOO_MANY_ENTRIES: &str = "expected a mapping with at most 64 keys";

@@ -1,19 +1,19 @@
-//! YAML into trees: the part of YAML 1.2 that a policy needs.
+//! YAML into trees: the part of YAML 1.2 that documents need.
 //!
-//! Anchors, aliases, merge keys, tags and directives are refused. A policy is read in review, and what
-//! a rule says must stand where the rule stands; and without aliases, the size of the tree is bounded by
-//! the size of the text.
+//! Anchors, aliases, merge keys, tags and directives are refused. A document is read in review, and what
+//! it says must stand where it applies; and without aliases, the size of the tree is bounded by the size
+//! of the text.
 
 use serde_saphyr::granit_parser::{Event, Marker, Options, Parser, ScalarStyle, ScanError, Span, StrInput};
 
-use super::parse::ParseError;
+use super::error::ParseError;
 use super::tree::{Entry, Excerpt, MAX_ENTRIES, Node, TOO_MANY_ENTRIES, Value};
 
-/// The deepest node of the language is at level 6: document, rules, rule, allow, http, paths.
+/// The deepest node of any document is at level 6: document, rules, rule, allow, http, paths.
 const MAX_DEPTH: usize = 16;
 
 /// All documents of a stream that are not empty, each with the places of its nodes.
-pub(super) fn read(file: &str, text: &str, max_documents: usize) -> Result<Vec<Node>, ParseError> {
+pub(super) fn stream(file: &str, text: &str, max_documents: usize) -> Result<Vec<Node>, ParseError> {
     let mut options = Options::default();
     options.disallow_directives = true;
     options.emit_comments = false;
@@ -137,7 +137,7 @@ fn column(at: &Marker) -> usize {
 }
 
 /// The core schema of YAML 1.2 (section 10.3.2); what is quoted is text.
-fn scalar(text: &str, style: ScalarStyle) -> Value {
+pub(super) fn scalar(text: &str, style: ScalarStyle) -> Value {
     if style != ScalarStyle::Plain {
         return Value::Text(text.to_owned());
     }

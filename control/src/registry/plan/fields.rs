@@ -1,0 +1,111 @@
+//! Two versions of a document, field by field.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use signet_proto::policy::{Document, Rule};
+
+use super::FieldChange;
+use crate::duration::Span;
+use crate::registry::declaration::{Approval, Declaration};
+use crate::time;
+
+/// Every field that is said, for a new workload.
+pub(super) fn of_workload(declaration: &Declaration) -> Vec<FieldChange> {
+    let said = texts(declaration).into_iter().filter(|(_, text)| !text.is_empty());
+    said.map(|(field, after)| FieldChange { field: field.into(), before: String::new(), after }).collect()
+}
+
+/// The fields that differ.
+pub(super) fn between_workloads(before: &Declaration, after: &Declaration) -> Vec<FieldChange> {
+    let both = texts(before).into_iter().zip(texts(after));
+    both.filter(|((_, before), (_, after))| before != after)
+        .map(|((field, before), (_, after))| FieldChange { field: field.into(), before, after })
+        .collect()
+}
+
+/// Every field as text, by its name; empty: not said. Two declarations of one name are equal if these are.
+fn texts(declaration: &Declaration) -> [(&'static str, String); 12] {
+    let Declaration { name: _, owner, purpose, environment, selectors, ttl, dns, status, until, approval } =
+        declaration;
+    let life = |life: Option<Duration>| life.map(|life| Span(life).to_string()).unwrap_or_default();
+    let approval = if *approval == Approval::None { "" } else { approval.as_str() };
+    [
+        ("owner.team", owner.team.clone()),
+        ("owner.contact", owner.contact.clone().unwrap_or_default()),
+        ("purpose", purpose.clone()),
+        ("environment", environment.clone().unwrap_or_default()),
+        ("selectors", listed(selectors)),
+        ("ttl.default", life(ttl.default)),
+        ("ttl.min", life(ttl.min)),
+        ("ttl.max", life(ttl.max)),
+        ("dns", listed(dns)),
+        ("status", status.to_string()),
+        ("until", until.map(time::rfc3339_shortest).unwrap_or_default()),
+        ("approval", approval.to_owned()),
+    ]
+}
+
+/// As JSON: a value may have commas of its own.
+fn listed<T: ToString>(items: &BTreeSet<T>) -> String {
+    if items.is_empty() {
+        return String::new();
+    }
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    serde_json::to_string(&items).unwrap_or_default()
+}
+
+/// Every field, for a new policy.
+pub(super) fn of_policy(document: &Document) -> Vec<FieldChange> {
+    let target = changed("target", String::new(), document.target.to_string());
+    target.into_iter().chain(document.rules.iter().filter_map(|rule| rule_change(None, Some(rule)))).collect()
+}
+
+/// For one that was stored by another version and cannot be compared.
+pub(super) fn replacing_unreadable(after: &Document) -> Vec<FieldChange> {
+    let mut changes = of_policy(after);
+    changes.extend(changed("document", "cannot be read".into(), "replaced".into()));
+    changes
+}
+
+/// The fields and rules that differ; none if and only if the documents are equal.
+pub(super) fn between_policies(before: &Document, after: &Document) -> Vec<FieldChange> {
+    let mut changes: Vec<FieldChange> =
+        changed("target", before.target.to_string(), after.target.to_string()).into_iter().collect();
+    let of = |rules: &[Rule], name: &str| rules.iter().position(|rule| rule.name == name);
+    for rule in &before.rules {
+        let now = of(&after.rules, &rule.name).and_then(|at| after.rules.get(at));
+        changes.extend(rule_change(Some(rule), now));
+    }
+    let new = after.rules.iter().filter(|rule| of(&before.rules, &rule.name).is_none());
+    changes.extend(new.filter_map(|rule| rule_change(None, Some(rule))));
+    if changes.is_empty() && before != after {
+        // The order means nothing to a decision, but a review sees it.
+        let order = |document: &Document| {
+            document.rules.iter().map(|rule| rule.name.as_str()).collect::<Vec<_>>().join(", ")
+        };
+        changes.extend(changed("rules", order(before), order(after)));
+    }
+    changes
+}
+
+fn rule_change(before: Option<&Rule>, after: Option<&Rule>) -> Option<FieldChange> {
+    if before == after {
+        return None;
+    }
+    let name = before.or(after).map(|rule| rule.name.as_str()).unwrap_or_default();
+    let text = |rule: Option<&Rule>| rule.map(rule_text).unwrap_or_default();
+    Some(FieldChange { field: format!("rules.{name}"), before: text(before), after: text(after) })
+}
+
+/// The rule as it stands in its document, without its name, on one line.
+fn rule_text(rule: &Rule) -> String {
+    let mut rule: Map<String, Value> = serde_json::from_str(&rule.to_json()).unwrap_or_default();
+    rule.remove("name");
+    Value::Object(rule).to_string()
+}
+
+fn changed(field: &str, before: String, after: String) -> Option<FieldChange> {
+    (before != after).then(|| FieldChange { field: field.into(), before, after })
+}

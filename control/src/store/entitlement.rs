@@ -1,0 +1,103 @@
+//! What a proof entitles to: found by the selectors it proves, and found again in the commit of the issuance.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use signet_proto::spiffe::SpiffeId;
+
+use super::change::Change;
+use super::mesh::Topics;
+use super::model::{Actor, Entitled, WorkloadStatus, life};
+use super::sql::{Sql, values};
+use super::{Refusal, Store, StoreError, registrations, workloads};
+use crate::audit::Action;
+use crate::registry::{Declaration, Name, Selector, choose, matching};
+use crate::time;
+
+impl Store {
+    /// The identity that a proof of these facts entitles to; `wanted` is the one asked for.
+    ///
+    /// # Errors
+    /// [`Refusal::Unmatched`] when it is none, or not one. Whether it is active is decided in the commit.
+    pub async fn entitled(
+        &self,
+        proven: BTreeSet<Selector>,
+        wanted: Option<SpiffeId>,
+    ) -> Result<Entitled, StoreError> {
+        let now = time::now();
+        self.read(move |sql| {
+            let (id, declaration) = find(sql, &proven, wanted.as_ref())?;
+            let ttl = declaration.ttl.default.ok_or_else(|| {
+                StoreError::Damaged(format!("workload `{}` without a ttl", declaration.name))
+            })?;
+            Ok(Entitled { ttl: life(ttl, declaration.until, now), id })
+        })
+        .await
+    }
+}
+
+/// The same in the commit of an issuance for `id`, which gets a row of its own if a template gives it for the
+/// first time.
+pub(super) fn admit(
+    change: &mut Change<'_>,
+    id: &SpiffeId,
+    proven: &BTreeSet<Selector>,
+    actor: &Actor,
+) -> Result<(), StoreError> {
+    let (_, declaration) = find(&change.sql, proven, Some(id))?;
+    if let Name::Template(template) = &declaration.name {
+        if declaration.status != WorkloadStatus::Active {
+            return Err(Refusal::WorkloadNotActive { id: id.clone(), status: declaration.status }.into());
+        }
+        if registrations::find(&change.sql, &Name::Identity(id.clone()))?.is_none() {
+            let detail = json!({ "template": template.as_str() });
+            change.audit(actor, Action::WorkloadCreated, id.as_str(), &detail)?;
+            let commit = change.revise(Topics::NONE, id.as_str())?;
+            registrations::derive(change, id, template, commit.revision)?;
+        }
+    }
+    workloads::require_active(&change.sql, id, change.at).map(drop)
+}
+
+fn find(
+    sql: &Sql<'_>,
+    proven: &BTreeSet<Selector>,
+    wanted: Option<&SpiffeId>,
+) -> Result<(SpiffeId, Declaration), StoreError> {
+    let candidates = candidates(sql, proven)?;
+    let mut registered = BTreeSet::new();
+    // Once without knowing what is registered, to learn which names matter; retired ones do not compete.
+    for found in matching(&candidates, proven, |_| false).found {
+        let own = registrations::find(sql, &Name::Identity(found.id.clone()))?;
+        if own.is_some_and(|own| own.template.is_none()) {
+            registered.insert(found.id);
+        }
+    }
+    let matches = matching(&candidates, proven, |id| registered.contains(id));
+    for (name, error) in &matches.refused {
+        tracing::info!(workload = %name, %error, "a proof fits, but gives no identity");
+    }
+    let found = choose(matches.found, wanted).map_err(Refusal::Unmatched)?;
+    Ok((found.id, found.declaration.clone()))
+}
+
+/// Workloads with a selector among the proven ones; those that end up matching are among them, as all of theirs
+/// are proven.
+fn candidates(sql: &Sql<'_>, proven: &BTreeSet<Selector>) -> Result<Vec<Declaration>, StoreError> {
+    let alone = proven.iter().filter_map(|selector| Selector::any_of(selector.attestor()).ok());
+    let asked: BTreeSet<Selector> = proven.iter().cloned().chain(alone).collect();
+    let mut names: BTreeSet<String> = BTreeSet::new();
+    for selector in asked {
+        let query = "SELECT name FROM selector WHERE selector = ?1";
+        names.extend(sql.all(query, values![selector.to_string()], |row| row.get(0))?);
+    }
+    let mut found = Vec::new();
+    for name in names {
+        let name: Name = name.parse().map_err(|error| StoreError::Damaged(format!("`{name}`: {error}")))?;
+        let registered = registrations::require(sql, &name)?;
+        if registered.declaration.status != WorkloadStatus::Retired {
+            found.push(registered.declaration);
+        }
+    }
+    Ok(found)
+}
