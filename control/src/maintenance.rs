@@ -7,8 +7,10 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use crate::audit::{Checkpoint, SinkAddress, newest_checkpoint};
 use crate::config::{Config, Task};
 use crate::store::{Store, Summary};
+use crate::time;
 
 /// Does it, and says what was done.
 ///
@@ -78,5 +80,42 @@ fn restore(config: &Config, from: &Path) -> anyhow::Result<()> {
         "{rows} rows of trust domain `{trust_domain}` restored, as of {taken_at}: revision {revision}, audit event \
          {sequence}. What was revoked since then has to be revoked again"
     );
+    let file_sinks = config.audit_sinks.iter().filter_map(SinkAddress::file);
+    match newest_checkpoint(&config.data_dir, file_sinks) {
+        Ok(newest) => {
+            if let Some(told) = newest.and_then(|newest| older(sequence, &newest)) {
+                println!("{told}");
+            }
+        }
+        Err(error) => println!("whether the backup is the newest one is not known: {error}"),
+    }
     Ok(())
+}
+
+/// What a start will say to a backup that ends with the event `sequence`.
+fn older(sequence: u64, newest: &Checkpoint) -> Option<String> {
+    let from = sequence + 1;
+    (newest.sequence > sequence).then(|| {
+        format!(
+            "the backup is older than the store was: audit events {from} to {} of {} are not in it. `signet-control \
+             run` will refuse to start unless it is told once with `--accept-older-store`; restore a newer backup if \
+             there is one",
+            newest.sequence,
+            time::rfc3339(newest.at)
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::testing;
+
+    #[test]
+    fn backup_older_than_the_newest_checkpoint_is_said_to_be() {
+        let newest = testing::checkpoint(&testing::signer(), &testing::chain(20)[19]);
+        assert_eq!(older(20, &newest), None);
+        let told = older(12, &newest).unwrap();
+        assert!(told.contains("events 13 to 20") && told.contains("--accept-older-store"), "{told}");
+    }
 }

@@ -14,7 +14,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Gate, Health, OwnIdentity, OwnIdentityError, Rooms, ServeError};
 use crate::attest::{Attestors, AttestorsError, Tokens};
-use crate::audit::{CheckpointFailure, Checkpointer, Exporter, Exports, Ledger, Sink, SinkError};
+use crate::audit::{
+    self, CheckpointFailure, Checkpointer, Exporter, Exports, GuardError, Sink, SinkAddress, SinkError,
+};
 use crate::ca::{Authority, CaError, SealError, SealKey};
 use crate::config::Config;
 use crate::duty::Duties;
@@ -49,6 +51,9 @@ pub enum ServiceError {
     /// The key that signs checkpoints of the audit.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointFailure),
+    /// The store is older than it was, or what says how old it was cannot be read.
+    #[error(transparent)]
+    Older(#[from] GuardError),
     /// A copy of the audit.
     #[error("audit-sink: {0}")]
     Sink(#[from] SinkError),
@@ -103,11 +108,18 @@ impl Service {
             Authority::open(store.clone(), domain.clone(), &config.seal_key_file, config.intermediate_ttl)
                 .await?,
         );
-        let ledger = Ledger::open(store.clone(), &config.data_dir)?;
         let seal = SealKey::load(&config.seal_key_file, false)?;
         let every = config.audit_checkpoint_every;
         let checkpointer =
-            Checkpointer::open(&ledger, &seal, domain.clone(), every, config.data_dir.clone()).await?;
+            Checkpointer::open(&store, &seal, domain.clone(), every, config.data_dir.clone()).await?;
+        let file_sinks = config.audit_sinks.iter().filter_map(SinkAddress::file);
+        let kept = audit::kept_checkpoints(&config.data_dir, file_sinks)?;
+        let accept = config.accept_older_store;
+        if audit::require_all_contained(&store, checkpointer.key(), kept, accept).await?
+            && let Err(error) = checkpointer.run_now(&store, time::now()).await
+        {
+            tracing::error!(%error, "that this store was accepted is not signed yet");
+        }
         let checkpointer = Arc::new(checkpointer);
         let sinks: Vec<Sink> = config.audit_sinks.into_iter().map(Sink::open).collect::<Result<_, _>>()?;
         let exports = Exports::new(sinks.into_iter().map(Exporter::new));
@@ -150,7 +162,6 @@ impl Service {
             endpoints: Arc::clone(&endpoints),
             started_at,
             stop: stop.clone(),
-            ledger: ledger.clone(),
             audit_key: checkpointer.key().clone(),
             tails: Arc::new(Semaphore::new(MAX_TAILS)),
             store: store.clone(),
@@ -167,7 +178,6 @@ impl Service {
             watchers: Arc::clone(&duty_watchers),
             started_at,
             metrics: metrics.clone(),
-            ledger,
             checkpointer,
             exports: exports.clone(),
         };

@@ -285,7 +285,7 @@ impl Control {
     /// # Panics
     /// When it does not hold.
     pub async fn verify_audit(&self) {
-        let _ = self.signet(&["audit", "--verify"]).await.succeeded();
+        let _ = self.signet(&["audit", "verify"]).await.succeeded();
     }
 
     fn place(&self) -> Place<'_> {

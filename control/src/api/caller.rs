@@ -61,6 +61,8 @@ pub struct Member {
     pub instance: InstanceId,
     /// From where.
     pub address: IpAddr,
+    /// In which call.
+    pub request_id: Option<RequestId>,
 }
 
 /// Decides who may.
@@ -111,7 +113,12 @@ impl Gate {
                 return Err(denied("the SVID of this connection has ended: reconnect"));
             }
         }
-        Ok(Member { identity: Arc::clone(identity), instance, address: caller.address })
+        Ok(Member {
+            identity: Arc::clone(identity),
+            instance,
+            address: caller.address,
+            request_id: request_id(extensions),
+        })
     }
 
     /// The operator that calls. What they may is not said by that: ask it about all that the call touches.
@@ -130,7 +137,8 @@ impl Gate {
             }
         };
         let bindings = self.roles_of(&subject).await?;
-        Ok(Operator::new(subject, bindings, call.verb, call.judged.clone()))
+        let operator = Operator::new(subject, bindings, call.verb, call.judged.clone());
+        Ok(operator.in_call(request_id(extensions)))
     }
 
     /// Whether this local user is admin on everything, whatever roles were given.

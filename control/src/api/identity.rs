@@ -13,7 +13,7 @@ use super::caller::{caller, request_id};
 use super::status::ToStatus;
 use crate::attest::{AttestError, Attested};
 use crate::issue::Issued;
-use crate::store::model::Evidence;
+use crate::store::model::{Actor, Evidence};
 use crate::{attest, issue, time};
 
 #[tonic::async_trait]
@@ -32,6 +32,7 @@ impl Identity for Rooms {
     async fn attest(&self, request: Request<AttestRequest>) -> Result<Response<AttestResponse>, Status> {
         let address = caller(request.extensions())?.address;
         let name = request_id(request.extensions());
+        let asks = Actor::anonymous(address).in_call(name);
         let (_, extensions, asked) = request.into_parts();
         let AttestRequest { proof, csr, version, spiffe_id } = asked;
         let attested = match &proof {
@@ -39,19 +40,22 @@ impl Identity for Rooms {
             Some(Proof::Svid(_)) => self.successor(&extensions).await?,
             Some(proof) => self
                 .attestors
-                .verify(proof, &csr, &spiffe_id, address)
+                .verify(proof, &csr, &spiffe_id, &asks)
                 .await
                 .map_err(|error| error.to_status())?,
         };
         let (evidence, id) = (attested.evidence.clone(), attested.id.clone());
-        let issued = match self.issuer.attest(attested, &csr, &version, address).await {
+        let issued = match self.issuer.attest(attested, &csr, &version, address, name).await {
             Ok(issued) => issued,
             Err(error) => {
                 // Lost against another redeem, or a suspension, that committed first: the same answer as for
                 // a token that was never good.
                 return Err(match issue::refusal(&error) {
                     Some(refusal) if refusal.is_about_standing() => {
-                        attest::refused(&self.store, &evidence, refusal.as_str(), address).await.to_status()
+                        if let (Some(name), Evidence::Proven(_) | Evidence::Svid { .. }) = (name, &evidence) {
+                            self.gate.refusals().stands_not(&id, address, refusal, name).await;
+                        }
+                        attest::refused(&self.store, &evidence, refusal.as_str(), &asks).await.to_status()
                     }
                     _ => {
                         let status = error.to_status();
@@ -73,7 +77,7 @@ impl Identity for Rooms {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
         let member = self.gate.member(request.extensions()).await?;
         let RenewRequest { csr, version } = request.into_inner();
-        let issued = self.issuer.renew(&member.identity, &csr, &version).await.map_err(|error| {
+        let issued = self.issuer.renew(&member.identity, &csr, &version, member.request_id).await.map_err(|error| {
             tracing::warn!(id = %member.identity.id, instance = %member.instance, %error, "renewal refused");
             error.to_status()
         })?;

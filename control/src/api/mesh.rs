@@ -16,7 +16,7 @@ use super::Rooms;
 use super::caller::Member;
 use super::status::ToStatus;
 use crate::publish::{MeshState, NewWatcher, ServiceStream, View};
-use crate::store::model::{Lease, Listener};
+use crate::store::model::{Actor, Lease, Listener};
 use crate::telemetry::metrics;
 use crate::time;
 
@@ -39,10 +39,14 @@ impl Mesh for Rooms {
 
     /// An open stream stays open: whoever drains still wants to hear of revocations.
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
-        let Member { identity, instance, .. } = self.gate.member(request.extensions()).await?;
+        let Member { identity, instance, request_id, .. } = self.gate.member(request.extensions()).await?;
         self.endpoints.remove(instance);
         self.watchers.departed(&instance);
-        self.store.depart_instance(instance, identity.id.clone()).await.map_err(|error| error.to_status())?;
+        let actor = Actor::identity(&identity.id).in_call(request_id);
+        self.store
+            .depart_instance(instance, identity.id.clone(), actor)
+            .await
+            .map_err(|error| error.to_status())?;
         tracing::info!(id = %identity.id, %instance, "instance departed");
         Ok(Response::new(LeaveResponse {}))
     }

@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::attest::{Attestors, Tokens};
-use crate::audit::{AuditKey, Ledger};
+use crate::audit::AuditKey;
 use crate::ca::Authority;
 use crate::issue::Issuer;
 use crate::policy::Policies;
@@ -101,8 +101,6 @@ pub struct Rooms {
     pub endpoints: Arc<Endpoints>,
     /// Who may ask what.
     pub gate: Gate,
-    /// Events and checkpoints.
-    pub ledger: Ledger,
     /// What checkpoints are signed with.
     pub audit_key: AuditKey,
     /// Places for those who follow the audit.

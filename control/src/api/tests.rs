@@ -2,6 +2,7 @@
 
 mod audit;
 mod door;
+mod older;
 mod roles;
 
 use std::path::Path;
@@ -33,7 +34,7 @@ use tonic::{Code, Streaming};
 use tower::service_fn;
 
 use crate::config::Config;
-use crate::service::Service;
+use crate::service::{Service, ServiceError};
 
 /// A running service, and an operator at its socket.
 struct Mesh {
@@ -114,6 +115,10 @@ async fn start(directory: &Path) -> Service {
 }
 
 async fn start_with(directory: &Path, more: &[&str]) -> Service {
+    try_start(directory, more).await.unwrap()
+}
+
+async fn try_start(directory: &Path, more: &[&str]) -> Result<Service, ServiceError> {
     let directory = directory.to_str().unwrap();
     let arguments = [
         "signet-control",
@@ -127,7 +132,7 @@ async fn start_with(directory: &Path, more: &[&str]) -> Service {
     ];
     let (_, config) = Config::from_args(arguments.iter().chain(more)).unwrap();
     let metrics = PrometheusBuilder::new().build_recorder().handle();
-    Service::start(config, metrics).await.unwrap()
+    Service::start(config, metrics).await
 }
 
 async fn operator(directory: &Path) -> AdminClient<Channel> {

@@ -1,6 +1,5 @@
 //! Join tokens: 32 random bytes, shown once, stored as a hash, good for one instance of one workload.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -85,9 +84,9 @@ impl Tokens {
     }
 }
 
-pub(super) async fn verify(store: &Store, secret: &[u8], address: IpAddr) -> Result<Attested, AttestError> {
+pub(super) async fn verify(store: &Store, secret: &[u8], asks: &Actor) -> Result<Attested, AttestError> {
     if secret.len() != SECRET_LENGTH {
-        tracing::warn!(because = "wrong length", %address, "join token refused");
+        tracing::warn!(because = "wrong length", %asks, "join token refused");
         return Err(AttestError::Token);
     }
     // Looked up by its hash: nothing is compared byte by byte with what the caller sent.
@@ -101,7 +100,7 @@ pub(super) async fn verify(store: &Store, secret: &[u8], address: IpAddr) -> Res
             evidence,
         }),
         Err(StoreError::Refused(refusal)) => {
-            Err(super::refused(store, &evidence, refusal.as_str(), address).await)
+            Err(super::refused(store, &evidence, refusal.as_str(), asks).await)
         }
         Err(error) => Err(AttestError::Store(error)),
     }

@@ -9,7 +9,6 @@ mod proven;
 pub mod x509;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,10 +141,10 @@ impl Attestors {
         proof: &Proof,
         csr: &[u8],
         wanted: &str,
-        address: IpAddr,
+        asks: &Actor,
     ) -> Result<Attested, AttestError> {
         let proven = match proof {
-            Proof::JoinToken(proof) => return join_token::verify(&self.store, &proof.secret, address).await,
+            Proof::JoinToken(proof) => return join_token::verify(&self.store, &proof.secret, asks).await,
             // The connection's own SVID: whoever serves the call has to look at it.
             Proof::Svid(_) => return Err(AttestError::NoProof),
             Proof::Jwt(proof) => self.jwt.verify(&proof.attestor, &proof.token).await.map_err(|error| {
@@ -153,7 +152,7 @@ impl Attestors {
                 if matches!(error, JwtError::AttestorUnknown) {
                     return AttestError::NoAttestor;
                 }
-                disbelieved(&proof.attestor, error.reason(), &error, address);
+                disbelieved(&proof.attestor, error.reason(), &error, asks);
                 match error {
                     // Ours to wait for, not a reason to give up: the issuer may just have changed its keys.
                     JwtError::KeysUnavailable | JwtError::Token(TokenError::KeyUnknown) => AttestError::Keys,
@@ -163,19 +162,19 @@ impl Attestors {
             Proof::X509Pop(proof) => {
                 let attestor = self.x509.get(&proof.attestor).ok_or(AttestError::NoAttestor)?;
                 attestor.verify(proof, csr, time::now()).map_err(|error| {
-                    disbelieved(&proof.attestor, error.reason(), &error, address);
+                    disbelieved(&proof.attestor, error.reason(), &error, asks);
                     AttestError::Disbelieved
                 })?
             }
         };
-        self.entitled(proven, wanted, address).await
+        self.entitled(proven, wanted, asks).await
     }
 
-    async fn entitled(&self, proven: Proven, wanted: &str, address: IpAddr) -> Result<Attested, AttestError> {
+    async fn entitled(&self, proven: Proven, wanted: &str, asks: &Actor) -> Result<Attested, AttestError> {
         let wanted = match wanted {
             "" => None,
             wanted => Some(wanted.parse().map_err(|error| {
-                disbelieved(&proven.attestor, "unknown_identity", &error, address);
+                disbelieved(&proven.attestor, "unknown_identity", &error, asks);
                 AttestError::Disbelieved
             })?),
         };
@@ -185,7 +184,7 @@ impl Attestors {
                 Ok(Attested { id, ttl, again: None, evidence: Evidence::Proven(proven) })
             }
             Err(StoreError::Refused(refusal)) => {
-                disbelieved(&proven.attestor, refusal.as_str(), &refusal, address);
+                disbelieved(&proven.attestor, refusal.as_str(), &refusal, asks);
                 Err(AttestError::Disbelieved)
             }
             Err(error) => Err(AttestError::Store(error)),
@@ -193,21 +192,16 @@ impl Attestors {
     }
 }
 
-fn disbelieved(attestor: &str, because: &str, error: &dyn std::fmt::Display, address: IpAddr) {
-    tracing::warn!(attestor, because, %error, %address, "proof not believed");
+fn disbelieved(attestor: &str, because: &str, error: &dyn std::fmt::Display, asks: &Actor) {
+    tracing::warn!(attestor, because, %error, %asks, "proof not believed");
 }
 
 /// The public error for a refused issuance, and its record in the audit: also what is found out only in the
 /// commit (of many redeems at the same time, all but one) looks the same to the caller.
-pub async fn refused(
-    store: &Store,
-    evidence: &Evidence,
-    because: &'static str,
-    address: IpAddr,
-) -> AttestError {
-    tracing::warn!(proof = evidence.proof(), because, %address, "proof refused");
+pub async fn refused(store: &Store, evidence: &Evidence, because: &'static str, asks: &Actor) -> AttestError {
+    tracing::warn!(proof = evidence.proof(), because, %asks, "proof refused");
     let Evidence::JoinToken { secret_sha256 } = evidence else { return AttestError::Disbelieved };
-    match store.refuse_token(*secret_sha256, because, Actor::anonymous(address)).await {
+    match store.refuse_token(*secret_sha256, because, asks.clone()).await {
         Ok(()) => AttestError::Token,
         Err(error) => AttestError::Store(error),
     }

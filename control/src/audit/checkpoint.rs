@@ -16,7 +16,7 @@ use signet_proto::spiffe::TrustDomain;
 
 use super::chain::AuditEvent;
 use super::key::{AuditKey, AuditKeyError, AuditSigner};
-use crate::time;
+use crate::{hex, time};
 
 /// The version of what is signed.
 pub const FORMAT: u64 = 1;
@@ -111,6 +111,12 @@ impl Checkpoint {
         bytes
     }
 
+    /// What it is called where something happens to it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("checkpoint:{}:{}", self.sequence, hex::encode(&self.hash))
+    }
+
     /// Whether `key` signed exactly this.
     ///
     /// # Errors
@@ -165,10 +171,10 @@ mod tests {
         checkpoint.key = "k".into();
         let expected = [
             "000000000000001a",
-            &crate::hex::encode(b"signet audit checkpoint v1"),
+            &hex::encode(b"signet audit checkpoint v1"),
             "00000000000000080000000000000001",
             "000000000000000a",
-            &crate::hex::encode(b"mesh.local"),
+            &hex::encode(b"mesh.local"),
             "00000000000000080000000000000001",
             "0000000000000020",
             &"ab".repeat(32),
@@ -177,7 +183,7 @@ mod tests {
             "00000000000000016b",
         ]
         .concat();
-        assert_eq!(crate::hex::encode(&checkpoint.signed_bytes()), expected);
+        assert_eq!(hex::encode(&checkpoint.signed_bytes()), expected);
     }
 
     #[test]

@@ -1,14 +1,19 @@
 //! Makes checkpoints when they are due. What is signed was verified before, from the checkpoint before it on: a key
 //! that signs whatever the store holds would vouch for what somebody put there.
+//!
+//! Of replicas the leading one makes them; each keeps every new one beside the store, in its own data directory. A
+//! store that goes back under a running control takes nothing with it: as long as it lacks the one that is kept, no
+//! other is signed or put in its place.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use signet_proto::spiffe::TrustDomain;
 
 use super::chain::{BrokenChain, ChainVerifier};
-use super::checkpoint::{self, Checkpoint};
-use super::guard::{GuardError, TooOld, keep_newest, older_than_checkpoint};
+use super::checkpoint::{self, Checkpoint, CheckpointError};
+use super::guard::{GuardError, TooOld, keep_newest, older_than_checkpoint, require_contained};
 use super::key::{AuditKey, AuditKeyError, AuditSigner};
 use super::store::AuditStore;
 use crate::ca::{SealError, SealKey};
@@ -33,9 +38,26 @@ pub enum CheckpointFailure {
     /// The chain is broken since.
     #[error("no checkpoint is signed, the audit was tampered with: {0}")]
     Broken(#[from] BrokenChain),
-    /// It was made, but could not be kept beside the store.
+    /// Somebody put a checkpoint into the store.
+    #[error("no checkpoint is signed: the store's one of audit event {sequence} is not believed: {because}")]
+    Forged {
+        /// Of which event.
+        sequence: u64,
+        /// Why it is not believed.
+        because: CheckpointError,
+    },
+    /// The newest one could not be kept beside the store.
     #[error(transparent)]
-    Kept(#[from] GuardError),
+    Kept(GuardError),
+}
+
+impl From<GuardError> for CheckpointFailure {
+    fn from(error: GuardError) -> Self {
+        match error {
+            GuardError::TooOld(too_old) => Self::TooOld(too_old),
+            other => Self::Kept(other),
+        }
+    }
 }
 
 impl From<SealError> for CheckpointFailure {
@@ -52,6 +74,8 @@ pub struct Checkpointer {
     every: Duration,
     /// Where the newest one is kept beside the store.
     data_dir: PathBuf,
+    /// That one, once this process has put it there.
+    kept: Mutex<Option<Checkpoint>>,
 }
 
 impl Checkpointer {
@@ -71,7 +95,7 @@ impl Checkpointer {
             None => store.create_audit_key(AuditSigner::generate(seal)?).await?,
         };
         let signer = AuditSigner::unseal(&record, seal)?;
-        Ok(Self { trust_domain, signer, every, data_dir })
+        Ok(Self { trust_domain, signer, every, data_dir, kept: Mutex::new(None) })
     }
 
     /// The public half of its key.
@@ -80,20 +104,49 @@ impl Checkpointer {
         self.signer.public()
     }
 
-    /// Makes one, if it is due.
+    /// Keeps the newest one beside the store, whoever made it. The replica that `leads` makes another, if it is due.
     ///
     /// # Errors
-    /// Why none was made, or that the one made is not kept beside the store.
+    /// Why none was made, or that the newest one is not kept beside the store.
     pub async fn run(
+        &self,
+        store: &impl AuditStore,
+        now: SystemTime,
+        leads: bool,
+    ) -> Result<Option<Checkpoint>, CheckpointFailure> {
+        let previous = store.newest_checkpoint().await?;
+        if let Some(previous) = &previous {
+            self.keep(store, previous).await?;
+        }
+        let newest = store.newest_event().await?.map_or(0, |event| event.sequence);
+        if leads && checkpoint::is_due(previous.as_ref(), newest, now, self.every) {
+            self.make(store, previous, newest, now).await
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Makes one although it is not due: what was just recorded has to be signed.
+    ///
+    /// # Errors
+    /// As for [`Checkpointer::run`].
+    pub async fn run_now(
         &self,
         store: &impl AuditStore,
         now: SystemTime,
     ) -> Result<Option<Checkpoint>, CheckpointFailure> {
         let previous = store.newest_checkpoint().await?;
         let newest = store.newest_event().await?.map_or(0, |event| event.sequence);
-        if !checkpoint::is_due(previous.as_ref(), newest, now, self.every) {
-            return Ok(None);
-        }
+        self.make(store, previous, newest, now).await
+    }
+
+    async fn make(
+        &self,
+        store: &impl AuditStore,
+        previous: Option<Checkpoint>,
+        newest: u64,
+        now: SystemTime,
+    ) -> Result<Option<Checkpoint>, CheckpointFailure> {
         let revision = store.revision();
         let Some(event) = verified_end(store, previous.as_ref(), newest).await? else { return Ok(None) };
         // Time in a list never goes back, even if the clock does.
@@ -105,10 +158,25 @@ impl Checkpointer {
             Err(StoreError::Exists { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
-        keep_newest(&self.data_dir, &made)?;
-        metrics::audit_checkpoint(made.sequence, made.at);
         tracing::debug!(sequence = made.sequence, "audit checkpoint made");
+        self.keep(store, &made).await?;
         Ok(Some(made))
+    }
+
+    async fn keep(&self, store: &impl AuditStore, newest: &Checkpoint) -> Result<(), CheckpointFailure> {
+        let kept = self.kept.lock().clone();
+        if kept.as_ref() == Some(newest) {
+            return Ok(());
+        }
+        let forged = |because| CheckpointFailure::Forged { sequence: newest.sequence, because };
+        newest.verify(self.key()).map_err(forged)?;
+        if let Some(kept) = kept {
+            require_contained(store, self.key(), &kept).await?;
+        }
+        keep_newest(&self.data_dir, newest)?;
+        metrics::audit_checkpoint(newest.sequence, newest.at);
+        *self.kept.lock() = Some(newest.clone());
+        Ok(())
     }
 }
 
@@ -162,18 +230,22 @@ mod tests {
         let (events, store) = (chain(2500), MemoryStore::default());
         let start = time::from_millis(1_800_000_000_000);
         let first = opened(&store, directory.path()).await;
-        assert_eq!(first.run(&store, start).await.unwrap(), None, "nothing happened yet");
+        assert_eq!(first.run(&store, start, true).await.unwrap(), None, "nothing happened yet");
         store.push(&events[..1]);
-        let made = first.run(&store, start).await.unwrap().unwrap();
+        let made = first.run(&store, start, true).await.unwrap().unwrap();
         assert_eq!((made.sequence, made.hash), (1, events[0].hash));
-        assert_eq!(first.run(&store, start + 5 * MINUTE).await.unwrap(), None, "nothing happened since");
+        assert_eq!(
+            first.run(&store, start + 5 * MINUTE, true).await.unwrap(),
+            None,
+            "nothing happened since"
+        );
         store.push(&events[1..2]);
-        assert_eq!(first.run(&store, start + MINUTE / 2).await.unwrap(), None);
-        assert_eq!(first.run(&store, start + MINUTE).await.unwrap().unwrap().sequence, 2);
+        assert_eq!(first.run(&store, start + MINUTE / 2, true).await.unwrap(), None);
+        assert_eq!(first.run(&store, start + MINUTE, true).await.unwrap().unwrap().sequence, 2);
         store.push(&events[2..]);
         let replica = opened(&store, directory.path()).await;
         assert_eq!(replica.key(), first.key());
-        let made = replica.run(&store, start).await.unwrap().unwrap();
+        let made = replica.run(&store, start, true).await.unwrap().unwrap();
         assert_eq!(
             (made.sequence, made.at),
             (2500, start + MINUTE),
@@ -192,13 +264,53 @@ mod tests {
         let later = time::from_millis(1_900_000_000_000);
         let checkpointer = opened(&store, directory.path()).await;
         store.push(&events[..10]);
-        checkpointer.run(&store, later).await.unwrap().unwrap();
+        checkpointer.run(&store, later, true).await.unwrap().unwrap();
         store.push(&events[10..20]);
         store.change(|events| events[14].subject.push('x'));
-        let failure = checkpointer.run(&store, later + MINUTE).await.unwrap_err();
+        let failure = checkpointer.run(&store, later + MINUTE, true).await.unwrap_err();
         assert!(matches!(failure, CheckpointFailure::Broken(BrokenChain::Hash(15))), "{failure}");
         store.change(|events| events[9].hash[0] ^= 1);
-        let failure = checkpointer.run(&store, later + MINUTE).await.unwrap_err();
+        let failure = checkpointer.run(&store, later + MINUTE, true).await.unwrap_err();
         assert!(matches!(failure, CheckpointFailure::TooOld(TooOld::Differs { sequence: 10, .. })));
+    }
+
+    #[tokio::test]
+    async fn replica_that_does_not_lead_keeps_what_the_leading_one_made() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (events, store) = (chain(20), MemoryStore::default());
+        let now = time::from_millis(1_800_000_000_000);
+        let leading = opened(&store, here.path()).await;
+        std::fs::copy(here.path().join("seal.key"), there.path().join("seal.key")).unwrap();
+        let other = opened(&store, there.path()).await;
+        let kept = |directory: &tempfile::TempDir| newest_checkpoint(directory.path(), []).unwrap();
+        store.push(&events[..10]);
+        assert_eq!(other.run(&store, now, false).await.unwrap(), None);
+        assert_eq!(kept(&there), None);
+        let made = leading.run(&store, now, true).await.unwrap().unwrap();
+        other.run(&store, now, false).await.unwrap();
+        assert_eq!((kept(&here), kept(&there)), (Some(made.clone()), Some(made.clone())));
+
+        let back = MemoryStore::with(&events[..5]);
+        back.create_audit_key(store.audit_key().await.unwrap().unwrap()).await.unwrap();
+        let older = Checkpoint::sign(made.trust_domain.clone(), &events[4], 1, now, &leading.signer).unwrap();
+        back.add_checkpoint(older).await.unwrap();
+        for (replica, leads, directory) in [(&leading, true, &here), (&other, false, &there)] {
+            let refused = replica.run(&back, now + MINUTE, leads).await.unwrap_err();
+            assert!(matches!(refused, CheckpointFailure::TooOld(TooOld::Lacks { from: 6, to: 10, .. })));
+            assert_eq!(kept(directory), Some(made.clone()), "it is the proof of what is lost");
+        }
+    }
+
+    #[tokio::test]
+    async fn checkpoint_that_another_key_made_is_not_built_upon() {
+        let directory = tempfile::tempdir().unwrap();
+        let (events, store) = (chain(20), MemoryStore::default());
+        let checkpointer = opened(&store, directory.path()).await;
+        store.push(&events);
+        let forged = crate::audit::testing::checkpoint(&crate::audit::testing::signer(), &events[9]);
+        store.add_checkpoint(forged).await.unwrap();
+        let refused = checkpointer.run(&store, time::from_millis(1_900_000_000_000), true).await;
+        assert!(matches!(refused, Err(CheckpointFailure::Forged { sequence: 10, .. })));
+        assert_eq!(newest_checkpoint(directory.path(), []).unwrap(), None);
     }
 }

@@ -129,6 +129,50 @@ pub async fn require_contained(
     Ok(older_than_checkpoint(newest, hash, checkpoint)?)
 }
 
+/// The rule at a start: the store contains every checkpoint that is kept outside of it. Those that it lacks are
+/// `accepted`, or were before; returns whether any is accepted now.
+///
+/// That one was accepted before counts only if it was signed since: an event alone anybody could write who can write
+/// the store.
+///
+/// # Errors
+/// [`GuardError::TooOld`], or that the store cannot be read or written.
+pub async fn require_all_contained(
+    store: &impl AuditStore,
+    key: &AuditKey,
+    kept: Vec<Checkpoint>,
+    accepted: bool,
+) -> Result<bool, GuardError> {
+    let mut any = false;
+    for checkpoint in kept {
+        let too_old = match require_contained(store, key, &checkpoint).await {
+            Ok(()) => continue,
+            Err(GuardError::TooOld(too_old)) => too_old,
+            Err(error) => return Err(error),
+        };
+        if was_accepted(store, key, &checkpoint).await? {
+            continue;
+        }
+        if !accepted {
+            return Err(too_old.into());
+        }
+        tracing::warn!(%too_old, "started on an older store all the same, as told by --accept-older-store");
+        store.accept_older(checkpoint, too_old.to_string()).await?;
+        any = true;
+    }
+    Ok(any)
+}
+
+async fn was_accepted(
+    store: &impl AuditStore,
+    key: &AuditKey,
+    checkpoint: &Checkpoint,
+) -> Result<bool, StoreError> {
+    let Some(accepted) = store.accepted_older(checkpoint).await? else { return Ok(false) };
+    let signed = store.checkpoints_after(accepted.saturating_sub(1), 1).await?;
+    Ok(signed.first().is_some_and(|signed| signed.verify(key).is_ok()))
+}
+
 /// Puts it in the place of the one before, at once and to stay.
 ///
 /// # Errors
@@ -140,7 +184,7 @@ pub fn keep_newest(data_dir: &Path, checkpoint: &Checkpoint) -> Result<(), Guard
         .map_err(|error| GuardError::File { path: path.display().to_string(), error })
 }
 
-/// The newest checkpoint that is kept outside of the store: in the data directory, and in these file sinks.
+/// The newest of [`kept_checkpoints`].
 ///
 /// # Errors
 /// When a file is there that cannot be read, or holds something else.
@@ -148,12 +192,24 @@ pub fn newest_checkpoint<'a>(
     data_dir: &Path,
     file_sinks: impl IntoIterator<Item = &'a Path>,
 ) -> Result<Option<Checkpoint>, GuardError> {
+    let kept = kept_checkpoints(data_dir, file_sinks)?;
+    Ok(kept.into_iter().max_by_key(|checkpoint| checkpoint.sequence))
+}
+
+/// What is kept outside of the store: the newest checkpoint in the data directory, and in each of these file sinks.
+///
+/// # Errors
+/// When a file is there that cannot be read, or holds something else.
+pub fn kept_checkpoints<'a>(
+    data_dir: &Path,
+    file_sinks: impl IntoIterator<Item = &'a Path>,
+) -> Result<Vec<Checkpoint>, GuardError> {
     let path = data_dir.join(CHECKPOINT_FILE);
     let shown = || path.display().to_string();
     let kept = durable::read(&path, MAX_FILE).map_err(|error| GuardError::File { path: shown(), error })?;
-    let mut newest = match kept.as_deref().map(|text| Line::parse(text.trim_end_matches('\n'))) {
-        None => None,
-        Some(Ok(Line::Checkpoint(checkpoint))) => Some(checkpoint),
+    let mut all = match kept.as_deref().map(|text| Line::parse(text.trim_end_matches('\n'))) {
+        None => Vec::new(),
+        Some(Ok(Line::Checkpoint(checkpoint))) => vec![checkpoint],
         Some(Ok(Line::Event(_))) => {
             let error = LineError::Json("an event".to_owned());
             return Err(GuardError::Content { path: shown(), error });
@@ -163,13 +219,9 @@ pub fn newest_checkpoint<'a>(
     for path in file_sinks {
         let found = newest_in_file(path)
             .map_err(|error| GuardError::File { path: path.display().to_string(), error })?;
-        let newer =
-            |found: &Checkpoint| newest.as_ref().is_none_or(|newest| found.sequence > newest.sequence);
-        if let Some(found) = found.filter(newer) {
-            newest = Some(found);
-        }
+        all.extend(found.filter(|found| !all.contains(found)));
     }
-    Ok(newest)
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -207,6 +259,27 @@ mod tests {
         let stranger = testing::signer();
         let refused = require_contained(&MemoryStore::with(&events), stranger.public(), &kept).await;
         assert!(matches!(refused, Err(GuardError::TooOld(TooOld::Foreign { sequence: 15, .. }))));
+    }
+
+    #[tokio::test]
+    async fn what_was_accepted_and_signed_is_not_asked_for_again() {
+        let (events, signer) = (chain(20), testing::signer());
+        let lost = vec![checkpoint(&signer, &events[9]), checkpoint(&signer, &events[14])];
+        let store = MemoryStore::with(&events[..12]);
+        let ask =
+            async |accepted| require_all_contained(&store, signer.public(), lost.clone(), accepted).await;
+        assert!(matches!(ask(false).await, Err(GuardError::TooOld(TooOld::Lacks { from: 13, .. }))));
+        assert!(ask(true).await.unwrap());
+        assert!(ask(false).await.is_err(), "anybody can write an event");
+        let accepted = store.newest_event().await.unwrap().unwrap();
+        store.add_checkpoint(checkpoint(&testing::signer(), &accepted)).await.unwrap();
+        assert!(ask(false).await.is_err(), "or sign with another key");
+        let store = MemoryStore::with(&store.events_after(0, 99).await.unwrap());
+        store.add_checkpoint(checkpoint(&signer, &accepted)).await.unwrap();
+        let ask = async |kept| require_all_contained(&store, signer.public(), kept, false).await;
+        assert!(!ask(lost.clone()).await.unwrap());
+        let another = checkpoint(&signer, &events[19]);
+        assert!(ask(vec![another]).await.is_err(), "what is lost beyond that was not accepted");
     }
 
     #[test]

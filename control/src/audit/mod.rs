@@ -22,7 +22,6 @@ mod export;
 mod guard;
 mod key;
 mod line;
-mod records;
 mod refusals;
 mod sink;
 mod store;
@@ -37,12 +36,11 @@ pub use checkpoint::{Checkpoint, CheckpointError, FORMAT};
 pub use checkpointer::{CheckpointFailure, Checkpointer};
 pub use export::{ExportError, Exporter, Exports, Progress, export_once, one_batch};
 pub use guard::{
-    CHECKPOINT_FILE, GuardError, TooOld, keep_newest, newest_checkpoint, older_than_checkpoint,
-    require_contained,
+    CHECKPOINT_FILE, GuardError, TooOld, keep_newest, kept_checkpoints, newest_checkpoint,
+    older_than_checkpoint, require_all_contained, require_contained,
 };
 pub use key::{AuditKey, AuditKeyError, AuditKeyRecord, AuditSigner};
 pub use line::{Line, LineError};
-pub use records::{FileRecords, Ledger};
 pub use refusals::{RefusalLimiter, Verdict};
 pub use sink::{HttpAddress, HttpError, Sink, SinkAddress, SinkAddressError, SinkError};
 pub use store::AuditStore;

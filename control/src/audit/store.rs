@@ -40,7 +40,7 @@ pub trait AuditStore: Clone + Send + Sync + 'static {
         limit: u32,
     ) -> impl Future<Output = Result<Vec<Checkpoint>, StoreError>> + Send;
 
-    /// Keeps a checkpoint; [`StoreError::Exists`] if there is one of the same event.
+    /// Keeps a checkpoint; [`StoreError::Exists`] if it does not come after those that are there.
     fn add_checkpoint(&self, checkpoint: Checkpoint) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Up to where a sink has everything: 0 before the first.
@@ -52,4 +52,17 @@ pub trait AuditStore: Clone + Send + Sync + 'static {
         name: String,
         sequence: u64,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Records that control starts although the store does not contain this checkpoint.
+    fn accept_older(
+        &self,
+        checkpoint: Checkpoint,
+        because: String,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The event that records it, if there is one.
+    fn accepted_older(
+        &self,
+        checkpoint: &Checkpoint,
+    ) -> impl Future<Output = Result<Option<u64>, StoreError>> + Send;
 }

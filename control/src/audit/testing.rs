@@ -119,7 +119,11 @@ impl AuditStore for MemoryStore {
     }
 
     async fn add_checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError> {
-        self.0.lock().checkpoints.push(checkpoint);
+        let checkpoints = &mut self.0.lock().checkpoints;
+        if checkpoints.last().is_some_and(|newest| checkpoint.follows(newest).is_err()) {
+            return Err(StoreError::Exists { what: "checkpoint", name: checkpoint.sequence.to_string() });
+        }
+        checkpoints.push(checkpoint);
         Ok(())
     }
 
@@ -134,6 +138,32 @@ impl AuditStore for MemoryStore {
         }
         kept.positions.insert(name, sequence);
         Ok(())
+    }
+
+    async fn accept_older(&self, checkpoint: Checkpoint, because: String) -> Result<(), StoreError> {
+        let events = &mut self.0.lock().events;
+        let (sequence, previous) = events.last().map_or((0, GENESIS), |last| (last.sequence, last.hash));
+        let mut event = AuditEvent {
+            sequence: sequence + 1,
+            at: checkpoint.at + Duration::from_secs(1),
+            actor: "control".into(),
+            action: Action::OlderStoreAccepted.as_str().into(),
+            subject: checkpoint.name(),
+            detail: because,
+            hash: [0; 32],
+        };
+        event.hash = event.expected_hash(&previous);
+        events.push(event);
+        Ok(())
+    }
+
+    async fn accepted_older(&self, checkpoint: &Checkpoint) -> Result<Option<u64>, StoreError> {
+        let (name, kept) = (checkpoint.name(), self.0.lock());
+        let accepted = kept
+            .events
+            .iter()
+            .find(|event| event.subject == name && event.action == Action::OlderStoreAccepted.as_str());
+        Ok(accepted.map(|event| event.sequence))
     }
 }
 

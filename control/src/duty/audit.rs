@@ -1,7 +1,7 @@
 //! The audit's duties: verify the chain, sign it, bring copies up to date.
 //!
 //! Signing and each copy have a loop of their own: what fails is tried more and more rarely, and holds up nothing
-//! else.
+//! else. Of replicas the leading one does both; the others keep its checkpoints beside the store.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl Duties {
     pub(super) fn spawn_checkpoints(&self, tasks: &TaskTracker, stop: &CancellationToken) {
         let duties = self.clone();
         let work = async move || {
-            duties.checkpointer.run(&duties.ledger, time::now()).await?;
+            duties.checkpointer.run(&duties.store, time::now(), duties.store.leads()).await?;
             Ok(LOOK)
         };
         let stop = stop.clone();
@@ -53,8 +53,14 @@ impl Duties {
 
     pub(super) fn spawn_exports(&self, tasks: &TaskTracker, stop: &CancellationToken) {
         for exporter in self.exports.iter() {
-            let (ledger, exporter, stop) = (self.ledger.clone(), exporter.clone(), stop.clone());
-            let work = async move || Ok(exporter.run(&ledger, time::now()).await?);
+            let (store, exporter, stop) = (self.store.clone(), exporter.clone(), stop.clone());
+            let work = async move || {
+                if store.leads() {
+                    return Ok(exporter.run(&store, time::now()).await?);
+                }
+                exporter.rest();
+                Ok(LOOK)
+            };
             tasks.spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}

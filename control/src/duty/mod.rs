@@ -12,7 +12,7 @@
 //! | checkpoint | 1 s | signs the audit, when due |
 //! | export | 1 s, each sink by itself | brings copies of the audit up to date |
 //!
-//! Where replicas share a store, the one that leads rotates, lapses and prunes; what it decides is decided in the
+//! Where replicas share a store, the one that leads rotates, lapses, prunes, signs and copies; what it decides is decided in the
 //! commit once more.
 //!
 //! Lapse and restarts: that an instance lapsed is a fact about its certificates, not about who was connected.
@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::OwnIdentity;
-use crate::audit::{Checkpointer, Exports, Ledger};
+use crate::audit::{Checkpointer, Exports};
 use crate::ca::Authority;
 use crate::publish::{Endpoints, Watchers};
 use crate::registry;
@@ -87,8 +87,6 @@ pub struct Duties {
     pub started_at: SystemTime,
     /// Wants to be kept up now and then.
     pub metrics: PrometheusHandle,
-    /// Events and checkpoints.
-    pub ledger: Ledger,
     /// Signs the audit.
     pub checkpointer: Arc<Checkpointer>,
     /// Where copies of the audit go.

@@ -22,6 +22,7 @@ use signet_proto::handshake::{KeyError, PeerIdentity, Svid, SvidMismatch, Worklo
 use signet_proto::spiffe::{InstanceId, InstanceIdError, SpiffeId, SpiffeIdError};
 
 use crate::attest::Attested;
+use crate::audit::RequestId;
 use crate::ca::{Authority, CaError, LeafRequest, SignedLeaf};
 use crate::store::model::{ASK_AGAIN, Attestation, Evidence, Renewal};
 use crate::store::{Refusal, Store, StoreError};
@@ -129,8 +130,9 @@ impl Issuer {
         request: &[u8],
         version: &str,
         address: IpAddr,
+        request_id: Option<RequestId>,
     ) -> Result<Issued, IssueError> {
-        let result = self.first(attested, request, version, address).await;
+        let result = self.first(attested, request, version, address, request_id).await;
         metrics::issued(Issue::Attest, result.as_ref().err().map(IssueError::reason));
         result
     }
@@ -144,8 +146,9 @@ impl Issuer {
         peer: &PeerIdentity,
         request: &[u8],
         version: &str,
+        request_id: Option<RequestId>,
     ) -> Result<Issued, IssueError> {
-        let result = self.next(peer, request, version).await;
+        let result = self.next(peer, request, version, request_id).await;
         metrics::issued(Issue::Renew, result.as_ref().err().map(IssueError::reason));
         result
     }
@@ -173,6 +176,7 @@ impl Issuer {
         request: &[u8],
         version: &str,
         address: IpAddr,
+        request_id: Option<RequestId>,
     ) -> Result<Issued, IssueError> {
         let version = check_version(version)?;
         let Attested { id, ttl, again, evidence } = attested;
@@ -192,12 +196,18 @@ impl Issuer {
         };
         let instance = again.map_or_else(InstanceId::random, Ok)?;
         let leaf = self.sign(&LeafRequest { id: &id, instance: Some(instance), key: &key, ttl })?;
-        let attestation = Attestation { instance, evidence, version, address };
+        let attestation = Attestation { instance, evidence, version, address, request_id };
         self.store.record_attestation(leaf.issuance.clone(), attestation).await?;
         Ok(Issued { id, instance, leaf })
     }
 
-    async fn next(&self, peer: &PeerIdentity, request: &[u8], version: &str) -> Result<Issued, IssueError> {
+    async fn next(
+        &self,
+        peer: &PeerIdentity,
+        request: &[u8],
+        version: &str,
+        request_id: Option<RequestId>,
+    ) -> Result<Issued, IssueError> {
         let version = check_version(version)?;
         let instance = peer.instance.ok_or(IssueError::NoInstance)?;
         let key = csr::verify(request, &peer.id)?;
@@ -210,7 +220,8 @@ impl Issuer {
         })?;
         let presented =
             peer.handles.iter().map(|handle| (handle.issuer_sha256, handle.serial.clone())).collect();
-        self.store.record_renewal(leaf.issuance.clone(), Renewal { instance, presented, version }).await?;
+        let renewal = Renewal { instance, presented, version, request_id };
+        self.store.record_renewal(leaf.issuance.clone(), renewal).await?;
         Ok(Issued { id: peer.id.clone(), instance, leaf })
     }
 

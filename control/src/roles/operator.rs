@@ -10,6 +10,7 @@ use signet_proto::verbs::Verb;
 
 use super::decide::{may_become, may_try, permits};
 use super::{Binding, Refused, Scope, Subject};
+use crate::audit::RequestId;
 use crate::store::model::Actor;
 
 /// Whether a call was judged by what it is about. What was not is not answered.
@@ -36,6 +37,7 @@ pub struct Operator {
     bindings: Vec<Binding>,
     verb: Verb,
     judged: Judged,
+    request_id: Option<RequestId>,
 }
 
 /// What permits a change, once it is known what that touches: in the commit, if it is known only there.
@@ -93,7 +95,12 @@ impl Permission for Operator {
 impl Operator {
     /// `subject`, who has `bindings`, makes the call.
     pub fn new(subject: Subject, bindings: Vec<Binding>, verb: Verb, judged: Judged) -> Self {
-        Self { subject, bindings, verb, judged }
+        Self { subject, bindings, verb, judged, request_id: None }
+    }
+
+    /// The call has this name: what it changes is recorded with it.
+    pub fn in_call(self, request_id: Option<RequestId>) -> Self {
+        Self { request_id, ..self }
     }
 
     /// Whether there is anything it may make the call on.
@@ -134,10 +141,11 @@ impl Operator {
     }
 
     fn actor(&self) -> Actor {
-        match &self.subject {
+        let actor = match &self.subject {
             Subject::Identity(id) => Actor::identity(id),
             Subject::Unix(uid) => Actor::unix(*uid),
-        }
+        };
+        actor.in_call(self.request_id)
     }
 }
 

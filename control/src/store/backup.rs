@@ -39,10 +39,13 @@ pub(super) const TABLES: &[&str] = &[
     "revocation",
     "admin",
     "role_binding",
+    "audit_key",
+    "audit_checkpoint",
 ];
-/// What is of the moment.
+/// What is of the moment. How far copies of the audit are, too: a restored store is behind them, and goes by what they
+/// hold themselves, or begins again.
 #[cfg(test)]
-pub(super) const OPERATIONAL: &[&str] = &["endpoint", "session", "replica", "commit_mark"];
+pub(super) const OPERATIONAL: &[&str] = &["endpoint", "session", "replica", "commit_mark", "audit_copy"];
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,7 +9,7 @@ use super::mesh::Topics;
 use super::model::{Actor, Commit};
 use super::sql::{Session, Sql, values};
 use super::{StoreError, follow};
-use crate::audit::Action;
+use crate::audit::{Action, Annotation};
 
 /// What a job works with on the writer thread.
 pub(super) struct Change<'a> {
@@ -25,7 +25,7 @@ impl<'a> Change<'a> {
         Self { sql: Sql::new(session), at, heads, accounted: false, shared }
     }
 
-    /// Appends the audit event. If that fails, so does the change.
+    /// Appends the audit event, with the name of the actor's call. If that fails, so does the change.
     pub(super) fn audit(
         &mut self,
         actor: &Actor,
@@ -33,7 +33,8 @@ impl<'a> Change<'a> {
         subject: &str,
         detail: &Value,
     ) -> Result<(), StoreError> {
-        self.heads.audit(&self.sql, self.at, actor, action, subject, detail)?;
+        let detail = Annotation::request(actor.request_id()).on(detail.clone());
+        self.heads.audit(&self.sql, self.at, actor, action, subject, &detail)?;
         self.accounted = true;
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::revocations::instance_of;
 use super::sql::values;
 use super::tokens::Redeemed;
 use super::{Refusal, Store, StoreError, entitlement, lapse, leases, revocations, tokens, workloads};
-use crate::audit::Action;
+use crate::audit::{Action, RequestId};
 use crate::registry::Approval;
 use crate::time;
 
@@ -75,7 +75,7 @@ impl Store {
 }
 
 fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Result<(), StoreError> {
-    let actor = Actor::anonymous(new.address);
+    let actor = Actor::anonymous(new.address).in_call(new.request_id);
     let again = match &new.evidence {
         Evidence::JoinToken { secret_sha256 } => {
             workloads::require_active(&change.sql, &issuance.spiffe_id, change.at)?;
@@ -90,7 +90,7 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
         Evidence::Svid { instance, presented } => {
             workloads::require_active(&change.sql, &issuance.spiffe_id, change.at)?;
             require_unlisted(change, presented)?;
-            succeed(change, issuance, instance)?;
+            succeed(change, issuance, instance, new.request_id)?;
             false
         }
     };
@@ -151,7 +151,12 @@ fn require_unlisted(change: &Change<'_>, presented: &[([u8; 32], Vec<u8>)]) -> R
 }
 
 /// The instance whose SVID proved its successor ends as one that says goodbye.
-fn succeed(change: &mut Change<'_>, issuance: &Issuance, instance: &InstanceId) -> Result<(), StoreError> {
+fn succeed(
+    change: &mut Change<'_>,
+    issuance: &Issuance,
+    instance: &InstanceId,
+    request_id: Option<RequestId>,
+) -> Result<(), StoreError> {
     let name = instance.to_string();
     // Once: one that has departed, perhaps for its successor, has no other.
     let ended = change.sql.execute(
@@ -164,7 +169,7 @@ fn succeed(change: &mut Change<'_>, issuance: &Issuance, instance: &InstanceId) 
     }
     leases::remove(change, &name)?;
     change.audit(
-        &Actor::identity(&issuance.spiffe_id),
+        &Actor::identity(&issuance.spiffe_id).in_call(request_id),
         Action::InstanceDeparted,
         issuance.spiffe_id.as_str(),
         &json!({ "instance": name }),
@@ -188,7 +193,7 @@ fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Res
             issuance.not_before,
             issuance.not_after
         ])?;
-    let actor = Actor::identity(&issuance.spiffe_id);
+    let actor = Actor::identity(&issuance.spiffe_id).in_call(renewal.request_id);
     audit(change, issuance, &actor, Action::SvidRenewed, &json!({ "instance": instance }))
 }
 

@@ -44,7 +44,12 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub async fn depart_instance(&self, instance: InstanceId, id: SpiffeId) -> Result<(), StoreError> {
+    pub async fn depart_instance(
+        &self,
+        instance: InstanceId,
+        id: SpiffeId,
+        actor: Actor,
+    ) -> Result<(), StoreError> {
         self.write(move |change| {
             let name = instance.to_string();
             let departed = change.sql.execute(
@@ -56,12 +61,7 @@ impl Store {
                 return Ok(());
             }
             leases::remove(change, &name)?;
-            change.audit(
-                &Actor::identity(&id),
-                Action::InstanceDeparted,
-                id.as_str(),
-                &json!({ "instance": name }),
-            )
+            change.audit(&actor, Action::InstanceDeparted, id.as_str(), &json!({ "instance": name }))
         })
         .await
     }

@@ -14,6 +14,7 @@
 //! answered. Callers see async domain methods and this room's own types. All SQL of the crate is in this folder,
 //! written once for both engines over [`sql::Session`]; only the tables differ (`migrations/`).
 
+mod audit_log;
 mod authorities;
 mod backup;
 mod change;

@@ -9,48 +9,68 @@ use std::time::{Duration, SystemTime};
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use crate::attest::Proven;
+use crate::audit::RequestId;
 use crate::registry::{Approval, Declaration, OwnerLabel, Template};
 use crate::roles::Binding;
 
 /// Who makes a change, as the audit names it: `unix:uid=0`, a SPIFFE ID, or `control` itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Actor(Arc<str>);
+pub struct Actor {
+    name: Arc<str>,
+    request_id: Option<RequestId>,
+}
 
 impl Actor {
     /// Control's own duties.
     #[must_use]
     pub fn control() -> Self {
-        Self("control".into())
+        Self::named("control")
     }
 
     /// A local user, by the credentials of its socket.
     #[must_use]
     pub fn unix(uid: u32) -> Self {
-        Self(format!("unix:uid={uid}").into())
+        Self::named(format!("unix:uid={uid}"))
     }
 
     /// A verified identity.
     #[must_use]
     pub fn identity(id: &SpiffeId) -> Self {
-        Self(id.as_str().into())
+        Self::named(id.as_str())
     }
 
     /// Someone not yet identified, at this address.
     #[must_use]
     pub fn anonymous(address: IpAddr) -> Self {
-        Self(format!("anonymous@{address}").into())
+        Self::named(format!("anonymous@{address}"))
+    }
+
+    fn named(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), request_id: None }
+    }
+
+    /// The same, in a call: what it does there is recorded with the call's name.
+    #[must_use]
+    pub fn in_call(self, request_id: Option<RequestId>) -> Self {
+        Self { request_id, ..self }
+    }
+
+    /// The call, if it is one.
+    #[must_use]
+    pub fn request_id(&self) -> Option<RequestId> {
+        self.request_id
     }
 
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
     }
 }
 
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.name)
     }
 }
 
@@ -297,6 +317,8 @@ pub struct Attestation {
     pub version: String,
     /// From where it asked.
     pub address: IpAddr,
+    /// In which call.
+    pub request_id: Option<RequestId>,
 }
 
 /// What accompanies a further SVID of an instance.
@@ -308,6 +330,8 @@ pub struct Renewal {
     pub presented: Vec<([u8; 32], Vec<u8>)>,
     /// Version of the program that asked.
     pub version: String,
+    /// In which call.
+    pub request_id: Option<RequestId>,
 }
 
 /// The newest SVID of one instance.

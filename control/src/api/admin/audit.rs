@@ -37,8 +37,7 @@ pub(super) fn tail(rooms: &Rooms, request: Request<TailAuditRequest>) -> Result<
 }
 
 pub(super) async fn checkpoints(rooms: &Rooms, after: u64) -> Result<ListCheckpointsResponse, Status> {
-    let found =
-        rooms.ledger.checkpoints_after(after, CHECKPOINTS).await.map_err(|error| error.to_status())?;
+    let found = rooms.store.checkpoints_after(after, CHECKPOINTS).await.map_err(|error| error.to_status())?;
     let checkpoints = found.into_iter().map(|found| Line::Checkpoint(found).to_string()).collect();
     Ok(ListCheckpointsResponse { checkpoints })
 }
@@ -91,10 +90,10 @@ impl Tail {
 
     async fn next(&mut self) -> Result<TailAuditResponse, Status> {
         self.rooms.on_everything(&self.caller).await?;
-        let ledger = &self.rooms.ledger;
-        let events = ledger.events_after(self.position, EVENTS).await.map_err(|error| error.to_status())?;
+        let store = &self.rooms.store;
+        let events = store.events_after(self.position, EVENTS).await.map_err(|error| error.to_status())?;
         let events = one_batch(events);
-        let newest = ledger.newest_event().await.map_err(|error| error.to_status())?;
+        let newest = store.newest_event().await.map_err(|error| error.to_status())?;
         self.position = events.last().map_or(self.position, |event| event.sequence);
         Ok(TailAuditResponse {
             newest: newest.map_or(0, |event| event.sequence),

@@ -1,7 +1,9 @@
 //! The audit as operators see it: pushed, signed, copied, and each call by its name.
 
 use super::*;
-use crate::audit::{AuditKey, Checkpoint, Line, RequestId, Start, newest_checkpoint, verify};
+use crate::audit::{
+    Action, Annotation, AuditKey, Checkpoint, Line, RequestId, Start, newest_checkpoint, verify,
+};
 
 impl Mesh {
     async fn tail(&mut self, after_sequence: u64, follow: bool) -> Streaming<v1::TailAuditResponse> {
@@ -164,4 +166,62 @@ async fn every_answer_names_its_call() {
     let denied = AdminClient::new(orders.channel.clone()).status(v1::StatusRequest {}).await.unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied);
     name(denied.metadata().get("x-request-id"));
+}
+
+impl Mesh {
+    async fn newest(&mut self, subject: &str) -> (String, String, Annotation) {
+        let request = v1::ListAuditRequest { limit: 1, subject: subject.into() };
+        let event = self.operator.list_audit(request).await.unwrap().into_inner().events.remove(0);
+        (event.actor, event.action, Annotation::of(&event.detail))
+    }
+}
+
+#[tokio::test]
+async fn audit_names_the_call_of_what_was_done_and_of_what_was_refused() {
+    let mut mesh = Mesh::start().await;
+    let id = "spiffe://mesh.local/orders";
+    let name = |metadata: &tonic::metadata::MetadataMap| {
+        RequestId::parse(metadata.get("x-request-id").unwrap().to_str().unwrap())
+    };
+    let token = v1::CreateTokenRequest { spiffe_id: id.into(), ttl: None };
+    let made = mesh.operator.create_token(token).await.unwrap();
+    assert_eq!(mesh.newest(id).await.2.request_id, name(made.metadata()));
+
+    let ticket: JoinTicket = made.into_inner().ticket.parse().unwrap();
+    let pinned = pinned_client_config(ticket.root_sha256, control(), &[ALPN_H2]).unwrap();
+    let mut stranger = IdentityClient::new(dial(&ticket.control[0], pinned).await.unwrap());
+    let proof =
+        || Some(Proof::JoinToken(v1::JoinTokenProof { secret: ticket.secret.clone().unwrap().to_vec() }));
+    let attest = |csr: Vec<u8>| v1::AttestRequest {
+        proof: proof(),
+        csr,
+        version: "test".into(),
+        spiffe_id: String::new(),
+    };
+    let refused = stranger.attest(attest(vec![1, 2, 3])).await.unwrap_err();
+    let (actor, action, said) = mesh.newest(id).await;
+    assert_eq!((&*actor, &*action), ("anonymous@127.0.0.1", Action::SvidRefused.as_str()));
+    assert_eq!(said, Annotation::request(name(refused.metadata())).because(refused.message()));
+
+    let key = WorkloadKey::generate().unwrap();
+    let issued = stranger.attest(attest(key.csr(None).unwrap())).await.unwrap();
+    assert_eq!(mesh.newest(id).await.1, Action::SvidIssued.as_str());
+    assert_eq!(mesh.newest(id).await.2.request_id, name(issued.metadata()));
+    let other = WorkloadKey::generate().unwrap();
+    let refused = stranger.attest(attest(other.csr(None).unwrap())).await.unwrap_err();
+    assert_eq!(mesh.newest(id).await.1, Action::TokenRefused.as_str());
+    assert_eq!(mesh.newest(id).await.2.request_id, name(refused.metadata()));
+
+    let proxy = mesh.proxy("payments").await;
+    let mut client = AdminClient::new(proxy.channel.clone());
+    for _ in 0..15 {
+        let refused = client.status(v1::StatusRequest {}).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+    }
+    let (actor, action, said) = mesh.newest("Admin/Status").await;
+    assert_eq!((&*actor, &*action), (&*proxy.id.to_string(), Action::CallRefused.as_str()));
+    assert!(said.request_id.is_some() && said.reason.unwrap().contains("takes the role viewer"));
+    let request = v1::ListAuditRequest { limit: 100, subject: "Admin/Status".into() };
+    let recorded = mesh.operator.list_audit(request).await.unwrap().into_inner().events.len();
+    assert_eq!(recorded, 10, "nobody fills the audit by asking");
 }

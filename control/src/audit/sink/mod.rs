@@ -40,6 +40,17 @@ pub struct SinkAddressError {
     why: &'static str,
 }
 
+impl SinkAddress {
+    /// The file, if it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Http(_) => None,
+        }
+    }
+}
+
 impl FromStr for SinkAddress {
     type Err = SinkAddressError;
 

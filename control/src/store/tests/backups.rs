@@ -1,6 +1,7 @@
 //! From either engine to either engine, and nothing from what is not whole.
 
 use super::*;
+use crate::audit::{AuditKeyRecord, AuditStore as _, testing};
 use crate::store::backup::{OPERATIONAL, TABLES};
 
 async fn empty(engine: Engine) -> (TempDir, Location) {
@@ -28,6 +29,11 @@ async fn filled(engine: Engine) -> Fixture {
         .apply_policies(vec![policy("p", "{\"\u{e9}\\n\": 1}")], operator(), |_| Ok(()))
         .await
         .unwrap();
+    let key = AuditKeyRecord { id: "key".into(), public_key: vec![1], sealed_key: vec![2] };
+    let event = fixture.store.newest_event().await.unwrap().unwrap();
+    fixture.store.create_audit_key(key).await.unwrap();
+    fixture.store.add_checkpoint(testing::checkpoint(&testing::signer(), &event)).await.unwrap();
+    fixture.store.set_sink_position("file:/a".into(), 3).await.unwrap();
     fixture
 }
 
@@ -57,6 +63,10 @@ async fn backup_of_either_engine_restores_into_either() {
             let restored = Fixture { store: open(&location), directory, location };
             assert_eq!(restored.verified_events().await, events);
             assert_eq!(restored.store.policies().await.unwrap(), fixture.store.policies().await.unwrap());
+            let newest = fixture.store.newest_checkpoint().await.unwrap();
+            assert!(newest.is_some() && restored.store.newest_checkpoint().await.unwrap() == newest);
+            let position = restored.store.sink_position("file:/a".into()).await.unwrap();
+            assert_eq!(position, 0, "a copy may hold what the restored store lacks");
             restored.instance("payments", 9, HOUR).await;
         }
     }

@@ -18,6 +18,7 @@ macro_rules! both_engines {
     };
 }
 
+mod audit;
 mod backups;
 mod durability;
 mod issuance;
@@ -255,6 +256,7 @@ fn attestation(secret: u8) -> Attestation {
         evidence: model::Evidence::JoinToken { secret_sha256: [secret; 32] },
         version: "test".into(),
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        request_id: None,
     }
 }
 
@@ -267,6 +269,7 @@ fn renewal(instance: InstanceId, current: &Issuance) -> Renewal {
         instance,
         presented: vec![(current.issuer_sha256, current.serial.clone())],
         version: "test".into(),
+        request_id: None,
     }
 }
 

@@ -3,6 +3,8 @@
 use std::time::Instant;
 
 use super::*;
+use crate::audit::{AuditStore as _, Checkpointer, Start, newest_checkpoint, verify};
+use crate::ca::SealKey;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -118,6 +120,43 @@ async fn two_that_rotate_at_once_rotate_once() {
     let (one, two) = tokio::join!(rotate(&fixture.store, "one"), rotate(&other, "two"));
     let refused = [one, two].into_iter().filter_map(Result::err).collect::<Vec<_>>();
     assert!(matches!(refused.as_slice(), [StoreError::Refused(Refusal::RotatedMeanwhile)]), "{refused:?}");
+}
+
+#[tokio::test]
+async fn checkpoints_go_forward_whichever_replica_makes_them() {
+    let fixture = Fixture::new(Engine::Postgres).await;
+    let other = replica(&fixture, "other");
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let seal = SealKey::load(&here.path().join("seal.key"), true).unwrap();
+    let open = async |store: &Store, directory: &TempDir| {
+        let (domain, directory) = ("mesh.local".parse().unwrap(), directory.path().to_owned());
+        Checkpointer::open(store, &seal, domain, Duration::ZERO, directory).await.unwrap()
+    };
+    let (one, two) = tokio::join!(open(&fixture.store, &here), open(&other, &there));
+    assert_eq!(one.key(), two.key(), "of two keys one counts");
+    let mut now = time::now();
+    for round in 0..12 {
+        fixture.token("orders", round).await;
+        // Neither knows for a moment who leads; then the other one does, whose clock is behind.
+        now += Duration::from_secs(1);
+        let (made, also) = tokio::join!(
+            one.run(&fixture.store, now, round % 4 < 3),
+            two.run(&other, now - HOUR, round % 4 > 0)
+        );
+        assert!(made.unwrap().is_some() || also.unwrap().is_some(), "round {round}");
+    }
+    let made = other.checkpoints_after(0, 99).await.unwrap();
+    assert_eq!(made.len(), 12);
+    for pair in made.windows(2) {
+        pair[1].follows(&pair[0]).unwrap();
+    }
+    let events = fixture.store.events_after(0, 999).await.unwrap();
+    let report = verify(events, made.clone(), one.key(), Start::Genesis);
+    assert!(report.is_intact(), "{report}");
+    for (checkpointer, store, directory) in [(&one, &fixture.store, &here), (&two, &other, &there)] {
+        checkpointer.run(store, now, false).await.unwrap();
+        assert_eq!(newest_checkpoint(directory.path(), []).unwrap().as_ref(), made.last());
+    }
 }
 
 #[tokio::test]

@@ -214,7 +214,7 @@ async fn instance_that_said_goodbye_ends_without_a_word_to_the_others(fixture: F
     };
     fixture.watch(lease).await;
     let revision = fixture.store.committed().borrow().revision;
-    fixture.store.depart_instance(job, id("orders")).await.unwrap();
+    fixture.store.depart_instance(job, id("orders"), Actor::identity(&id("orders"))).await.unwrap();
     assert!(fixture.store.leases().await.unwrap().is_empty());
     let standing = &fixture.store.identities(None, false, time::now()).await.unwrap()[0];
     assert_eq!(standing.status, "departed", "what it holds is good until it ends");
@@ -231,7 +231,7 @@ async fn departed_instance_that_renews_or_watches_again_is_live_again(fixture: F
     let (renewing, first) = fixture.instance("orders", 1, HOUR).await;
     let (watching, _) = fixture.instance("orders", 2, HOUR).await;
     for instance in [renewing, watching] {
-        fixture.store.depart_instance(instance, id("orders")).await.unwrap();
+        fixture.store.depart_instance(instance, id("orders"), Actor::identity(&id("orders"))).await.unwrap();
     }
     let next = issuance("orders", time::now() + HOUR);
     fixture.store.record_renewal(next, renewal(renewing, &first)).await.unwrap();
@@ -251,10 +251,10 @@ async fn departed_instance_that_renews_or_watches_again_is_live_again(fixture: F
 
 async fn departed_instance_can_still_be_revoked(fixture: Fixture) {
     let (instance, first) = fixture.instance("orders", 1, HOUR).await;
-    fixture.store.depart_instance(instance, id("orders")).await.unwrap();
+    fixture.store.depart_instance(instance, id("orders"), Actor::identity(&id("orders"))).await.unwrap();
     revoke(&fixture, RevocationTarget::Identity(id("orders"))).await;
     assert_eq!(listed(&fixture).await.instances, [(instance.to_string(), false)]);
-    fixture.store.depart_instance(instance, id("orders")).await.unwrap();
+    fixture.store.depart_instance(instance, id("orders"), Actor::identity(&id("orders"))).await.unwrap();
     let active = WorkloadStatus::Active;
     fixture.store.set_workload_status(id("orders"), active, String::new(), operator()).await.unwrap();
     let renew =
