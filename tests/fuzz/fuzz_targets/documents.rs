@@ -10,7 +10,8 @@ use libfuzzer_sys::fuzz_target;
 use signet_proto::document::{Limits, from_yaml, to_yaml};
 use signet_proto::policy::parse_node;
 
-const LIMITS: Limits = Limits { bytes: 1 << 16, documents: 64 };
+/// Written out, an input may be longer than it was.
+const LIMITS: Limits = Limits { bytes: 1 << 20, documents: 64 };
 
 fuzz_target!(|input: &[u8]| {
     let Ok(text) = std::str::from_utf8(input) else { return };
