@@ -5,12 +5,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod because;
 pub mod clock;
 pub mod document;
 pub mod handshake;
 pub mod jose;
 pub mod json;
 pub mod policy;
+pub mod possession;
 pub mod spiffe;
 pub mod ticket;
 pub mod tunnel;

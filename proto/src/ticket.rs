@@ -3,6 +3,9 @@
 //! It names control's addresses, pins the root certificate, and carries a one-time secret. Whoever reads it
 //! can become the workload it was made for, once, until it expires; so its secret is wiped on drop and
 //! neither `Debug` nor an error shows it.
+//!
+//! A ticket without a secret is an introduction: it says where control is and by which root it is known, to those
+//! who prove otherwise who they are. It is public, and good for any number of them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +13,7 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::spiffe::TrustDomain;
 use crate::v1;
@@ -23,14 +26,14 @@ const SECRET_LENGTH: usize = 32;
 /// What a workload needs in order to join: where to, whom to trust, and proof that it may.
 #[derive(Clone)]
 pub struct JoinTicket {
-    /// `host:port` of control's gRPC listeners, in order of preference. Never empty.
+    /// `host:port` of control's gRPC listeners. Never empty.
     pub control: Vec<String>,
     /// The trust domain that the workload joins.
     pub trust_domain: TrustDomain,
     /// SHA-256 of the root certificate's DER, checked on the first connection.
     pub root_sha256: [u8; 32],
-    /// The one-time secret, 32 bytes.
-    pub secret: Zeroizing<Vec<u8>>,
+    /// The one-time secret, 32 bytes. Without it this is an introduction, which proves nothing.
+    pub secret: Option<Zeroizing<Vec<u8>>>,
 }
 
 /// Why a text is not a join ticket. Never quotes the text, which may hold a secret.
@@ -52,13 +55,14 @@ pub enum TicketError {
 
 impl fmt::Display for JoinTicket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message = v1::JoinTicket {
+        let mut message = v1::JoinTicket {
             control: self.control.clone(),
             trust_domain: self.trust_domain.to_string(),
             root_sha256: self.root_sha256.to_vec(),
-            secret: self.secret.to_vec(),
+            secret: self.secret.as_ref().map(|secret| secret.to_vec()).unwrap_or_default(),
         };
         let bytes = Zeroizing::new(message.encode_to_vec());
+        message.secret.zeroize();
         write!(f, "{PREFIX}{}", URL_SAFE_NO_PAD.encode(&*bytes))
     }
 }
@@ -68,6 +72,7 @@ impl fmt::Debug for JoinTicket {
         f.debug_struct("JoinTicket")
             .field("control", &self.control)
             .field("trust_domain", &self.trust_domain)
+            .field("introduction", &self.secret.is_none())
             .finish_non_exhaustive()
     }
 }
@@ -90,9 +95,11 @@ impl FromStr for JoinTicket {
         if message.control.is_empty() || message.control.iter().any(|address| !is_host_port(address)) {
             return Err(TicketError::Damaged("no usable control address"));
         }
-        if secret.len() != SECRET_LENGTH {
-            return Err(TicketError::Damaged("secret of the wrong length"));
-        }
+        let secret = match secret.len() {
+            0 => None,
+            SECRET_LENGTH => Some(secret),
+            _ => return Err(TicketError::Damaged("secret of the wrong length")),
+        };
         Ok(Self {
             control: message.control,
             trust_domain: message
@@ -124,19 +131,32 @@ mod tests {
             control: vec!["control.example:8443".into(), "[::1]:8443".into()],
             trust_domain: "prod.example".parse().unwrap(),
             root_sha256: [7; 32],
-            secret: Zeroizing::new(vec![9; SECRET_LENGTH]),
+            secret: Some(Zeroizing::new(vec![9; SECRET_LENGTH])),
         }
+    }
+
+    fn introduction() -> JoinTicket {
+        JoinTicket { secret: None, ..ticket() }
     }
 
     #[test]
     fn printed_ticket_reads_back() {
         let read: JoinTicket = format!(" {}\n", ticket()).parse().unwrap();
         assert_eq!(read.to_string(), ticket().to_string());
+        assert_eq!(read.secret.unwrap().as_slice(), [9; SECRET_LENGTH]);
+    }
+
+    #[test]
+    fn introduction_is_a_ticket_without_a_secret() {
+        let read: JoinTicket = introduction().to_string().parse().unwrap();
+        assert_eq!((read.control, read.root_sha256), (ticket().control, ticket().root_sha256));
+        assert!(read.secret.is_none());
     }
 
     #[test]
     fn debug_hides_the_secret() {
-        assert!(!format!("{:?}", ticket()).contains("secret: ["));
+        assert!(!format!("{:?}", ticket()).contains('9'));
+        assert!(format!("{:?}", introduction()).contains("introduction: true"));
     }
 
     #[test]
@@ -149,7 +169,7 @@ mod tests {
             JoinTicket { control: vec![], ..ticket() },
             JoinTicket { control: vec!["nowhere".into()], ..ticket() },
             JoinTicket { control: vec!["host:0".into()], ..ticket() },
-            JoinTicket { secret: Zeroizing::new(vec![1]), ..ticket() },
+            JoinTicket { secret: Some(Zeroizing::new(vec![1])), ..ticket() },
         ] {
             assert!(matches!(broken.to_string().parse::<JoinTicket>(), Err(TicketError::Damaged(_))));
         }

@@ -15,6 +15,7 @@ use crate::capture::own::Own;
 use crate::capture::{Callers, Intake, Listener};
 use crate::config::{self, App, Config, Destination, Entrance, Source};
 use crate::connections::Connections;
+use crate::control::Addresses;
 use crate::forward::opaque::Idle;
 use crate::identity::{control as joined, files};
 use crate::inbound::{self, Inbound};
@@ -100,8 +101,9 @@ pub async fn run(
                     }
                 });
             }
-            Source::Control(ticket) => {
-                joined::join(&ticket, &mesh).await?;
+            Source::Control(joining) => {
+                let control = Arc::new(Addresses::new(joining.control.clone()));
+                joined::join(&joining, &control, &mesh).await?;
                 let listeners = inbound.iter().filter_map(|(listener, settings)| match settings.forward {
                     App::At(app) => listener.port().map(|port| (port, app.port())),
                     App::Original => None,
@@ -112,7 +114,7 @@ pub async fn run(
                 });
                 let named = named.chain(config.routes.iter().map(|route| &route.peer)).cloned();
                 let subscription = watch::Subscription {
-                    control: ticket.control.clone(),
+                    control: Arc::clone(&control),
                     listeners: listeners.collect(),
                     upstreams: named.collect(),
                     everybody: outbound
@@ -120,7 +122,7 @@ pub async fn run(
                         .any(|(_, settings)| !matches!(settings.destination, Destination::Peer(..))),
                 };
                 // A renewal would take the goodbye back, and the drain is shorter than what is left of an SVID.
-                duties.spawn(joined::renew(ticket.control, Arc::clone(&mesh), drain.clone()));
+                duties.spawn(joined::renew(joining, control, Arc::clone(&mesh), drain.clone()));
                 let follow = watch::follow(
                     subscription,
                     Arc::clone(&mesh),
@@ -211,7 +213,7 @@ fn own(
     };
     let others = ports(true).chain(outbound.iter().filter_map(|(listener, _)| listener.port())).chain(health);
     let control = match source {
-        Source::Control(ticket) => ticket.control.clone(),
+        Source::Control(joining) => joining.control.clone(),
         Source::Files(_) => Vec::new(),
     };
     Own::new(ports(false).collect(), others.collect(), control)

@@ -1,4 +1,4 @@
-"""An OpenID provider (oidc-provider-mock: Authlib, Flask) whose signing keys are files, so that a test can rotate them.
+"""An OpenID provider (oidc-provider-mock: Authlib, Flask) whose signing keys are files for a test to rotate.
 
 KEYS holds one PKCS#8 PEM for each key of the JWKS, named by its kid, and `signing`, a link to the RSA key that
 signs. It is read for every request.

@@ -1,4 +1,5 @@
-//! Joining the way a proxy does, but from the test, so that many can try at once and control's answer is seen.
+//! Joining the way a proxy does, but from the test, so that many can try at once and control's answer is
+//! seen.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -44,7 +45,8 @@ impl Joiner {
     /// When `ticket` is not a join ticket.
     pub async fn connect(control: SocketAddr, ticket: &str) -> Result<Self, tonic::transport::Error> {
         let ticket = JoinTicket::from_str(ticket).expect("control made it");
-        Self::connect_with(control, ticket.secret.to_vec()).await
+        let secret = ticket.secret.as_ref().expect("a ticket of `signet token create` has one");
+        Self::connect_with(control, secret.to_vec()).await
     }
 
     /// As [`Joiner::connect`], with any bytes as the secret.
@@ -61,6 +63,7 @@ impl Joiner {
             proof: Some(attest_request::Proof::JoinToken(JoinTokenProof { secret })),
             csr: request_for(&key),
             version: VERSION.to_owned(),
+            spiffe_id: String::new(),
         };
         Ok(Self { client, request, key })
     }
@@ -117,8 +120,8 @@ impl Joined {
     }
 }
 
-/// Redeems one ticket as many callers, each of whom is connected to one of `controls` and has its request ready
-/// before the first one is sent: every answer.
+/// Redeems one ticket as many callers, each of whom is connected to one of `controls` and has its request
+/// ready before the first one is sent: every answer.
 ///
 /// # Panics
 /// When a control does not accept connections.

@@ -1,5 +1,5 @@
-//! One control service: a process with a data directory of its own, and the operators' command line against it.
-//! Of several that share a database, each is a replica.
+//! One control service: a process with a data directory of its own, and the operators' command line against
+//! it. Of several that share a database, each is a replica.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! A certificate authority of devices, run with the openssl command line: what a fleet has before it has a mesh.
+//! A certificate authority of devices, run with the openssl command line: what a fleet has before it has a
+//! mesh.
 
 use std::path::{Path, PathBuf};
 
@@ -43,7 +44,8 @@ const LEAF: &str = "basicConstraints=critical,CA:false\nkeyUsage=critical,digita
     extendedKeyUsage=clientAuth\n";
 
 const SETTINGS: &str = "[ca]\ndefault_ca = factory\n[factory]\ndatabase = index.txt\nnew_certs_dir = .\n\
-    default_md = sha256\nunique_subject = no\npolicy = any\n[any]\norganizationName = optional\ncommonName = optional\n";
+    default_md = sha256\nunique_subject = no\npolicy = any\n\
+    [any]\norganizationName = optional\ncommonName = optional\n";
 
 impl Default for Certified<'_> {
     fn default() -> Self {

@@ -1,5 +1,5 @@
-//! A disk of a few megabytes that a test fills up: a tmpfs of its own, unmounted with the test, or by the next one
-//! when the test program was killed.
+//! A disk of a few megabytes that a test fills up: a tmpfs of its own, unmounted with the test, or by the
+//! next one when the test program was killed.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};

@@ -1,5 +1,5 @@
-//! Workloads that join and renew, and operators who change policy, as fast as control answers and whatever becomes of
-//! it; and a book of all that it answered, to be compared with what its store holds in the end.
+//! Workloads that join and renew, and operators who change policy, as fast as control answers and whatever
+//! becomes of it; and a book of all that it answered, to be compared with what its store holds in the end.
 //!
 //! An answer that did not come proves nothing: only what was answered is in the book.
 
@@ -31,8 +31,8 @@ const ATTESTERS: usize = 4;
 const RENEWALS: u64 = 2;
 /// A call that takes longer counts as not answered.
 const PATIENCE_PER_CALL: Duration = Duration::from_secs(10);
-/// How long a run of failures may be before nobody calls it a few seconds: product's promise, with slack.
-const RECOVERY: Duration = Duration::from_secs(20);
+/// What was disturbed goes on within seconds: the product's promise, with slack for a busy machine.
+const RECOVERY: Duration = Duration::from_secs(10);
 
 /// Everybody who calls.
 #[derive(Debug)]
@@ -150,7 +150,7 @@ impl Caller {
             let name = format!("load-{}", turn % 50);
             let callers = [id(&format!("/caller-{turn}"))];
             let yaml = allow(&name, &id("/nobody-runs-this"), &callers.each_ref().map(String::as_str));
-            let change = ApplyPolicyRequest { yaml, file: "load.yaml".to_owned(), ..Default::default() };
+            let change = ApplyPolicyRequest { yaml, file: "load.yaml".to_owned() };
             match in_time(async { operator(&doors.admin).await?.apply_policy(change).await }).await {
                 Ok(applied) => {
                     self.book.policies.lock().insert(name, applied.into_inner().revision);
@@ -235,7 +235,14 @@ pub async fn is_sound(mesh: &Mesh) {
         assert_eq!(count, last - first + 1, "{table} has a gap or a double: {count} from {first} to {last}");
     }
     if mesh.database.is_none() {
-        assert_eq!(mesh.select("pragma integrity_check").await, [["ok"]]);
+        // SQLite 3.40, which Debian 12 has, says so of every row of a table without rowid whose key does not
+        // come first.
+        let false_alarm = |row: &Vec<String>| row[0].starts_with("NULL value in ");
+        let mut found = mesh.select("pragma integrity_check").await;
+        found.retain(|row| row[0] != "ok" && !false_alarm(row));
+        assert!(found.is_empty(), "{found:?}");
+        let orphans = mesh.select("pragma foreign_key_check").await;
+        assert!(orphans.is_empty(), "{orphans:?}");
     }
 }
 

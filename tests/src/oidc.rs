@@ -1,5 +1,5 @@
-//! An OpenID provider that we did not write, on loopback: discovery, JWKS, and ID tokens from the authorization code
-//! flow. Its signing keys are files of the test, so they can be rotated, and forged with.
+//! An OpenID provider that we did not write, on loopback: discovery, JWKS, and ID tokens from the
+//! authorization code flow. Its signing keys are files of the test, so they can be rotated, and forged with.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -101,7 +101,8 @@ impl Provider {
         self.process.logs().text().matches("\"GET /jwks HTTP").count()
     }
 
-    /// An ID token for `audience` with these claims, as a client gets it: a code for a login, a token for the code.
+    /// An ID token for `audience` with these claims, as a client gets it: a code for a login, a token for the
+    /// code.
     ///
     /// # Panics
     /// When the provider refuses.
@@ -121,7 +122,8 @@ impl Provider {
         tokens["id_token"].as_str().unwrap_or_else(|| panic!("no ID token: {tokens}")).to_owned()
     }
 
-    /// Tokens made with its keys, good ones and forged ones; `trap` is a URL in headers that nobody may fetch.
+    /// Tokens made with its keys, good ones and forged ones; `trap` is a URL in headers that nobody may
+    /// fetch.
     ///
     /// # Panics
     /// When they cannot be made.

@@ -1,5 +1,5 @@
-//! PostgreSQL for control to keep its state in: durable, reached over TCP or a unix socket, stopped in every way in
-//! which such a server stops.
+//! PostgreSQL for control to keep its state in: durable, reached over TCP or a unix socket, stopped in every
+//! way in which such a server stops.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,10 @@ impl Database {
     /// For `signet-control --store`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("postgres://{CONTROL}@{}/{CONTROL}", self.address)
+        // Control takes an address that is not loopback only with TLS, or when it is told that the network is
+        // safe.
+        let safe = if self.pod.is_some() { "?sslmode=disable" } else { "" };
+        format!("postgres://{CONTROL}@{}/{CONTROL}{safe}", self.address)
     }
 
     /// The same, over the unix socket.

@@ -1,5 +1,5 @@
-//! Joining: a ticket is good for one workload, for a while, and only at the control that made it; that it is good once
-//! is in `store`, for both engines.
+//! Joining: a ticket is good for one workload, for a while, and only at the control that made it; that it is
+//! good once is in `store`, for both engines.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 

@@ -196,11 +196,12 @@ async fn renewer(
 }
 
 fn attest_request(candidate: &Candidate) -> AttestRequest {
-    let secret = candidate.ticket.secret.to_vec();
+    let secret = candidate.ticket.secret.as_ref().map(|secret| secret.to_vec()).unwrap_or_default();
     AttestRequest {
         proof: Some(attest_request::Proof::JoinToken(JoinTokenProof { secret })),
         csr: candidate.csr.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        spiffe_id: String::new(),
     }
 }
 

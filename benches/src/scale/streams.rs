@@ -18,8 +18,8 @@ const SETTLE: Duration = Duration::from_secs(60);
 pub(super) const QUIET: Duration = Duration::from_secs(1);
 /// Longer than the interval of every keep-alive.
 const IDLE: Duration = Duration::from_secs(20);
-/// 10,000 streams in 400 MB.
-const AIM_EACH: f64 = 40.0;
+/// 10,000 streams in 400 MB, with all that control needs besides.
+const AIM: (usize, f64) = (10_000, 400.0);
 
 /// Opens everybody's stream and waits until each knows the endpoints of its upstreams.
 pub(super) async fn hold(
@@ -65,8 +65,8 @@ pub(super) async fn hold(
     );
     report.add(measure, "control's memory before", megabytes(before.resident), "MB");
     report.add(measure, "control's memory with them", megabytes(after.resident), "MB");
-    if count >= 1000 {
-        report.aim_at_most(AIM_EACH * count as f64 / 1e3);
+    if count >= AIM.0 {
+        report.aim_at_most(AIM.1);
     }
     report.add(measure, "control's most memory", megabytes(after.peak), "MB");
     report.add(

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_proto::clock;
 use signet_proto::handshake::{PeerIdentity, RevokedBecause};
 use signet_proto::spiffe::{InstanceId, TrustDomain};
+use signet_proto::{because, clock};
 use tokio::sync::watch;
 use tonic::{Extensions, Status};
 
@@ -169,8 +169,9 @@ impl Gate {
         }
         match self.listed(identity) {
             None => Ok(()),
-            Some(because) => {
-                Err(denied(format!("`{}` may not take part: {}", identity.id, because.as_str())))
+            Some(listed) => {
+                let why = format!("`{}` may not take part: {}", identity.id, listed.as_str());
+                Err(because::with(denied(why), listed.as_str()))
             }
         }
     }

@@ -1,7 +1,10 @@
 //! Attest and Renew.
 
 use signet_proto::v1::identity_server::Identity;
-use signet_proto::v1::{AttestRequest, AttestResponse, Bundle, IssuedSvid, RenewRequest, RenewResponse};
+use signet_proto::v1::{
+    AttestRequest, AttestResponse, Bundle, ChallengeRequest, ChallengeResponse, IssuedSvid, RenewRequest,
+    RenewResponse,
+};
 use tonic::{Request, Response, Status};
 
 use super::Rooms;
@@ -12,10 +15,18 @@ use crate::{attest, issue, time};
 
 #[tonic::async_trait]
 impl Identity for Rooms {
+    async fn challenge(
+        &self,
+        request: Request<ChallengeRequest>,
+    ) -> Result<Response<ChallengeResponse>, Status> {
+        caller(request.extensions())?;
+        Err(attest::AttestError::NoAttestor.to_status())
+    }
+
     async fn attest(&self, request: Request<AttestRequest>) -> Result<Response<AttestResponse>, Status> {
         let address = caller(request.extensions())?.address;
         let name = request_id(request.extensions());
-        let AttestRequest { proof, csr, version } = request.into_inner();
+        let AttestRequest { proof, csr, version, spiffe_id: _ } = request.into_inner();
         let attested =
             attest::verify(&self.store, proof.as_ref(), address).await.map_err(|error| error.to_status())?;
         let (evidence, id) = (attested.evidence, attested.workload.spiffe_id.clone());

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   TCP 8443 ─ handshake (ours) ─▶ with an SVID  Identity · Mesh · Report · Admin   caller: SVID
-//!                              └─▶ without       Identity (only Attest)             caller: nobody
+//!                              └─▶ without       Identity (to attest only)          caller: nobody
 //!   unix socket ─ peer credentials ──────────────▶ Admin                             caller: uid
 //!   TCP 8080 ────────────────────────────────────▶ /metrics /livez /readyz /bundle   nobody asked who
 //! ```
@@ -56,8 +56,8 @@ pub use http::{Health, serve as serve_http};
 pub use listener::bind_socket;
 pub use tls::{OwnIdentity, OwnIdentityError};
 
-/// A signing request and a token: small.
-const IDENTITY_MESSAGE: usize = 16 * 1024;
+/// A signing request (4 KiB), and a token (16 KiB) or a chain of certificates (24 KiB).
+const IDENTITY_MESSAGE: usize = 32 * 1024;
 /// Listeners and upstreams.
 const MESH_MESSAGE: usize = 512 * 1024;
 const REPORT_MESSAGE: usize = 64 * 1024;

@@ -1,6 +1,7 @@
 //! The one map from errors to gRPC statuses. What is the caller's fault says what to do; what is ours is
 //! logged here in full.
 
+use signet_proto::because;
 use tonic::{Code, Status};
 
 use crate::attest::{AttestError, TokenError};
@@ -18,6 +19,11 @@ pub(super) trait ToStatus: std::fmt::Display {
     /// Its code.
     fn code(&self) -> Code;
 
+    /// Its cause in one word, where the caller decides by it.
+    fn because(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The answer, counted and, if it is ours, logged.
     fn to_status(&self) -> Status {
         let code = self.code();
@@ -29,7 +35,11 @@ pub(super) trait ToStatus: std::fmt::Display {
             Code::Unavailable => tracing::warn!(error = %self, "call failed"),
             _ => tracing::debug!(error = %self, "call refused"),
         }
-        Status::new(code, self.to_string())
+        let status = Status::new(code, self.to_string());
+        match self.because() {
+            Some(word) => because::with(status, word),
+            None => status,
+        }
     }
 }
 
@@ -125,6 +135,7 @@ impl ToStatus for AttestError {
     fn code(&self) -> Code {
         match self {
             Self::NoProof => Code::InvalidArgument,
+            Self::NoAttestor => Code::NotFound,
             Self::Token => Code::Unauthenticated,
             Self::Store(error) => match error {
                 StoreError::NotFound { .. } | StoreError::Refused(_) => Code::Unauthenticated,
@@ -147,6 +158,13 @@ impl ToStatus for IssueError {
             Self::Store(error) => error.code(),
             Self::Ca(error) => error.code(),
             Self::Instance(_) | Self::Own(_) => Code::Internal,
+        }
+    }
+
+    fn because(&self) -> Option<&'static str> {
+        match self {
+            Self::Store(StoreError::Refused(refusal)) => Some(refusal.as_str()),
+            _ => None,
         }
     }
 }

@@ -152,6 +152,11 @@ async fn dial(address: &str, config: Arc<ClientConfig>) -> Result<Channel, tonic
     Endpoint::from_static("http://control").connect_with_connector(connector).await
 }
 
+fn proof(ticket: &JoinTicket) -> Proof {
+    let secret = ticket.secret.as_ref().unwrap().to_vec();
+    Proof::JoinToken(v1::JoinTokenProof { secret })
+}
+
 fn control() -> SpiffeId {
     "spiffe://mesh.local/signet/control".parse().unwrap()
 }
@@ -163,9 +168,10 @@ impl Proxy {
         let channel = dial(address, pinned).await.unwrap();
         let key = WorkloadKey::generate().unwrap();
         let request = v1::AttestRequest {
-            proof: Some(Proof::JoinToken(v1::JoinTokenProof { secret: ticket.secret.to_vec() })),
+            proof: Some(proof(ticket)),
             csr: key.csr(None).unwrap(),
             version: "test".into(),
+            spiffe_id: String::new(),
         };
         let answer = IdentityClient::new(channel).attest(request).await?.into_inner();
         let issued = answer.svid.unwrap();
@@ -286,8 +292,12 @@ async fn lost_answer_to_a_join_is_given_again_to_the_same_key() {
     let channel = dial(&ticket.control[0], pinned).await.unwrap();
     let key = WorkloadKey::generate().unwrap();
     let attest = async |csr: Vec<u8>| {
-        let proof = Proof::JoinToken(v1::JoinTokenProof { secret: ticket.secret.to_vec() });
-        let request = v1::AttestRequest { proof: Some(proof), csr, version: "test".into() };
+        let request = v1::AttestRequest {
+            proof: Some(proof(&ticket)),
+            csr,
+            version: "test".into(),
+            spiffe_id: String::new(),
+        };
         IdentityClient::new(channel.clone()).attest(request).await
     };
     let first = attest(key.csr(None).unwrap()).await.unwrap().into_inner().svid.unwrap();

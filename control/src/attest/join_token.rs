@@ -69,13 +69,19 @@ impl Tokens {
         let expires_at = time::now() + ttl;
         let token = NewToken { secret_sha256: crate::sha256(&secret), spiffe_id: id, expires_at };
         self.store.create_token(token, actor).await?;
-        let ticket = JoinTicket {
+        Ok((JoinTicket { secret: Some(secret), ..self.introduction() }, expires_at))
+    }
+
+    /// A ticket without a secret: where control is, and by which root it is known. Good for any number of those who
+    /// prove otherwise who they are.
+    #[must_use]
+    pub fn introduction(&self) -> JoinTicket {
+        JoinTicket {
             control: self.advertise.to_vec(),
             trust_domain: self.authority.trust_domain().clone(),
             root_sha256: self.authority.root().sha256(),
-            secret,
-        };
-        Ok((ticket, expires_at))
+            secret: None,
+        }
     }
 }
 

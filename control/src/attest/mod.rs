@@ -6,6 +6,7 @@
 mod join_token;
 pub mod oidc;
 mod proven;
+pub mod x509;
 
 use std::net::IpAddr;
 
@@ -46,6 +47,9 @@ pub enum AttestError {
     /// None came, or of a kind that this version does not know.
     #[error("no proof in the request: expected a join token")]
     NoProof,
+    /// Nobody here believes proofs of that kind, or the attestor has another name.
+    #[error("no attestor of that kind and name is configured here")]
+    NoAttestor,
     /// The one answer to every token that cannot be redeemed.
     #[error("unknown or used or expired token: create another with `signet token create`")]
     Token,
@@ -62,6 +66,7 @@ pub async fn verify(store: &Store, proof: Option<&Proof>, address: IpAddr) -> Re
     match proof {
         None => Err(AttestError::NoProof),
         Some(Proof::JoinToken(proof)) => join_token::verify(store, &proof.secret, address).await,
+        Some(Proof::Jwt(_) | Proof::X509Pop(_) | Proof::Svid(_)) => Err(AttestError::NoAttestor),
     }
 }
 

@@ -311,6 +311,12 @@ pub(super) enum TokenVerb {
         #[arg(long, value_name = "DURATION", default_value = "10m")]
         ttl: Span,
     },
+    /// Print where control is and by which root it is known, for those who prove otherwise who they are: no secret,
+    /// good for any number of them
+    #[command(
+        after_help = "Examples:\n  signet-proxy run --join \"$(signet token introduction)\" --attest jwt=kubernetes:/var/run/secrets/tokens/signet ...\n  signet-proxy run --join \"$(signet token introduction)\" --attest x509=devices:device.pem:device.key ..."
+    )]
+    Introduction,
 }
 
 #[derive(Debug, Subcommand)]
@@ -551,6 +557,7 @@ mod tests {
             "signet workload resume spiffe://m/o",
             "signet workload retire spiffe://m/o --reason x",
             "signet token create spiffe://m/o --ttl 10m",
+            "signet token introduction",
             "signet policy apply -f p.yaml --no-wait",
             "signet policy list",
             "signet policy show x",
@@ -597,6 +604,7 @@ mod tests {
             "signet policy explain spiffe://m/a spiffe://m/b",
             "signet policy explain spiffe://m/a spiffe://m/b --port 80 --method GET",
             "signet token create spiffe://m/o --ttl soon",
+            "signet token introduction spiffe://m/o",
             "signet --control nowhere status",
             "signet apply",
             "signet apply -f mesh --owner-label Shop",

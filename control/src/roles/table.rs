@@ -34,12 +34,13 @@ pub enum Reach {
 pub fn needs(verb: Verb) -> Needs {
     use Reach::{Mesh, Named, Visible};
     match verb {
-        Verb::IdentityAttest => Needs::Stranger,
+        Verb::IdentityAttest | Verb::IdentityChallenge => Needs::Stranger,
         Verb::IdentityRenew | Verb::MeshWatch | Verb::MeshLeave | Verb::ReportReport => Needs::Member,
 
         Verb::AdminStatus
         | Verb::AdminGetBundle
         | Verb::AdminGetAuditKey
+        | Verb::AdminGetIntroduction
         | Verb::AdminListCheckpoints
         | Verb::AdminTailAudit => Needs::Role(Role::Viewer, Mesh),
         Verb::AdminListWorkloads

@@ -14,6 +14,7 @@ use super::*;
 const MATRIX: &str = "
     call                     viewer  operator  approver  admin
     Identity.Attest          +++ ++  +++ ++    +++ ++    +++ ++
+    Identity.Challenge       +++ ++  +++ ++    +++ ++    +++ ++
     Identity.Renew           --- --  --- --    --- --    --- --
     Mesh.Watch               --- --  --- --    --- --    --- --
     Mesh.Leave               --- --  --- --    --- --    --- --
@@ -25,6 +26,7 @@ const MATRIX: &str = "
     Admin.Apply              --- --  +-- +-    --- --    +-- +-
     Admin.Export             +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.CreateToken        --- --  +-- +-    --- --    +-- +-
+    Admin.GetIntroduction    --- ++  --- ++    --- ++    --- ++
     Admin.ApplyPolicy        --- --  +-- +-    --- --    +-- +-
     Admin.ListPolicies       +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.DeletePolicy       --- --  +-- +-    --- --    +-- +-
@@ -93,9 +95,13 @@ fn without_a_role_nothing_is_permitted_but_to_prove_oneself() {
     for &verb in Verb::ALL {
         for target in [None, Some(&Scope::Everything), Some(&scope("spiffe://td/people/ada"))] {
             let permitted = permits(&ada(), &[], verb, target).is_ok();
-            assert_eq!(permitted, verb == Verb::IdentityAttest, "{verb:?}");
+            assert_eq!(permitted, matches!(verb, Verb::IdentityAttest | Verb::IdentityChallenge), "{verb:?}");
         }
-        assert_eq!(may_try(&ada(), &[], verb).is_ok(), verb == Verb::IdentityAttest, "{verb:?}");
+        assert_eq!(
+            may_try(&ada(), &[], verb).is_ok(),
+            matches!(verb, Verb::IdentityAttest | Verb::IdentityChallenge),
+            "{verb:?}"
+        );
     }
 }
 
@@ -262,7 +268,7 @@ proptest! {
     ) {
         let covered = bindings.iter().any(|binding| binding.scope.covers(&target));
         if permits(&ada(), &bindings, verb, Some(&target)).is_ok() {
-            prop_assert!(covered || verb == Verb::IdentityAttest);
+            prop_assert!(covered || matches!(verb, Verb::IdentityAttest | Verb::IdentityChallenge));
         }
     }
 
@@ -274,7 +280,7 @@ proptest! {
             .iter()
             .any(|binding| permits(&ada(), std::slice::from_ref(binding), verb, target.as_ref()).is_ok());
         let together = permits(&ada(), &bindings, verb, target.as_ref()).is_ok();
-        prop_assert_eq!(together, alone || verb == Verb::IdentityAttest);
+        prop_assert_eq!(together, alone || matches!(verb, Verb::IdentityAttest | Verb::IdentityChallenge));
     }
 
     #[test]
@@ -301,7 +307,7 @@ proptest! {
     ) {
         let other: Subject = "spiffe://td/people/adah".parse().unwrap();
         let permitted = permits(&other, &bindings, verb, Some(&target)).is_ok();
-        prop_assert_eq!(permitted, verb == Verb::IdentityAttest);
+        prop_assert_eq!(permitted, matches!(verb, Verb::IdentityAttest | Verb::IdentityChallenge));
     }
 
     #[test]

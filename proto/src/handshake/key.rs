@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, DistinguishedName, PKCS_ECDSA_P256_SHA256, SanType};
+use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::SigningKey;
 use rustls_pki_types::pem::PemObject;
@@ -82,6 +83,23 @@ impl WorkloadKey {
         wipe(key);
         signing_key
     }
+}
+
+/// Signs with a private key that something else keeps, as the joiner's side of [`crate::possession`]: ECDSA P-256 with
+/// SHA-256, P-384 with SHA-384, Ed25519, or RSA-PSS with SHA-256, by the kind of the key. The key is wiped.
+///
+/// # Errors
+/// When the text holds no private key of a supported kind.
+pub fn sign_with_pem_key(pem: &[u8], message: &[u8]) -> Result<Vec<u8>, KeyError> {
+    let schemes = [
+        SignatureScheme::ECDSA_NISTP256_SHA256,
+        SignatureScheme::ECDSA_NISTP384_SHA384,
+        SignatureScheme::ED25519,
+        SignatureScheme::RSA_PSS_SHA256,
+    ];
+    let key = WorkloadKey::signing_key_from_pem(pem)?;
+    let signer = key.choose_scheme(&schemes).ok_or(KeyError::Unsupported)?;
+    signer.sign(message).map_err(|_| KeyError::Unsupported)
 }
 
 impl Drop for WorkloadKey {

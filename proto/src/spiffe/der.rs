@@ -31,7 +31,16 @@ const MAX_DEPTH: u8 = 16;
 /// What is wrong with the encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct DerError(pub(super) &'static str);
+pub struct DerError(pub(super) &'static str);
+
+/// Whether `bytes` are one element in DER, to the bottom of every constructed value: there is then no other way to
+/// write what they say, and nothing that a lenient reader skips.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn require_der(bytes: &[u8]) -> Result<(), DerError> {
+    check_well_formed(bytes)
+}
 
 /// One tag, length and value.
 #[derive(Debug, Clone, Copy)]

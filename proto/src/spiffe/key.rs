@@ -23,10 +23,38 @@ pub(super) enum PublicKey<'a> {
     Rsa { modulus: &'a [u8], exponent: &'a [u8] },
 }
 
+/// The kinds of public keys that are accepted, here and from those who prove that they hold one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    /// ECDSA on P-256.
+    P256,
+    /// ECDSA on P-384.
+    P384,
+    /// Ed25519.
+    Ed25519,
+    /// RSA of 2048 to 4096 bits.
+    Rsa,
+}
+
+impl KeyKind {
+    /// The kind of a SubjectPublicKeyInfo in DER: decided by its form alone, at no cost that a stranger could choose.
+    ///
+    /// # Errors
+    /// Why the key is not accepted.
+    pub fn of_spki(spki: &[u8]) -> Result<Self, KeyError> {
+        match PublicKey::read(spki)? {
+            PublicKey::Ec { curve: "P-256", .. } => Ok(Self::P256),
+            PublicKey::Ec { .. } => Ok(Self::P384),
+            PublicKey::Ed25519 { .. } => Ok(Self::Ed25519),
+            PublicKey::Rsa { .. } => Ok(Self::Rsa),
+        }
+    }
+}
+
 /// Why a public key is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct KeyError(&'static str);
+pub struct KeyError(&'static str);
 
 impl KeyError {
     pub(super) fn what(self) -> &'static str {
@@ -116,11 +144,13 @@ mod tests {
 
     #[test]
     fn the_kinds_of_keys_that_the_mesh_makes_are_accepted() {
-        for algorithm in
-            [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519]
-        {
+        for (algorithm, kind) in [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, KeyKind::P256),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, KeyKind::P384),
+            (&rcgen::PKCS_ED25519, KeyKind::Ed25519),
+        ] {
             let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
-            assert!(PublicKey::read(&key.subject_public_key_info()).is_ok());
+            assert_eq!(KeyKind::of_spki(&key.subject_public_key_info()), Ok(kind));
         }
     }
 

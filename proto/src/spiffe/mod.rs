@@ -25,10 +25,12 @@ mod testing;
 
 pub use bundle::{BundleError, MAX_AUTHORITIES, TrustBundle};
 pub use certificate::MAX_CERTIFICATE_BYTES;
+pub use der::{DerError, require_der};
 pub(crate) use id::ParsedText;
 pub use id::{MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, SpiffeIdError, TrustDomain};
 pub use instance::{InstanceId, InstanceIdError};
 pub use jwks::JwksError;
+pub use key::{KeyError as PublicKeyError, KeyKind};
 pub use svid::{
     CertificateHandle, SvidError, SvidProfile, certificate_handle, check_intermediate, check_leaf, sha256,
 };

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
+use signet_proto::spiffe::SpiffeId;
 
+use super::attest::Attest;
 use super::listeners::{Inbound, Outbound, Route};
 use super::values::{Cidr, Count, Timeout, Unknown};
 use crate::capture::rules::Mode;
@@ -134,13 +136,23 @@ pub struct Keys {
     #[arg(long, value_name = "COUNT", env = "SIGNET_MAX_CONNECTIONS_PER_IDENTITY")]
     pub max_connections_per_identity: Option<Count>,
 
-    /// Join ticket, as printed by `signet token create`
+    /// Join ticket, as printed by `signet token create`; with --attest also an introduction, as printed by
+    /// `signet token introduction`
     #[arg(long, value_name = "TICKET", env = "SIGNET_JOIN", hide_env_values = true)]
     pub join: Option<String>,
 
     /// File with the join ticket, so that it does not show in the process list
     #[arg(long, value_name = "FILE", env = "SIGNET_JOIN_FILE")]
     pub join_file: Option<PathBuf>,
+
+    /// Join with a token in FILE, or with the key of a certificate of another CA, instead of a ticket's secret. The
+    /// files are read anew each time; ATTESTOR is the name in control's configuration
+    #[arg(long, value_name = "jwt=ATTESTOR:FILE|x509=ATTESTOR:CHAIN:KEY", env = "SIGNET_ATTEST")]
+    pub attest: Option<Attest>,
+
+    /// The identity that is wanted, where what is proven fits several [default: the one that fits]
+    #[arg(long, value_name = "ID", env = "SIGNET_SPIFFE_ID")]
+    pub spiffe_id: Option<SpiffeId>,
 
     /// PEM chain of an SVID that something else keeps fresh, leaf first
     #[arg(long, value_name = "FILE", env = "SIGNET_SVID_FILE")]
@@ -189,6 +201,8 @@ impl Keys {
                 .or(other.max_connections_per_identity),
             join: self.join.or(other.join),
             join_file: self.join_file.or(other.join_file),
+            attest: self.attest.or(other.attest),
+            spiffe_id: self.spiffe_id.or(other.spiffe_id),
             svid_file: self.svid_file.or(other.svid_file),
             key_file: self.key_file.or(other.key_file),
             bundle_file: self.bundle_file.or(other.bundle_file),
@@ -206,6 +220,14 @@ Examples:
   Join with a ticket; peers reach the app on port 8080, the app reaches orders on 127.0.0.1:7001:
     signet-proxy run --join-file ticket --inbound 15443=127.0.0.1:8080 \\
       --outbound 127.0.0.1:7001=spiffe://prod.example/orders
+
+  Join with the token that Kubernetes puts beside the app (`signet token introduction > introduction`, no secret):
+    signet-proxy run --join-file introduction --inbound 15443=127.0.0.1:8080 \\
+      --attest jwt=kubernetes:/var/run/secrets/tokens/signet
+
+  Join with a device's certificate and its key:
+    signet-proxy run --join-file introduction --attest x509=devices:device.pem:device.key \\
+      --inbound 15443=127.0.0.1:8080
 
   The same from a file:
     signet-proxy run --config proxy.toml

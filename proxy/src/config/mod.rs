@@ -2,8 +2,10 @@
 //! file. What is left is valid: nothing is looked up or parsed again later.
 
 mod args;
+mod attest;
 mod file;
 mod listeners;
+mod source;
 mod values;
 
 use std::collections::{BTreeSet, HashSet};
@@ -11,15 +13,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use signet_proto::ticket::JoinTicket;
+use signet_proto::spiffe::{SpiffeId, TrustDomain};
 
 pub use args::{Arguments, Capture, Command, InstallArguments, Keys, RunArguments};
+pub use attest::Attest;
 pub use file::FileError;
 pub use listeners::{App, Destination, Inbound, Outbound, Place, Route};
+pub use source::Source;
 pub use values::{Cidr, Entrance, Protocol, Requested, Unknown};
 
-use crate::identity::files::Files;
 use crate::telemetry::log::Format;
+use source::source;
 
 /// Everything that `signet-proxy run` needs to know.
 #[derive(Debug)]
@@ -48,15 +52,6 @@ pub struct Config {
     pub log_format: Format,
 }
 
-/// Where the SVID comes from.
-#[derive(Debug)]
-pub enum Source {
-    /// From control, by a join ticket.
-    Control(JoinTicket),
-    /// From files that something else keeps.
-    Files(Files),
-}
-
 /// Why the configuration cannot be used. Each names the key and what was expected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -82,9 +77,30 @@ pub enum ConfigError {
         /// Why.
         error: signet_proto::ticket::TicketError,
     },
+    /// An introduction, and nothing to prove.
+    #[error(
+        "`{0}`: an introduction proves nothing: set `attest` (jwt=ATTESTOR:FILE or x509=ATTESTOR:CHAIN.pem:KEY.pem) as well, or use a ticket of `signet token create`"
+    )]
+    NoProof(&'static str),
+    /// A key that only goes with another one.
+    #[error("`{key}` goes with {with}")]
+    Alone {
+        /// Which.
+        key: &'static str,
+        /// What is missing, and where it comes from.
+        with: &'static str,
+    },
+    /// The wanted identity is of another mesh.
+    #[error("`spiffe-id`: `{found}` is not of trust domain `{expected}`, which the ticket is for")]
+    OtherDomain {
+        /// What is wanted.
+        found: SpiffeId,
+        /// The ticket's.
+        expected: TrustDomain,
+    },
     /// No identity source.
     #[error(
-        "no identity source: expected `join` or `join-file` (a ticket of `signet token create`), or `svid-file`, `key-file` and `bundle-file`"
+        "no identity source: expected `join` or `join-file` (a ticket of `signet token create`, or an introduction of `signet token introduction` with `attest`), or `svid-file`, `key-file` and `bundle-file`"
     )]
     NoSource,
     /// Both identity sources.
@@ -222,39 +238,6 @@ fn all_addressed(keys: &Keys) -> Result<(), ConfigError> {
 fn entrances(keys: &Keys) -> impl Iterator<Item = &Entrance> {
     let inbound = keys.inbound.iter().map(|listener| &listener.listen);
     inbound.chain(keys.outbound.iter().map(|listener| &listener.listen))
-}
-
-fn source(keys: &Keys) -> Result<Source, ConfigError> {
-    let ticket = match (&keys.join, &keys.join_file) {
-        (Some(_), Some(_)) => return Err(ConfigError::TwoSources("join", "join-file")),
-        (Some(ticket), None) => Some(("join", ticket.clone())),
-        (None, Some(path)) => {
-            let read = std::fs::read_to_string(path);
-            let text =
-                read.map_err(|error| ConfigError::Read { key: "join-file", path: path.clone(), error })?;
-            Some(("join-file", text))
-        }
-        (None, None) => None,
-    };
-    let files =
-        [("svid-file", &keys.svid_file), ("key-file", &keys.key_file), ("bundle-file", &keys.bundle_file)];
-    let given = files.iter().find(|(_, path)| path.is_some()).map(|(name, _)| *name);
-    match (ticket, given) {
-        (None, None) => Err(ConfigError::NoSource),
-        (Some((ticket, _)), Some(file)) => Err(ConfigError::TwoSources(ticket, file)),
-        (Some((key, text)), None) => {
-            Ok(Source::Control(text.parse().map_err(|error| ConfigError::Ticket { key, error })?))
-        }
-        (None, Some(_)) => {
-            let path = |name, path: &Option<PathBuf>| path.clone().ok_or(ConfigError::MissingFile(name));
-            Ok(Source::Files(Files {
-                svid: path("svid-file", &keys.svid_file)?,
-                key: path("key-file", &keys.key_file)?,
-                bundle: path("bundle-file", &keys.bundle_file)?,
-                policy: keys.policy_file.clone(),
-            }))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use signet_proto::ticket::TicketError;
 use super::file::parse;
 use super::values::Timeout;
 use super::*;
+use crate::identity::{Joining, Proof};
 
 fn load(arguments: &[&str]) -> Result<Config, ConfigError> {
     let line = ["signet-proxy", "run"].iter().chain(arguments);
@@ -147,6 +148,80 @@ fn identity_source_is_one_and_whole() {
     assert!(matches!(load(&partial), Err(ConfigError::MissingFile("bundle-file"))));
     let garbage = [&inbound[..], &["--join", "hello"]].concat();
     assert!(matches!(load(&garbage), Err(ConfigError::Ticket { key: "join", error: TicketError::Prefix })));
+}
+
+fn ticket(secret: Option<Vec<u8>>) -> String {
+    let ticket = signet_proto::ticket::JoinTicket {
+        control: vec!["control:8443".into()],
+        trust_domain: "prod.example".parse().unwrap(),
+        root_sha256: [7; 32],
+        secret: secret.map(zeroize::Zeroizing::new),
+    };
+    ticket.to_string()
+}
+
+const JWT: [&str; 2] = ["--attest", "jwt=kubernetes:/run/token"];
+
+fn joining(join: &str, also: &[&str]) -> Result<Joining, ConfigError> {
+    let line = [&["--inbound", "15443=127.0.0.1:8080", "--join", join][..], also].concat();
+    match load(&line)?.source {
+        Source::Control(joining) => Ok(joining),
+        Source::Files(_) => panic!("files were not asked for"),
+    }
+}
+
+#[test]
+fn an_introduction_goes_with_a_proof_and_a_ticket_is_one() {
+    let introduction = ticket(None);
+    let with_token = joining(&introduction, &JWT).unwrap();
+    assert!(matches!(with_token.proof, Proof::Jwt { attestor, .. } if attestor == "kubernetes"));
+    let alone = joining(&introduction, &[]).unwrap_err().to_string();
+    assert!(alone.starts_with("`join`: an introduction proves nothing: set `attest`"), "{alone}");
+
+    let secret = ticket(Some(vec![9; 32]));
+    assert!(matches!(joining(&secret, &[]).unwrap().proof, Proof::Ticket(_)));
+    let x509 = joining(&secret, &["--attest", "x509=devices:a.pem:a.key"]).unwrap();
+    assert!(matches!(x509.proof, Proof::X509 { .. }), "the secret stays unspent");
+}
+
+#[test]
+fn a_proof_needs_to_know_where_control_is() {
+    let inbound = ["--inbound", "15443=127.0.0.1:8080"];
+    for line in [[&inbound[..], &JWT].concat(), [&inbound[..], &FILES, &JWT].concat()] {
+        let error = load(&line).unwrap_err().to_string();
+        assert!(error.starts_with("`attest` goes with `join` or `join-file`"), "{error}");
+    }
+}
+
+#[test]
+fn a_wish_goes_with_a_proof_and_is_of_the_same_mesh() {
+    let introduction = ticket(None);
+    let wish = |id| [&JWT[..], &["--spiffe-id", id]].concat();
+    let wanted = joining(&introduction, &wish("spiffe://prod.example/orders")).unwrap().spiffe_id;
+    assert_eq!(wanted.unwrap().path(), "/orders");
+    let elsewhere = joining(&introduction, &wish("spiffe://other.example/orders")).unwrap_err().to_string();
+    assert!(elsewhere.starts_with("`spiffe-id`: `spiffe://other.example/orders` is not of"), "{elsewhere}");
+    let ticket = ticket(Some(vec![9; 32]));
+    let alone = joining(&ticket, &["--spiffe-id", "spiffe://prod.example/orders"]).unwrap_err().to_string();
+    assert!(alone.starts_with("`spiffe-id` goes with `attest`"), "{alone}");
+}
+
+#[test]
+fn proofs_mean_the_same_in_flags_and_file() {
+    let read = |text: &str| parse(Path::new("proxy.toml"), text).map_err(|error| error.to_string());
+    let jwt = read("[attest]\nkind = \"jwt\"\nattestor = \"kubernetes\"\nfile = \"/run/token\"\n").unwrap();
+    assert_eq!(jwt.attest, Some("jwt=kubernetes:/run/token".parse().unwrap()));
+    let x509 = "spiffe-id = \"spiffe://td/a\"\nattest = { kind = \"x509\", attestor = \"d\", chain = \"c\", key = \"k\" }";
+    assert_eq!(read(x509).unwrap().attest, Some("x509=d:c:k".parse().unwrap()));
+    for (wrong, said) in [
+        ("[attest]\nkind = \"jwt\"\nattestor = \"k\"\n", "expected `attestor` and `file`"),
+        ("[attest]\nkind = \"x509\"\nattestor = \"k\"\nfile = \"f\"\n", "`chain` and `key`"),
+        ("[attest]\nkind = \"saml\"\nattestor = \"k\"\n", "`attest.kind`"),
+        ("[attest]\nkind = \"jwt\"\nattestor = \"K\"\nfile = \"f\"\n", "attestor's name"),
+    ] {
+        let error = file_error(wrong);
+        assert!(error.starts_with("proxy.toml:") && error.contains(said), "{error}");
+    }
 }
 
 #[test]

@@ -1,22 +1,25 @@
-//! SVIDs from control: join once with a ticket, then renew with the SVID in hand.
+//! SVIDs from control: join once, then renew with the SVID in hand. Who can prove itself again does so when its
+//! instance is lost, as after a sleep that was longer than the SVID's life.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
+use signet_proto::because;
 use signet_proto::handshake::{
-    ALPN_H2, ConfigError, KeyError, Revocations, Svid, SvidMismatch, Trust, VerifyError, WorkloadKey,
-    client_config, pinned_client_config,
+    ALPN_H2, ConfigError, KeyError, Svid, SvidMismatch, Trust, VerifyError, WorkloadKey, client_config,
 };
-use signet_proto::spiffe::{SpiffeIdError, TrustBundle};
-use signet_proto::ticket::JoinTicket;
+use signet_proto::spiffe::{SpiffeId, SpiffeIdError};
 use signet_proto::v1;
 use signet_proto::v1::identity_client::IdentityClient;
 use tokio_util::sync::CancellationToken;
 
+use super::attest::{Joining, Request, attest};
+use super::patience::Patience;
+use super::proof::ProofError;
 use super::schedule::{Woken, renewal_delay, sleep_on_both_clocks};
 use crate::backoff::Backoff;
-use crate::control::{CALL_DEADLINE, ControlError, channel, control_id};
+use crate::control::{Addresses, CALL_DEADLINE, ControlError, Place, channel, control_id};
 use crate::mesh::Mesh;
 use crate::telemetry::metrics;
 
@@ -29,6 +32,9 @@ pub enum IdentityError {
     /// Control could not be asked, or said no.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// There is no proof to send.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
     /// No key could be made.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -47,73 +53,49 @@ pub enum IdentityError {
 }
 
 impl IdentityError {
-    fn is_final(&self) -> bool {
-        matches!(self, Self::Control(error) if error.is_final())
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Control(error) => error.is_final(),
+            Self::Proof(_) => true,
+            _ => false,
+        }
     }
-}
 
-/// Redeems the ticket: tries until control answers, ends when it refuses for good.
-///
-/// # Errors
-/// When the ticket is refused.
-pub async fn join(ticket: &JoinTicket, mesh: &Mesh) -> Result<(), IdentityError> {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-    // One key for all tries: if only the answer of a try was lost, control knows us by it.
-    let key = WorkloadKey::generate()?;
-    loop {
-        match attest(ticket, &key, mesh).await {
-            Ok(()) => return Ok(()),
-            Err(error) if error.is_final() => return Err(error),
-            Err(error) => {
-                let delay = backoff.next_delay();
-                tracing::warn!(%error, ?delay, "cannot join yet, will try again");
-                tokio::time::sleep(delay).await;
-            }
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self, Self::Control(error) if error.is_held())
+    }
+
+    pub(super) fn blames_the_replica(&self) -> bool {
+        matches!(self, Self::Control(error) if error.blames_the_replica())
+    }
+
+    fn because(&self) -> Option<&str> {
+        match self {
+            Self::Control(ControlError::Refused { because, .. }) => because.as_deref(),
+            _ => None,
         }
     }
 }
 
-async fn attest(ticket: &JoinTicket, key: &WorkloadKey, mesh: &Mesh) -> Result<(), IdentityError> {
-    let request = v1::AttestRequest {
-        csr: key.csr(None)?,
-        version: env!("CARGO_PKG_VERSION").into(),
-        proof: Some(v1::attest_request::Proof::JoinToken(v1::JoinTokenProof {
-            secret: ticket.secret.to_vec(),
-        })),
-    };
-    let tls = pinned_client_config(ticket.root_sha256, control_id(&ticket.trust_domain)?, &[ALPN_H2])?;
-    let mut client = client(&ticket.control, &tls).await?;
-    let answer =
-        client.attest(limited(request, CALL_DEADLINE)).await.map_err(ControlError::from)?.into_inner();
-
-    let bundles = answer
-        .bundles
-        .iter()
-        .map(TrustBundle::try_from)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| ControlError::Unusable(error.to_string()))?;
-    let pinned = bundles.iter().any(|bundle| {
-        *bundle.trust_domain() == ticket.trust_domain
-            && bundle.fingerprints().any(|fingerprint| fingerprint == ticket.root_sha256)
-    });
-    if !pinned {
-        return Err(ControlError::Unusable("its bundle lacks the root that the ticket pins".into()).into());
+/// Proves who this is: tries until control answers, waits while the request is held, ends when it is refused for good.
+///
+/// # Errors
+/// When the proof is refused, or there is none to send.
+pub async fn join(joining: &Joining, control: &Addresses, mesh: &Mesh) -> Result<(), IdentityError> {
+    let mut patience = Patience::new(Duration::from_millis(100), Duration::from_secs(10));
+    let request = Request::new()?;
+    loop {
+        match attest(joining, control, &request, None, mesh).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_final() => return Err(error),
+            Err(error) => tokio::time::sleep(patience.after(&error)).await,
+        }
     }
-    let trust = Trust::new(bundles.iter().cloned(), Revocations::default());
-    let svid = checked(answer.svid, key, &trust)?;
-    if *svid.id().trust_domain() != ticket.trust_domain {
-        return Err(
-            ControlError::Unusable(format!("it issued `{}`, of another trust domain", svid.id())).into()
-        );
-    }
-    tracing::info!(id = %svid.id(), instance = svid.profile().instance.map(tracing::field::display),
-        serial = hex(&svid.profile().serial), "joined the mesh");
-    adopt(mesh, svid, |inputs| inputs.bundles = bundles)
 }
 
 /// Keeps the SVID fresh until `stop`. A renewal that fails is tried again ever more slowly, while what is in
-/// force goes on being used.
-pub async fn renew(addresses: Vec<String>, mesh: Arc<Mesh>, stop: CancellationToken) {
+/// force goes on being used; when the instance is lost, a proof that can be repeated makes a new one.
+pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, stop: CancellationToken) {
     let mut backoff = Backoff::new(SHORTEST_RETRY, Duration::from_secs(30));
     loop {
         let Some((svid, _)) = mesh.credentials() else { return };
@@ -126,9 +108,18 @@ pub async fn renew(addresses: Vec<String>, mesh: Arc<Mesh>, stop: CancellationTo
         if woken == Woken::ClockJumped {
             continue;
         }
-        while let Err(error) = renew_once(&addresses, &mesh).await {
+        let mut revoked = false;
+        while let Err(error) = renew_once(&control, &mesh).await {
             metrics::rotation(if error.is_final() { "refused" } else { "failed" });
             let left = not_after.duration_since(signet_proto::clock::now()).unwrap_or_default();
+            revoked |= error.because().is_some_and(because::is_revoked);
+            if joining.proof.is_repeatable() && !revoked && is_lost(error.because(), left) {
+                tracing::warn!(%error, ?left, "the instance is lost: proving ourselves again");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = attest_again(&joining, &control, svid.id(), &mesh) => break,
+                }
+            }
             let delay = within(backoff.next_delay(), left);
             if left.is_zero() {
                 tracing::error!(%error, ?delay, "the SVID has ended and cannot be renewed; new connections fail. Join again with a new ticket");
@@ -144,29 +135,66 @@ pub async fn renew(addresses: Vec<String>, mesh: Arc<Mesh>, stop: CancellationTo
     }
 }
 
+/// Whether the instance can never renew again, although nobody revoked it: its SVID has ended, or control does not
+/// know it any more. What an operator took out stays out.
+fn is_lost(because: Option<&str>, left: Duration) -> bool {
+    left.is_zero() || because.is_some_and(because::is_forgotten)
+}
+
+/// Tries until there is a new instance of the same identity: a refusal may be about a token that is just being
+/// replaced, or a workload that will be resumed.
+async fn attest_again(joining: &Joining, control: &Addresses, id: &SpiffeId, mesh: &Mesh) {
+    let mut patience = Patience::new(Duration::from_secs(2), Duration::from_secs(60));
+    let mut request = None;
+    loop {
+        let attempt = async {
+            let request = match &mut request {
+                Some(request) => request,
+                none => none.insert(Request::new()?),
+            };
+            attest(joining, control, request, Some(id), mesh).await
+        };
+        let Err(error) = attempt.await else {
+            metrics::reattestation("success");
+            return;
+        };
+        metrics::reattestation(match &error {
+            error if error.is_held() => "held",
+            error if error.is_final() => "refused",
+            _ => "failed",
+        });
+        tokio::time::sleep(patience.after(&error)).await;
+    }
+}
+
 /// A delay that does not step over the end of the SVID: while anything is left, at most a quarter of it passes
 /// before the next try.
 fn within(delay: Duration, left: Duration) -> Duration {
     if left.is_zero() { delay } else { delay.min((left / 4).max(SHORTEST_RETRY)) }
 }
 
-fn limited<T>(message: T, deadline: Duration) -> tonic::Request<T> {
+pub(super) fn limited<T>(message: T, deadline: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(deadline);
     request
 }
 
-async fn renew_once(addresses: &[String], mesh: &Mesh) -> Result<(), IdentityError> {
+async fn renew_once(control: &Addresses, mesh: &Mesh) -> Result<(), IdentityError> {
     let no_svid = || ControlError::Unusable("no SVID to renew".into());
     let (svid, trust) = mesh.credentials().ok_or_else(no_svid)?;
     let key = WorkloadKey::generate()?;
     let request =
         v1::RenewRequest { csr: key.csr(Some(svid.id()))?, version: env!("CARGO_PKG_VERSION").into() };
-    let control = control_id(svid.id().trust_domain())?;
-    let tls = client_config(Some(&svid), Arc::clone(&trust), control, &[ALPN_H2])?;
-    let mut client = client(addresses, &tls).await?;
-    let answer =
-        client.renew(limited(request, CALL_DEADLINE)).await.map_err(ControlError::from)?.into_inner();
+    let expected = control_id(svid.id().trust_domain())?;
+    let tls = client_config(Some(&svid), Arc::clone(&trust), expected, &[ALPN_H2])?;
+    let (place, mut client) = reach(control, &tls).await?;
+    let answered = client.renew(limited(request, CALL_DEADLINE)).await.map_err(ControlError::from);
+    let answer = answered.inspect_err(|error| {
+        if error.blames_the_replica() {
+            control.failed(place);
+        }
+    })?;
+    let answer = answer.into_inner();
     // Bundles may have changed while we waited: the new SVID has to fit the newest ones.
     let newest = mesh.credentials().map_or(trust, |(_, trust)| trust);
     let next = checked(answer.svid, &key, &newest)?;
@@ -177,7 +205,11 @@ async fn renew_once(addresses: &[String], mesh: &Mesh) -> Result<(), IdentityErr
     adopt(mesh, next, |_| {})
 }
 
-fn checked(issued: Option<v1::IssuedSvid>, key: &WorkloadKey, trust: &Trust) -> Result<Svid, IdentityError> {
+pub(super) fn checked(
+    issued: Option<v1::IssuedSvid>,
+    key: &WorkloadKey,
+    trust: &Trust,
+) -> Result<Svid, IdentityError> {
     let issued = issued.ok_or_else(|| ControlError::Unusable("no SVID in it".into()))?;
     let chain = issued.chain.into_iter().map(Into::into).collect();
     let svid = Svid::new(chain, key.signing_key()?)?;
@@ -185,7 +217,11 @@ fn checked(issued: Option<v1::IssuedSvid>, key: &WorkloadKey, trust: &Trust) -> 
     Ok(svid)
 }
 
-fn adopt(mesh: &Mesh, svid: Svid, also: impl FnOnce(&mut crate::mesh::Inputs)) -> Result<(), IdentityError> {
+pub(super) fn adopt(
+    mesh: &Mesh,
+    svid: Svid,
+    also: impl FnOnce(&mut crate::mesh::Inputs),
+) -> Result<(), IdentityError> {
     let not_after = svid.profile().not_after;
     mesh.update(|inputs| {
         inputs.svid = Some(Arc::new(svid));
@@ -196,25 +232,49 @@ fn adopt(mesh: &Mesh, svid: Svid, also: impl FnOnce(&mut crate::mesh::Inputs)) -
     Ok(())
 }
 
-async fn client(
-    addresses: &[String],
+pub(super) async fn reach(
+    control: &Addresses,
     tls: &Arc<ClientConfig>,
-) -> Result<IdentityClient<tonic::transport::Channel>, ControlError> {
-    let connected = tokio::time::timeout(CALL_DEADLINE, channel(addresses, tls)).await;
-    let channel = connected.map_err(|_| ControlError::Unreachable {
-        address: addresses.join(", "),
+) -> Result<(Place, IdentityClient<tonic::transport::Channel>), ControlError> {
+    let connected = tokio::time::timeout(CALL_DEADLINE, channel(control, tls)).await;
+    let (place, channel) = connected.map_err(|_| ControlError::Unreachable {
+        address: control.all().join(", "),
         cause: format!("no answer within {} s", CALL_DEADLINE.as_secs()),
     })??;
-    Ok(IdentityClient::new(channel))
+    Ok((place, IdentityClient::new(channel)))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instance_is_lost_when_its_svid_ended_or_control_forgot_it() {
+        let (hour, none) = (Duration::from_secs(3600), Duration::ZERO);
+        for (because, left, lost) in [
+            (None, hour, false),
+            (None, none, true),
+            (Some("lapsed"), hour, true),
+            (Some("instance_lapsed"), hour, true),
+            (Some("instance_unknown"), hour, true),
+            (Some("revoked_identity"), hour, false),
+            (Some("workload_not_active"), hour, false),
+            (Some("revoked_identity"), none, true),
+        ] {
+            assert_eq!(is_lost(because, left), lost, "{because:?} with {left:?} left");
+        }
+    }
+
+    #[test]
+    fn what_an_operator_took_out_is_told_apart_by_control_s_word() {
+        let status = because::with(tonic::Status::permission_denied("no"), "revoked_instance");
+        let error = IdentityError::from(ControlError::from(status));
+        assert!(error.is_final() && error.because().is_some_and(because::is_revoked));
+    }
 
     #[test]
     fn retries_never_step_over_the_end_of_the_svid() {

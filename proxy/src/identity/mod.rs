@@ -2,6 +2,14 @@
 //! is replaced only by a new one that our peers would believe, and never dropped because a renewal failed
 //! (invariant 3).
 
+mod attest;
 pub mod control;
 pub mod files;
+mod patience;
+mod proof;
 mod schedule;
+#[cfg(test)]
+mod tests;
+
+pub use attest::{Joining, attest_by_svid};
+pub use proof::{Proof, ProofError};

@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 use super::{Endpoint, Inputs, Mesh, Services};
 use crate::backoff::Backoff;
 use crate::connections::{Applied, Connections};
-use crate::control::{CALL_DEADLINE, ControlError, channel, control_id};
+use crate::control::{Addresses, CALL_DEADLINE, ControlError, Place, channel, control_id, pause_after_loss};
 use crate::telemetry::metrics;
 
 const REPORT_EVERY: Duration = Duration::from_secs(30);
@@ -31,7 +31,7 @@ const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct Subscription {
     /// Control's addresses.
-    pub control: Vec<String>,
+    pub control: Arc<Addresses>,
     /// Ports on which we accept mutual TLS, and those of the apps behind them.
     pub listeners: Vec<(u16, u16)>,
     /// Peers whose endpoints we want to know.
@@ -62,12 +62,17 @@ pub async fn follow(
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
+        let mut worked = false;
         let followed = async {
-            let channel = open(&subscription, &mesh).await?;
-            tokio::select! {
-                ended = stream(&subscription, channel.clone(), &mesh, &connections, &mut backoff) => ended,
+            let (place, channel) = open(&subscription, &mesh).await?;
+            let ended = tokio::select! {
+                ended = stream(&subscription, channel.clone(), &mesh, &connections, &mut worked) => ended,
                 () = leave(channel, &drain, &said) => Ok(()),
+            };
+            if ended.as_ref().err().is_none_or(ControlError::blames_the_replica) {
+                subscription.control.failed(place);
             }
+            ended
         };
         let ended = tokio::select! {
             () = stop.cancelled() => return,
@@ -78,7 +83,12 @@ pub async fn follow(
             // Opening the stream again would take the goodbye back.
             return;
         }
-        let delay = backoff.next_delay();
+        let delay = if worked {
+            backoff.reset();
+            pause_after_loss()
+        } else {
+            backoff.next_delay()
+        };
         match ended {
             Ok(()) => tracing::info!(?delay, "control ended the stream, will open it again"),
             Err(error) => tracing::warn!(%error, ?delay, "no stream from control, will try again"),
@@ -90,7 +100,7 @@ pub async fn follow(
     }
 }
 
-async fn open(subscription: &Subscription, mesh: &Mesh) -> Result<Channel, ControlError> {
+async fn open(subscription: &Subscription, mesh: &Mesh) -> Result<(Place, Channel), ControlError> {
     let unusable = |error: &dyn std::error::Error| ControlError::Unusable(error.to_string());
     let (svid, trust) =
         mesh.credentials().ok_or_else(|| ControlError::Unusable("no SVID to show to control yet".into()))?;
@@ -104,7 +114,7 @@ async fn stream(
     channel: Channel,
     mesh: &Mesh,
     connections: &Connections,
-    backoff: &mut Backoff,
+    worked: &mut bool,
 ) -> Result<(), ControlError> {
     let request = v1::WatchRequest {
         listeners: subscription
@@ -125,7 +135,7 @@ async fn stream(
             let Some(message) = messages.message().await? else { return Ok(()) };
             let (revision, arrived) = (message.revision, Instant::now());
             let applied = apply(mesh, message)?;
-            backoff.reset();
+            *worked = true;
             pending.add(InForce { revision, arrived, applied });
         }
     };

@@ -51,6 +51,7 @@ fn describe() {
     describe_counter!("signet_upstream_failures_total", "Endpoints that could not be reached, by reason");
     describe_gauge!("signet_svid_expiry_timestamp_seconds", "End of the current SVID, Unix time");
     describe_counter!("signet_svid_rotations_total", "Attempts to get a new SVID, by result");
+    describe_counter!("signet_reattestations_total", "Attempts to become a new instance, by result");
     describe_gauge!("signet_control_connected", "1 while the stream from control is open");
     describe_gauge!("signet_snapshot_generation", "Snapshots that came into force");
     describe_gauge!("signet_snapshot_revision", "Control's revision in force");
@@ -162,6 +163,11 @@ pub fn upstream_failed(reason: &'static str, destination: &SpiffeId) {
 /// A new SVID came into force, or did not.
 pub fn rotation(result: &'static str) {
     counter!("signet_svid_rotations_total", "result" => result).increment(1);
+}
+
+/// The instance was lost, and the proxy proved itself anew, or tried to.
+pub fn reattestation(result: &'static str) {
+    counter!("signet_reattestations_total", "result" => result).increment(1);
 }
 
 /// When the SVID in force ends.

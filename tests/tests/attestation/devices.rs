@@ -1,4 +1,5 @@
-//! Devices that prove themselves by the key of a certificate of their factory's CA, all of it made by openssl.
+//! Devices that prove themselves by the key of a certificate of their factory's CA, all of it made by
+//! openssl.
 
 use std::collections::BTreeSet;
 

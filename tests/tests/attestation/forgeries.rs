@@ -1,5 +1,5 @@
-//! Tokens that nobody may believe, each of them good but for one thing: all are refused with the same answer, and the
-//! audit says why.
+//! Tokens that nobody may believe, each of them good but for one thing: all are refused with the same answer,
+//! and the audit says why.
 
 use std::collections::{BTreeMap, BTreeSet};
 

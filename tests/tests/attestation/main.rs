@@ -1,5 +1,5 @@
-//! Workloads that prove themselves by what others vouch for: tokens of an OpenID provider and certificates of another
-//! CA, both made by software that we did not write.
+//! Workloads that prove themselves by what others vouch for: tokens of an OpenID provider and certificates of
+//! another CA, both made by software that we did not write.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 

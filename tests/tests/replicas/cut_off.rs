@@ -1,4 +1,5 @@
-//! A replica that is cut off from PostgreSQL, as by a broken switch: packets vanish, nobody says that a connection is over.
+//! A replica that is cut off from PostgreSQL, as by a broken switch: packets vanish, nobody says that a
+//! connection is over.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

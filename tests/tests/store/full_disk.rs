@@ -1,8 +1,9 @@
-//! The disk is full: changes are refused with a reason, everything else goes on, and so do changes once there is room.
+//! The disk is full: changes are refused with a reason, everything else goes on, and so do changes once there
+//! is room.
 
 use signet_proto::v1::ApplyPolicyRequest;
 use signet_tests::apps::RequestApp;
-use signet_tests::client::curl_get;
+use signet_tests::client::{Finished, curl_get};
 use signet_tests::disk::SmallDisk;
 use signet_tests::load::{is_sound, operator};
 use signet_tests::mesh::{Mesh, Pair, Store, allow, id, rows};
@@ -21,8 +22,8 @@ async fn a_full_disk_stops_changes_and_nothing_else(store: Store) {
     let pair = mesh.pair(&frontend, &web, "http://", app.address).await;
 
     disk.fill();
-    let stored = write_until_refused(&mesh).await;
-    let refused = mesh.create_workload(&id("/too-much")).run().await;
+    let mut stored = write_until_refused(&mesh).await;
+    let (registered, refused) = register_until_refused(&mesh).await;
     assert_eq!(refused.code(), 1, "{}", refused.all());
     let said = refused.stderr.to_lowercase();
     assert!(said.contains("space") || said.contains("full"), "an operator learns what to do: {said}");
@@ -43,9 +44,13 @@ async fn a_full_disk_stops_changes_and_nothing_else(store: Store) {
         if created.code() == 0 { Ok(()) } else { Err(created.all()) }
     })
     .await;
+    stored.push("web".to_owned());
     let policies = rows(mesh.json(&["policy", "list"]).await);
     let kept = |name: &String| policies.iter().any(|policy| policy["name"] == name.as_str());
     assert!(stored.iter().all(kept), "what was answered before is there");
+    let workloads = rows(mesh.json(&["workload", "list"]).await);
+    let kept = |id: &String| workloads.iter().any(|workload| workload["spiffe_id"] == id.as_str());
+    assert!(registered.iter().all(kept), "what was answered in between, too");
     passes(&pair).await;
     is_sound(&mesh).await;
     measured(&format!("{store:?}, changes taken before the full disk refused one"), stored.len());
@@ -67,8 +72,8 @@ async fn on_a_small_disk(store: Store) -> (SmallDisk, Mesh) {
     }
 }
 
-/// Policy documents of a few kilobytes, until one is refused: a store may use what it has allotted already. Their
-/// names.
+/// Policy documents of a few kilobytes, until one is refused: a store may use what it has allotted already.
+/// Their names.
 async fn write_until_refused(mesh: &Mesh) -> Vec<String> {
     const MORE_THAN_FIT: usize = 10_000;
     let callers: Vec<String> = (0..100).map(|number| id(&format!("/caller-{number}"))).collect();
@@ -78,13 +83,29 @@ async fn write_until_refused(mesh: &Mesh) -> Vec<String> {
     for number in 0..MORE_THAN_FIT {
         let name = format!("filler-{number}");
         let yaml = allow(&name, &id("/nobody-runs-this"), &callers);
-        let change = ApplyPolicyRequest { yaml, file: "filler.yaml".to_owned(), ..Default::default() };
+        let change = ApplyPolicyRequest { yaml, file: "filler.yaml".to_owned() };
         if admin.apply_policy(change).await.is_err() {
             return stored;
         }
         stored.push(name);
     }
     panic!("{MORE_THAN_FIT} documents fit on a full disk");
+}
+
+/// A small change may still fit where a large one did not: those that did, and how the first that did not was
+/// refused.
+async fn register_until_refused(mesh: &Mesh) -> (Vec<String>, Finished) {
+    const MORE_THAN_FIT: usize = 1000;
+    let mut registered = Vec::new();
+    for number in 0..MORE_THAN_FIT {
+        let workload = id(&format!("/small-{number}"));
+        let created = mesh.create_workload(&workload).run().await;
+        if created.code() != 0 {
+            return (registered, created);
+        }
+        registered.push(workload);
+    }
+    panic!("{MORE_THAN_FIT} workloads fit on a full disk");
 }
 
 async fn passes(pair: &Pair) {

@@ -1,5 +1,5 @@
-//! `kill -9` of control while workloads join and renew and an operator changes policy: whatever was answered is there
-//! afterwards, and the store is sound.
+//! `kill -9` of control while workloads join and renew and an operator changes policy: whatever was answered
+//! is there afterwards, and the store is sound.
 
 use signet_tests::faults::Faults;
 use signet_tests::load::{Load, is_sound};

@@ -107,6 +107,15 @@ impl Admin for Rooms {
         }))
     }
 
+    async fn get_introduction(
+        &self,
+        request: Request<v1::GetIntroductionRequest>,
+    ) -> Answer<v1::GetIntroductionResponse> {
+        self.on_everything(request.extensions()).await?;
+        let introduction = self.tokens.introduction().to_string();
+        Ok(Response::new(v1::GetIntroductionResponse { introduction }))
+    }
+
     async fn apply_policy(
         &self,
         request: Request<v1::ApplyPolicyRequest>,

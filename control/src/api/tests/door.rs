@@ -64,6 +64,22 @@ async fn connection_without_a_request_does_not_stay() {
 }
 
 #[tokio::test]
+async fn stranger_may_ask_for_a_challenge_and_get_an_introduction_from_nobody() {
+    let mut mesh = Mesh::start().await;
+    let introduction = mesh.operator.get_introduction(v1::GetIntroductionRequest {}).await.unwrap();
+    let introduction: JoinTicket = introduction.into_inner().introduction.parse().unwrap();
+    assert!(introduction.secret.is_none());
+    assert_eq!(introduction.root_sha256, mesh.ticket("orders").await.root_sha256);
+    let pinned = pinned_client_config(introduction.root_sha256, control(), &[ALPN_H2]).unwrap();
+    let channel = dial(&introduction.control[0], pinned).await.unwrap();
+    let request = v1::ChallengeRequest { attestor: "devices".into(), csr_sha256: vec![0; 32] };
+    let answer = IdentityClient::new(channel.clone()).challenge(request).await.unwrap_err();
+    assert_eq!(answer.code(), Code::NotFound, "let in, and no attestor of that name is here");
+    let refused = AdminClient::new(channel).get_introduction(v1::GetIntroductionRequest {}).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
 async fn message_of_whoever_may_not_call_is_not_waited_for() {
     let mut mesh = Mesh::start().await;
     let ticket = mesh.ticket("orders").await;

@@ -24,14 +24,20 @@ use crate::time;
 
 pub(in crate::cli) async fn run(login: Login, output: Output) -> Result<(), CliError> {
     let ticket = read(login.ticket)?;
+    let secret = ticket.secret.as_ref().ok_or_else(|| {
+        CliError::usage(
+            "this is an introduction, which proves nothing: to log in takes a join ticket of `signet token create`",
+        )
+    })?;
     let directory = credentials::directory(login.dir)?;
     let key = WorkloadKey::generate().map_err(|error| CliError::failed(error.to_string()))?;
     let csr = key.csr(None).map_err(|error| CliError::failed(error.to_string()))?;
     let (address, channel) = reach(&ticket).await?;
     let request = AttestRequest {
-        proof: Some(Proof::JoinToken(JoinTokenProof { secret: ticket.secret.to_vec() })),
+        proof: Some(Proof::JoinToken(JoinTokenProof { secret: secret.to_vec() })),
         csr,
         version: credentials::version(),
+        spiffe_id: String::new(),
     };
     let answer = IdentityClient::new(channel).attest(request).await?.into_inner();
     let bundle = bundle(&answer, &ticket)?;

@@ -3,8 +3,8 @@
 use comfy_table::Cell;
 use serde_json::{Value, json};
 use signet_proto::v1::{
-    CreateTokenRequest, CreateWorkloadRequest, ListWorkloadsRequest, SetWorkloadStatusRequest, Workload,
-    WorkloadApproval, WorkloadStatus,
+    CreateTokenRequest, CreateWorkloadRequest, GetIntroductionRequest, ListWorkloadsRequest,
+    SetWorkloadStatusRequest, Workload, WorkloadApproval, WorkloadStatus,
 };
 
 use super::applied;
@@ -34,7 +34,12 @@ pub(in crate::cli) async fn token(
     session: &Session,
     output: Output,
 ) -> Result<(), CliError> {
-    let TokenVerb::Create { id, ttl } = verb;
+    let TokenVerb::Create { id, ttl } = verb else {
+        let answer = session.admin().await?.get_introduction(GetIntroductionRequest {}).await?;
+        let introduction = answer.into_inner().introduction;
+        let json = json!({ "introduction": introduction });
+        return output.print(&json, || format!("{introduction}\n"));
+    };
     let request = CreateTokenRequest { spiffe_id: id.clone(), ttl: Some(time::duration_to_proto(ttl.0)) };
     let created = session.admin().await?.create_token(request).await?.into_inner();
     let json = json!({

@@ -1,0 +1,79 @@
+//! Where the SVID comes from: one source, and everything that it needs.
+
+use std::path::PathBuf;
+
+use signet_proto::ticket::JoinTicket;
+
+use super::ConfigError;
+use super::args::Keys;
+use super::attest::Attest;
+use crate::identity::files::Files;
+use crate::identity::{Joining, Proof};
+
+/// Where the SVID comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// From control.
+    Control(Joining),
+    /// From files that something else keeps.
+    Files(Files),
+}
+
+pub(super) fn source(keys: &Keys) -> Result<Source, ConfigError> {
+    let ticket = match (&keys.join, &keys.join_file) {
+        (Some(_), Some(_)) => return Err(ConfigError::TwoSources("join", "join-file")),
+        (Some(ticket), None) => Some(("join", ticket.clone())),
+        (None, Some(path)) => {
+            let read = std::fs::read_to_string(path);
+            let text =
+                read.map_err(|error| ConfigError::Read { key: "join-file", path: path.clone(), error })?;
+            Some(("join-file", text))
+        }
+        (None, None) => None,
+    };
+    let files =
+        [("svid-file", &keys.svid_file), ("key-file", &keys.key_file), ("bundle-file", &keys.bundle_file)];
+    let given = files.iter().find(|(_, path)| path.is_some()).map(|(name, _)| *name);
+    if keys.spiffe_id.is_some() && keys.attest.is_none() {
+        let with = "`attest`: without it a join ticket or an SVID from files says which identity it is";
+        return Err(ConfigError::Alone { key: "spiffe-id", with });
+    }
+    match (ticket, given) {
+        (None, _) if keys.attest.is_some() => {
+            let with = "`join` or `join-file`: an introduction, as printed by `signet token introduction`, says \
+                        where control is";
+            Err(ConfigError::Alone { key: "attest", with })
+        }
+        (None, None) => Err(ConfigError::NoSource),
+        (Some((ticket, _)), Some(file)) => Err(ConfigError::TwoSources(ticket, file)),
+        (Some((key, text)), None) => {
+            let ticket = text.parse().map_err(|error| ConfigError::Ticket { key, error })?;
+            joining(key, ticket, keys).map(Source::Control)
+        }
+        (None, Some(_)) => {
+            let path = |name, path: &Option<PathBuf>| path.clone().ok_or(ConfigError::MissingFile(name));
+            Ok(Source::Files(Files {
+                svid: path("svid-file", &keys.svid_file)?,
+                key: path("key-file", &keys.key_file)?,
+                bundle: path("bundle-file", &keys.bundle_file)?,
+                policy: keys.policy_file.clone(),
+            }))
+        }
+    }
+}
+
+/// With `attest`, a ticket is only an introduction: its secret stays unspent.
+fn joining(key: &'static str, ticket: JoinTicket, keys: &Keys) -> Result<Joining, ConfigError> {
+    let JoinTicket { control, trust_domain, root_sha256, secret } = ticket;
+    let proof = match (keys.attest.clone(), secret) {
+        (Some(Attest::Jwt { attestor, file }), _) => Proof::Jwt { attestor, file },
+        (Some(Attest::X509 { attestor, chain, key }), _) => Proof::X509 { attestor, chain, key },
+        (None, Some(secret)) => Proof::Ticket(secret),
+        (None, None) => return Err(ConfigError::NoProof(key)),
+    };
+    let spiffe_id = keys.spiffe_id.clone();
+    if let Some(found) = spiffe_id.clone().filter(|id| *id.trust_domain() != trust_domain) {
+        return Err(ConfigError::OtherDomain { found, expected: trust_domain });
+    }
+    Ok(Joining { control, trust_domain, root_sha256, proof, spiffe_id })
+}

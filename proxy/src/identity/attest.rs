@@ -1,0 +1,130 @@
+//! One attestation: a proof, a signing request, and what control made of them.
+
+use std::sync::Arc;
+
+use signet_proto::handshake::{
+    ALPN_H2, KeyError, Revocations, Trust, WorkloadKey, client_config, pinned_client_config,
+};
+use signet_proto::spiffe::{SpiffeId, TrustBundle, TrustDomain};
+use signet_proto::v1;
+use signet_proto::v1::attest_request::Proof as Message;
+use signet_proto::v1::identity_client::IdentityClient;
+use tonic::transport::Channel;
+
+use super::control::{IdentityError, adopt, checked, hex, limited, reach};
+use super::proof::Proof;
+use crate::control::{Addresses, CALL_DEADLINE, ControlError, control_id};
+use crate::mesh::Mesh;
+
+/// Where control is, by what it is known, and how this proxy proves who it is.
+#[derive(Debug, Clone)]
+pub struct Joining {
+    /// `host:port` of control's listeners.
+    pub control: Vec<String>,
+    /// The trust domain that is joined.
+    pub trust_domain: TrustDomain,
+    /// SHA-256 of the root by which control is known.
+    pub root_sha256: [u8; 32],
+    /// The proof.
+    pub proof: Proof,
+    /// Which identity is wanted, if the proof may fit several.
+    pub spiffe_id: Option<SpiffeId>,
+}
+
+/// A key and the request to certify it. The same for all tries: if only the answer of a try was lost, control knows
+/// the key again; and while the request waits for approval, its hash is what is approved.
+pub(super) struct Request {
+    key: WorkloadKey,
+    csr: Vec<u8>,
+}
+
+impl Request {
+    pub(super) fn new() -> Result<Self, KeyError> {
+        let key = WorkloadKey::generate()?;
+        Ok(Self { csr: key.csr(None)?, key })
+    }
+
+    fn message(&self, proof: Message, wanted: Option<&SpiffeId>) -> v1::AttestRequest {
+        v1::AttestRequest {
+            proof: Some(proof),
+            csr: self.csr.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            spiffe_id: wanted.map(ToString::to_string).unwrap_or_default(),
+        }
+    }
+}
+
+/// Proves who this is and takes the SVID. If there was an identity before, it must be the same.
+pub(super) async fn attest(
+    joining: &Joining,
+    control: &Addresses,
+    request: &Request,
+    before: Option<&SpiffeId>,
+    mesh: &Mesh,
+) -> Result<(), IdentityError> {
+    let domain = &joining.trust_domain;
+    let tls = pinned_client_config(joining.root_sha256, control_id(domain)?, &[ALPN_H2])?;
+    let (place, mut client) = reach(control, &tls).await?;
+    let wanted = before.or(joining.spiffe_id.as_ref());
+    let answered = async {
+        let proof = joining.proof.present(&mut client, domain, &request.csr).await?;
+        send(&mut client, request.message(proof, wanted)).await
+    };
+    let answer = answered.await.inspect_err(|error| {
+        if error.blames_the_replica() {
+            control.failed(place);
+        }
+    })?;
+
+    let bundles = answer
+        .bundles
+        .iter()
+        .map(TrustBundle::try_from)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| ControlError::Unusable(error.to_string()))?;
+    let pinned = bundles.iter().any(|bundle| {
+        bundle.trust_domain() == domain
+            && bundle.fingerprints().any(|fingerprint| fingerprint == joining.root_sha256)
+    });
+    if !pinned {
+        return Err(ControlError::Unusable("its bundle lacks the root that the ticket pins".into()).into());
+    }
+    let trust = Trust::new(bundles.iter().cloned(), Revocations::default());
+    let svid = checked(answer.svid, &request.key, &trust)?;
+    if svid.id().trust_domain() != domain || wanted.is_some_and(|wanted| wanted != svid.id()) {
+        let wanted = wanted.map_or_else(|| format!("one of `{domain}`"), |wanted| format!("`{wanted}`"));
+        let issued = format!("it issued `{}`, and {wanted} was asked for", svid.id());
+        return Err(ControlError::Unusable(issued).into());
+    }
+    tracing::info!(id = %svid.id(), instance = svid.profile().instance.map(tracing::field::display),
+        serial = hex(&svid.profile().serial), "joined the mesh");
+    adopt(mesh, svid, |inputs| inputs.bundles = bundles)
+}
+
+/// Becomes a new instance with nothing but the SVID in hand as proof, over mutual TLS.
+///
+/// # Errors
+/// When control cannot be reached or refuses; what is in force stays in force.
+pub async fn attest_by_svid(control: &Addresses, mesh: &Mesh) -> Result<(), IdentityError> {
+    let no_svid = || ControlError::Unusable("no SVID to prove ourselves with".into());
+    let (svid, trust) = mesh.credentials().ok_or_else(no_svid)?;
+    let request = Request::new()?;
+    let expected = control_id(svid.id().trust_domain())?;
+    let tls = client_config(Some(&svid), Arc::clone(&trust), expected, &[ALPN_H2])?;
+    let (_, mut client) = reach(control, &tls).await?;
+    let proof = Message::Svid(v1::SvidProof {});
+    let answer = send(&mut client, request.message(proof, Some(svid.id()))).await?;
+    let next = checked(answer.svid, &request.key, &trust)?;
+    if next.id() != svid.id() {
+        return Err(ControlError::Unusable(format!("it issued `{}` to `{}`", next.id(), svid.id())).into());
+    }
+    adopt(mesh, next, |_| {})
+}
+
+async fn send(
+    client: &mut IdentityClient<Channel>,
+    request: v1::AttestRequest,
+) -> Result<v1::AttestResponse, IdentityError> {
+    let answer = client.attest(limited(request, CALL_DEADLINE)).await.map_err(ControlError::from)?;
+    Ok(answer.into_inner())
+}

@@ -1,0 +1,195 @@
+//! A control for tests, over real sockets and TLS: it answers as it is told, and remembers what it was asked.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream;
+use parking_lot::Mutex;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SignatureAlgorithm,
+};
+use rustls::pki_types::CertificateDer;
+use signet_proto::handshake::{ALPN_H2, ClientAuth, Revocations, Svid, Trust, WorkloadKey, server_config};
+use signet_proto::spiffe::{InstanceId, TrustBundle, sha256};
+use signet_proto::v1;
+use signet_proto::v1::identity_server::{Identity, IdentityServer};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tonic::{Request, Response, Status};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
+
+use crate::identity::{Joining, Proof};
+
+const DOMAIN: &str = "mesh.test";
+
+/// What it says next; afterwards it issues.
+pub(super) type Script = VecDeque<Status>;
+
+#[derive(Clone)]
+pub(super) struct Control(Arc<Inner>);
+
+struct Inner {
+    root: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    address: String,
+    life: Duration,
+    id: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) attested: Vec<v1::AttestRequest>,
+    pub(super) challenged: Vec<v1::ChallengeRequest>,
+    pub(super) renewed: usize,
+    pub(super) to_attest: Script,
+    pub(super) to_renew: Script,
+}
+
+impl Control {
+    /// Gives SVIDs of this life for `/orders`.
+    pub(super) async fn start(life: Duration) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "root");
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{DOMAIN}").try_into().unwrap())];
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let root = params.self_signed(&key).unwrap().der().clone();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let control = Self(Arc::new(Inner {
+            root,
+            issuer: Issuer::new(params, key),
+            address: listener.local_addr().unwrap().to_string(),
+            life,
+            id: format!("spiffe://{DOMAIN}/orders"),
+            state: Mutex::default(),
+        }));
+        control.serve(listener);
+        control
+    }
+
+    pub(super) fn joining(&self, proof: Proof) -> Joining {
+        Joining {
+            control: vec![self.0.address.clone()],
+            trust_domain: DOMAIN.parse().unwrap(),
+            root_sha256: sha256(&self.0.root),
+            proof,
+            spiffe_id: None,
+        }
+    }
+
+    pub(super) fn state<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.0.state.lock())
+    }
+
+    fn bundle(&self) -> TrustBundle {
+        TrustBundle::new(DOMAIN.parse().unwrap(), vec![self.0.root.clone()], 1).unwrap()
+    }
+
+    fn leaf(&self, key: &impl PublicKeyData, id: &str, life: Duration) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let instance = InstanceId::random().unwrap();
+        params.distinguished_name.push(DnType::from_oid(&[2, 5, 4, 5]), instance.to_string());
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let now = signet_proto::clock::now();
+        params.not_before = (now - Duration::from_secs(10)).into();
+        params.not_after = (now + life).into();
+        params.use_authority_key_identifier_extension = true;
+        params.signed_by(key, &self.0.issuer).unwrap().der().clone()
+    }
+
+    fn issue(&self, csr: &[u8]) -> v1::IssuedSvid {
+        let (_, request) = X509CertificationRequest::from_der(csr).unwrap();
+        let point = request.certification_request_info.subject_pki.subject_public_key.data.to_vec();
+        let leaf = self.leaf(&Point(point), &self.0.id, self.0.life);
+        v1::IssuedSvid { spiffe_id: self.0.id.clone(), chain: vec![leaf.to_vec()], ..Default::default() }
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let leaf = self.leaf(&key, &format!("spiffe://{DOMAIN}/signet/control"), Duration::from_secs(3600));
+        let signing_key = WorkloadKey::signing_key_from_pem(key.serialize_pem().as_bytes()).unwrap();
+        let svid = Svid::new(vec![leaf, self.0.root.clone()], signing_key).unwrap();
+        let trust = Arc::new(Trust::new([self.bundle()], Revocations::default()));
+        let config = server_config(&svid, trust, ClientAuth::Optional, &[ALPN_H2]).unwrap();
+        let incoming = stream::unfold((listener, TlsAcceptor::from(config)), async |(listener, acceptor)| {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                if let Ok(mut tls) = acceptor.accept(socket).await {
+                    let (mut ours, theirs) = tokio::io::duplex(64 * 1024);
+                    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut tls, &mut ours).await });
+                    return Some((Ok::<_, std::io::Error>(theirs), (listener, acceptor)));
+                }
+            }
+        });
+        let service = IdentityServer::new(self.clone());
+        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+    }
+}
+
+#[tonic::async_trait]
+impl Identity for Control {
+    async fn challenge(
+        &self,
+        request: Request<v1::ChallengeRequest>,
+    ) -> Result<Response<v1::ChallengeResponse>, Status> {
+        self.state(|state| state.challenged.push(request.into_inner()));
+        Ok(Response::new(v1::ChallengeResponse { challenge: b"sign this".to_vec() }))
+    }
+
+    async fn attest(
+        &self,
+        request: Request<v1::AttestRequest>,
+    ) -> Result<Response<v1::AttestResponse>, Status> {
+        let request = request.into_inner();
+        let csr = request.csr.clone();
+        let said = self.state(|state| {
+            state.attested.push(request);
+            state.to_attest.pop_front()
+        });
+        match said {
+            Some(status) => Err(status),
+            None => {
+                let bundles = vec![v1::Bundle::from(&self.bundle())];
+                Ok(Response::new(v1::AttestResponse { svid: Some(self.issue(&csr)), bundles }))
+            }
+        }
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        let said = self.state(|state| {
+            state.renewed += 1;
+            state.to_renew.pop_front()
+        });
+        match said {
+            Some(status) => Err(status),
+            None => {
+                let svid = Some(self.issue(&request.into_inner().csr));
+                Ok(Response::new(v1::RenewResponse { svid }))
+            }
+        }
+    }
+}
+
+/// The key of a signing request.
+struct Point(Vec<u8>);
+
+impl PublicKeyData for Point {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}

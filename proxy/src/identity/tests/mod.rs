@@ -1,0 +1,222 @@
+//! Joining, waiting and coming back, against a control that answers as it is told.
+
+mod control;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use rcgen::{CertificateParams, KeyPair, PublicKeyData};
+use signet_proto::v1::attest_request::Proof as Message;
+use signet_proto::{because, possession, spiffe::sha256};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use zeroize::Zeroizing;
+
+use super::control::{join, renew};
+use super::{Joining, Proof, attest_by_svid};
+use crate::connections::Connections;
+use crate::control::Addresses;
+use crate::mesh::Mesh;
+use control::Control;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn mesh() -> Arc<Mesh> {
+    Arc::new(Mesh::new(Arc::new(Connections::default())))
+}
+
+fn serial(mesh: &Mesh) -> Vec<u8> {
+    mesh.credentials().unwrap().0.profile().serial.clone()
+}
+
+/// A proof by token, and where the token is.
+fn by_token(text: &str) -> (TempDir, Proof) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, text).unwrap();
+    (directory, Proof::Jwt { attestor: "kubernetes".into(), file })
+}
+
+/// Joins, and keeps the SVID fresh until dropped.
+struct Renewing {
+    mesh: Arc<Mesh>,
+    stop: CancellationToken,
+}
+
+impl Renewing {
+    async fn start(joining: Joining) -> Self {
+        let (mesh, stop) = (mesh(), CancellationToken::new());
+        let addresses = Arc::new(Addresses::new(joining.control.clone()));
+        join(&joining, &addresses, &mesh).await.unwrap();
+        tokio::spawn(renew(joining, addresses, Arc::clone(&mesh), stop.clone()));
+        Self { mesh, stop }
+    }
+}
+
+impl Drop for Renewing {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_held_request_is_repeated_to_the_byte_until_it_is_approved() {
+    let control = Control::start(HOUR).await;
+    control.state(|state| {
+        state.to_attest.extend([
+            Status::failed_precondition("request 7 waits for one approval"),
+            Status::unavailable("restarting"),
+            Status::failed_precondition("request 7 waits for one approval"),
+        ]);
+    });
+    let (directory, proof) = by_token("eyJ.first.token\n");
+    let (joining, mesh) = (control.joining(proof), mesh());
+    let addresses = Addresses::new(joining.control.clone());
+    let rotated = async {
+        eventually("asked once", || control.state(|state| !state.attested.is_empty())).await;
+        std::fs::write(directory.path().join("token"), "eyJ.second.token").unwrap();
+    };
+    let (joined, ()) = tokio::join!(join(&joining, &addresses, &mesh), rotated);
+    joined.unwrap();
+    assert_eq!(mesh.credentials().unwrap().0.id().path(), "/orders");
+
+    let asked = control.state(|state| std::mem::take(&mut state.attested));
+    assert_eq!(asked.len(), 4);
+    assert!(asked.iter().all(|request| request.csr == asked[0].csr), "its hash is what is approved");
+    let token = |index: usize| match &asked[index].proof {
+        Some(Message::Jwt(proof)) => (proof.attestor.clone(), proof.token.clone()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(token(0), ("kubernetes".into(), "eyJ.first.token".into()));
+    assert_eq!(token(3), ("kubernetes".into(), "eyJ.second.token".into()));
+}
+
+#[tokio::test]
+async fn a_certificate_s_key_signs_the_challenge_for_this_request() {
+    let control = Control::start(HOUR).await;
+    let directory = tempfile::tempdir().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::default().self_signed(&key).unwrap();
+    let [chain, file] = ["device.pem", "device.key"].map(|name| directory.path().join(name));
+    std::fs::write(&chain, certificate.pem()).unwrap();
+    std::fs::write(&file, key.serialize_pem()).unwrap();
+    let proof = Proof::X509 { attestor: "devices".into(), chain, key: file };
+    let joining =
+        Joining { spiffe_id: Some("spiffe://mesh.test/orders".parse().unwrap()), ..control.joining(proof) };
+    join(&joining, &Addresses::new(joining.control.clone()), &mesh()).await.unwrap();
+
+    let (challenged, attested) = control.state(|state| (state.challenged.clone(), state.attested.clone()));
+    let csr_sha256 = sha256(&attested[0].csr);
+    assert_eq!(
+        (challenged[0].attestor.as_str(), &challenged[0].csr_sha256[..]),
+        ("devices", &csr_sha256[..])
+    );
+    assert_eq!(attested[0].spiffe_id, "spiffe://mesh.test/orders");
+    let Some(Message::X509Pop(proof)) = &attested[0].proof else { panic!("another proof") };
+    assert_eq!(proof.chain, [certificate.der().to_vec()]);
+    let message = possession::message(&joining.trust_domain, &proof.challenge, &csr_sha256);
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key.der_bytes())
+        .verify(&message, &proof.signature)
+        .unwrap();
+}
+
+#[tokio::test]
+async fn what_is_refused_for_good_or_cannot_be_proven_ends_the_start() {
+    let control = Control::start(HOUR).await;
+    control.state(|state| state.to_attest.push_back(Status::unauthenticated("no")));
+    let (_directory, proof) = by_token("eyJ.the.token");
+    let joining = control.joining(proof);
+    let addresses = Addresses::new(joining.control.clone());
+    let refused = join(&joining, &addresses, &mesh()).await.unwrap_err();
+    assert!(refused.to_string().contains("refused"), "{refused}");
+
+    let (_directory, proof) = by_token("");
+    let refused = join(&control.joining(proof), &addresses, &mesh()).await.unwrap_err();
+    assert!(refused.to_string().starts_with("`attest`: "), "{refused}");
+}
+
+#[tokio::test]
+async fn another_identity_than_the_wanted_one_is_not_taken() {
+    let control = Control::start(HOUR).await;
+    let (_directory, proof) = by_token("eyJ.the.token");
+    let wanted = Some("spiffe://mesh.test/payments".parse().unwrap());
+    let joining = Joining { spiffe_id: wanted, ..control.joining(proof) };
+    let (addresses, mesh) = (Addresses::new(joining.control.clone()), mesh());
+    let join = join(&joining, &addresses, &mesh);
+    assert!(tokio::time::timeout(Duration::from_secs(1), join).await.is_err(), "it goes on asking");
+    assert!(mesh.credentials().is_none());
+}
+
+#[tokio::test]
+async fn a_forgotten_instance_proves_itself_again() {
+    let control = Control::start(Duration::from_secs(2)).await;
+    let forgotten = Status::permission_denied("instance is not known here");
+    control.state(|state| state.to_renew.push_back(because::with(forgotten, because::INSTANCE_UNKNOWN)));
+    let (_directory, proof) = by_token("eyJ.the.token");
+    let proxy = Renewing::start(control.joining(proof)).await;
+    let first = serial(&proxy.mesh);
+    eventually("attested again", || control.state(|state| state.attested.len() == 2)).await;
+    eventually("another SVID", || serial(&proxy.mesh) != first).await;
+    let (asked, renewed) = control.state(|state| (state.attested.clone(), state.renewed));
+    assert_eq!(renewed, 1, "control said that there is nothing to renew");
+    assert_ne!(asked[0].csr, asked[1].csr, "a new instance has a new key");
+    assert_eq!(asked[1].spiffe_id, "spiffe://mesh.test/orders", "whoever it was before");
+}
+
+#[tokio::test]
+async fn who_slept_longer_than_its_svid_proves_itself_again() {
+    let control = Control::start(Duration::from_secs(2)).await;
+    control.state(|state| state.to_renew.extend((0..50).map(|_| Status::unavailable("away"))));
+    let (_directory, proof) = by_token("eyJ.the.token");
+    let _proxy = Renewing::start(control.joining(proof)).await;
+    eventually("attested again", || control.state(|state| state.attested.len() == 2)).await;
+    assert!(control.state(|state| state.renewed) > 0);
+}
+
+#[tokio::test]
+async fn what_an_operator_revoked_stays_out() {
+    let control = Control::start(Duration::from_secs(2)).await;
+    let revoked = because::with(Status::permission_denied("no"), "revoked_instance");
+    control.state(|state| state.to_renew.extend((0..50).map(|_| revoked.clone())));
+    let (_directory, proof) = by_token("eyJ.the.token");
+    let _proxy = Renewing::start(control.joining(proof)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(control.state(|state| state.attested.len()), 1, "not even when its SVID has ended");
+}
+
+#[tokio::test]
+async fn a_ticket_is_spent() {
+    let control = Control::start(Duration::from_secs(2)).await;
+    let forgotten = because::with(Status::permission_denied("no"), because::INSTANCE_UNKNOWN);
+    control.state(|state| state.to_renew.extend((0..50).map(|_| forgotten.clone())));
+    let ticket = Proof::Ticket(Zeroizing::new(vec![7; 32]));
+    let _proxy = Renewing::start(control.joining(ticket)).await;
+    eventually("tried to renew", || control.state(|state| state.renewed > 1)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(control.state(|state| state.attested.len()), 1);
+}
+
+#[tokio::test]
+async fn the_svid_in_hand_proves_as_well() {
+    let control = Control::start(HOUR).await;
+    let (_directory, proof) = by_token("eyJ.the.token");
+    let (joining, mesh) = (control.joining(proof), mesh());
+    let addresses = Addresses::new(joining.control.clone());
+    join(&joining, &addresses, &mesh).await.unwrap();
+    let first = serial(&mesh);
+    attest_by_svid(&addresses, &mesh).await.unwrap();
+    assert_ne!(serial(&mesh), first);
+    let proof = control.state(|state| state.attested.pop().unwrap().proof);
+    assert!(matches!(proof, Some(Message::Svid(_))), "{proof:?}");
+}
