@@ -202,6 +202,18 @@ purpose: \"it's: \\\"quoted\\\" \\U0000202E\"
         assert!(to_yaml(&document[0]).starts_with("from:\n  - spiffe://prod.example/w0\n  - "));
     }
 
+    #[test]
+    fn what_only_begins_like_a_number_is_text() {
+        for (text, number) in
+            [("0x1f", true), ("0o17", true), ("-1.5e3", true), ("0x", false), ("0xg", false)]
+        {
+            let read = from_yaml("p.yaml", text, ONE).unwrap();
+            assert_eq!(matches!(read[0].value, Value::Number(_)), number, "{text}");
+        }
+        let folded = from_yaml("p.yaml", "- 0x1a|m\n t\n\n  more\n", ONE).unwrap();
+        assert_eq!(to_yaml(&folded[0]), "- \"0x1a|m t\\nmore\"\n");
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read_back(node in nodes()) {

@@ -151,7 +151,13 @@ pub(super) fn scalar(text: &str, style: ScalarStyle) -> Value {
 }
 
 fn is_number(text: &str) -> bool {
-    let based = text.starts_with("0x") || text.starts_with("0o");
+    let digits = |text: &str, radix: u32| !text.is_empty() && text.chars().all(|c| c.is_digit(radix));
+    if let Some(hexadecimal) = text.strip_prefix("0x") {
+        return digits(hexadecimal, 16);
+    }
+    if let Some(octal) = text.strip_prefix("0o") {
+        return digits(octal, 8);
+    }
     let begins = text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c));
-    based || (begins && text.contains(|c: char| c.is_ascii_digit()) && text.parse::<f64>().is_ok())
+    begins && text.contains(|c: char| c.is_ascii_digit()) && text.parse::<f64>().is_ok()
 }

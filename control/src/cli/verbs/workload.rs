@@ -130,8 +130,8 @@ fn wide(workload: &Workload) -> [Cell; 9] {
         life(workload.ttl_min.as_ref()),
         life(workload.ttl_max.as_ref()),
         cell(approval(workload)),
-        cell(or_none(&workload.selectors.join("\n"))),
-        cell(or_none(&workload.dns.join("\n"))),
+        cell(or_none(&workload.selectors.join(", "))),
+        cell(or_none(&workload.dns.join(", "))),
         cell(or_none(&workload.managed_by)),
         cell(or_none(&workload.template)),
     ]
