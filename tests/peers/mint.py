@@ -170,7 +170,6 @@ refused = {
     "claim_of_another": signed({"repository": "shop/other"}),
     "claim_begins_alike": signed({"repository": "shop/web-staging"}),
     "claim_in_another_case": signed({"repository": "Shop/Web"}),
-    "claim_is_a_list": signed({"repository": ["shop/web"]}),
     "claim_is_missing": signed(without=["repository"]),
     "claim_with_a_line_break": signed({"repository": "shop/web\n"}),
 }

@@ -277,7 +277,7 @@ impl Control {
     /// # Panics
     /// When control does not answer.
     pub async fn events(&self) -> Vec<Value> {
-        rows(self.json(&["audit", "--limit", "10000"]).await)
+        rows(self.json(&["audit", "list", "--limit", "10000"]).await)
     }
 
     /// Checks the hash chain of the audit record.

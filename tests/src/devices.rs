@@ -44,7 +44,7 @@ const LEAF: &str = "basicConstraints=critical,CA:false\nkeyUsage=critical,digita
     extendedKeyUsage=clientAuth\n";
 
 const SETTINGS: &str = "[ca]\ndefault_ca = factory\n[factory]\ndatabase = index.txt\nnew_certs_dir = .\n\
-    default_md = sha256\nunique_subject = no\npolicy = any\n\
+    default_md = sha256\nunique_subject = no\nrand_serial = yes\npolicy = any\n\
     [any]\norganizationName = optional\ncommonName = optional\n";
 
 impl Default for Certified<'_> {

@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_proto::jose::TokenError;
 use signet_proto::spiffe::{InstanceId, SpiffeId, TrustDomain};
 use signet_proto::v1::attest_request::Proof;
 use tokio_util::sync::CancellationToken;
@@ -154,8 +153,8 @@ impl Attestors {
                 }
                 disbelieved(&proof.attestor, error.reason(), &error, asks);
                 match error {
-                    // Ours to wait for, not a reason to give up: the issuer may just have changed its keys.
-                    JwtError::KeysUnavailable | JwtError::Token(TokenError::KeyUnknown) => AttestError::Keys,
+                    // Ours to wait for, not a reason to give up.
+                    JwtError::KeysUnavailable => AttestError::Keys,
                     _ => AttestError::Disbelieved,
                 }
             })?,

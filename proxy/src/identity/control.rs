@@ -13,6 +13,7 @@ use signet_proto::spiffe::{SpiffeId, SpiffeIdError};
 use signet_proto::v1;
 use signet_proto::v1::identity_client::IdentityClient;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
 use super::attest::{Joining, Request, attest};
 use super::patience::Patience;
@@ -61,6 +62,11 @@ impl IdentityError {
         }
     }
 
+    /// Control does not believe the proof.
+    fn is_disbelief(&self) -> bool {
+        matches!(self, Self::Control(ControlError::Refused { code: Code::Unauthenticated, .. }))
+    }
+
     pub(super) fn is_held(&self) -> bool {
         matches!(self, Self::Control(error) if error.is_held())
     }
@@ -87,6 +93,10 @@ pub async fn join(joining: &Joining, control: &Addresses, mesh: &Mesh) -> Result
     loop {
         match attest(joining, control, &request, None, mesh).await {
             Ok(()) => return Ok(()),
+            // Another token may lie in the file by then, or control know another key of its issuer.
+            Err(error) if error.is_disbelief() && joining.proof.is_repeatable() => {
+                tokio::time::sleep(patience.after(&error)).await;
+            }
             Err(error) if error.is_final() => return Err(error),
             Err(error) => tokio::time::sleep(patience.after(&error)).await,
         }

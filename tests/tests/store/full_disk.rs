@@ -28,7 +28,9 @@ async fn a_full_disk_stops_changes_and_nothing_else(store: Store) {
     let said = refused.stderr.to_lowercase();
     assert!(said.contains("space") || said.contains("full"), "an operator learns what to do: {said}");
 
-    for read in [&["status"][..], &["workload", "list"], &["policy", "list"], &["audit", "--limit", "10"]] {
+    for read in
+        [&["status"][..], &["workload", "list"], &["policy", "list"], &["audit", "list", "--limit", "10"]]
+    {
         let _ = mesh.signet(read).await.succeeded();
     }
     passes(&pair).await;
