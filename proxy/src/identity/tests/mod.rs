@@ -134,7 +134,7 @@ async fn a_certificate_s_key_signs_the_challenge_for_this_request() {
 #[tokio::test]
 async fn what_is_refused_for_good_or_cannot_be_proven_ends_the_start() {
     let control = Control::start(HOUR).await;
-    control.state(|state| state.to_attest.push_back(Status::unauthenticated("no")));
+    control.state(|state| state.to_attest.push_back(Status::permission_denied("no")));
     let (_directory, proof) = by_token("eyJ.the.token");
     let joining = control.joining(proof);
     let addresses = Addresses::new(joining.control.clone());
@@ -144,6 +144,17 @@ async fn what_is_refused_for_good_or_cannot_be_proven_ends_the_start() {
     let (_directory, proof) = by_token("");
     let refused = join(&control.joining(proof), &addresses, &mesh()).await.unwrap_err();
     assert!(refused.to_string().starts_with("`attest`: "), "{refused}");
+}
+
+#[tokio::test]
+async fn a_proof_that_is_not_believed_yet_is_sent_again_if_it_can_be() {
+    let control = Control::start(HOUR).await;
+    control.state(|state| state.to_attest.push_back(Status::unauthenticated("no")));
+    let (_directory, proof) = by_token("eyJ.the.token");
+    let joining = control.joining(proof);
+    let (addresses, mesh) = (Addresses::new(joining.control.clone()), mesh());
+    join(&joining, &addresses, &mesh).await.unwrap();
+    assert_eq!(control.state(|state| state.attested.len()), 2);
 }
 
 #[tokio::test]
