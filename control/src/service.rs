@@ -17,7 +17,7 @@ use crate::attest::{Attestors, AttestorsError, Tokens};
 use crate::audit::{
     self, CheckpointFailure, Checkpointer, Exporter, Exports, GuardError, Sink, SinkAddress, SinkError,
 };
-use crate::ca::{Authority, CaError, SealError, SealKey};
+use crate::ca::{Authority, CaError};
 use crate::config::Config;
 use crate::duty::Duties;
 use crate::issue::Issuer;
@@ -45,9 +45,6 @@ pub enum ServiceError {
     /// Control's own SVID.
     #[error(transparent)]
     Own(#[from] OwnIdentityError),
-    /// The key that seals the others.
-    #[error(transparent)]
-    Seal(#[from] SealError),
     /// The key that signs checkpoints of the audit.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointFailure),
@@ -108,10 +105,10 @@ impl Service {
             Authority::open(store.clone(), domain.clone(), &config.seal_key_file, config.intermediate_ttl)
                 .await?,
         );
-        let seal = SealKey::load(&config.seal_key_file, false)?;
         let every = config.audit_checkpoint_every;
         let checkpointer =
-            Checkpointer::open(&store, &seal, domain.clone(), every, config.data_dir.clone()).await?;
+            Checkpointer::open(&store, authority.seal(), domain.clone(), every, config.data_dir.clone())
+                .await?;
         let file_sinks = config.audit_sinks.iter().filter_map(SinkAddress::file);
         let kept = audit::kept_checkpoints(&config.data_dir, file_sinks)?;
         let accept = config.accept_older_store;

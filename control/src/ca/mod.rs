@@ -231,6 +231,12 @@ impl Authority {
         &self.bundle
     }
 
+    /// The key that seals the others.
+    #[must_use]
+    pub fn seal(&self) -> &SealKey {
+        &self.seal
+    }
+
     /// The key that authenticates challenges, the same at all replicas.
     #[must_use]
     pub fn challenge_key(&self) -> &[u8; 32] {

@@ -1,11 +1,11 @@
 //! The ends of the two logs, known to the one who writes: read once per batch, moved by every change.
 
+use std::time::SystemTime;
+
 use super::StoreError;
-use super::model::Actor;
-use super::model::Commit;
+use super::model::{Actor, Commit};
 use super::sql::{Sql, values};
 use crate::audit::{Action, AuditEvent, GENESIS};
-use std::time::SystemTime;
 
 /// Where the next revision and the next audit event go.
 #[derive(Debug, Clone, Copy)]

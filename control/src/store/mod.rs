@@ -193,13 +193,6 @@ impl Store {
         })
     }
 
-    /// Whether it has done so, without a break, for at least this long.
-    #[must_use]
-    pub fn has_led_for(&self, long: Duration) -> bool {
-        let since = self.inner.follower.as_ref().and_then(Follower::leads_since);
-        since.is_some_and(|since| since.elapsed() >= long)
-    }
-
     /// This replica's name.
     #[must_use]
     pub fn replica(&self) -> &str {
@@ -226,6 +219,13 @@ impl Store {
     #[must_use]
     pub fn leads(&self) -> bool {
         self.inner.follower.as_ref().is_none_or(|follower| follower.leads_since().is_some())
+    }
+
+    /// Whether it has done so, without a break, for at least this long.
+    #[must_use]
+    pub fn has_led_for(&self, long: Duration) -> bool {
+        let since = self.inner.follower.as_ref().and_then(Follower::leads_since);
+        since.is_some_and(|since| since.elapsed() >= long)
     }
 
     /// Tells of every commit that changed what proxies see.

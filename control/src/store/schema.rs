@@ -211,7 +211,7 @@ fn apply(
         tracing::info!(version = step.version, name = step.name, "store schema brought up to date");
     }
     if engine == Engine::Sqlite {
-        session.batch("PRAGMA application_id = 1397182036")?;
+        session.batch(&format!("PRAGMA application_id = {APPLICATION_ID}"))?;
     }
     for (name, value) in [("schema_version", last.version), ("schema_oldest", last.oldest)] {
         sql.execute(
