@@ -1,0 +1,270 @@
+//! The verbs and their arguments: one file per group, as in `verbs`.
+
+mod audit;
+mod authority;
+mod documents;
+mod identities;
+mod policy;
+mod workload;
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+pub(super) use audit::{AuditVerb, AuditVerify};
+pub(super) use authority::{BundleFormat, CaVerb, Login, RoleOf, RoleVerb};
+pub(super) use documents::{Apply, Diff, DocumentKind, Documents, Export, Validate};
+pub(super) use identities::{IdentitiesQuery, RevokeWhat};
+pub(super) use policy::PolicyVerb;
+pub(super) use workload::{Approvers, StatusChange, TokenVerb, WorkloadFields, WorkloadVerb};
+
+use super::connect::Target;
+use crate::duration::Span;
+
+/// Operate a Signet mesh: workloads, join tickets, policy, identities, revocation, audit.
+#[derive(Debug, Parser)]
+#[command(name = "signet", version, about, max_term_width = 100, after_help = EXAMPLES)]
+pub(super) struct Cli {
+    /// Where control is: `unix:PATH`, or `HOST:PORT` with the credentials of `signet login`
+    #[arg(
+        long,
+        global = true,
+        value_name = "TARGET",
+        env = "SIGNET_CONTROL",
+        default_value = "unix:signet-data/admin.sock"
+    )]
+    pub(super) control: Target,
+    /// Directory with the credentials of `signet login` [default: ~/.config/signet]
+    #[arg(long, global = true, value_name = "DIR", env = "SIGNET_CREDENTIALS")]
+    pub(super) credentials: Option<PathBuf>,
+    /// For people or for scripts
+    #[arg(long, short, global = true, value_enum, default_value = "table")]
+    pub(super) output: Format,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  signet workload create spiffe://mesh.local/orders --owner shop-team --purpose 'order service'
+  signet token create spiffe://mesh.local/orders
+  signet apply -f mesh/
+  signet identities
+  signet revoke spiffe://mesh.local/orders --reason 'key leaked'
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 control unreachable, 4 no such thing, 5 not permitted.
+`signet diff` is as diff(1): 1 there are differences, 2 wrong usage or failed.";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Table,
+    /// A table with all that is known
+    Wide,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Show the mesh at a glance
+    Status,
+    /// Register workloads and decide whether they get identities
+    #[command(subcommand)]
+    Workload(WorkloadVerb),
+    /// Apply documents of workloads and policies: all, or none with the places of the mistakes
+    #[command(after_help = APPLY_EXAMPLES)]
+    Apply(Apply),
+    /// Show what `apply` would change; nothing is changed
+    #[command(after_help = DIFF_EXAMPLES)]
+    Diff(Diff),
+    /// Print documents of what is there, to be kept and applied again
+    #[command(
+        after_help = "Examples:\n  signet export > mesh.yaml\n  signet export --kind workload --owner-label shop-repo"
+    )]
+    Export(Export),
+    /// Check documents without control
+    #[command(after_help = "Examples:\n  signet validate -f mesh/\n  signet export | signet validate -f -")]
+    Validate(Validate),
+    /// Make join tickets
+    #[command(subcommand)]
+    Token(TokenVerb),
+    /// Apply and ask about policy
+    #[command(subcommand)]
+    Policy(PolicyVerb),
+    /// List who holds an identity now: the newest SVID of every instance
+    #[command(
+        after_help = "Examples:\n  signet identities\n  signet identities spiffe://mesh.local/orders --all -o json"
+    )]
+    Identities(IdentitiesQuery),
+    /// Take an identity, one of its instances, or a certificate out of the mesh, at once
+    #[command(after_help = REVOKE_EXAMPLES)]
+    Revoke(RevokeWhat),
+    /// Show what happened, copy the record of it, and verify that it is intact
+    #[command(subcommand)]
+    Audit(AuditVerb),
+    /// Show and rotate the certificate authorities
+    #[command(subcommand)]
+    Ca(CaVerb),
+    /// Print the trust bundle
+    #[command(after_help = "Examples:\n  signet bundle > bundle.pem\n  signet bundle --format jwks")]
+    Bundle {
+        /// PEM certificates, or a SPIFFE bundle in JWKS
+        #[arg(long, value_enum, default_value = "pem")]
+        format: BundleFormat,
+    },
+    /// Say who may do what: viewer, operator, approver or admin, on everything or a subtree
+    #[command(subcommand)]
+    Role(RoleVerb),
+    /// Redeem a join ticket for an operator's own SVID
+    #[command(after_help = LOGIN_EXAMPLES)]
+    Login(Login),
+    /// Print a completion script
+    #[command(
+        after_help = "Examples:\n  signet completion bash > /etc/bash_completion.d/signet\n  signet completion zsh > ~/.zfunc/_signet"
+    )]
+    Completion {
+        /// For which shell
+        shell: Shell,
+    },
+}
+
+const APPLY_EXAMPLES: &str = "\
+Examples:
+  signet apply -f mesh/                                   # every .yaml and .yml in it, and below
+  signet apply -f mesh/ --owner-label shop-repo --prune   # and take away what is not there any more
+  kustomize build . | signet apply -f -
+
+A document that another label manages is not touched, unless with `--take-over`. A workload that is pruned is
+retired, for good; a policy is deleted.";
+
+const DIFF_EXAMPLES: &str = "\
+Examples:
+  signet diff -f mesh/ --owner-label shop-repo --prune
+  signet diff -f mesh/ -o json | jq '.changes[] | select(.action != \"unchanged\")'
+
+Exit codes, as of diff(1): 0 no difference, 1 differences, 2 wrong usage or failed; 3 and 5 as elsewhere.";
+
+const REVOKE_EXAMPLES: &str = "\
+Examples:
+  signet revoke spiffe://mesh.local/orders --reason 'host compromised'
+  signet revoke --instance 4f1f0c61a2b34c5d8e9fa0b1c2d3e4f5 --reason 'one replica misbehaves'
+  signet revoke --serial 5a:01:... --reason 'key leaked'";
+
+const LOGIN_EXAMPLES: &str = "\
+Examples:
+  signet login \"$(cat ticket)\"
+  SIGNET_CONTROL=control.prod.example:8443 signet status
+
+The operator's workload needs a role: `signet role grant operator spiffe://...` on control's machine.";
+
+/// Whether to wait until connected proxies have a change in force.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Wait {
+    /// Do not wait until the connected proxies have it in force
+    #[arg(long)]
+    pub(super) no_wait: bool,
+    /// How long to wait for them
+    #[arg(long, value_name = "DURATION", default_value = "10s", conflicts_with = "no_wait")]
+    pub(super) timeout: Span,
+}
+
+/// The completion script of a shell.
+pub(super) fn completion(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "signet", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn verbs_of_the_contract_parse() {
+        for line in [
+            "signet status",
+            "signet workload create spiffe://m/o --owner a --purpose b --ttl 1h",
+            "signet workload create spiffe://m/o --owner a --purpose b --contact c --environment test --selector a:k:v --selector a:k:w --ttl-min 5m --ttl-max 1d --dns a.b --until 2027-01-31T00:00:00Z --approval two",
+            "signet workload list -o json",
+            "signet workload list -o wide",
+            "signet apply -f mesh -f more.yaml -f - --owner-label shop-repo --prune --prune-all --take-over --no-wait",
+            "signet apply -f mesh --expected-revision 7",
+            "signet diff -f mesh --prune",
+            "signet export --kind workload --kind policy --owner-label shop-repo",
+            "signet validate -f mesh",
+            "signet workload suspend spiffe://m/o",
+            "signet workload resume spiffe://m/o",
+            "signet workload retire spiffe://m/o --reason x",
+            "signet token create spiffe://m/o --ttl 10m",
+            "signet token introduction",
+            "signet policy apply -f p.yaml --no-wait",
+            "signet policy list",
+            "signet policy show x",
+            "signet policy delete x",
+            "signet policy validate -f p.yaml",
+            "signet policy explain spiffe://m/a spiffe://m/b --port 80 --method GET --path /",
+            "signet identities --all spiffe://m/o",
+            "signet revoke spiffe://m/o --reason x",
+            "signet revoke --instance 00 --reason x --no-wait",
+            "signet revoke --serial 00 --reason x",
+            "signet audit list --limit 5 --subject s",
+            "signet audit tail --follow -n 0",
+            "signet audit export --after 7",
+            "signet audit verify",
+            "signet audit verify --checkpoints c.jsonl --key k.pem --file e.jsonl",
+            "signet audit key",
+            "signet ca status",
+            "signet ca rotate-intermediate",
+            "signet bundle --format jwks",
+            "signet role grant viewer spiffe://m/o",
+            "signet role grant operator unix:uid=1000 --on spiffe://m/a/*",
+            "signet role withdraw approver spiffe://m/o --on spiffe://m/a",
+            "signet role withdraw admin spiffe://m/o --on everything",
+            "signet role list -o json",
+            "signet login signet-join-v1.x --dir d",
+            "signet completion bash",
+            "signet --control unix:/run/x.sock status",
+            "signet status --control localhost:8443",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in [
+            "signet",
+            "signet audit",
+            "signet audit --verify",
+            "signet revoke --reason x",
+            "signet revoke spiffe://m/o",
+            "signet revoke spiffe://m/o --serial 00 --reason x",
+            "signet workload create spiffe://m/o --owner a",
+            "signet policy explain spiffe://m/a spiffe://m/b",
+            "signet policy explain spiffe://m/a spiffe://m/b --port 80 --method GET",
+            "signet token create spiffe://m/o --ttl soon",
+            "signet token introduction spiffe://m/o",
+            "signet --control nowhere status",
+            "signet apply",
+            "signet apply -f mesh --owner-label Shop",
+            "signet apply -f mesh --prune-all",
+            "signet export --kind role",
+            "signet workload create spiffe://m/o --owner a --purpose b --until tomorrow",
+            "signet role grant spiffe://m/o",
+            "signet role grant root spiffe://m/o",
+            "signet role grant admin ada",
+            "signet role grant admin spiffe://m/o --on spiffe://m/*/a",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What proxies see and tell: revocations, the state of the mesh, leases and streams.
+
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use signet_proto::spiffe::{InstanceId, SpiffeId};
+
+use super::{Commit, Policy};
+
+/// What to revoke.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RevocationTarget {
+    /// A whole identity, with all its instances.
+    Identity(SpiffeId),
+    /// One attested instance.
+    Instance(InstanceId),
+    /// One certificate, by serial, and with it the instance that holds it.
+    Serial(Vec<u8>),
+}
+
+/// Everything revoked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RevocationList {
+    /// SPIFFE IDs.
+    pub identities: Vec<String>,
+    /// Instances, and whether they lapsed rather than were revoked.
+    pub instances: Vec<(String, bool)>,
+    /// Issuer's name hash and serial.
+    pub certificates: Vec<([u8; 32], Vec<u8>)>,
+    /// SHA-256 of public keys.
+    pub keys: Vec<[u8; 32]>,
+}
+
+/// What proxies see, as far as it was asked for.
+#[derive(Debug, Clone)]
+pub struct MeshRead {
+    /// The newest revision in it.
+    pub commit: Commit,
+    /// Roots, DER.
+    pub roots: Option<Vec<Vec<u8>>>,
+    /// All documents, by name.
+    pub policies: Option<Vec<Policy>>,
+    /// All revocations.
+    pub revocations: Option<RevocationList>,
+}
+
+/// Where one instance accepts mutual TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its identity.
+    pub spiffe_id: SpiffeId,
+    /// Address that control sees.
+    pub address: IpAddr,
+    /// Where it listens there, ascending.
+    pub listeners: Vec<Listener>,
+}
+
+/// What is known of an instance's Watch stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether the stream was opened since this was written down last.
+    pub opened: bool,
+    /// Where it is and listens.
+    pub lease: Lease,
+    /// Version of the proxy.
+    pub version: String,
+    /// When the stream was opened.
+    pub opened_at: SystemTime,
+    /// When anything was heard from it last.
+    pub seen_at: SystemTime,
+    /// The newest revision it said to have in force.
+    pub in_force: u64,
+    /// When it said so.
+    pub in_force_at: SystemTime,
+    /// Connections it cut because of that revision.
+    pub closed: u64,
+}
+
+/// An open Watch stream that another replica holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ElsewhereStanding {
+    /// Whose.
+    pub spiffe_id: SpiffeId,
+    /// Which instance.
+    pub instance: InstanceId,
+    /// Its address.
+    pub address: String,
+    /// Version of the proxy.
+    pub version: String,
+    /// The newest revision it said to have in force.
+    pub in_force: u64,
+    /// When it said so.
+    pub in_force_at: SystemTime,
+    /// Connections it cut because of that revision.
+    pub closed: u64,
+}
+
+/// A port that accepts mutual TLS, and the app behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listener {
+    /// The port.
+    pub port: u16,
+    /// The app's port: what policy calls the port, and what callers choose by. 0: not said.
+    pub app_port: u16,
+}
