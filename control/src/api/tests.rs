@@ -2,8 +2,10 @@
 
 mod audit;
 mod door;
+mod joining;
 mod older;
 mod roles;
+mod watching;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -233,147 +235,6 @@ fn policy(name: &str, target: &str) -> String {
 }
 
 #[tokio::test]
-async fn proxy_joins_renews_and_is_pushed_what_concerns_it() {
-    let mut mesh = Mesh::start().await;
-    let orders = mesh.proxy("orders").await;
-    assert_eq!(orders.id.path(), "/orders");
-    let renewed = orders.renew().await.unwrap();
-    renewed.check(&orders.trust, crate::time::now()).unwrap();
-    assert_eq!(renewed.profile().instance, orders.svid.profile().instance);
-
-    let mut stream = orders.watch(15443, &["payments"]).await;
-    let first = next(&mut stream).await;
-    assert!(first.bundles.is_some() && first.policies.is_some() && first.revocations.is_some());
-    assert!(first.services.unwrap().services[0].endpoints.is_empty());
-
-    let started = Instant::now();
-    let revision = mesh.apply(&policy("mine", "orders")).await;
-    let message = next(&mut stream).await;
-    let took = started.elapsed();
-    assert_eq!(message.revision, revision);
-    assert_eq!(message.policies.unwrap().documents.len(), 1);
-    assert!(message.bundles.is_none() && message.revocations.is_none() && message.services.is_none());
-    assert!(took < Duration::from_millis(500), "pushed after {took:?}");
-
-    mesh.apply(&policy("other", "payments")).await;
-    let payments = mesh.proxy("payments").await;
-    let mut other = payments.watch(15444, &[]).await;
-    next(&mut other).await;
-    let message = next(&mut stream).await;
-    assert!(message.policies.is_none(), "another's policy is not sent");
-    let endpoint = &message.services.unwrap().services[0].endpoints[0];
-    assert_eq!((endpoint.address.as_str(), endpoint.port, endpoint.app_port), ("127.0.0.1", 15444, 8080));
-    assert_eq!(endpoint.instance, payments.instance);
-}
-
-#[tokio::test]
-async fn of_a_hundred_joins_with_one_ticket_one_wins_and_the_others_learn_nothing() {
-    let mut mesh = Mesh::start().await;
-    let ticket = Arc::new(mesh.ticket("orders").await);
-    let joins: Vec<_> = (0..100)
-        .map(|_| {
-            let ticket = Arc::clone(&ticket);
-            tokio::spawn(async move { Proxy::join(&ticket).await.map(drop) })
-        })
-        .collect();
-    let mut won = 0;
-    for join in joins {
-        match join.await.unwrap() {
-            Ok(()) => won += 1,
-            Err(status) => {
-                assert_eq!(status.code(), Code::Unauthenticated);
-                assert!(status.message().starts_with("unknown or used or expired token"), "{status}");
-            }
-        }
-    }
-    assert_eq!(won, 1);
-}
-
-#[tokio::test]
-async fn lost_answer_to_a_join_is_given_again_to_the_same_key() {
-    let mut mesh = Mesh::start().await;
-    let ticket = mesh.ticket("orders").await;
-    let pinned = pinned_client_config(ticket.root_sha256, control(), &[ALPN_H2]).unwrap();
-    let channel = dial(&ticket.control[0], pinned).await.unwrap();
-    let key = WorkloadKey::generate().unwrap();
-    let attest = async |csr: Vec<u8>| {
-        let request = v1::AttestRequest {
-            proof: Some(proof(&ticket)),
-            csr,
-            version: "test".into(),
-            spiffe_id: String::new(),
-        };
-        IdentityClient::new(channel.clone()).attest(request).await
-    };
-    let first = attest(key.csr(None).unwrap()).await.unwrap().into_inner().svid.unwrap();
-    let again = attest(key.csr(None).unwrap()).await.unwrap().into_inner().svid.unwrap();
-    assert_eq!(first.instance, again.instance);
-    svid(&again, &key);
-    let other = WorkloadKey::generate().unwrap();
-    for csr in [other.csr(None).unwrap(), Vec::new()] {
-        let refused = attest(csr).await.unwrap_err();
-        assert_eq!(refused.code(), Code::Unauthenticated);
-        assert!(refused.message().starts_with("unknown or used or expired token"), "{refused}");
-    }
-}
-
-#[tokio::test]
-async fn revoked_instance_loses_its_stream_and_its_calls_and_others_are_told() {
-    let mut mesh = Mesh::start().await;
-    let (orders, payments) = (mesh.proxy("orders").await, mesh.proxy("payments").await);
-    let mut victim = orders.watch(1, &[]).await;
-    let mut witness = payments.watch(2, &["orders"]).await;
-    next(&mut victim).await;
-    while next(&mut witness).await.services.is_none_or(|services| services.services[0].endpoints.is_empty()) {
-    }
-    mesh.revoke(What::Instance(orders.instance.clone())).await;
-    let ended = tokio::time::timeout(Duration::from_secs(5), victim.message()).await.unwrap().unwrap_err();
-    assert_eq!(ended.code(), Code::PermissionDenied);
-    let mut told = (false, false);
-    while told != (true, true) {
-        let message = next(&mut witness).await;
-        if let Some(revocations) = message.revocations {
-            told.0 = revocations.instances.iter().any(|revoked| revoked.instance == orders.instance);
-        }
-        if let Some(services) = message.services {
-            told.1 = services.services[0].endpoints.is_empty();
-        }
-    }
-    assert_eq!(orders.renew().await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(orders.report(1, 0).await.unwrap_err().code(), Code::PermissionDenied);
-    payments.renew().await.unwrap();
-}
-
-#[tokio::test]
-async fn operator_waits_until_everyone_concerned_has_a_change_in_force() {
-    let mut mesh = Mesh::start().await;
-    let (orders, payments) = (mesh.proxy("orders").await, mesh.proxy("payments").await);
-    let (mut one, mut other) = (orders.watch(1, &[]).await, payments.watch(2, &[]).await);
-    for (proxy, stream) in [(&orders, &mut one), (&payments, &mut other)] {
-        let first = next(stream).await;
-        proxy.report(first.revision, 0).await.unwrap();
-    }
-    let revision = mesh.apply(&policy("mine", "orders")).await;
-    next(&mut one).await;
-    let waiting = mesh.applied(revision, Duration::from_millis(100)).await;
-    assert!(!waiting.complete);
-    orders.report(revision, 7).await.unwrap();
-    let applied = mesh.applied(revision, Duration::from_secs(5)).await;
-    assert!(applied.complete);
-    assert_eq!(applied.proxies.len(), 1, "only the one it concerns");
-    assert_eq!(applied.proxies[0].closed_connections, 7);
-    assert!(applied.proxies[0].after.is_some());
-    let binding = Some(v1::RoleBinding {
-        subject: "spiffe://mesh.local/operator".into(),
-        role: v1::Role::Admin.into(),
-        scope: "everything".into(),
-    });
-    let unseen = mesh.operator.grant_role(v1::GrantRoleRequest { binding });
-    let unseen = unseen.await.unwrap().into_inner().revision;
-    assert!(mesh.applied(unseen, Duration::from_secs(5)).await.complete);
-}
-
-#[tokio::test]
 async fn each_call_is_for_those_it_is_for() {
     let mut mesh = Mesh::start().await;
     let orders = mesh.proxy("orders").await;
@@ -402,64 +263,6 @@ async fn each_call_is_for_those_it_is_for() {
     assert_eq!(code(admin.grant_role(grant.clone()).await.map(drop)), Code::PermissionDenied);
     mesh.operator.grant_role(grant).await.unwrap();
     admin.status(status()).await.unwrap();
-}
-
-#[tokio::test]
-async fn proxy_that_is_not_connected_is_named_when_a_change_concerns_it() {
-    let mut mesh = Mesh::start().await;
-    let (orders, payments) = (mesh.proxy("orders").await, mesh.proxy("payments").await);
-    let _operator = mesh.proxy("operator").await;
-    let mut stream = orders.watch(1, &[]).await;
-    next(&mut stream).await;
-    drop(stream);
-    let mut other = payments.watch(2, &[]).await;
-    next(&mut other).await;
-    let until = Instant::now() + Duration::from_secs(5);
-    let connected = async |mesh: &mut Mesh| {
-        mesh.operator.status(v1::StatusRequest {}).await.unwrap().into_inner().connected_proxies
-    };
-    while connected(&mut mesh).await > 1 && Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let revision = mesh.apply(&policy("mine", "orders")).await;
-    let applied = mesh.applied(revision, Duration::from_secs(5)).await;
-    assert!(!applied.complete);
-    let [absent] = &applied.proxies[..] else { panic!("{applied:?}") };
-    assert_eq!(absent.instance, orders.instance);
-    assert!(!absent.applied && !absent.connected);
-
-    let revision = mesh.apply(&policy("other", "payments")).await;
-    next(&mut other).await;
-    payments.report(revision, 0).await.unwrap();
-    assert!(mesh.applied(revision, Duration::from_secs(5)).await.complete, "it does not concern orders");
-
-    let revision = mesh.revoke(What::Instance(orders.instance.clone())).await.revision;
-    next(&mut other).await;
-    payments.report(revision, 0).await.unwrap();
-    let applied = mesh.applied(revision, Duration::from_secs(5)).await;
-    assert!(applied.complete, "what is revoked, and who never watched, is not asked: {applied:?}");
-}
-
-#[tokio::test]
-async fn policy_that_cannot_be_read_stops_neither_revocations_nor_the_start() {
-    let mut mesh = Mesh::start().await;
-    let (orders, payments) = (mesh.proxy("orders").await, mesh.proxy("payments").await);
-    let broken = crate::store::model::NewPolicy {
-        name: "broken".into(),
-        target: "spiffe://mesh.local/orders".into(),
-        document: "{}".into(),
-    };
-    let control = crate::store::model::Actor::control();
-    mesh.service.store.apply_policies(vec![broken], control, |_| Ok(())).await.unwrap();
-    let mut mesh = mesh.restart().await;
-    let address = mesh.service.grpc.to_string();
-    let orders = Proxy { channel: connect(&address, &orders.svid, &orders.trust).await, ..orders };
-    let mut stream = orders.watch(1, &[]).await;
-    assert_eq!(next(&mut stream).await.policies.unwrap().documents, ["{}"], "the proxy denies");
-    mesh.revoke(What::Instance(payments.instance.clone())).await;
-    assert_eq!(next(&mut stream).await.revocations.unwrap().instances.len(), 1);
-    mesh.apply(&policy("mine", "orders")).await;
-    assert_eq!(next(&mut stream).await.policies.unwrap().documents.len(), 2);
 }
 
 /// Every verb of the service definition, so that one that is added without asking who calls fails here.
@@ -502,46 +305,6 @@ async fn restart_of_control_loses_nothing_and_nobody() {
     assert_eq!(endpoints[0].port, 15444, "known before its proxy is back");
     let events = mesh.operator.list_audit(v1::ListAuditRequest { limit: u32::MAX, subject: String::new() });
     assert!(events.await.unwrap().into_inner().events.len() >= 9);
-}
-
-#[tokio::test]
-async fn departed_proxy_loses_its_endpoints_at_once_but_not_its_stream() {
-    let mut mesh = Mesh::start().await;
-    let (orders, payments) = (mesh.proxy("orders").await, mesh.proxy("payments").await);
-    let mut leaving = payments.watch(15444, &[]).await;
-    next(&mut leaving).await;
-    let mut stream = orders.watch(1, &["payments"]).await;
-    assert_eq!(next(&mut stream).await.services.unwrap().services[0].endpoints.len(), 1);
-    let leave = || MeshClient::new(payments.channel.clone());
-    leave().leave(v1::LeaveRequest {}).await.unwrap();
-    assert!(next(&mut stream).await.services.unwrap().services[0].endpoints.is_empty());
-    let revision = mesh.apply(&policy("mine", "payments")).await;
-    assert_eq!(next(&mut leaving).await.revision, revision, "it drains, and hears of changes meanwhile");
-    let _back = payments.watch(15444, &[]).await;
-    assert_eq!(next(&mut stream).await.services.unwrap().services[0].endpoints.len(), 1);
-}
-
-#[tokio::test]
-async fn proxy_that_a_wrong_clock_lapsed_is_back_with_its_next_call() {
-    let mut mesh = Mesh::start().await;
-    let (orders, payments) = (mesh.proxy("orders").await, mesh.proxy("payments").await);
-    let mut witness = payments.watch(2, &["orders"]).await;
-    let mut victim = orders.watch(1, &[]).await;
-    next(&mut victim).await;
-    next(&mut witness).await;
-    let ahead = crate::time::now() + Duration::from_secs(4000);
-    assert_eq!(mesh.service.store.lapse_instances(ahead, 10).await.unwrap().len(), 2);
-    let ended = tokio::time::timeout(Duration::from_secs(5), victim.message()).await.unwrap();
-    assert_eq!(ended.unwrap_err().code(), Code::PermissionDenied);
-    let mut stream = orders.watch(1, &[]).await;
-    assert!(
-        !next(&mut stream).await.revocations.unwrap().instances.iter().any(|i| i.instance == orders.instance)
-    );
-    payments.renew().await.unwrap();
-    let mut witness = payments.watch(2, &["orders"]).await;
-    let first = next(&mut witness).await;
-    assert!(first.revocations.unwrap().instances.is_empty());
-    assert_eq!(first.services.unwrap().services[0].endpoints.len(), 1, "and so is its endpoint");
 }
 
 #[tokio::test]
