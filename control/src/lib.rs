@@ -25,6 +25,7 @@ pub mod service;
 pub mod store;
 pub mod telemetry;
 pub mod time;
+mod visible;
 
 /// SHA-256.
 #[must_use]

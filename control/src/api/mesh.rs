@@ -19,6 +19,7 @@ use crate::publish::{MeshState, NewWatcher, ServiceStream, View};
 use crate::store::model::{Actor, Lease, Listener};
 use crate::telemetry::metrics;
 use crate::time;
+use crate::visible::is_hidden;
 
 const MAX_LISTENERS: usize = 64;
 const MAX_UPSTREAMS: usize = 1024;
@@ -66,7 +67,7 @@ impl Asked {
                 "expected at most {MAX_LISTENERS} listeners and {MAX_UPSTREAMS} upstreams"
             )));
         }
-        if version.len() > MAX_VERSION || version.chars().any(char::is_control) {
+        if version.len() > MAX_VERSION || version.chars().any(is_hidden) {
             return Err(Status::invalid_argument(format!(
                 "version: expected at most {MAX_VERSION} bytes without control characters"
             )));

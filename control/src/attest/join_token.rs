@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{AttestError, Attested};
 use crate::ca::Authority;
+use crate::roles::Permission;
 use crate::store::model::{Actor, Evidence, NewToken};
 use crate::store::{Store, StoreError};
 use crate::time;
@@ -49,7 +50,8 @@ impl Tokens {
         Self { store, authority, advertise: advertise.into() }
     }
 
-    /// Makes a ticket for one instance of a workload. Its secret is nowhere else.
+    /// Makes a ticket for one instance of a workload, if `permission` lets its actor become that. Its secret is
+    /// nowhere else.
     ///
     /// # Errors
     /// When the workload is unknown or not active, or the life out of bounds.
@@ -57,7 +59,7 @@ impl Tokens {
         &self,
         id: SpiffeId,
         ttl: Option<Duration>,
-        actor: Actor,
+        permission: impl Permission,
     ) -> Result<(JoinTicket, SystemTime), NoTicket> {
         let ttl = ttl.unwrap_or(DEFAULT_TTL);
         if ttl < Duration::from_secs(1) || ttl > MAX_TTL {
@@ -67,7 +69,7 @@ impl Tokens {
         aws_lc_rs::rand::fill(&mut secret).map_err(|_| NoTicket::NoRandomness)?;
         let expires_at = time::now() + ttl;
         let token = NewToken { secret_sha256: crate::sha256(&secret), spiffe_id: id, expires_at };
-        self.store.create_token(token, actor).await?;
+        self.store.create_token(token, permission).await?;
         Ok((JoinTicket { secret: Some(secret), ..self.introduction() }, expires_at))
     }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::args::Format;
 use super::error::CliError;
-use crate::{duration, time};
+use crate::{duration, time, visible};
 
 /// How to print.
 #[derive(Debug, Clone, Copy)]
@@ -85,16 +85,10 @@ pub(super) fn standing(word: &str) -> Cell {
     cell(word).fg(color)
 }
 
-/// Control characters made visible: text in the store may come from anyone who may write there.
+/// What is hidden in a text made visible: text in the store may come from anyone who may write there, before this
+/// version refused it.
 pub(super) fn clean(text: &str) -> String {
-    text.chars()
-        .flat_map(|character| {
-            let escaped = character.is_control();
-            let plain = (!escaped).then_some(character);
-            let hidden = escaped.then(|| character.escape_default()).into_iter().flatten();
-            plain.into_iter().chain(hidden)
-        })
-        .collect()
+    visible::shown(text)
 }
 
 /// `in 42m 10s`, or `3h ago`.
@@ -123,7 +117,7 @@ mod tests {
 
     #[test]
     fn terminal_escapes_are_shown_not_obeyed() {
-        assert_eq!(clean("a\u{1b}[31m\nb"), "a\\u{1b}[31m\\nb");
+        assert_eq!(clean("a\u{1b}[31m\nb\u{202e}"), "a\\u{1b}[31m\\nb\\u{202e}");
     }
 
     #[test]

@@ -40,6 +40,7 @@ use signet_proto::spiffe::{SpiffeId, TrustDomain};
 use crate::roles::Permission;
 use crate::store::model::{Actor, Mutation, Registered, WorkloadStatus};
 use crate::store::{Store, StoreError};
+use crate::visible::is_hidden;
 use tokio::sync::Semaphore;
 
 /// Control's own identity.
@@ -86,7 +87,9 @@ pub enum RegistryError {
     #[error(transparent)]
     Mistake(#[from] Mistake),
     /// A text is empty, too long or unprintable.
-    #[error("{field}: expected 1 to {MAX_TEXT} bytes without control characters")]
+    #[error(
+        "{field}: expected 1 to {MAX_TEXT} bytes, and nothing that is not seen: no control or formatting characters"
+    )]
     Text {
         /// Which.
         field: &'static str,
@@ -214,7 +217,7 @@ pub fn parse_name(name: &str) -> Result<Name, RegistryError> {
 /// A text for people, safe to print on a terminal and in a log.
 pub(crate) fn text(field: &'static str, text: &str) -> Result<String, RegistryError> {
     let trimmed = text.trim();
-    if trimmed.is_empty() || trimmed.len() > MAX_TEXT || trimmed.chars().any(char::is_control) {
+    if trimmed.is_empty() || trimmed.len() > MAX_TEXT || trimmed.chars().any(is_hidden) {
         return Err(RegistryError::Text { field });
     }
     Ok(trimmed.to_owned())
@@ -287,7 +290,7 @@ mod tests {
 
     #[test]
     fn texts_for_people_are_short_and_printable() {
-        for wrong in ["", "  ", "a\nb", "\u{1b}[31m", &"x".repeat(257)] {
+        for wrong in ["", "  ", "a\nb", "\u{1b}[31m", "sho\u{202e}p", "shop\u{200b}", &"x".repeat(257)] {
             assert!(matches!(text("owner", wrong), Err(RegistryError::Text { field: "owner" })), "{wrong:?}");
         }
     }

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::visible::is_hidden;
+
 /// Longest name of an attestor, in bytes.
 pub(super) const MAX_ATTESTOR_BYTES: usize = 63;
 /// Longest key, in bytes.
@@ -49,7 +51,7 @@ impl Selector {
         if !is_key(key) {
             return Err(SelectorError::Key);
         }
-        if value.is_empty() || value.len() > MAX_VALUE_BYTES || value.chars().any(char::is_control) {
+        if value.is_empty() || value.len() > MAX_VALUE_BYTES || value.chars().any(is_hidden) {
             return Err(SelectorError::Value);
         }
         let any = Self::any_of(attestor)?;

@@ -42,7 +42,7 @@ pub(super) fn declared(name: &str) -> Declaration {
 fn words() -> impl Strategy<Value = String> {
     prop_oneof!["[a-z]{1,6}", "[ -~]{1,12}", "\\PC{1,8}"]
         .prop_map(|text| text.trim().to_owned())
-        .prop_filter("a text", |text| !text.is_empty() && !text.chars().any(char::is_control))
+        .prop_filter("a text", |text| !text.is_empty() && !text.chars().any(crate::visible::is_hidden))
 }
 
 fn lives() -> impl Strategy<Value = Ttl> {

@@ -1,5 +1,6 @@
 //! Whoever calls as an operator. A change needs an [`Actor`], and of a caller only [`Permission::on`] makes one:
-//! a call that touches what nobody judged does not get so far as to be audited.
+//! a call that touches what nobody judged does not get so far as to be audited. The actor takes along the stored
+//! roles that it was judged by, and the commit asks whether they are still there.
 
 use std::slice;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct Operator {
     verb: Verb,
     judged: Judged,
     request_id: Option<RequestId>,
+    /// Whether the bindings are in the store, where they may be withdrawn meanwhile.
+    stored: bool,
 }
 
 /// What permits a change, once it is known what that touches: in the commit, if it is known only there.
@@ -95,7 +98,12 @@ impl Permission for Operator {
 impl Operator {
     /// `subject`, who has `bindings`, makes the call.
     pub fn new(subject: Subject, bindings: Vec<Binding>, verb: Verb, judged: Judged) -> Self {
-        Self { subject, bindings, verb, judged, request_id: None }
+        Self { subject, bindings, verb, judged, request_id: None, stored: true }
+    }
+
+    /// Its bindings are those of the settings: nobody withdraws them.
+    pub fn by_settings(self) -> Self {
+        Self { stored: false, ..self }
     }
 
     /// The call has this name: what it changes is recorded with it.
@@ -119,17 +127,6 @@ impl Operator {
         self.on(&Scope::Everything)
     }
 
-    /// The actor of a call with which it could come by the identity `id`, which has the roles `held`: nobody
-    /// becomes someone who may do more.
-    ///
-    /// # Errors
-    /// Why not, and which role would do.
-    pub fn on_becoming(&self, id: &SpiffeId, held: &[Binding]) -> Result<Actor, Refused> {
-        let actor = self.on(&Scope::identity(id))?;
-        self.may_become(id, held)?;
-        Ok(actor)
-    }
-
     /// For calls whose answer holds what the caller may see: the test for each entry.
     ///
     /// # Errors
@@ -145,7 +142,12 @@ impl Operator {
             Subject::Identity(id) => Actor::identity(id),
             Subject::Unix(uid) => Actor::unix(*uid),
         };
-        actor.in_call(self.request_id)
+        let actor = actor.in_call(self.request_id);
+        if !self.stored {
+            return actor;
+        }
+        let own = self.bindings.iter().filter(|binding| binding.subject == self.subject);
+        actor.by_roles(own.cloned().collect::<Vec<_>>())
     }
 }
 

@@ -8,7 +8,7 @@ use super::heads::Heads;
 use super::mesh::Topics;
 use super::model::{Actor, Commit};
 use super::sql::{Session, Sql, values};
-use super::{StoreError, follow};
+use super::{StoreError, follow, roles};
 use crate::audit::{Action, Annotation};
 
 /// What a job works with on the writer thread.
@@ -17,15 +17,18 @@ pub(super) struct Change<'a> {
     pub(super) at: SystemTime,
     heads: Heads,
     accounted: bool,
+    /// Whether the roles by which its actor may have been asked again.
+    judged: bool,
     shared: bool,
 }
 
 impl<'a> Change<'a> {
     pub(super) fn new(session: &'a dyn Session, heads: Heads, at: SystemTime, shared: bool) -> Self {
-        Self { sql: Sql::new(session), at, heads, accounted: false, shared }
+        Self { sql: Sql::new(session), at, heads, accounted: false, judged: false, shared }
     }
 
-    /// Appends the audit event, with the name of the actor's call. If that fails, so does the change.
+    /// Appends the audit event, with the name of the actor's call. If that fails, so does the change; and if the
+    /// actor's roles are not any more what the call was judged by.
     pub(super) fn audit(
         &mut self,
         actor: &Actor,
@@ -33,6 +36,10 @@ impl<'a> Change<'a> {
         subject: &str,
         detail: &Value,
     ) -> Result<(), StoreError> {
+        if let (Some(held), false) = (actor.roles(), self.judged) {
+            roles::require_held(&self.sql, actor.as_str(), held)?;
+            self.judged = true;
+        }
         let detail = Annotation::request(actor.request_id()).on(detail.clone());
         self.heads.audit(&self.sql, self.at, actor, action, subject, &detail)?;
         self.accounted = true;

@@ -132,6 +132,9 @@ pub enum Refusal {
     /// Another replica rotated at the same time.
     #[error("the intermediate was rotated by another replica meanwhile: nothing was changed")]
     RotatedMeanwhile,
+    /// Whoever asks had roles when the call was judged that they do not have any more.
+    #[error("your roles were changed meanwhile: nothing was changed; try again")]
+    RolesChanged,
     /// A subject has a bounded number of roles.
     #[error("the subject has as many roles as one can have: withdraw some, or grant one on a wider scope")]
     TooManyRoles,
@@ -179,6 +182,7 @@ impl Refusal {
             Self::KeyOfAnother => "key_of_another",
             Self::PoliciesDoNotFit(_) => "policies_do_not_fit",
             Self::RotatedMeanwhile => "rotated_meanwhile",
+            Self::RolesChanged => "roles_changed",
             Self::TooManyRoles => "too_many_roles",
             Self::ApprovalRequired => "approval_required",
             Self::OtherTemplate(_) => "other_template",

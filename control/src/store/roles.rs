@@ -22,7 +22,7 @@ impl Store {
         self.write(move |change| {
             let Binding { subject, role, scope } = &binding;
             let (who, on) = (subject.to_string(), scope.to_string());
-            let held = of(&change.sql, subject)?;
+            let held = of(&change.sql, &who)?;
             if held.contains(&binding) {
                 let effects = vec![format!("`{who}` has the role {role} on {on} already: nothing changed")];
                 return Ok(Mutation { commit: change.newest(), effects });
@@ -55,6 +55,9 @@ impl Store {
         self.write(move |change| {
             let Binding { subject, role, scope } = &binding;
             let (who, on) = (subject.to_string(), scope.to_string());
+            // First, while whoever withdraws their own role still has it.
+            let detail = json!({ "role": role.as_str(), "scope": on });
+            change.audit(&actor, Action::RoleWithdrawn, &who, &detail)?;
             let withdrawn = change.sql.execute(
                 "DELETE FROM role_binding WHERE subject = ?1 AND role = ?2 AND scope = ?3",
                 values![&who, role.as_str(), &on],
@@ -66,12 +69,6 @@ impl Store {
                 // A control of the version before this one, while both run, goes by this table.
                 change.sql.post("DELETE FROM admin WHERE spiffe_id = ?1", values![&who])?;
             }
-            change.audit(
-                &actor,
-                Action::RoleWithdrawn,
-                &who,
-                &json!({ "role": role.as_str(), "scope": on }),
-            )?;
             let commit = change.revise(Topics::NONE, &who)?;
             Ok(Mutation { commit, effects: vec![format!("`{who}` no longer has the role {role} on {on}")] })
         })
@@ -105,7 +102,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn roles_of(&self, subject: Subject) -> Result<Vec<Binding>, StoreError> {
-        self.read(move |sql| of(sql, &subject)).await
+        self.read(move |sql| of(sql, &subject.to_string())).await
     }
 
     /// The identity of an instance, which never changes.
@@ -136,12 +133,18 @@ impl Store {
     }
 }
 
-fn of(sql: &Sql<'_>, subject: &Subject) -> Result<Vec<Binding>, StoreError> {
+pub(super) fn of(sql: &Sql<'_>, subject: &str) -> Result<Vec<Binding>, StoreError> {
     sql.all(
         "SELECT subject, role, scope FROM role_binding WHERE subject = ?1 ORDER BY scope, role",
-        values![subject.to_string()],
+        values![subject],
         binding,
     )
+}
+
+/// Whether somebody still has all the roles that their call was judged by.
+pub(super) fn require_held(sql: &Sql<'_>, who: &str, held: &[Binding]) -> Result<(), StoreError> {
+    let now = of(sql, who)?;
+    if held.iter().all(|binding| now.contains(binding)) { Ok(()) } else { Err(Refusal::RolesChanged.into()) }
 }
 
 /// The roles of all identities.

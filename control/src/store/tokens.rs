@@ -11,8 +11,9 @@ use signet_proto::spiffe::{InstanceId, SpiffeId};
 use super::change::Change;
 use super::model::{ASK_AGAIN, Actor, NewToken, Token};
 use super::sql::{Sql, values};
-use super::{Refusal, Store, StoreError, workloads};
+use super::{Refusal, Store, StoreError, roles, workloads};
 use crate::audit::Action;
+use crate::roles::{Permission, Scope};
 use crate::time;
 
 /// Refused presentations of one token that the audit names one by one; whoever has an old token must not be
@@ -20,12 +21,18 @@ use crate::time;
 const AUDITED_REFUSALS: i64 = 10;
 
 impl Store {
-    /// Stores a join token for an active workload.
+    /// Stores a join token for an active workload, if `permission` reaches that and all that it may.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] or [`Refusal::WorkloadNotActive`].
-    pub async fn create_token(&self, new: NewToken, actor: Actor) -> Result<(), StoreError> {
-        self.write(move |change| create(change, &new, &actor)).await
+    /// [`StoreError::NotPermitted`], [`StoreError::NotFound`] or [`Refusal::WorkloadNotActive`].
+    pub async fn create_token(&self, new: NewToken, permission: impl Permission) -> Result<(), StoreError> {
+        self.write(move |change| {
+            let id = &new.spiffe_id;
+            let actor = permission.on(&Scope::identity(id))?;
+            permission.may_become(id, &roles::of(&change.sql, id.as_str())?)?;
+            create(change, &new, &actor)
+        })
+        .await
     }
 
     /// What a secret stands for, if it can be redeemed at `now`. Asked before any work is done for the

@@ -9,6 +9,7 @@ use crate::audit::AuditEvent;
 use crate::ca::Signer;
 use crate::publish::WatcherInfo;
 use crate::store::model::{IssuedIdentity, Mutation, Policy};
+use crate::visible::is_hidden;
 use crate::{hex, time};
 
 const MAX_FILE_NAME: usize = 256;
@@ -87,9 +88,5 @@ pub(super) fn duration(
 
 /// A file name for messages only: never opened here.
 pub(super) fn file_name(name: &str) -> &str {
-    if name.is_empty() || name.len() > MAX_FILE_NAME || name.chars().any(char::is_control) {
-        "policy"
-    } else {
-        name
-    }
+    if name.is_empty() || name.len() > MAX_FILE_NAME || name.chars().any(is_hidden) { "policy" } else { name }
 }

@@ -1,4 +1,4 @@
-//! GrantRole, WithdrawRole, ListRoles: nobody gives or takes more than they hold.
+//! GrantRole, WithdrawRole, ListRoles: nobody gives or takes more than they hold, or gives to whom they have no say in.
 
 use signet_proto::v1;
 use tonic::Status;
@@ -15,8 +15,11 @@ pub(super) async fn grant(
     binding: Option<v1::RoleBinding>,
 ) -> Result<Mutation, Status> {
     let binding = parse(binding)?;
-    // An admin has every role on their scope: so this is both halves of the rule.
-    let actor = operator.on(&binding.scope).map_err(|refused| refused.to_status())?;
+    // An admin has every role on their scope: so nobody gives more than they hold. And as nobody becomes who holds
+    // more than they do, a gift would take an identity out of the hands of those who look after it.
+    let scopes = [Some(binding.scope.clone()), holder(&binding.subject)];
+    let scopes: Vec<Scope> = scopes.into_iter().flatten().collect();
+    let actor = operator.on_all(&scopes).map_err(|refused| refused.to_status())?;
     if let Subject::Identity(id) = &binding.subject {
         let id = rooms.registry.parse(id.as_str()).map_err(|error| error.to_status())?;
         // A role for an identity that nobody can have is a mistyped name.
@@ -45,6 +48,14 @@ pub(super) async fn list(rooms: &Rooms, sight: Sight) -> Result<v1::ListRolesRes
     let roles = rooms.store.roles().await.map_err(|error| error.to_status())?;
     let roles = roles.into_iter().filter(|granted| sight.sees_binding(&granted.binding)).map(message);
     Ok(v1::ListRolesResponse { roles: roles.collect() })
+}
+
+/// The identity that gets a role; local users belong to nobody.
+fn holder(subject: &Subject) -> Option<Scope> {
+    match subject {
+        Subject::Identity(id) => Some(Scope::identity(id)),
+        Subject::Unix(_) => None,
+    }
 }
 
 /// Nothing has a default: a scope that was forgotten must not mean everything.

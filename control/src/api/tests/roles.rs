@@ -212,6 +212,9 @@ async fn nobody_grants_more_than_they_hold_or_becomes_who_holds_more() {
     refused(client.grant_role(grant(v1::Role::Viewer, "orders", SHOP)).await);
 
     mesh.grant(v1::Role::Admin, "operator", SHOP).await;
+    let told = refused(client.grant_role(grant(v1::Role::Viewer, "orders", SHOP)).await);
+    assert!(told.contains("the role admin on `spiffe://mesh.local/orders`"), "it would hold more: {told}");
+    mesh.grant(v1::Role::Admin, "operator", "spiffe://mesh.local/orders").await;
     client.grant_role(grant(v1::Role::Admin, "orders", "spiffe://mesh.local/shop/cart")).await.unwrap();
     client.grant_role(grant(v1::Role::Approver, "shop/till", SHOP)).await.unwrap();
     for beyond in

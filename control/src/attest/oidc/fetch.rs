@@ -51,7 +51,10 @@ pub enum FetchError {
         error: io::Error,
     },
     /// All its addresses are where keys are not fetched from.
-    #[error("`{host}` is at {found}, which is not a global address: `allow-addresses` can allow it")]
+    #[error(
+        "`{host}` is at {found}, which is not a global address: `allow-addresses` can allow it, for the host that \
+         the settings name"
+    )]
     Address {
         /// Which host.
         host: String,
@@ -146,11 +149,31 @@ pub(super) struct Fetcher {
     pub(super) bearer_file: Option<PathBuf>,
 }
 
+/// How far an operator's words reach: to what the settings name, and not to wherever a document leads from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Trust {
+    /// Whether the operator's token is shown.
+    pub(super) bearer: bool,
+    /// Whether `allow-addresses` counts.
+    pub(super) addresses: bool,
+}
+
+impl Trust {
+    /// In a URL of the settings.
+    pub(super) const SETTINGS: Self = Self { bearer: true, addresses: true };
+
+    /// In a URL that the document at `named`, which is in the settings, names: the token is for its origin, and the
+    /// addresses are those of its host.
+    pub(super) fn led(named: &Url, to: &Url) -> Self {
+        Self { bearer: to.same_origin(named), addresses: to.host() == named.host() }
+    }
+}
+
 impl Fetcher {
-    /// Gets a document. The bearer token goes only where the operator's own words lead.
-    pub(super) async fn get(&self, url: &Url, with_bearer: bool) -> Result<Document, FetchError> {
-        let request = self.request(url, with_bearer).await?;
-        let stream = self.connect(url).await?;
+    /// Gets a document.
+    pub(super) async fn get(&self, url: &Url, trust: Trust) -> Result<Document, FetchError> {
+        let request = self.request(url, trust.bearer).await?;
+        let stream = self.connect(url, if trust.addresses { &self.allowed } else { &[] }).await?;
         let answer = if url.is_secure() {
             let connected =
                 TlsConnector::from(Arc::clone(&self.tls)).connect(url.host().clone(), stream).await;
@@ -174,8 +197,8 @@ impl Fetcher {
         Ok(request.body(Empty::new())?)
     }
 
-    async fn connect(&self, url: &Url) -> Result<TcpStream, FetchError> {
-        let addresses = self.addresses(url).await?;
+    async fn connect(&self, url: &Url, allowed: &[IpNet]) -> Result<TcpStream, FetchError> {
+        let addresses = addresses(url, allowed).await?;
         let mut last = None;
         for address in addresses {
             let connected = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
@@ -186,30 +209,30 @@ impl Fetcher {
         }
         Err(last.unwrap_or(FetchError::Deadline))
     }
+}
 
-    /// Where to connect: what is returned was judged, and is not resolved again.
-    async fn addresses(&self, url: &Url) -> Result<Vec<SocketAddr>, FetchError> {
-        let host = || url.host().to_str().into_owned();
-        let found: Vec<SocketAddr> = match url.address() {
-            Some(address) => vec![SocketAddr::new(address, url.port())],
-            None => tokio::net::lookup_host((host(), url.port()))
-                .await
-                .map_err(|error| FetchError::Resolve { host: host(), error })?
-                .collect(),
-        };
-        let usable: Vec<SocketAddr> = found
-            .iter()
-            .copied()
-            .filter(|address| permitted(address.ip(), &self.allowed))
-            .take(MAX_ADDRESSES)
-            .collect();
-        if usable.is_empty() {
-            let list: Vec<String> =
-                found.iter().take(MAX_ADDRESSES).map(|address| address.ip().to_string()).collect();
-            return Err(FetchError::Address { host: host(), found: list.join(", ") });
-        }
-        Ok(usable)
+/// Where to connect: what is returned was judged, and is not resolved again.
+async fn addresses(url: &Url, allowed: &[IpNet]) -> Result<Vec<SocketAddr>, FetchError> {
+    let host = || url.host().to_str().into_owned();
+    let found: Vec<SocketAddr> = match url.address() {
+        Some(address) => vec![SocketAddr::new(address, url.port())],
+        None => tokio::net::lookup_host((host(), url.port()))
+            .await
+            .map_err(|error| FetchError::Resolve { host: host(), error })?
+            .collect(),
+    };
+    let usable: Vec<SocketAddr> = found
+        .iter()
+        .copied()
+        .filter(|address| permitted(address.ip(), allowed))
+        .take(MAX_ADDRESSES)
+        .collect();
+    if usable.is_empty() {
+        let list: Vec<String> =
+            found.iter().take(MAX_ADDRESSES).map(|address| address.ip().to_string()).collect();
+        return Err(FetchError::Address { host: host(), found: list.join(", ") });
     }
+    Ok(usable)
 }
 
 /// One request and its whole answer, while the connection is driven.

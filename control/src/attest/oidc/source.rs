@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::{JwtConfig, KeyOrigin};
 use super::error::JwtError;
-use super::fetch::{self, FetchError, Fetcher};
+use super::fetch::{self, FetchError, Fetcher, Trust};
 use super::keys::{HARD_LIMIT, KeyCache};
 use super::url::Url;
 use crate::duration::rough;
@@ -138,19 +138,18 @@ impl Source {
                 let text = fetch::file(path, MAX_KEY_SET_BYTES as u64).await?;
                 return Ok((KeySet::read(&text)?, None));
             }
-            Origin::Jwks(fetcher, url) => fetcher.get(url, true).await?,
+            Origin::Jwks(fetcher, url) => fetcher.get(url, Trust::SETTINGS).await?,
             Origin::Discovery(fetcher, url) => {
-                let document = fetcher.get(url, true).await?;
-                let jwks = self.jwks_uri(&document.body, fetcher)?;
-                // The document says where to go: not reason enough to show the operator's token there.
-                fetcher.get(&jwks, jwks.same_origin(url)).await?
+                let document = fetcher.get(url, Trust::SETTINGS).await?;
+                let jwks = self.jwks_uri(&document.body, url, fetcher)?;
+                fetcher.get(&jwks, Trust::led(url, &jwks)).await?
             }
         };
         Ok((KeySet::read(&document.body)?, document.max_age))
     }
 
     /// Where the keys are (OpenID Connect Discovery section 4.3).
-    fn jwks_uri(&self, document: &[u8], fetcher: &Fetcher) -> Result<Url, FetchError> {
+    fn jwks_uri(&self, document: &[u8], named: &Url, fetcher: &Fetcher) -> Result<Url, FetchError> {
         let document = json::parse(document).map_err(|error| FetchError::Discovery(error.to_string()))?;
         if document.get("issuer").and_then(Value::as_str) != Some(self.issuer.as_str()) {
             let error = "`issuer` in it is not exactly the attestor's `issuer`";
@@ -158,8 +157,9 @@ impl Source {
         }
         let text = document.get("jwks_uri").and_then(Value::as_str);
         let text = text.ok_or_else(|| FetchError::Discovery("it has no `jwks_uri`".to_owned()))?;
-        Url::parse(text, &fetcher.allowed)
-            .map_err(|expected| FetchError::Discovery(format!("`jwks_uri`: expected {expected}")))
+        let wrong = |expected| FetchError::Discovery(format!("`jwks_uri`: expected {expected}"));
+        let jwks = Url::parse(text, &fetcher.allowed).map_err(wrong)?;
+        if Trust::led(named, &jwks).addresses { Ok(jwks) } else { Url::parse(text, &[]).map_err(wrong) }
     }
 
     /// As if all had happened so much earlier.

@@ -15,6 +15,7 @@ use super::settings::Fact;
 use crate::attest::proven::Proven;
 use crate::hex;
 use crate::registry::Selector;
+use crate::visible::is_hidden;
 
 const MAX_SELECTORS: usize = 64;
 const MAX_VALUE_BYTES: usize = 256;
@@ -67,8 +68,8 @@ impl Facts<'_> {
         if value.len() > MAX_VALUE_BYTES {
             return Err(wrong("it has more than 256 bytes"));
         }
-        if value.chars().any(char::is_control) {
-            return Err(wrong("it has a control character"));
+        if value.chars().any(is_hidden) {
+            return Err(wrong("it has a character that is not seen"));
         }
         if self.selectors.len() >= MAX_SELECTORS {
             return Err(wrong("there are more than 64 names"));

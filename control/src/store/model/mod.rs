@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use signet_proto::spiffe::SpiffeId;
 
 use crate::audit::RequestId;
+use crate::roles::Binding;
 
 pub use issued::*;
 pub use mesh::*;
@@ -22,6 +23,7 @@ pub use registered::*;
 pub struct Actor {
     name: Arc<str>,
     request_id: Option<RequestId>,
+    roles: Option<Arc<[Binding]>>,
 }
 
 impl Actor {
@@ -50,13 +52,25 @@ impl Actor {
     }
 
     fn named(name: impl Into<Arc<str>>) -> Self {
-        Self { name: name.into(), request_id: None }
+        Self { name: name.into(), request_id: None, roles: None }
     }
 
     /// The same, in a call: what it does there is recorded with the call's name.
     #[must_use]
     pub fn in_call(self, request_id: Option<RequestId>) -> Self {
         Self { request_id, ..self }
+    }
+
+    /// The same, who may only as long as these stored roles are theirs: asked again in the commit.
+    #[must_use]
+    pub fn by_roles(self, roles: impl Into<Arc<[Binding]>>) -> Self {
+        Self { roles: Some(roles.into()), ..self }
+    }
+
+    /// The stored roles by which it may, if it is by those.
+    #[must_use]
+    pub fn roles(&self) -> Option<&[Binding]> {
+        self.roles.as_deref()
     }
 
     /// The call, if it is one.

@@ -7,6 +7,8 @@ both_engines!(
     roles_are_kept_each_for_itself_until_they_are_withdrawn,
     subject_has_a_bounded_number_of_roles,
     policy_that_is_not_permitted_is_neither_replaced_nor_deleted,
+    role_that_was_withdrawn_before_the_commit_does_not_count,
+    ticket_is_made_by_who_may_become_its_identity_in_the_commit,
     admins_of_before_are_admins_on_everything,
 );
 
@@ -89,6 +91,45 @@ async fn policy_that_is_not_permitted_is_neither_replaced_nor_deleted(fixture: F
     assert_eq!(kept, [("p", "1"), ("q", "1")]);
     fixture.store.delete_policy("p".into(), only("spiffe://mesh.local/orders")).await.unwrap();
     fixture.verified_events().await;
+}
+
+async fn role_that_was_withdrawn_before_the_commit_does_not_count(fixture: Fixture) {
+    let ada = "spiffe://mesh.local/people/ada".parse().unwrap();
+    let role = binding("spiffe://mesh.local/people/ada", Role::Admin, "everything");
+    let other = binding("spiffe://mesh.local/people/ada", Role::Viewer, "spiffe://mesh.local/shop/*");
+    let judged = Actor::identity(&ada).by_roles([role.clone()]);
+    let gift = binding("unix:uid=1000", Role::Viewer, "everything");
+    let refused = fixture.store.grant_role(gift.clone(), judged.clone()).await;
+    assert!(matches!(refused, Err(StoreError::Refused(Refusal::RolesChanged))), "{refused:?}");
+    assert_eq!(fixture.store.roles().await.unwrap(), [], "and nothing was changed");
+
+    for held in [&role, &other] {
+        fixture.store.grant_role(held.clone(), operator()).await.unwrap();
+    }
+    fixture.store.grant_role(gift.clone(), judged.clone()).await.unwrap();
+    fixture.store.withdraw_role(other, judged.clone()).await.unwrap();
+    // Also in one batch: the order of the commits decides.
+    let (withdrawn, refused) = tokio::join!(
+        fixture.store.withdraw_role(role.clone(), judged.clone()),
+        fixture.store.withdraw_role(gift.clone(), judged),
+    );
+    withdrawn.unwrap();
+    assert!(matches!(refused, Err(StoreError::Refused(Refusal::RolesChanged))), "{refused:?}");
+    assert_eq!(fixture.store.roles_of(Subject::Unix(1000)).await.unwrap(), [gift]);
+    fixture.verified_events().await;
+}
+
+async fn ticket_is_made_by_who_may_become_its_identity_in_the_commit(fixture: Fixture) {
+    let token = || NewToken {
+        secret_sha256: [7; 32],
+        spiffe_id: id("orders"),
+        expires_at: time::now() + Duration::from_secs(60),
+    };
+    for scope in ["spiffe://mesh.local/payments", "spiffe://mesh.local/orders"] {
+        let refused = fixture.store.create_token(token(), Only(scope.parse().unwrap())).await;
+        assert!(matches!(refused, Err(StoreError::NotPermitted(_))), "{scope}: {refused:?}");
+    }
+    fixture.store.create_token(token(), operator()).await.unwrap();
 }
 
 async fn admins_of_before_are_admins_on_everything(fixture: Fixture) {

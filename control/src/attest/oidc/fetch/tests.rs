@@ -22,7 +22,7 @@ async fn get(answer: Answer) -> Result<Document, FetchError> {
     issuer.answer("/keys", answer);
     let fetcher = fetcher(&["127.0.0.0/8"]);
     let url = Url::parse(&format!("{}/keys", issuer.url), &fetcher.allowed).unwrap();
-    fetcher.get(&url, false).await
+    fetcher.get(&url, Trust::SETTINGS).await
 }
 
 async fn reason(answer: Answer) -> &'static str {
@@ -91,7 +91,7 @@ async fn only_permitted_addresses_are_connected_to() {
         ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "10.0.0.1", "0.0.0.0"]
     {
         let url = Url::parse(&format!("https://{host}:{port}/keys"), &[]).unwrap();
-        let refused = fetcher(&[]).get(&url, false).await.unwrap_err();
+        let refused = fetcher(&[]).get(&url, Trust::SETTINGS).await.unwrap_err();
         assert_eq!(refused.reason(), "address", "{host}: {refused}");
     }
     assert!(issuer.seen().is_empty(), "not even connected to");
@@ -109,7 +109,7 @@ async fn a_server_that_is_nobody_known_is_not_spoken_to() {
     });
     let fetcher = fetcher(&["127.0.0.0/8"]);
     let url = Url::parse(&format!("https://{address}/keys"), &fetcher.allowed).unwrap();
-    assert_eq!(fetcher.get(&url, false).await.unwrap_err().reason(), "tls");
+    assert_eq!(fetcher.get(&url, Trust::SETTINGS).await.unwrap_err().reason(), "tls");
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn one_address_that_refuses_is_said() {
     let fetcher = fetcher(&["127.0.0.0/8"]);
     let url = Url::parse(&format!("http://{address}/"), &fetcher.allowed).unwrap();
     let begun = Instant::now();
-    assert_eq!(fetcher.get(&url, false).await.unwrap_err().reason(), "connect");
+    assert_eq!(fetcher.get(&url, Trust::SETTINGS).await.unwrap_err().reason(), "connect");
     assert!(begun.elapsed() < CONNECT);
 }
 

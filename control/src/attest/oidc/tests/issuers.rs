@@ -142,6 +142,27 @@ async fn discovery_leads_only_where_it_may() {
     assert_eq!(answer(&run(settings(&issuer.url, LOCAL)), &token).await, "believed");
 }
 
+/// What the operator allows is the host that they name; its document must not lead to another one inside.
+#[tokio::test]
+async fn allowed_addresses_are_those_of_the_host_that_is_named() {
+    let key = Signer::new("one");
+    let issuer = Issuer::start(&jwks(&[&key])).await;
+    let inside = tokio::net::TcpListener::bind("127.0.0.9:0").await.unwrap();
+    let token = key.sign(&claims(&issuer.url));
+    let port = inside.local_addr().unwrap().port();
+    for elsewhere in [
+        format!("http://127.0.0.9:{port}/keys"),
+        format!("https://127.0.0.9:{port}/keys"),
+        format!("https://localhost:{port}/keys"),
+    ] {
+        issuer.discover(&issuer.url, &elsewhere);
+        let attestors = run(settings(&issuer.url, LOCAL));
+        assert_eq!(answer(&attestors, &token).await, "keys_unavailable", "{elsewhere}");
+    }
+    let connected = tokio::time::timeout(Duration::from_millis(100), inside.accept()).await;
+    assert!(connected.is_err(), "not even connected to");
+}
+
 #[tokio::test]
 async fn the_operators_token_is_shown_only_where_the_operator_says() {
     let key = Signer::new("one");
