@@ -13,6 +13,7 @@ pub mod jose;
 pub mod json;
 pub mod policy;
 pub mod possession;
+pub mod shares;
 pub mod spiffe;
 pub mod ticket;
 pub mod tunnel;

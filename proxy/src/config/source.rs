@@ -6,7 +6,6 @@ use signet_proto::ticket::JoinTicket;
 
 use super::ConfigError;
 use super::args::Keys;
-use super::attest::Attest;
 use crate::identity::files::Files;
 use crate::identity::{Joining, Proof};
 
@@ -66,8 +65,7 @@ pub(super) fn source(keys: &Keys) -> Result<Source, ConfigError> {
 fn joining(key: &'static str, ticket: JoinTicket, keys: &Keys) -> Result<Joining, ConfigError> {
     let JoinTicket { control, trust_domain, root_sha256, secret } = ticket;
     let proof = match (keys.attest.clone(), secret) {
-        (Some(Attest::Jwt { attestor, file }), _) => Proof::Jwt { attestor, file },
-        (Some(Attest::X509 { attestor, chain, key }), _) => Proof::X509 { attestor, chain, key },
+        (Some(attest), _) => Proof::Attest(attest),
         (None, Some(secret)) => Proof::Ticket(secret),
         (None, None) => return Err(ConfigError::NoProof(key)),
     };

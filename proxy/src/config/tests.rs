@@ -174,14 +174,16 @@ fn joining(join: &str, also: &[&str]) -> Result<Joining, ConfigError> {
 fn an_introduction_goes_with_a_proof_and_a_ticket_is_one() {
     let introduction = ticket(None);
     let with_token = joining(&introduction, &JWT).unwrap();
-    assert!(matches!(with_token.proof, Proof::Jwt { attestor, .. } if attestor == "kubernetes"));
+    assert!(
+        matches!(with_token.proof, Proof::Attest(Attest::Jwt { attestor, .. }) if attestor == "kubernetes")
+    );
     let alone = joining(&introduction, &[]).unwrap_err().to_string();
     assert!(alone.starts_with("`join`: an introduction proves nothing: set `attest`"), "{alone}");
 
     let secret = ticket(Some(vec![9; 32]));
     assert!(matches!(joining(&secret, &[]).unwrap().proof, Proof::Ticket(_)));
     let x509 = joining(&secret, &["--attest", "x509=devices:a.pem:a.key"]).unwrap();
-    assert!(matches!(x509.proof, Proof::X509 { .. }), "the secret stays unspent");
+    assert!(matches!(x509.proof, Proof::Attest(Attest::X509 { .. })), "the secret stays unspent");
 }
 
 #[test]

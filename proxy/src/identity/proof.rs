@@ -18,6 +18,7 @@ use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
 use super::control::IdentityError;
+use crate::config::Attest;
 use crate::control::{CALL_DEADLINE, ControlError};
 
 /// Control takes no larger token.
@@ -32,22 +33,8 @@ const MOST_CERTIFICATES: usize = 5;
 pub enum Proof {
     /// With the secret of a join ticket, which is good once.
     Ticket(Zeroizing<Vec<u8>>),
-    /// With a token that somebody else issues and rotates.
-    Jwt {
-        /// The attestor's name at control.
-        attestor: String,
-        /// Where the token is.
-        file: PathBuf,
-    },
-    /// With the key of a certificate of another CA.
-    X509 {
-        /// The attestor's name at control.
-        attestor: String,
-        /// PEM chain, leaf first.
-        chain: PathBuf,
-        /// PEM private key of the leaf.
-        key: PathBuf,
-    },
+    /// With something that lasts.
+    Attest(Attest),
 }
 
 /// Why there is no proof to send.
@@ -96,11 +83,11 @@ impl Proof {
     ) -> Result<Message, IdentityError> {
         match self {
             Self::Ticket(secret) => Ok(Message::JoinToken(v1::JoinTokenProof { secret: secret.to_vec() })),
-            Self::Jwt { attestor, file } => {
+            Self::Attest(Attest::Jwt { attestor, file }) => {
                 let token = token(file).await?;
                 Ok(Message::Jwt(v1::JwtProof { attestor: attestor.clone(), token }))
             }
-            Self::X509 { attestor, chain, key } => {
+            Self::Attest(Attest::X509 { attestor, chain, key }) => {
                 // Read first: who cannot answer asks for no challenge.
                 let (certificates, pem) = (certificates(chain).await?, read(key, LARGEST_KEY).await?);
                 let csr_sha256 = sha256(csr);
@@ -128,15 +115,7 @@ impl fmt::Debug for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ticket(_) => f.write_str("Ticket(..)"),
-            Self::Jwt { attestor, file } => {
-                f.debug_struct("Jwt").field("attestor", attestor).field("file", file).finish()
-            }
-            Self::X509 { attestor, chain, key } => f
-                .debug_struct("X509")
-                .field("attestor", attestor)
-                .field("chain", chain)
-                .field("key", key)
-                .finish(),
+            Self::Attest(attest) => attest.fmt(f),
         }
     }
 }
@@ -231,7 +210,7 @@ mod tests {
         let ticket = Proof::Ticket(Zeroizing::new(vec![7; 32]));
         assert!(!ticket.is_repeatable());
         assert_eq!(format!("{ticket:?}"), "Ticket(..)");
-        let jwt = Proof::Jwt { attestor: "kubernetes".into(), file: "token".into() };
+        let jwt = Proof::Attest(Attest::Jwt { attestor: "kubernetes".into(), file: "token".into() });
         assert!(jwt.is_repeatable());
     }
 }

@@ -89,7 +89,7 @@ async fn phases(
     })?;
     drop(unproven);
     record.facts.source = Some(peer.id.clone());
-    let _counted = shared.limits.identities.enter(peer.id.clone()).ok_or_else(|| limited("identity"))?;
+    let _counted = shared.limits.identity(&peer.id).ok_or_else(|| limited("identity"))?;
     let spoken = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
 
     let arrival = Arrival {

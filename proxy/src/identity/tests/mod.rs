@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::control::{join, renew};
 use super::{Joining, Proof, attest_by_svid};
+use crate::config::Attest;
 use crate::connections::Connections;
 use crate::control::Addresses;
 use crate::mesh::Mesh;
@@ -37,7 +38,7 @@ fn by_token(text: &str) -> (TempDir, Proof) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");
     std::fs::write(&file, text).unwrap();
-    (directory, Proof::Jwt { attestor: "kubernetes".into(), file })
+    (directory, Proof::Attest(Attest::Jwt { attestor: "kubernetes".into(), file }))
 }
 
 /// Joins, and keeps the SVID fresh until dropped.
@@ -111,7 +112,7 @@ async fn a_certificate_s_key_signs_the_challenge_for_this_request() {
     let [chain, file] = ["device.pem", "device.key"].map(|name| directory.path().join(name));
     std::fs::write(&chain, certificate.pem()).unwrap();
     std::fs::write(&file, key.serialize_pem()).unwrap();
-    let proof = Proof::X509 { attestor: "devices".into(), chain, key: file };
+    let proof = Proof::Attest(Attest::X509 { attestor: "devices".into(), chain, key: file });
     let joining =
         Joining { spiffe_id: Some("spiffe://mesh.test/orders".parse().unwrap()), ..control.joining(proof) };
     join(&joining, &Addresses::new(joining.control.clone()), &mesh()).await.unwrap();
