@@ -167,6 +167,7 @@ impl Service {
             state,
         };
         let duty_watchers = Arc::clone(&rooms.watchers);
+        let gate = rooms.gate.clone();
         let duties = Duties {
             store: store.clone(),
             authority: Arc::clone(&authority),
@@ -177,6 +178,7 @@ impl Service {
             metrics: metrics.clone(),
             checkpointer,
             exports: exports.clone(),
+            gate,
         };
         duties.start(&tasks, &stop);
         #[cfg(test)]

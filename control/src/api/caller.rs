@@ -202,6 +202,14 @@ impl Gate {
         &self.refusals
     }
 
+    /// Records how many refusals the audit lacks since the last time, if it lacks any.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn summarize_refusals(&self) -> Result<(), StoreError> {
+        self.refusals.summarize().await
+    }
+
     /// What it decides by, to be told of changes.
     pub(super) fn states(&self) -> watch::Receiver<Arc<MeshState>> {
         self.state.clone()

@@ -38,11 +38,15 @@ impl Identity for Rooms {
         let attested = match &proof {
             None => return Err(AttestError::NoProof.to_status()),
             Some(Proof::Svid(_)) => self.successor(&extensions).await?,
-            Some(proof) => self
-                .attestors
-                .verify(proof, &csr, &spiffe_id, &asks)
-                .await
-                .map_err(|error| error.to_status())?,
+            Some(proof) => match self.attestors.verify(proof, &csr, &spiffe_id, &asks).await {
+                Ok(attested) => attested,
+                Err(error) => {
+                    if let Some(disbelief) = error.disbelief() {
+                        self.gate.refusals().disbelieved(disbelief, address, name).await;
+                    }
+                    return Err(error.to_status());
+                }
+            },
         };
         let (evidence, id) = (attested.evidence.clone(), attested.id.clone());
         let issued = match self.issuer.attest(attested, &csr, &version, address, name).await {
@@ -52,16 +56,14 @@ impl Identity for Rooms {
                 // a token that was never good.
                 return Err(match issue::refusal(&error) {
                     Some(refusal) if refusal.is_about_standing() => {
-                        if let (Some(name), Evidence::Proven(_) | Evidence::Svid { .. }) = (name, &evidence) {
+                        if let Evidence::Proven(_) | Evidence::Svid { .. } = &evidence {
                             self.gate.refusals().stands_not(&id, address, refusal, name).await;
                         }
                         attest::refused(&self.store, &evidence, refusal.as_str(), &asks).await.to_status()
                     }
                     _ => {
                         let status = error.to_status();
-                        if let Some(name) = name {
-                            self.gate.refusals().attested(&id, address, &status, name).await;
-                        }
+                        self.gate.refusals().attested(&id, address, &status, name).await;
                         status
                     }
                 });

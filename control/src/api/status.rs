@@ -138,7 +138,7 @@ impl ToStatus for AttestError {
             Self::NoAttestor => Code::NotFound,
             Self::CsrHash => Code::InvalidArgument,
             Self::Keys => Code::Unavailable,
-            Self::Token | Self::Disbelieved => Code::Unauthenticated,
+            Self::Token(_) | Self::Disbelieved(_) => Code::Unauthenticated,
             Self::Store(error) => match error {
                 StoreError::NotFound { .. } | StoreError::Refused(_) => Code::Unauthenticated,
                 error => error.code(),

@@ -7,7 +7,7 @@ use signet_proto::spiffe::SpiffeId;
 use signet_proto::ticket::JoinTicket;
 use zeroize::Zeroizing;
 
-use super::{AttestError, Attested};
+use super::{AttestError, Attested, Disbelief};
 use crate::ca::Authority;
 use crate::roles::Permission;
 use crate::store::model::{Actor, Evidence, NewToken};
@@ -89,7 +89,8 @@ impl Tokens {
 pub(super) async fn verify(store: &Store, secret: &[u8], asks: &Actor) -> Result<Attested, AttestError> {
     if secret.len() != SECRET_LENGTH {
         tracing::warn!(because = "wrong length", %asks, "join token refused");
-        return Err(AttestError::Token);
+        let why = format!("{} bytes, expected {SECRET_LENGTH}", secret.len());
+        return Err(AttestError::Token(Some(Disbelief::new("join_token", "wrong_length", &why))));
     }
     // Looked up by its hash: nothing is compared byte by byte with what the caller sent.
     let secret_sha256 = crate::sha256(secret);

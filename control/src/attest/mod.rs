@@ -9,6 +9,7 @@ mod proven;
 pub mod x509;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use oidc::{JwtAttestors, StartError};
 use x509::{X509Attestor, X509ConfigError};
 
 pub use join_token::{DEFAULT_TTL, MAX_TTL, NoTicket, Tokens};
-pub use proven::Proven;
+pub use proven::{ProofUse, Proven};
 
 /// A proven workload, and what proved it.
 #[derive(Debug)]
@@ -51,10 +52,10 @@ pub enum AttestError {
     NoAttestor,
     /// The one answer to every token that cannot be redeemed.
     #[error("unknown or used or expired token: create another with `signet token create`")]
-    Token,
+    Token(Option<Disbelief>),
     /// The one answer to every other proof that is not believed, or entitles to nothing.
     #[error("not believed, or it entitles to nothing here: the log and the audit of control say why")]
-    Disbelieved,
+    Disbelieved(Disbelief),
     /// The keys to check it with are not there, or not yet.
     #[error("the keys of the token's issuer are not there: try again in a moment")]
     Keys,
@@ -64,6 +65,37 @@ pub enum AttestError {
     /// The store failed.
     #[error(transparent)]
     Store(StoreError),
+}
+
+/// Why a proof is not believed, for the audit: whoever sent it is not told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disbelief {
+    /// Who did not believe it: an attestor of the settings, or `join_token`.
+    pub attestor: String,
+    /// A stable word.
+    pub because: &'static str,
+    /// In words.
+    pub why: String,
+}
+
+impl Disbelief {
+    /// Of `attestor`.
+    #[must_use]
+    pub fn new(attestor: &str, because: &'static str, why: &dyn fmt::Display) -> Self {
+        Self { attestor: attestor.to_owned(), because, why: why.to_string() }
+    }
+}
+
+impl AttestError {
+    /// What the audit has to say about it, if nothing has been said there yet.
+    #[must_use]
+    pub fn disbelief(&self) -> Option<&Disbelief> {
+        match self {
+            Self::Token(disbelief) => disbelief.as_ref(),
+            Self::Disbelieved(disbelief) => Some(disbelief),
+            _ => None,
+        }
+    }
 }
 
 /// Why the attestors cannot be started.
@@ -151,19 +183,18 @@ impl Attestors {
                 if matches!(error, JwtError::AttestorUnknown) {
                     return AttestError::NoAttestor;
                 }
-                disbelieved(&proof.attestor, error.reason(), &error, asks);
+                let disbelieved = disbelieved(&proof.attestor, error.reason(), &error, asks);
                 match error {
                     // Ours to wait for, not a reason to give up.
                     JwtError::KeysUnavailable => AttestError::Keys,
-                    _ => AttestError::Disbelieved,
+                    _ => disbelieved,
                 }
             })?,
             Proof::X509Pop(proof) => {
                 let attestor = self.x509.get(&proof.attestor).ok_or(AttestError::NoAttestor)?;
-                attestor.verify(proof, csr, time::now()).map_err(|error| {
-                    disbelieved(&proof.attestor, error.reason(), &error, asks);
-                    AttestError::Disbelieved
-                })?
+                attestor
+                    .verify(proof, csr, time::now())
+                    .map_err(|error| disbelieved(&proof.attestor, error.reason(), &error, asks))?
             }
         };
         self.entitled(proven, wanted, asks).await
@@ -172,10 +203,11 @@ impl Attestors {
     async fn entitled(&self, proven: Proven, wanted: &str, asks: &Actor) -> Result<Attested, AttestError> {
         let wanted = match wanted {
             "" => None,
-            wanted => Some(wanted.parse().map_err(|error| {
-                disbelieved(&proven.attestor, "unknown_identity", &error, asks);
-                AttestError::Disbelieved
-            })?),
+            wanted => Some(
+                wanted
+                    .parse()
+                    .map_err(|error| disbelieved(&proven.attestor, "unknown_identity", &error, asks))?,
+            ),
         };
         let selectors: BTreeSet<_> = proven.selectors.clone();
         match self.store.entitled(selectors, wanted).await {
@@ -183,25 +215,26 @@ impl Attestors {
                 Ok(Attested { id, ttl, again: None, evidence: Evidence::Proven(proven) })
             }
             Err(StoreError::Refused(refusal)) => {
-                disbelieved(&proven.attestor, refusal.as_str(), &refusal, asks);
-                Err(AttestError::Disbelieved)
+                Err(disbelieved(&proven.attestor, refusal.as_str(), &refusal, asks))
             }
             Err(error) => Err(AttestError::Store(error)),
         }
     }
 }
 
-fn disbelieved(attestor: &str, because: &str, error: &dyn std::fmt::Display, asks: &Actor) {
+fn disbelieved(attestor: &str, because: &'static str, error: &dyn fmt::Display, asks: &Actor) -> AttestError {
     tracing::warn!(attestor, because, %error, %asks, "proof not believed");
+    AttestError::Disbelieved(Disbelief::new(attestor, because, error))
 }
 
-/// The public error for a refused issuance, and its record in the audit: also what is found out only in the
-/// commit (of many redeems at the same time, all but one) looks the same to the caller.
+/// The public error for a refused issuance, and the record of a known join token in the audit: also what is found out
+/// only in the commit (of many redeems at the same time, all but one) looks the same to the caller.
 pub async fn refused(store: &Store, evidence: &Evidence, because: &'static str, asks: &Actor) -> AttestError {
     tracing::warn!(proof = evidence.proof(), because, %asks, "proof refused");
-    let Evidence::JoinToken { secret_sha256 } = evidence else { return AttestError::Disbelieved };
+    let disbelief = Disbelief::new(evidence.proof(), because, &because);
+    let Evidence::JoinToken { secret_sha256 } = evidence else { return AttestError::Disbelieved(disbelief) };
     match store.refuse_token(*secret_sha256, because, asks.clone()).await {
-        Ok(()) => AttestError::Token,
+        Ok(is_known) => AttestError::Token((!is_known).then_some(disbelief)),
         Err(error) => AttestError::Store(error),
     }
 }

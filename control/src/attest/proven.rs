@@ -1,6 +1,7 @@
 //! What every attestor with selectors ends in: a set of facts about who asks, and what is kept of the proof.
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 use crate::registry::Selector;
 
@@ -13,4 +14,15 @@ pub struct Proven {
     pub selectors: BTreeSet<Selector>,
     /// What the audit keeps of the proof: small, and nothing that proves anything again.
     pub evidence: serde_json::Value,
+    /// If it is good with one key only, decided in the commit: by what it is known again.
+    pub used: Option<ProofUse>,
+}
+
+/// A proof that is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProofUse {
+    /// SHA-256 of what was signed of it.
+    pub sha256: [u8; 32],
+    /// From then on it proves nothing.
+    pub ends: SystemTime,
 }

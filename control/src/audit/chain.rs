@@ -173,6 +173,10 @@ pub enum Action {
     CallRefused,
     /// Somebody known was denied an SVID.
     SvidRefused,
+    /// A proof of somebody unknown was not believed.
+    ProofRefused,
+    /// So many refusals were not recorded one by one.
+    RefusalsLeftOut,
     /// The key that signs checkpoints was made.
     AuditKeyCreated,
     /// Control was told to start on a store that lacks events.
@@ -206,6 +210,8 @@ impl Action {
             Self::RoleWithdrawn => "role.withdrawn",
             Self::CallRefused => "call.refused",
             Self::SvidRefused => "svid.refused",
+            Self::ProofRefused => "proof.refused",
+            Self::RefusalsLeftOut => "refusals.left_out",
             Self::AuditKeyCreated => "audit.key_created",
             Self::OlderStoreAccepted => "store.older_accepted",
         }

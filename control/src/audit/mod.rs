@@ -41,7 +41,7 @@ pub use guard::{
 };
 pub use key::{AuditKey, AuditKeyError, AuditKeyRecord, AuditSigner};
 pub use line::{Line, LineError};
-pub use refusals::{RefusalLimiter, Verdict};
+pub use refusals::{LeftOut, RefusalLimiter, Refused, Verdict};
 pub use sink::{HttpAddress, HttpError, Sink, SinkAddress, SinkAddressError, SinkError};
 pub use store::AuditStore;
 pub use verify::{CheckpointList, Finding, Report, Start, Verifier, verify};

@@ -37,7 +37,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::OwnIdentity;
+use crate::api::{Gate, OwnIdentity};
 use crate::audit::{Checkpointer, Exports};
 use crate::ca::Authority;
 use crate::publish::{Endpoints, Watchers};
@@ -91,6 +91,8 @@ pub struct Duties {
     pub checkpointer: Arc<Checkpointer>,
     /// Where copies of the audit go.
     pub exports: Exports,
+    /// Knows what was refused.
+    pub gate: Gate,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -116,6 +118,9 @@ impl Duties {
         self.spawn(tasks, stop, "prune", 60 * second, move |duties| {
             let steady = prune_now(STEADY_LONG);
             async move { if steady && duties.store.leads() { duties.prune().await } else { Ok(()) } }
+        });
+        self.spawn(tasks, stop, "refusals", 600 * second, |duties| async move {
+            Ok(duties.gate.summarize_refusals().await?)
         });
         self.spawn(tasks, stop, "audit", 3600 * second, |duties| async move { duties.audit().await });
         self.spawn_checkpoints(tasks, stop);

@@ -41,6 +41,7 @@ pub(super) const TABLES: &[&str] = &[
     "role_binding",
     "audit_key",
     "audit_checkpoint",
+    "proof_use",
 ];
 /// What is of the moment. How far copies of the audit are, too: a restored store is behind them, and goes by what they
 /// hold themselves, or begins again.

@@ -108,6 +108,9 @@ pub enum Refusal {
     /// Documents that cannot be applied, each with its reason.
     #[error("nothing was applied: {0}")]
     NotApplied(String),
+    /// A proof that is good with one key only came with another.
+    #[error("the token was used with another key before: ask the issuer for another one")]
+    ProofUsed,
     /// The instance was revoked.
     #[error("instance is revoked: it must attest again with a new join token")]
     InstanceRevoked,
@@ -174,6 +177,7 @@ impl Refusal {
             Self::WorkloadEnded { .. } => "workload_ended",
             Self::Unmatched(_) => "unmatched",
             Self::NotApplied(_) => "not_applied",
+            Self::ProofUsed => "proof_used",
             Self::InstanceRevoked => "instance_revoked",
             Self::InstanceLapsed => "instance_lapsed",
             Self::InstanceUnknown => "instance_unknown",

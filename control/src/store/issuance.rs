@@ -10,7 +10,9 @@ use super::model::{Actor, Attestation, Evidence, Issuance, Renewal};
 use super::revocations::instance_of;
 use super::sql::values;
 use super::tokens::Redeemed;
-use super::{Refusal, Store, StoreError, entitlement, lapse, leases, revocations, tokens, workloads};
+use super::{
+    Refusal, Store, StoreError, entitlement, lapse, leases, proof_uses, revocations, tokens, workloads,
+};
 use crate::audit::{Action, RequestId};
 use crate::registry::Approval;
 use crate::time;
@@ -84,6 +86,9 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
             matches!(redeemed, Redeemed::Again)
         }
         Evidence::Proven(proven) => {
+            if let Some(used) = &proven.used {
+                proof_uses::bind(change, used, &issuance.spki_sha256)?;
+            }
             entitlement::admit(change, &issuance.spiffe_id, &proven.selectors, &actor)?;
             instance_of(&change.sql, &new.instance.to_string())?.is_some()
         }

@@ -34,6 +34,7 @@ mod mesh;
 pub mod model;
 mod news;
 mod policies;
+mod proof_uses;
 mod readers;
 mod registrations;
 mod revocations;

@@ -57,6 +57,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(3, "0003_roles.sql", "roles", oldest: 1),
     migration!(4, "0004_registry.sql", "registry", oldest: 1),
     migration!(5, "0005_audit.sql", "signed checkpoints of the audit", oldest: 1),
+    migration!(6, "0006_proofs.sql", "proofs that are good with one key", oldest: 1),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.

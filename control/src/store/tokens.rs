@@ -59,7 +59,7 @@ impl Store {
         .await
     }
 
-    /// Records that a token was presented and refused, if the token is known at all.
+    /// Records that a token was presented and refused, if the token is known at all: whether it is.
     ///
     /// # Errors
     /// When it cannot be recorded.
@@ -68,30 +68,28 @@ impl Store {
         secret_sha256: [u8; 32],
         because: &'static str,
         actor: Actor,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         // Nobody who has proven nothing makes the writer work without bound.
-        let counts = self.read(move |sql| {
-            let query = "SELECT count(*) FROM join_token WHERE secret_sha256 = ?1 AND refusals < ?2";
-            sql.one::<u64>(query, values![secret_sha256, AUDITED_REFUSALS])
+        let counted = self.read(move |sql| {
+            let query = "SELECT refusals < ?2 FROM join_token WHERE secret_sha256 = ?1";
+            sql.find(query, values![secret_sha256, AUDITED_REFUSALS], |row| row.get::<bool>(0))
         });
-        if counts.await? == 0 {
-            return Ok(());
+        match counted.await? {
+            None => return Ok(false),
+            Some(false) => return Ok(true),
+            Some(true) => {}
         }
         self.write(move |change| {
-            let Some(found) = find(&change.sql, &secret_sha256)? else { return Ok(()) };
+            let Some(found) = find(&change.sql, &secret_sha256)? else { return Ok(false) };
             let counted = change.sql.execute(
                 "UPDATE join_token SET refusals = refusals + 1 WHERE secret_sha256 = ?1 AND refusals < ?2",
                 values![secret_sha256, AUDITED_REFUSALS],
             )?;
-            if counted == 0 {
-                return Ok(());
+            if counted > 0 {
+                let detail = json!({ "because": because, "token": token_name(&secret_sha256) });
+                change.audit(&actor, Action::TokenRefused, found.spiffe_id.as_str(), &detail)?;
             }
-            change.audit(
-                &actor,
-                Action::TokenRefused,
-                found.spiffe_id.as_str(),
-                &json!({ "because": because, "token": token_name(&secret_sha256) }),
-            )
+            Ok(true)
         })
         .await
     }

@@ -69,6 +69,12 @@ impl<'a> Token<'a> {
         self.key_id.as_deref()
     }
 
+    /// What was signed: the same in every form that the signature can have.
+    #[must_use]
+    pub fn signed(&self) -> &[u8] {
+        self.signed
+    }
+
     /// Checks the signature, and only then reads the claims: always an object.
     ///
     /// # Errors

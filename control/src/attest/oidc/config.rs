@@ -53,6 +53,18 @@ pub struct JwtConfig {
     pub max_lifetime: Duration,
     /// How far the issuer's clock may be off.
     pub leeway: Duration,
+    /// Whether one token may come with several keys.
+    pub reuse: Reuse,
+}
+
+/// Whether one token may come with several keys while it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reuse {
+    /// With any: a proxy that starts anew makes another key, and its token is still the same.
+    Allow,
+    /// With the key that it was used with first.
+    SameKey,
 }
 
 /// Where an issuer's keys are.
@@ -87,6 +99,7 @@ struct Table {
     algorithms: Option<Vec<String>>,
     max_lifetime: Option<Span>,
     leeway: Option<Span>,
+    reuse: Option<Reuse>,
 }
 
 impl JwtConfig {
@@ -110,6 +123,7 @@ impl JwtConfig {
                 MAX_LIFETIME,
             )?,
             leeway: bounded("leeway", table.leeway, DEFAULT_LEEWAY, 0, MAX_LEEWAY)?,
+            reuse: table.reuse.unwrap_or_else(|| table.profile.usual_reuse()),
             profile: table.profile,
             issuer: text("issuer", table.issuer)?,
             audience: table.audience,

@@ -22,7 +22,8 @@
 //! fact left out, another entry might match.
 //!
 //! A token proves the same to whoever holds it, for as long as it lives: ask issuers for short ones, with an
-//! audience of this mesh's own.
+//! audience of this mesh's own. A job's token (`github`, `gitlab`) is good with the key that it was used with first
+//! ([`Reuse`]); others are files that a restarted proxy reads again, and so with any.
 
 mod address;
 mod claims;
@@ -51,11 +52,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::fetch::Fetcher;
 use self::source::Source;
-use super::proven::Proven;
+use super::proven::{ProofUse, Proven};
 use crate::telemetry::metrics;
 use crate::{hex, time};
 
-pub use config::{JwtConfig, KeyOrigin};
+pub use config::{JwtConfig, KeyOrigin, Reuse};
 pub use error::JwtError;
 pub use fetch::FetchError;
 pub use profile::{ClaimPath, ClaimPathError, Profile};
@@ -148,7 +149,9 @@ impl JwtAttestors {
         let config = &attestor.config;
         let selectors = profile::selectors(name, config.profile, &config.claims, &claims)?;
         let evidence = evidence(&token, text, &claims, ends);
-        Ok(Proven { attestor: name.to_owned(), selectors, evidence })
+        let used = (config.reuse == Reuse::SameKey)
+            .then(|| ProofUse { sha256: crate::sha256(token.signed()), ends: ends + config.leeway });
+        Ok(Proven { attestor: name.to_owned(), selectors, evidence, used })
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::config::Reuse;
 use super::error::JwtError;
 use crate::registry::Selector;
 
@@ -126,6 +127,14 @@ impl Profile {
             Self::GitLab => GITLAB,
             Self::Google => GOOGLE,
             Self::Azure => AZURE,
+        }
+    }
+
+    /// A job asks for a token of its own; other tokens are files that whoever starts there reads.
+    pub(super) fn usual_reuse(self) -> Reuse {
+        match self {
+            Self::GitHub | Self::GitLab => Reuse::SameKey,
+            Self::Generic | Self::Kubernetes | Self::Google | Self::Azure => Reuse::Allow,
         }
     }
 

@@ -71,6 +71,25 @@ async fn a_token_becomes_selectors_and_evidence() {
     assert_eq!(fixed.attestors.verify("other", &token).await, Err(JwtError::AttestorUnknown));
 }
 
+/// ECDSA has another signature for each: the token is the same.
+#[tokio::test]
+async fn a_token_that_is_good_with_one_key_is_known_again_by_what_was_signed() {
+    let key = Signer::new("one");
+    let fixed = with_file(&jwks(&[&key]), "reuse = \"same-key\"");
+    let (one, other) = (key.sign(&claims(STATIC)), key.sign(&claims(STATIC)));
+    assert_ne!(one, other);
+    let used = async |token: &str| fixed.attestors.verify("ci", token).await.unwrap().used.unwrap();
+    assert_eq!(used(&one).await, used(&other).await);
+    let mut another = claims(STATIC);
+    another["jti"] = json!("another");
+    assert_ne!(used(&one).await.sha256, used(&key.sign(&another)).await.sha256);
+    let expires = claims(STATIC)["exp"].as_u64().unwrap();
+    let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(expires);
+    assert!(used(&one).await.ends >= ends, "the leeway is part of its life");
+    let allowed = with_file(&jwks(&[&key]), "");
+    assert_eq!(allowed.attestors.verify("ci", &one).await.unwrap().used, None);
+}
+
 #[tokio::test]
 async fn evidence_is_small_whatever_the_claims() {
     let key = Signer::new("one");

@@ -47,7 +47,7 @@ pub(super) fn proven(
         "not_after": certificate.validity().not_after.timestamp(),
         "root": hex::encode(root_sha256),
     });
-    Ok(Proven { attestor: attestor.to_owned(), selectors: facts.selectors, evidence })
+    Ok(Proven { attestor: attestor.to_owned(), selectors: facts.selectors, evidence, used: None })
 }
 
 struct Facts<'a> {

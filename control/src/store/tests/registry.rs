@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::json;
+
 use super::model::{RevocationTarget, WorkloadStatus};
 use super::*;
+use crate::attest::{ProofUse, Proven};
 use crate::registry::{DocumentSet, File, Name, PlanOptions, Selector, plan};
 use crate::store::entitlement;
 
@@ -14,6 +17,7 @@ both_engines![
     a_pruned_workload_is_retired_and_revoked,
     a_suspension_by_hand_or_a_revocation_is_lifted_by_hand_only,
     a_template_gives_one_row_for_each_proof,
+    a_proof_that_is_good_with_one_key_proves_nothing_with_another,
     what_a_template_says_is_handed_down,
     a_template_takes_its_identities_with_it,
     a_registration_of_its_own_takes_an_identity_over,
@@ -202,6 +206,31 @@ async fn a_template_gives_one_row_for_each_proof(fixture: Fixture) {
     let nothing = fixture.store.entitled(BTreeSet::from(["test:a:b".parse().unwrap()]), None).await;
     assert!(matches!(refusal(nothing), Refusal::Unmatched(_)));
     assert!(fixture.verified_events().await > 0);
+}
+
+async fn a_proof_that_is_good_with_one_key_proves_nothing_with_another(fixture: Fixture) {
+    apply(&fixture, &[cluster("")]).await;
+    let ends = time::now() + HOUR;
+    let attest = async |key: u8, used: Option<u8>| {
+        let used = used.map(|proof| ProofUse { sha256: [proof; 32], ends });
+        let evidence = json!({});
+        let proven = Proven { attestor: "prod".into(), selectors: pod("shop", "payments"), evidence, used };
+        let issuance = Issuance { spki_sha256: [key; 32], ..issuance("ns/shop/sa/payments", ends) };
+        let attestation = Attestation { evidence: model::Evidence::Proven(proven), ..attestation(0) };
+        fixture.store.record_attestation(issuance, attestation).await
+    };
+    attest(1, Some(7)).await.unwrap();
+    attest(1, Some(7)).await.unwrap();
+    assert_eq!(refusal(attest(2, Some(7)).await), Refusal::ProofUsed);
+    attest(2, Some(8)).await.unwrap();
+    attest(3, None).await.unwrap();
+    let (one, other) = tokio::join!(attest(4, Some(9)), attest(5, Some(9)));
+    assert_eq!([one.is_ok(), other.is_ok()].iter().filter(|won| **won).count(), 1, "of two at once one");
+    assert_eq!(fixture.store.prune_ended(ends, 100).await.unwrap(), 0, "as long as it lives");
+    let after = ends + Duration::from_secs(1);
+    assert!(fixture.store.prune_ended(after, 100).await.unwrap() >= 3);
+    attest(2, Some(7)).await.unwrap();
+    fixture.verified_events().await;
 }
 
 async fn what_a_template_says_is_handed_down(fixture: Fixture) {

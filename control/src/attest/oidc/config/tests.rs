@@ -23,6 +23,28 @@ fn little_is_needed_and_the_rest_has_defaults() {
 }
 
 #[test]
+fn a_token_of_one_job_is_good_with_one_key_unless_told() {
+    let reuse = |profile: &str, rest: &str| {
+        read(&format!("{ISSUER}profile = \"{profile}\"\nclaims = {{ team = \"team\" }}\n{rest}"))
+            .unwrap()
+            .reuse
+    };
+    for (profile, usual) in [
+        ("github", Reuse::SameKey),
+        ("gitlab", Reuse::SameKey),
+        ("kubernetes", Reuse::Allow),
+        ("google", Reuse::Allow),
+        ("azure", Reuse::Allow),
+        ("generic", Reuse::Allow),
+    ] {
+        assert_eq!(reuse(profile, ""), usual, "{profile}");
+        assert_eq!(reuse(profile, "reuse = \"same-key\""), Reuse::SameKey);
+        assert_eq!(reuse(profile, "reuse = \"allow\""), Reuse::Allow);
+    }
+    assert!(mistake("profile = \"azure\"\nreuse = \"never\"").contains("reuse: unknown variant"));
+}
+
+#[test]
 fn everything_can_be_set() {
     let config = read(
         r##"

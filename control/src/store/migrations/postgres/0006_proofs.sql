@@ -1,0 +1,8 @@
+-- The key that a proof which is good with one only was used with first. Forgotten when the proof has ended.
+CREATE TABLE proof_use (
+  -- What was signed, not the signature: that may have other forms.
+  proof_sha256 BYTEA NOT NULL PRIMARY KEY,
+  spki_sha256  BYTEA NOT NULL,
+  ends_at_ms   BIGINT NOT NULL
+);
+CREATE INDEX proof_use_by_end ON proof_use (ends_at_ms);
