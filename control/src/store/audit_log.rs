@@ -60,7 +60,7 @@ impl AuditStore for Store {
                 values![&record.id, &record.public_key, &record.sealed_key, change.at],
             )?;
             change.audit(&Actor::control(), Action::AuditKeyCreated, &record.id, &json!({}))?;
-            Ok(record)
+            Ok(record.clone())
         })
         .await
     }
@@ -97,7 +97,7 @@ impl AuditStore for Store {
             change.operational();
             change.sql.post(
                 "INSERT INTO audit_checkpoint (sequence, line) VALUES (?1, ?2)",
-                values![sequence, Line::Checkpoint(checkpoint).to_string()],
+                values![sequence, Line::Checkpoint(checkpoint.clone()).to_string()],
             )
         })
         .await

@@ -84,9 +84,8 @@ impl<'a> Change<'a> {
         if self.accounted || !self.sql.has_changed() { Ok(()) } else { Err(StoreError::Unaudited) }
     }
 
-    /// Keeps the change and returns where the logs end now, or undoes it.
-    pub(super) fn end(self, keep: bool) -> Result<Heads, StoreError> {
-        self.sql.end(keep)?;
-        Ok(self.heads)
+    /// Where the logs end with this change.
+    pub(super) fn heads(&self) -> Heads {
+        self.heads
     }
 }

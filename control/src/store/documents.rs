@@ -34,7 +34,7 @@ impl Store {
     pub async fn apply_documents(
         &self,
         permission: impl Permission,
-        decide: impl FnOnce(&Documents) -> (Plan, Result<(), Refusal>) + Send + 'static,
+        decide: impl Fn(&Documents) -> (Plan, Result<(), Refusal>) + Send + 'static,
     ) -> Result<(Commit, Plan), StoreError> {
         self.write(move |change| {
             let current = read(&change.sql)?;

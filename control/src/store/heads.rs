@@ -6,6 +6,7 @@ use super::StoreError;
 use super::model::{Actor, Commit};
 use super::sql::{Sql, values};
 use crate::audit::{Action, AuditEvent, GENESIS};
+use crate::time;
 
 /// Where the next revision and the next audit event go.
 #[derive(Debug, Clone, Copy)]
@@ -17,12 +18,23 @@ pub(super) struct Heads {
 
 impl Heads {
     pub(super) fn read(sql: &Sql<'_>) -> Result<Self, StoreError> {
-        let last = sql.row("SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1", &[])?;
-        let (sequence, hash) = match last {
-            Some(row) => (row.get(0)?, row.get(1)?),
-            None => (0, GENESIS),
-        };
-        Ok(Self { commit: super::mesh::newest(sql)?, sequence, hash })
+        let row = sql.row(
+            "SELECT a.sequence, a.hash, r.revision, r.at_ms FROM (SELECT 1) AS asked
+             LEFT JOIN (SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1) AS a ON 1 = 1
+             LEFT JOIN (SELECT revision, at_ms FROM revision ORDER BY revision DESC LIMIT 1) AS r ON 1 = 1",
+            &[],
+        )?;
+        let row = row.ok_or_else(|| StoreError::Damaged("a question without an answer".into()))?;
+        let (sequence, hash): (Option<u64>, Option<[u8; 32]>) = (row.get(0)?, row.get(1)?);
+        let (revision, at): (Option<u64>, Option<SystemTime>) = (row.get(2)?, row.get(3)?);
+        Ok(Self {
+            commit: Commit {
+                revision: revision.unwrap_or_default(),
+                at: at.unwrap_or_else(|| time::from_millis(0)),
+            },
+            sequence: sequence.unwrap_or_default(),
+            hash: hash.unwrap_or(GENESIS),
+        })
     }
 
     /// Appends an audit event.

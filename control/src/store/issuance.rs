@@ -6,15 +6,12 @@ use serde_json::json;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::change::Change;
+use super::facts::{Asked, Facts, Standing};
 use super::model::{Actor, Attestation, Evidence, Issuance, Renewal};
-use super::revocations::instance_of;
 use super::sql::values;
 use super::tokens::Redeemed;
-use super::{
-    Refusal, Store, StoreError, entitlement, lapse, leases, proof_uses, revocations, tokens, workloads,
-};
+use super::{Refusal, Store, StoreError, entitlement, lapse, leases, proof_uses, tokens};
 use crate::audit::{Action, RequestId};
-use crate::registry::Approval;
 use crate::time;
 
 impl Store {
@@ -77,32 +74,48 @@ impl Store {
 }
 
 fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Result<(), StoreError> {
+    let id = &issuance.spiffe_id;
     let actor = Actor::anonymous(new.address).in_call(new.request_id);
+    if let Evidence::Proven(proven) = &new.evidence {
+        entitlement::admit(change, id, &proven.selectors, &actor)?;
+    }
+    let facts = Facts::read(
+        &change.sql,
+        &match &new.evidence {
+            Evidence::JoinToken { secret_sha256 } => {
+                Asked { secret_sha256: Some(secret_sha256), ..Asked::about(issuance, &new.instance) }
+            }
+            Evidence::Proven(_) => Asked::about(issuance, &new.instance),
+            Evidence::Svid { instance, presented } => Asked { presented, ..Asked::about(issuance, instance) },
+        },
+    )?;
+    facts.require_active(id, change.at)?;
     let again = match &new.evidence {
         Evidence::JoinToken { secret_sha256 } => {
-            workloads::require_active(&change.sql, &issuance.spiffe_id, change.at)?;
-            let key = &issuance.spki_sha256;
-            let redeemed = tokens::redeem(change, secret_sha256, &issuance.spiffe_id, &new.instance, key)?;
-            matches!(redeemed, Redeemed::Again)
+            let redeemed = facts.token()?.judge(id, &new.instance, change.at)?;
+            if redeemed == Redeemed::Again {
+                tokens::require_fresh(&change.sql, &new.instance, &issuance.spki_sha256)?;
+            }
+            facts.require_issuable()?;
+            if redeemed == Redeemed::Now {
+                tokens::spend(change, secret_sha256, &new.instance)?;
+            }
+            redeemed == Redeemed::Again
         }
         Evidence::Proven(proven) => {
+            facts.require_issuable()?;
             if let Some(used) = &proven.used {
                 proof_uses::bind(change, used, &issuance.spki_sha256)?;
             }
-            entitlement::admit(change, &issuance.spiffe_id, &proven.selectors, &actor)?;
-            instance_of(&change.sql, &new.instance.to_string())?.is_some()
+            facts.has_instance()
         }
-        Evidence::Svid { instance, presented } => {
-            workloads::require_active(&change.sql, &issuance.spiffe_id, change.at)?;
-            require_unlisted(change, presented)?;
+        Evidence::Svid { instance, .. } => {
+            facts.require_unlisted()?;
+            facts.require_issuable()?;
             succeed(change, issuance, instance, new.request_id)?;
             false
         }
     };
-    if workloads::require(&change.sql, &issuance.spiffe_id)?.approval != Approval::None {
-        return Err(Refusal::ApprovalRequired.into());
-    }
-    require_own_key(change, issuance)?;
     let predecessor = match &new.evidence {
         Evidence::Svid { instance, .. } => Some(instance.to_string()),
         Evidence::JoinToken { .. } | Evidence::Proven(_) => None,
@@ -146,15 +159,6 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
     audit(change, issuance, &actor, Action::SvidIssued, &detail)
 }
 
-fn require_unlisted(change: &Change<'_>, presented: &[([u8; 32], Vec<u8>)]) -> Result<(), StoreError> {
-    for (issuer_sha256, serial) in presented {
-        if revocations::certificate_is_listed(&change.sql, issuer_sha256, serial)? {
-            return Err(Refusal::CertificateRevoked.into());
-        }
-    }
-    Ok(())
-}
-
 /// The instance whose SVID proved its successor ends as one that says goodbye.
 fn succeed(
     change: &mut Change<'_>,
@@ -182,11 +186,12 @@ fn succeed(
 }
 
 fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Result<(), StoreError> {
-    workloads::require_active(&change.sql, &issuance.spiffe_id, change.at)?;
     let instance = renewal.instance.to_string();
-    require_live(change, issuance, &instance)?;
-    require_unlisted(change, &renewal.presented)?;
-    require_own_key(change, issuance)?;
+    let asked = Asked { presented: &renewal.presented, ..Asked::about(issuance, &renewal.instance) };
+    match Facts::read(&change.sql, &asked)?.judge_renewal(&issuance.spiffe_id, change.at)? {
+        Standing::Live => {}
+        Standing::TakenForLapsed => lapse::revive(change, &instance, &issuance.spiffe_id).map(drop)?,
+    }
     insert(change, issuance, Some(&renewal.instance))?;
     // A renewal that was asked for twice (its first answer was lost) must not shorten what is known.
     change.sql.post("UPDATE instance SET status = 'active', renewals = renewals + 1, version = ?2, serial = ?3,
@@ -200,45 +205,6 @@ fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Res
         ])?;
     let actor = Actor::identity(&issuance.spiffe_id).in_call(renewal.request_id);
     audit(change, issuance, &actor, Action::SvidRenewed, &json!({ "instance": instance }))
-}
-
-/// The instance is this identity's, not revoked, and its newest SVID has not ended. If it was taken for lapsed
-/// all the same, it comes back.
-fn require_live(change: &mut Change<'_>, issuance: &Issuance, instance: &str) -> Result<(), StoreError> {
-    let found: Option<(String, SystemTime)> = change.sql.find(
-        "SELECT status, not_after_ms FROM instance WHERE id = ?1 AND spiffe_id = ?2",
-        values![instance, issuance.spiffe_id.as_str()],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
-    let (status, not_after) = found.ok_or(Refusal::InstanceUnknown)?;
-    match status.as_str() {
-        "active" | "departed" if not_after > change.at => Ok(()),
-        "lapsed" if not_after > change.at => lapse::revive(change, instance, &issuance.spiffe_id).map(drop),
-        "active" | "departed" | "lapsed" => Err(Refusal::InstanceLapsed.into()),
-        _ => Err(Refusal::InstanceRevoked.into()),
-    }
-}
-
-/// A key is one identity's: not revoked, not of a revoked instance, not certified for anyone else.
-fn require_own_key(change: &Change<'_>, issuance: &Issuance) -> Result<(), StoreError> {
-    if revocations::key_is_listed(&change.sql, &issuance.spki_sha256)? {
-        return Err(Refusal::KeyRevoked.into());
-    }
-    let uses = change.sql.rows(
-        "SELECT certificate.spiffe_id = ?2, coalesce(instance.status = 'revoked', false)
-         FROM certificate LEFT JOIN instance ON instance.id = certificate.instance
-         WHERE certificate.spki_sha256 = ?1",
-        values![&issuance.spki_sha256, issuance.spiffe_id.as_str()],
-    )?;
-    for used in uses {
-        if used.get(1)? {
-            return Err(Refusal::KeyRevoked.into());
-        }
-        if !used.get::<bool>(0)? {
-            return Err(Refusal::KeyOfAnother.into());
-        }
-    }
-    Ok(())
 }
 
 fn insert(change: &Change<'_>, issuance: &Issuance, instance: Option<&InstanceId>) -> Result<(), StoreError> {

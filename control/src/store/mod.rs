@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   domain method ──job──▶ bounded queue ──▶ writer thread: one write transaction (over all replicas)
-//!                                              job 1: savepoint, apply + audit event + revision
-//!                                              job 2: savepoint ... (a failed one is undone alone)
+//!                                              job 1: apply + audit event + revision
+//!                                              job 2: ... (a failed one is undone alone)
 //!                                            COMMIT (one sync for all) ──▶ wake publish ──▶ answers
 //!   domain method ──────▶ reader threads (snapshot reads, never wait for the writer)
 //!   follower thread (PostgreSQL) ◀── LISTEN: what other replicas committed; who leads
@@ -23,6 +23,7 @@ mod documents;
 mod entitlement;
 mod error;
 mod events;
+mod facts;
 mod follow;
 mod heads;
 mod identities;
@@ -235,11 +236,12 @@ impl Store {
         self.inner.committed.clone()
     }
 
-    /// One change: `work` runs on the writer thread inside its own savepoint; the answer comes after COMMIT.
+    /// One change: `work` runs on the writer thread, a second time if all of its batch had to be undone; the answer
+    /// comes after COMMIT.
     async fn write<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        W: FnOnce(&mut Change<'_>) -> Result<T, StoreError> + Send + 'static,
+        W: Fn(&mut Change<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         self.inner.writer.submit(work).await
     }

@@ -10,7 +10,11 @@ use super::sql::{Purpose, Session, Sql};
 
 const QUEUE: usize = 4096;
 
-type Job = Box<dyn FnOnce(&dyn Session) + Send>;
+/// Reads that one reader takes at once; the others leave it some.
+const TOGETHER: usize = 16;
+
+/// Runs inside of a snapshot, or is told why there is none.
+type Job = Box<dyn FnOnce(Result<&dyn Session, StoreError>) + Send>;
 
 pub(super) struct Readers {
     jobs: mpsc::Sender<Job>,
@@ -37,36 +41,37 @@ impl Readers {
         W: FnOnce(&Sql<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |session| {
-            let _ = answer.send(in_snapshot(session, work));
+        let job: Job = Box::new(move |snapshot| {
+            let _ = answer.send(snapshot.and_then(|session| work(&Sql::new(session))));
         });
         super::enqueue(&self.jobs, job).await?;
         answered.await.unwrap_or(Err(StoreError::Closed))
     }
 }
 
-/// One idle reader waits at the queue, the others at the lock; whoever gets a job lets the next one wait.
+/// One idle reader waits at the queue, the others at the lock; whoever gets something to do lets the next one wait.
 fn run(session: &dyn Session, queue: &Mutex<mpsc::Receiver<Job>>) {
-    loop {
-        let job = queue.lock().blocking_recv();
-        match job {
-            Some(job) => job(session),
-            None => return,
+    let mut taken = Vec::with_capacity(TOGETHER);
+    while queue.lock().blocking_recv_many(&mut taken, TOGETHER) > 0 {
+        let mut waiting = taken.drain(..).peekable();
+        while waiting.peek().is_some() {
+            in_snapshot(session, &mut waiting);
         }
     }
 }
 
-/// Several statements of one read see the same commit.
-fn in_snapshot<T>(
-    session: &dyn Session,
-    work: impl FnOnce(&Sql<'_>) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    session.begin(Purpose::Read)?;
-    let result = work(&Sql::new(session));
-    if session.is_usable() {
-        session.commit().inspect_err(|_| session.rollback())?;
-    } else {
-        session.rollback();
+/// What waits at the same time sees the same commit: the newest one, of after all of it was asked. After a read that
+/// fails, the rest begins again.
+fn in_snapshot(session: &dyn Session, waiting: &mut impl Iterator<Item = Job>) {
+    if let Err(error) = session.begin(Purpose::Read) {
+        waiting.for_each(|job| job(Err(error.clone())));
+        return;
     }
-    result
+    for job in waiting {
+        job(Ok(session));
+        if !session.is_usable() {
+            break;
+        }
+    }
+    session.rollback();
 }

@@ -68,14 +68,19 @@ pub(super) fn all(sql: &Sql<'_>, listed: Listed) -> Result<Vec<Registered>, Stor
 
 /// One of them, with or without a registration of its own.
 pub(super) fn find(sql: &Sql<'_>, wanted: &Name) -> Result<Option<Registered>, StoreError> {
+    let Some(mut found) = find_alone(sql, wanted)? else { return Ok(None) };
+    let query = "SELECT selector FROM selector WHERE name = ?1";
+    let selectors = sql.all(query, values![wanted.as_str()], |row| row.parsed(0))?;
+    found.declaration.selectors = selectors.into_iter().collect();
+    Ok(Some(found))
+}
+
+/// The same without its selectors, for whoever does not ask what proves it.
+pub(super) fn find_alone(sql: &Sql<'_>, wanted: &Name) -> Result<Option<Registered>, StoreError> {
     let Table { name, key, template } = Table::of(wanted);
     let query = format!("SELECT {key}, {template}, {COLUMNS} FROM {name} WHERE {key} = ?1");
-    let Some(row) = sql.row(&query, values![wanted.as_str()])? else { return Ok(None) };
-    let selectors =
-        sql.all("SELECT selector FROM selector WHERE name = ?1", values![wanted.as_str()], |row| {
-            row.parsed(0)
-        })?;
-    registered(&row, selectors.into_iter().collect()).map(Some)
+    let row = sql.row(&query, values![wanted.as_str()])?;
+    row.map(|row| registered(&row, BTreeSet::new())).transpose()
 }
 
 pub(super) fn require(sql: &Sql<'_>, name: &Name) -> Result<Registered, StoreError> {

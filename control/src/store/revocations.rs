@@ -275,25 +275,13 @@ fn unchanged(change: &Change<'_>, effect: String) -> Result<Mutation, StoreError
     Ok(Mutation { commit: change.newest(), effects: vec![effect] })
 }
 
-pub(super) fn key_is_listed(sql: &Sql<'_>, spki_sha256: &[u8; 32]) -> Result<bool, StoreError> {
-    is_listed(sql, "key", &crate::hex::encode(spki_sha256))
-}
-
-pub(super) fn certificate_is_listed(
-    sql: &Sql<'_>,
-    issuer_sha256: &[u8; 32],
-    serial: &[u8],
-) -> Result<bool, StoreError> {
-    is_listed(sql, "certificate", &certificate_name(issuer_sha256, serial))
-}
-
 fn is_listed(sql: &Sql<'_>, kind: &str, name: &str) -> Result<bool, StoreError> {
     let listed = sql
         .one("SELECT EXISTS (SELECT 1 FROM revocation WHERE kind = ?1 AND name = ?2)", values![kind, name])?;
     Ok(listed)
 }
 
-fn certificate_name(issuer_sha256: &[u8], serial: &[u8]) -> String {
+pub(super) fn certificate_name(issuer_sha256: &[u8], serial: &[u8]) -> String {
     format!("{}:{}", crate::hex::encode(issuer_sha256), crate::hex::encode(serial))
 }
 

@@ -157,7 +157,7 @@ pub(super) fn transaction<T>(
 ) -> Result<T, StoreError> {
     session.begin(Purpose::Schema)?;
     let sql = Sql::new(session);
-    let result = work(&sql).and_then(|done| sql.end(true).and_then(|()| session.commit()).map(|()| done));
+    let result = work(&sql).and_then(|done| session.commit().map(|()| done));
     result.inspect_err(|_| session.rollback())
 }
 

@@ -10,7 +10,7 @@ use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::change::Change;
 use super::model::{ASK_AGAIN, Actor, NewToken, Token};
-use super::sql::{Sql, values};
+use super::sql::{Row, Sql, values};
 use super::{Refusal, Store, StoreError, roles, workloads};
 use crate::audit::Action;
 use crate::roles::{Permission, Scope};
@@ -115,40 +115,28 @@ fn create(change: &mut Change<'_>, new: &NewToken, actor: &Actor) -> Result<(), 
     )
 }
 
-/// What redeeming a token meant.
+/// What redeeming a token means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Redeemed {
-    /// It was unspent: a new instance.
+    /// It is unspent: a new instance.
     Now,
-    /// The same instance asks again, with the same key, and has not renewed since.
+    /// The same instance asks again; it must have the same key, and not have renewed since.
     Again,
 }
 
 /// Spends the token for `instance`. Of any number of redeems at the same time exactly one succeeds: the
 /// update counts one row only for the first.
-pub(super) fn redeem(
+pub(super) fn spend(
     change: &Change<'_>,
     secret_sha256: &[u8; 32],
-    id: &SpiffeId,
     instance: &InstanceId,
-    spki_sha256: &[u8; 32],
-) -> Result<Redeemed, StoreError> {
+) -> Result<(), StoreError> {
     let spent = change.sql.execute(
-        "UPDATE join_token SET spent_at_ms = ?3, spent_by = ?4
-             WHERE secret_sha256 = ?1 AND spiffe_id = ?2 AND spent_at_ms IS NULL AND expires_at_ms > ?3",
-        values![secret_sha256, id.as_str(), change.at, instance.to_string()],
+        "UPDATE join_token SET spent_at_ms = ?2, spent_by = ?3
+             WHERE secret_sha256 = ?1 AND spent_at_ms IS NULL AND expires_at_ms > ?2",
+        values![secret_sha256, change.at, instance.to_string()],
     )?;
-    if spent == 1 {
-        return Ok(Redeemed::Now);
-    }
-    let found = find(&change.sql, secret_sha256)?.ok_or(Refusal::TokenUnknown)?;
-    if found.spiffe_id == *id
-        && found.redeemed_by(change.at) == Some(*instance)
-        && is_fresh(&change.sql, instance, spki_sha256)?
-    {
-        return Ok(Redeemed::Again);
-    }
-    found.require_redeemable(change.at)?;
-    Err(Refusal::TokenUnknown.into())
+    if spent == 1 { Ok(()) } else { Err(Refusal::TokenSpent.into()) }
 }
 
 /// Makes the unspent tokens of a workload worthless. Says how many there were.
@@ -161,25 +149,62 @@ pub(super) fn withdraw(change: &Change<'_>, id: &SpiffeId) -> Result<Option<Stri
     Ok((withdrawn > 0).then(|| format!("{withdrawn} unused join token(s) withdrawn")))
 }
 
-/// The instance is as its attestation left it, and has this key.
-fn is_fresh(sql: &Sql<'_>, instance: &InstanceId, spki_sha256: &[u8; 32]) -> Result<bool, StoreError> {
-    let fresh = sql.one(
+/// The instance that asks again is as its attestation left it, and has this key.
+pub(super) fn require_fresh(
+    sql: &Sql<'_>,
+    instance: &InstanceId,
+    spki_sha256: &[u8; 32],
+) -> Result<(), StoreError> {
+    let fresh: bool = sql.one(
         "SELECT EXISTS (SELECT 1 FROM instance JOIN certificate ON certificate.instance = instance.id
                WHERE instance.id = ?1 AND instance.status = 'active' AND instance.renewals = 0
                  AND certificate.spki_sha256 = ?2)",
         values![instance.to_string(), spki_sha256],
     )?;
-    Ok(fresh)
+    if fresh { Ok(()) } else { Err(Refusal::TokenSpent.into()) }
 }
 
-struct Found {
-    spiffe_id: SpiffeId,
-    expires_at: SystemTime,
+/// A join token as it is stored.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) spiffe_id: SpiffeId,
+    pub(super) expires_at: SystemTime,
     /// When, and by which instance or `withdrawn`.
-    spent: Option<(SystemTime, String)>,
+    pub(super) spent: Option<(SystemTime, String)>,
 }
+
+/// What [`Found::read`] reads.
+pub(super) const COLUMNS: &str = "spiffe_id, expires_at_ms, coalesce(spent_at_ms, 0), spent_by";
 
 impl Found {
+    /// From the columns that begin at `first`.
+    pub(super) fn read(row: &Row, first: usize) -> Result<Self, StoreError> {
+        Ok(Self {
+            spiffe_id: row.parsed(first)?,
+            expires_at: row.get(first + 1)?,
+            spent: match row.get(first + 3)? {
+                Some(by) => Some((row.get(first + 2)?, by)),
+                None => None,
+            },
+        })
+    }
+
+    /// What it means that `instance` of `id` presents it at `now`.
+    pub(super) fn judge(
+        &self,
+        id: &SpiffeId,
+        instance: &InstanceId,
+        now: SystemTime,
+    ) -> Result<Redeemed, Refusal> {
+        if self.spiffe_id != *id {
+            return Err(Refusal::TokenUnknown);
+        }
+        if self.redeemed_by(now) == Some(*instance) {
+            return Ok(Redeemed::Again);
+        }
+        self.require_redeemable(now).map(|()| Redeemed::Now)
+    }
+
     /// The instance that spent it, if that was not long ago.
     fn redeemed_by(&self, now: SystemTime) -> Option<InstanceId> {
         let (at, by) = self.spent.as_ref()?;
@@ -199,20 +224,6 @@ impl Found {
 }
 
 fn find(sql: &Sql<'_>, secret_sha256: &[u8; 32]) -> Result<Option<Found>, StoreError> {
-    let found = sql.find(
-        "SELECT spiffe_id, expires_at_ms, coalesce(spent_at_ms, 0), spent_by FROM join_token
-             WHERE secret_sha256 = ?1",
-        values![secret_sha256],
-        |row| {
-            Ok(Found {
-                spiffe_id: row.parsed(0)?,
-                expires_at: row.get(1)?,
-                spent: match row.get(3)? {
-                    Some(by) => Some((row.get(2)?, by)),
-                    None => None,
-                },
-            })
-        },
-    )?;
-    Ok(found)
+    let query = format!("SELECT {COLUMNS} FROM join_token WHERE secret_sha256 = ?1");
+    sql.find(&query, values![secret_sha256], |row| Found::read(row, 0))
 }

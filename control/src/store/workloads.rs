@@ -235,7 +235,9 @@ pub(super) fn hold(change: &Change<'_>, id: &SpiffeId, revision: u64) -> Result<
 }
 
 pub(super) fn require(sql: &Sql<'_>, id: &SpiffeId) -> Result<Workload, StoreError> {
-    registrations::require(sql, &Name::Identity(id.clone())).map(|registered| workload(id, registered))
+    let found = registrations::find_alone(sql, &Name::Identity(id.clone()))?;
+    let found = found.ok_or_else(|| StoreError::missing("workload", id.as_str()))?;
+    Ok(workload(id, found))
 }
 
 /// The workload, if it may get an SVID at `now`.

@@ -1,5 +1,10 @@
 //! The one thread that writes. It takes whatever changes wait and commits them together: the fsync is the
 //! price of durability, and it is paid once per batch.
+//!
+//! A batch is first done without savepoints, and without waiting for what nobody asks about. Nearly always that is all:
+//! what is refused, is refused before it changes anything. If something does have to be undone, all of it is, and
+//! done again with each change in a savepoint of its own: so a change that fails, fails alone. For that a change can be
+//! applied twice (`Fn`), and does nothing but what is undone with the transaction.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -65,117 +70,132 @@ impl Writer {
     pub(super) async fn submit<T, W>(&self, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        W: FnOnce(&mut Change<'_>) -> Result<T, StoreError> + Send + 'static,
+        W: Fn(&mut Change<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        super::enqueue(&self.jobs, Box::new(Task { work, answer }) as Box<dyn Job>).await?;
+        let task = Task { work, result: None, answer };
+        super::enqueue(&self.jobs, Box::new(task) as Box<dyn Job>).await?;
         answered.await.unwrap_or(Err(StoreError::Closed))
     }
 }
 
 /// A change of unknown result type, as the queue holds it.
 trait Job: Send {
-    /// Applies the change inside the open savepoint.
-    fn apply(self: Box<Self>, change: &mut Change<'_>) -> Applied;
-    /// Answers without having been applied.
-    fn refuse(self: Box<Self>, error: StoreError);
-}
-
-/// Answers, once it is known whether the batch was committed.
-type Answer = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-
-struct Applied {
-    /// Why its savepoint is rolled back, if it is.
-    failed: Option<StoreError>,
-    answer: Answer,
+    /// Applies the change. Asked again after what it did was undone, it does it again.
+    fn apply(&mut self, change: &mut Change<'_>) -> Result<(), StoreError>;
+    /// Answers: with what became of it, if it was committed.
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
 struct Task<T, W> {
     work: W,
+    result: Option<T>,
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
 
 impl<T, W> Job for Task<T, W>
 where
     T: Send + 'static,
-    W: FnOnce(&mut Change<'_>) -> Result<T, StoreError> + Send + 'static,
+    W: Fn(&mut Change<'_>) -> Result<T, StoreError> + Send + 'static,
 {
-    fn apply(self: Box<Self>, change: &mut Change<'_>) -> Applied {
-        let Self { work, answer } = *self;
-        let result = work(change).and_then(|value| change.require_accounted().map(|()| value));
-        Applied {
-            failed: result.as_ref().err().cloned(),
-            // A refusal, too, may rest on another change of the same batch: if that was not committed, the
-            // refusal is not true either.
-            answer: Box::new(move |committed| {
-                let _ = answer.send(committed.and(result));
-            }),
-        }
+    fn apply(&mut self, change: &mut Change<'_>) -> Result<(), StoreError> {
+        self.result = None;
+        let result = (self.work)(change)?;
+        change.require_accounted()?;
+        self.result = Some(result);
+        Ok(())
     }
 
-    fn refuse(self: Box<Self>, error: StoreError) {
-        let _ = self.answer.send(Err(error));
+    fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
+        let Self { result, answer, .. } = *self;
+        let _ = answer.send(committed.and_then(|()| result.ok_or(StoreError::Closed)));
     }
 }
 
 fn run(session: &dyn Session, mut queue: mpsc::Receiver<Box<dyn Job>>, publish: &Publish) {
     let mut arrived = Vec::with_capacity(MAX_BATCH);
-    let mut batch = VecDeque::with_capacity(MAX_BATCH);
+    let mut waiting = VecDeque::with_capacity(MAX_BATCH);
     while queue.blocking_recv_many(&mut arrived, MAX_BATCH) > 0 {
-        batch.extend(arrived.drain(..));
-        while !batch.is_empty() {
-            let (waiting, started) = (batch.len(), Instant::now());
-            commit(session, &mut batch, publish);
-            metrics::store_committed(waiting - batch.len(), started.elapsed());
+        waiting.extend(arrived.drain(..));
+        while !waiting.is_empty() {
+            let (before, started) = (waiting.len(), Instant::now());
+            commit(session, &mut waiting, publish);
+            metrics::store_committed(before - waiting.len(), started.elapsed());
         }
     }
     session.close();
 }
 
+/// How the changes of a batch are kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Apart {
+    /// Not at all: nothing is asked that need not be. If anything has to be undone, everything is, and done again.
+    Not,
+    /// Each in a savepoint of its own, so that it can be undone alone.
+    BySavepoints,
+}
+
+/// Changes of one commit: what became of each, and where the log ends now. A refusal, too, may rest on another change
+/// of the same batch, so that it is told only after the commit.
+struct Committed {
+    outcomes: Vec<Result<(), StoreError>>,
+    newest: Commit,
+}
+
 /// Commits what waits, as much as can be done while others who write do not wait for long.
-fn commit(session: &dyn Session, batch: &mut VecDeque<Box<dyn Job>>, publish: &Publish) {
-    let until = Instant::now() + LONGEST_BATCH;
-    let begun = session.begin(Purpose::Write).and_then(|()| Heads::read(&Sql::new(session)));
-    let mut heads = match begun {
-        Ok(heads) => heads,
-        Err(error) => {
-            session.rollback();
-            let error = failed(error);
-            batch.drain(..).for_each(|job| job.refuse(error.clone()));
-            return;
+fn commit(session: &dyn Session, waiting: &mut VecDeque<Box<dyn Job>>, publish: &Publish) {
+    let committed = match attempt(session, waiting, publish, Apart::Not) {
+        Err(error) if !matches!(error, StoreError::Unavailable(_) | StoreError::Unknown) => {
+            attempt(session, waiting, publish, Apart::BySavepoints)
         }
+        committed => committed,
     };
-    let before = heads.commit;
-    let mut answers = Vec::with_capacity(batch.len());
-    let mut fault = None;
-    while let Some(job) = batch.pop_front() {
-        let (answer, ended) = one(session, job, &mut heads, publish.shared);
-        answers.push(answer);
-        if let Err(error) = ended {
-            fault = Some(error);
-            break;
+    match committed {
+        Ok(Committed { outcomes, newest }) => {
+            publish.advance(newest);
+            for (job, outcome) in waiting.drain(..outcomes.len()).zip(outcomes) {
+                job.answer(outcome);
+            }
         }
-        if Instant::now() >= until {
-            break;
-        }
-    }
-    if let Some(error) = &fault {
-        batch.drain(..).for_each(|job| job.refuse(error.clone()));
-        session.rollback();
-    } else {
-        fault =
-            tell(session, publish, before, heads.commit).and_then(|()| session.commit()).err().map(failed);
-        if fault.is_some() {
-            session.rollback();
+        Err(error) => {
+            metrics::store_failed();
+            tracing::error!(%error, "store cannot commit");
+            waiting.drain(..).for_each(|job| job.answer(Err(error.clone())));
         }
     }
-    let outcome = fault.map_or(Ok(()), Err);
-    if outcome.is_ok() {
-        publish.advance(heads.commit);
-    }
-    for answer in answers {
-        answer(outcome.clone());
-    }
+}
+
+/// An error means that nothing was committed, but for [`StoreError::Unknown`].
+fn attempt(
+    session: &dyn Session,
+    waiting: &mut VecDeque<Box<dyn Job>>,
+    publish: &Publish,
+    apart: Apart,
+) -> Result<Committed, StoreError> {
+    let until = Instant::now() + LONGEST_BATCH;
+    let attempted = session.begin(Purpose::Write).and_then(|()| {
+        let mut heads = Heads::read(&Sql::new(session))?;
+        let before = heads.commit;
+        let mut outcomes = Vec::with_capacity(waiting.len());
+        for job in waiting.iter_mut() {
+            let mut change = Change::new(session, heads, time::now(), publish.shared);
+            let outcome = match apart {
+                Apart::Not => plainly(session, &mut **job, &mut change)?,
+                Apart::BySavepoints => alone(session, &mut **job, &mut change)?,
+            };
+            if outcome.is_ok() {
+                heads = change.heads();
+            }
+            outcomes.push(outcome);
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        tell(session, publish, before, heads.commit)?;
+        session.commit()?;
+        Ok(Committed { outcomes, newest: heads.commit })
+    });
+    attempted.inspect_err(|_| session.rollback())
 }
 
 /// Other replicas hear of it with the commit.
@@ -187,46 +207,30 @@ fn tell(session: &dyn Session, publish: &Publish, before: Commit, after: Commit)
     Ok(())
 }
 
-/// One change in its savepoint. An error means the whole transaction is lost: SQLite rolls back by itself
-/// when the disk is full or an I/O operation fails at a bad moment, a connection can end at any.
-fn one(
+/// One change without a way back: what is refused must have changed nothing.
+fn plainly(
     session: &dyn Session,
-    job: Box<dyn Job>,
-    heads: &mut Heads,
-    shared: bool,
-) -> (Answer, Result<(), StoreError>) {
-    let mut change = Change::new(session, *heads, time::now(), shared);
-    // Also a question that fails must not take the others of the batch with it.
-    if let Err(error) = change.sql.save() {
-        job.refuse(error.clone());
-        return (Box::new(|_| ()), Err(failed(error)));
+    job: &mut dyn Job,
+    change: &mut Change<'_>,
+) -> Result<Result<(), StoreError>, StoreError> {
+    match job.apply(change) {
+        Err(error) if change.sql.has_changed() || !session.is_usable() => Err(error),
+        outcome => Ok(outcome),
     }
-    let Applied { failed: mut refused, answer } = job.apply(&mut change);
-    let ended = if refused.is_none() && session.is_usable() {
-        match change.end(true) {
-            Ok(after) => {
-                *heads = after;
-                Ok(())
-            }
-            // What was sent without waiting for its answer failed: this change alone is undone.
-            Err(error) if session.is_usable() => {
-                refused = Some(error);
-                session.undo()
-            }
-            Err(error) => Err(error),
-        }
-    } else if session.is_usable() {
-        change.end(false).map(drop)
-    } else {
-        Err(refused.clone().unwrap_or_else(|| StoreError::Io("the transaction was rolled back".into())))
-    };
-    let late = refused;
-    let answer: Answer = Box::new(move |committed| answer(committed.and(late.map_or(Ok(()), Err))));
-    (answer, ended.map_err(failed))
 }
 
-fn failed(error: StoreError) -> StoreError {
-    metrics::store_failed();
-    tracing::error!(%error, "store cannot commit");
-    error
+/// One change in its savepoint. An error means the whole transaction is lost: SQLite rolls back by itself
+/// when the disk is full or an I/O operation fails at a bad moment, a connection can end at any.
+fn alone(
+    session: &dyn Session,
+    job: &mut dyn Job,
+    change: &mut Change<'_>,
+) -> Result<Result<(), StoreError>, StoreError> {
+    session.savepoint()?;
+    // What was sent without waiting for its answer fails at the release: this change alone is undone.
+    match job.apply(change).and_then(|()| session.release()) {
+        Err(error) if session.is_usable() => session.undo().map(|()| Err(error)),
+        Err(error) => Err(error),
+        Ok(()) => Ok(Ok(())),
+    }
 }

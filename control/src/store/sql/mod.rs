@@ -64,22 +64,19 @@ pub(super) trait Session: Send {
     fn close(&self) {}
 }
 
-/// What domain code runs statements with: a session inside a transaction, that marks where to come back to before
-/// the first change.
+/// What domain code runs statements with: a session inside a transaction, that knows whether anything was changed.
 pub(super) struct Sql<'a> {
     session: &'a dyn Session,
-    saved: Cell<bool>,
     changed: Cell<bool>,
 }
 
 impl<'a> Sql<'a> {
     pub(super) fn new(session: &'a dyn Session) -> Self {
-        Self { session, saved: Cell::new(false), changed: Cell::new(false) }
+        Self { session, changed: Cell::new(false) }
     }
 
     /// Runs a statement that changes rows. Returns how many it changed.
     pub(super) fn execute(&self, sql: &str, values: &[Value<'_>]) -> Result<u64, StoreError> {
-        self.save()?;
         let count = self.session.execute(sql, values)?;
         if count > 0 {
             self.changed.set(true);
@@ -89,7 +86,6 @@ impl<'a> Sql<'a> {
 
     /// Runs a statement that changes rows, for whoever does not ask how many.
     pub(super) fn post(&self, sql: &str, values: &[Value<'_>]) -> Result<(), StoreError> {
-        self.save()?;
         self.changed.set(true);
         self.session.post(sql, values)
     }
@@ -132,19 +128,5 @@ impl<'a> Sql<'a> {
     /// Whether any row was changed.
     pub(super) fn has_changed(&self) -> bool {
         self.changed.get()
-    }
-
-    /// Keeps the changes, or undoes them all.
-    pub(super) fn end(self, keep: bool) -> Result<(), StoreError> {
-        match (self.saved.get(), keep) {
-            (false, _) => Ok(()),
-            (true, true) => self.session.release(),
-            (true, false) => self.session.undo(),
-        }
-    }
-
-    /// Marks where to come back to, unless that was done.
-    pub(super) fn save(&self) -> Result<(), StoreError> {
-        if self.saved.replace(true) { Ok(()) } else { self.session.savepoint() }
     }
 }

@@ -138,10 +138,9 @@ impl PostgresSession {
     }
 
     fn plain(&self, sql: &'static str) -> Result<(), StoreError> {
-        self.on_link(async |link| {
-            link.pending.push(Pending::Plain(sql));
-            Ok(())
-        })
+        let mut link = self.link.borrow_mut();
+        link.as_mut().ok_or_else(|| lost("not connected"))?.pending.push(Pending::Plain(sql));
+        Ok(())
     }
 
     fn flushed(&self, sql: &'static str) -> Result<(), StoreError> {
@@ -338,9 +337,16 @@ impl Session for PostgresSession {
     }
 
     fn post(&self, sql: &str, values: &[Value<'_>]) -> Result<(), StoreError> {
+        let values = values.iter().cloned().map(Value::into_owned).collect();
+        if let Some(link) = self.link.borrow_mut().as_mut()
+            && link.pending.len() < MOST_PENDING
+            && let Some(statement) = link.statements.get(sql)
+        {
+            link.pending.push(Pending::Prepared(statement.clone(), values));
+            return Ok(());
+        }
         self.on_link(async |link| {
             let statement = link.statement(sql).await?;
-            let values = values.iter().cloned().map(Value::into_owned).collect();
             link.pending.push(Pending::Prepared(statement, values));
             if link.pending.len() >= MOST_PENDING { link.flush().await } else { Ok(()) }
         })

@@ -11,6 +11,8 @@ both_engines!(
     changes_at_the_same_time_share_commits_and_lose_nothing,
     failed_change_in_a_batch_rolls_back_alone,
     change_without_an_audit_event_is_refused,
+    change_that_fails_late_in_a_batch_fails_alone,
+    reads_that_wait_together_fail_alone,
     what_changed_since_a_revision_is_told_even_after_the_log_was_pruned,
     equal_documents_make_no_revision,
     policies_that_do_not_go_together_in_the_commit_are_refused_whole,
@@ -70,6 +72,55 @@ async fn change_without_an_audit_event_is_refused(fixture: Fixture) {
         .await;
     assert!(matches!(result, Err(StoreError::Unaudited)));
     assert_eq!(fixture.store.workloads().await.unwrap().len(), 2);
+}
+
+async fn change_that_fails_late_in_a_batch_fails_alone(fixture: Fixture) {
+    let store = &fixture.store;
+    let apply = |name: &str| store.apply_policies(vec![policy(name, "{}")], operator(), |_| Ok(()));
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let held = store.write(move |_| {
+        let _ = wait.recv();
+        Ok(())
+    });
+    let unaudited = store.write(|change| change.sql.post("DELETE FROM selector", &[]));
+    // Sent without waiting for its answer: where the engine is far away, it fails after the next change has begun.
+    let broken = store.write(|change| {
+        change.operational();
+        change.sql.post("INSERT INTO meta (name, value) VALUES ('broken', NULL)", &[])
+    });
+    let refused = store.write(|change| {
+        change.operational();
+        change.sql.post("INSERT INTO meta (name, value) VALUES ('refused', '')", &[])?;
+        Err::<(), _>(Refusal::TokenUnknown.into())
+    });
+    let (first, middle, last) = (apply("a"), apply("b"), apply("c"));
+    let begin = async move { drop(go) };
+    let (held, first, unaudited, middle, broken, refused, last, ()) =
+        tokio::join!(held, first, unaudited, middle, broken, refused, last, begin);
+    held.unwrap();
+    assert!(matches!(unaudited, Err(StoreError::Unaudited)), "{unaudited:?}");
+    assert!(matches!(broken, Err(StoreError::Io(_))), "{broken:?}");
+    assert_eq!(refusal(refused), Refusal::TokenUnknown);
+    let revisions = [first, middle, last].map(|applied| applied.unwrap().0.revision);
+    assert_eq!(revisions, [revisions[0], revisions[0] + 1, revisions[0] + 2], "as if the others were not");
+    let left: u64 =
+        store.read(|sql| sql.one("SELECT count(*) FROM meta WHERE name = 'refused'", &[])).await.unwrap();
+    assert_eq!(left, 0);
+    fixture.verified_events().await;
+}
+
+async fn reads_that_wait_together_fail_alone(fixture: Fixture) {
+    let reads = (0..100).map(|number| {
+        let store = fixture.store.clone();
+        async move {
+            let table = if number % 3 == 0 { "nothing" } else { "workload" };
+            store.read(move |sql| sql.one::<u64>(&format!("SELECT count(*) FROM {table}"), &[])).await
+        }
+    });
+    let counts = futures_util::future::join_all(reads).await;
+    for (number, count) in counts.iter().enumerate() {
+        assert_eq!(count.as_ref().ok(), (number % 3 != 0).then_some(&2), "{count:?}");
+    }
 }
 
 #[tokio::test]

@@ -177,7 +177,7 @@ impl Store {
         &self,
         new: Vec<NewPolicy>,
         permission: impl Permission,
-        check: impl FnOnce(&[&str]) -> Result<(), String> + Send + 'static,
+        check: impl Fn(&[&str]) -> Result<(), String> + Send + 'static,
     ) -> Result<(Commit, Vec<(String, Action)>), StoreError> {
         let plan = move |current: &model::Documents| {
             let stored = |name: &str| {

@@ -1,0 +1,294 @@
+//! What decides an issuance: read in its commit by one query, then judged without the store. So whatever has to be
+//! known costs one question, and every refusal comes before the first change.
+
+use std::time::SystemTime;
+
+use signet_proto::spiffe::{InstanceId, SpiffeId};
+
+use super::model::{Issuance, WorkloadStatus};
+use super::revocations::certificate_name;
+use super::sql::{Row, Sql, Value};
+use super::tokens::{self, Found};
+use super::{Refusal, StoreError};
+use crate::registry::Approval;
+
+/// Issuer and serial of the certificates that somebody presented.
+pub(super) type Presented = [([u8; 32], Vec<u8>)];
+
+/// What is asked about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) id: &'a SpiffeId,
+    /// The instance that renews, is succeeded, or asks again.
+    pub(super) instance: &'a InstanceId,
+    /// The key to be certified.
+    pub(super) spki_sha256: &'a [u8; 32],
+    pub(super) presented: &'a Presented,
+    /// Of a join token.
+    pub(super) secret_sha256: Option<&'a [u8; 32]>,
+}
+
+/// What the store says about it.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    workload: Option<Workload>,
+    /// Status of the instance of this identity, and when its newest SVID ends.
+    instance: Option<(String, SystemTime)>,
+    certificate_is_listed: bool,
+    key: Key,
+    token: Option<Found>,
+}
+
+#[derive(Debug, Clone)]
+struct Workload {
+    status: WorkloadStatus,
+    until: Option<SystemTime>,
+    approval: Approval,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Key {
+    is_listed: bool,
+    was_of_another_identity: bool,
+    was_of_a_revoked_instance: bool,
+}
+
+/// An instance that may renew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Live,
+    /// By a clock that was ahead: its newest SVID has not ended.
+    TakenForLapsed,
+}
+
+impl<'a> Asked<'a> {
+    /// Without proof.
+    pub(super) fn about(issuance: &'a Issuance, instance: &'a InstanceId) -> Self {
+        let Issuance { spiffe_id: id, spki_sha256, .. } = issuance;
+        Self { id, instance, spki_sha256, presented: &[], secret_sha256: None }
+    }
+}
+
+impl Facts {
+    pub(super) fn read(sql: &Sql<'_>, asked: &Asked<'_>) -> Result<Self, StoreError> {
+        let mut values = vec![
+            Value::from(asked.id.as_str()),
+            Value::from(asked.instance.to_string()),
+            Value::from(asked.spki_sha256),
+            Value::from(crate::hex::encode(asked.spki_sha256)),
+            Value::from(asked.secret_sha256),
+        ];
+        let mut places = String::from("NULL");
+        for (issuer_sha256, serial) in asked.presented {
+            values.push(Value::from(certificate_name(issuer_sha256, serial)));
+            places.push_str(&format!(", ?{}", values.len()));
+        }
+        let token = tokens::COLUMNS;
+        let query = format!(
+            "SELECT w.status, w.until_ms, w.approval, i.status, i.not_after_ms,
+                    EXISTS (SELECT 1 FROM revocation WHERE kind = 'certificate' AND name IN ({places})),
+                    EXISTS (SELECT 1 FROM revocation WHERE kind = 'key' AND name = ?4),
+                    EXISTS (SELECT 1 FROM certificate WHERE spki_sha256 = ?3 AND spiffe_id <> ?1),
+                    EXISTS (SELECT 1 FROM certificate c JOIN instance o ON o.id = c.instance
+                            WHERE c.spki_sha256 = ?3 AND o.status = 'revoked'),
+                    t.*
+             FROM (SELECT 1) AS asked
+             LEFT JOIN workload w ON w.spiffe_id = ?1
+             LEFT JOIN instance i ON i.id = ?2 AND i.spiffe_id = ?1
+             LEFT JOIN (SELECT {token} FROM join_token WHERE secret_sha256 = ?5) AS t ON 1 = 1"
+        );
+        let row = sql.row(&query, &values)?;
+        Self::of(&row.ok_or_else(|| StoreError::Damaged("a question without an answer".into()))?)
+    }
+
+    fn of(row: &Row) -> Result<Self, StoreError> {
+        let workload = match row.get::<Option<String>>(0)? {
+            Some(_) => {
+                Some(Workload { status: row.parsed(0)?, until: row.get(1)?, approval: row.parsed(2)? })
+            }
+            None => None,
+        };
+        let instance = match row.get(3)? {
+            Some(status) => Some((status, row.get(4)?)),
+            None => None,
+        };
+        let token = match row.get::<Option<String>>(9)? {
+            Some(_) => Some(Found::read(row, 9)?),
+            None => None,
+        };
+        Ok(Self {
+            workload,
+            instance,
+            certificate_is_listed: row.get(5)?,
+            key: Key {
+                is_listed: row.get(6)?,
+                was_of_another_identity: row.get(7)?,
+                was_of_a_revoked_instance: row.get(8)?,
+            },
+            token,
+        })
+    }
+
+    /// Whether, and how, the instance may have its next SVID at `now`.
+    pub(super) fn judge_renewal(&self, id: &SpiffeId, now: SystemTime) -> Result<Standing, StoreError> {
+        self.require_active(id, now)?;
+        let standing = self.standing(now)?;
+        self.require_unlisted()?;
+        self.key.require_own()?;
+        Ok(standing)
+    }
+
+    /// The workload is there, active, and its time is not over.
+    pub(super) fn require_active(&self, id: &SpiffeId, now: SystemTime) -> Result<(), StoreError> {
+        let workload = self.workload.as_ref().ok_or_else(|| StoreError::missing("workload", id.as_str()))?;
+        if workload.status != WorkloadStatus::Active {
+            return Err(Refusal::WorkloadNotActive { id: id.clone(), status: workload.status }.into());
+        }
+        match workload.until {
+            Some(until) if until <= now => Err(Refusal::WorkloadEnded { id: id.clone(), until }.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A new instance may have an SVID for this key.
+    pub(super) fn require_issuable(&self) -> Result<(), Refusal> {
+        match &self.workload {
+            Some(workload) if workload.approval != Approval::None => Err(Refusal::ApprovalRequired),
+            _ => self.key.require_own(),
+        }
+    }
+
+    /// Nothing that was presented is revoked.
+    pub(super) fn require_unlisted(&self) -> Result<(), Refusal> {
+        if self.certificate_is_listed { Err(Refusal::CertificateRevoked) } else { Ok(()) }
+    }
+
+    pub(super) fn has_instance(&self) -> bool {
+        self.instance.is_some()
+    }
+
+    pub(super) fn token(&self) -> Result<&Found, Refusal> {
+        self.token.as_ref().ok_or(Refusal::TokenUnknown)
+    }
+
+    /// The instance is this identity's, not revoked, and its newest SVID has not ended.
+    fn standing(&self, now: SystemTime) -> Result<Standing, Refusal> {
+        let (status, not_after) = self.instance.as_ref().ok_or(Refusal::InstanceUnknown)?;
+        match status.as_str() {
+            "active" | "departed" if *not_after > now => Ok(Standing::Live),
+            "lapsed" if *not_after > now => Ok(Standing::TakenForLapsed),
+            "active" | "departed" | "lapsed" => Err(Refusal::InstanceLapsed),
+            _ => Err(Refusal::InstanceRevoked),
+        }
+    }
+}
+
+impl Key {
+    /// A key is one identity's: not revoked, not of a revoked instance, not certified for anyone else.
+    fn require_own(self) -> Result<(), Refusal> {
+        if self.is_listed || self.was_of_a_revoked_instance {
+            Err(Refusal::KeyRevoked)
+        } else if self.was_of_another_identity {
+            Err(Refusal::KeyOfAnother)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::time;
+
+    fn id() -> SpiffeId {
+        "spiffe://mesh.local/orders".parse().unwrap()
+    }
+
+    /// All is well at the second 100.
+    fn good() -> Facts {
+        Facts {
+            workload: Some(Workload {
+                status: WorkloadStatus::Active,
+                until: Some(second(101)),
+                approval: Approval::None,
+            }),
+            instance: Some(("active".into(), second(101))),
+            certificate_is_listed: false,
+            key: Key::default(),
+            token: None,
+        }
+    }
+
+    fn second(number: u64) -> SystemTime {
+        time::from_millis(0) + Duration::from_secs(number)
+    }
+
+    fn with(change: impl FnOnce(&mut Facts)) -> Facts {
+        let mut facts = good();
+        change(&mut facts);
+        facts
+    }
+
+    fn refusal(facts: &Facts) -> String {
+        match facts.judge_renewal(&id(), second(100)) {
+            Err(StoreError::Refused(refusal)) => refusal.as_str().to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn instance_whose_svid_has_not_ended_renews() {
+        let standing = |status: &str| {
+            with(|facts| facts.instance = Some((status.into(), second(101))))
+                .judge_renewal(&id(), second(100))
+        };
+        assert_eq!(standing("active").unwrap(), Standing::Live);
+        assert_eq!(standing("departed").unwrap(), Standing::Live);
+        assert_eq!(standing("lapsed").unwrap(), Standing::TakenForLapsed);
+        assert!(standing("revoked").is_err());
+        assert!(standing("what a later version writes").is_err(), "what is not known is no right");
+    }
+
+    #[test]
+    fn each_fact_alone_is_enough_to_refuse() {
+        let refused = [
+            with(|facts| facts.workload.as_mut().unwrap().status = WorkloadStatus::Suspended),
+            with(|facts| facts.workload.as_mut().unwrap().until = Some(second(100))),
+            with(|facts| facts.instance = None),
+            with(|facts| facts.instance.as_mut().unwrap().1 = second(100)),
+            with(|facts| facts.instance.as_mut().unwrap().0 = "revoked".into()),
+            with(|facts| facts.certificate_is_listed = true),
+            with(|facts| facts.key.is_listed = true),
+            with(|facts| facts.key.was_of_a_revoked_instance = true),
+            with(|facts| facts.key.was_of_another_identity = true),
+        ];
+        let names: Vec<String> = refused.iter().map(refusal).collect();
+        assert_eq!(
+            names,
+            [
+                Refusal::WorkloadNotActive { id: id(), status: WorkloadStatus::Suspended }.as_str(),
+                Refusal::WorkloadEnded { id: id(), until: second(100) }.as_str(),
+                Refusal::InstanceUnknown.as_str(),
+                Refusal::InstanceLapsed.as_str(),
+                Refusal::InstanceRevoked.as_str(),
+                Refusal::CertificateRevoked.as_str(),
+                Refusal::KeyRevoked.as_str(),
+                Refusal::KeyRevoked.as_str(),
+                Refusal::KeyOfAnother.as_str(),
+            ]
+        );
+        let gone = with(|facts| facts.workload = None).judge_renewal(&id(), second(100));
+        assert!(matches!(gone, Err(StoreError::NotFound { .. })));
+    }
+
+    #[test]
+    fn approval_is_asked_for_new_instances_only() {
+        let held = with(|facts| facts.workload.as_mut().unwrap().approval = Approval::One);
+        assert_eq!(held.require_issuable(), Err(Refusal::ApprovalRequired));
+        assert_eq!(held.judge_renewal(&id(), second(100)).unwrap(), Standing::Live);
+        assert_eq!(good().require_issuable(), Ok(()));
+    }
+}
