@@ -14,6 +14,7 @@ pub mod config;
 pub mod duration;
 pub mod duty;
 pub mod hex;
+pub mod inventory;
 pub mod issue;
 pub mod maintenance;
 pub mod policy;

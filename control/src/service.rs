@@ -20,6 +20,7 @@ use crate::audit::{
 use crate::ca::{Authority, CaError};
 use crate::config::Config;
 use crate::duty::Duties;
+use crate::inventory;
 use crate::issue::Issuer;
 use crate::policy::Policies;
 use crate::publish::{self, Endpoints, Publisher, Watchers};
@@ -166,6 +167,7 @@ impl Service {
             issuer,
             state,
         };
+        tasks.spawn(inventory::write_seen(store.clone(), Arc::clone(rooms.gate.seen()), stop.clone()));
         let duty_watchers = Arc::clone(&rooms.watchers);
         let gate = rooms.gate.clone();
         let duties = Duties {
@@ -179,6 +181,7 @@ impl Service {
             checkpointer,
             exports: exports.clone(),
             gate,
+            connections_kept: config.connections_kept,
         };
         duties.start(&tasks, &stop);
         #[cfg(test)]

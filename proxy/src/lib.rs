@@ -22,5 +22,6 @@ pub mod inbound;
 pub mod mesh;
 pub mod outbound;
 pub mod run;
+pub mod sightings;
 pub mod telemetry;
 pub mod tls;

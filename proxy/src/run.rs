@@ -21,6 +21,8 @@ use crate::identity::{control as joined, files};
 use crate::inbound::{self, Inbound};
 use crate::mesh::{Mesh, expire_rules, watch};
 use crate::outbound::{self, Destinations, Outbound};
+use crate::sightings::Sightings;
+use crate::sightings::report::Reports;
 use crate::telemetry::CloseReason;
 
 /// After one side has finished, how long the other may be silent.
@@ -37,6 +39,8 @@ pub struct Shared {
     pub mesh: Arc<Mesh>,
     /// What is open.
     pub connections: Arc<Connections>,
+    /// What was seen, for control.
+    pub sightings: Arc<Sightings>,
     /// Tasks that must end before the process does.
     pub tasks: TaskTracker,
     /// Cancelled when the proxy is on its way out.
@@ -62,6 +66,8 @@ pub async fn run(
     let mesh = Arc::new(Mesh::new(Arc::clone(&connections)));
     let (drain, stop, goodbye) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let sightings = Arc::<Sightings>::default();
+    let reports = Arc::new(Reports::new(Arc::clone(&sightings))?);
     let mesh_is_controlled = matches!(config.source, Source::Control(_));
     let intake = Intake::new(config.max_connections, drain.clone());
     let outward = intake.beside(config.max_connections);
@@ -83,6 +89,7 @@ pub async fn run(
     let shared = Arc::new(Shared {
         mesh: Arc::clone(&mesh),
         connections: Arc::clone(&connections),
+        sightings,
         tasks: intake.tasks().clone(),
         drain: drain.clone(),
         idle: Idle { open: config.idle_timeout, half_closed: HALF_CLOSED.min(config.idle_timeout) },
@@ -127,6 +134,7 @@ pub async fn run(
                     subscription,
                     Arc::clone(&mesh),
                     connections,
+                    Arc::clone(&reports),
                     drain.clone(),
                     goodbye.clone(),
                     stop.clone(),
@@ -173,7 +181,10 @@ pub async fn run(
     drain.cancel();
     drained(&shared, config.drain_timeout).await;
     if mesh_is_controlled {
-        let _ = tokio::time::timeout(GOODBYE, goodbye.cancelled()).await;
+        let said = tokio::time::timeout(GOODBYE, goodbye.cancelled()).await;
+        if said.is_ok() {
+            let _ = tokio::time::timeout(GOODBYE, reports.flushed()).await;
+        }
     }
     stop.cancel();
     duties.close();
@@ -250,6 +261,7 @@ impl Shared {
         Arc::new(Self {
             mesh: Arc::new(Mesh::new(Arc::clone(&connections))),
             connections,
+            sightings: Arc::default(),
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),
             idle: Idle { open: HALF_CLOSED, half_closed: HALF_CLOSED },

@@ -18,6 +18,7 @@ use super::connection::Asked;
 use super::refusals::Refusals;
 use super::status::ToStatus;
 use crate::audit::RequestId;
+use crate::inventory::Seen;
 use crate::publish::MeshState;
 use crate::registry::CONTROL_PATH;
 use crate::roles::{Binding, Operator, Role, Scope, Subject};
@@ -73,6 +74,7 @@ pub struct Gate {
     trust_domain: TrustDomain,
     admin_uids: Arc<HashSet<u32>>,
     refusals: Refusals,
+    seen: Arc<Seen>,
 }
 
 impl Gate {
@@ -85,7 +87,7 @@ impl Gate {
         admin_uids: HashSet<u32>,
     ) -> Self {
         let refusals = Refusals::new(store.clone());
-        Self { store, state, trust_domain, admin_uids: admin_uids.into(), refusals }
+        Self { store, state, trust_domain, admin_uids: admin_uids.into(), refusals, seen: Arc::default() }
     }
 
     /// The attested instance that calls: its SVID is of this trust domain and nothing of it is revoked; if
@@ -113,6 +115,7 @@ impl Gate {
                 return Err(denied("the SVID of this connection has ended: reconnect"));
             }
         }
+        self.seen.note(identity, crate::time::now());
         Ok(Member {
             identity: Arc::clone(identity),
             instance,
@@ -208,6 +211,11 @@ impl Gate {
     /// When the store cannot be written.
     pub async fn summarize_refusals(&self) -> Result<(), StoreError> {
         self.refusals.summarize().await
+    }
+
+    /// The certificates that callers showed.
+    pub(crate) fn seen(&self) -> &Arc<Seen> {
+        &self.seen
     }
 
     /// What it decides by, to be told of changes.

@@ -60,7 +60,8 @@ pub use tls::{OwnIdentity, OwnIdentityError};
 const IDENTITY_MESSAGE: usize = 32 * 1024;
 /// Listeners and upstreams.
 const MESH_MESSAGE: usize = 512 * 1024;
-const REPORT_MESSAGE: usize = 64 * 1024;
+/// What was seen: the names of 256 peers can be long.
+const REPORT_MESSAGE: usize = 256 * 1024;
 /// A YAML stream of policy documents.
 const ADMIN_MESSAGE: usize = 8 * 1024 * 1024;
 /// Longer than the longest wait that a caller may ask for (`AwaitApplied`).

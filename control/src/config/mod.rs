@@ -184,6 +184,9 @@ struct Settings {
     /// Where copies of the audit go: `file:/path` or `https://collector/path`, several times for several
     #[arg(long, value_name = "URL", env = "SIGNET_AUDIT_SINK", value_delimiter = ',')]
     audit_sink: Option<Vec<SinkAddress>>,
+    /// How long it is known who talked to whom, after the last time [default: 30d]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_CONNECTIONS_KEPT")]
+    connections_kept: Option<Span>,
     /// Proofs of who asks besides join tokens, by name: tables, so only in the file
     #[arg(skip)]
     attestors: Option<toml::Table>,
@@ -220,6 +223,8 @@ pub struct Config {
     pub audit_checkpoint_every: Duration,
     /// Where copies of the audit go.
     pub audit_sinks: Vec<SinkAddress>,
+    /// How long edges are kept that are silent.
+    pub connections_kept: Duration,
     /// Start although the store is older than its newest checkpoint.
     pub accept_older_store: bool,
     /// Proofs of who asks besides join tokens, by name.
@@ -318,6 +323,7 @@ impl Settings {
             log_format: self.log_format.or(file.log_format),
             audit_checkpoint_every: self.audit_checkpoint_every.or(file.audit_checkpoint_every),
             audit_sink: self.audit_sink.or_else(|| file.audit_sink.clone()),
+            connections_kept: self.connections_kept.or(file.connections_kept),
             attestors: self.attestors.or_else(|| file.attestors.clone()),
         }
     }
@@ -394,6 +400,7 @@ impl Origins<'_> {
             log_format: settings.log_format.unwrap_or_default(),
             audit_checkpoint_every: self.checkpoint_every(settings.audit_checkpoint_every)?,
             audit_sinks: self.sinks(settings.audit_sink.unwrap_or_default())?,
+            connections_kept: self.connections_kept(settings.connections_kept)?,
             accept_older_store: false,
             attestors: self.attestors(settings.attestors)?,
         })
@@ -413,6 +420,15 @@ impl Origins<'_> {
             let key = format!("{}: ", error.path.join("."));
             ConfigError::File(FileError::Content { path, line, key, message: error.message })
         })
+    }
+
+    fn connections_kept(&self, kept: Option<Span>) -> Result<Duration, ConfigError> {
+        let day = Duration::from_secs(86_400);
+        let kept = kept.map_or(30 * day, |span| span.0);
+        if kept < day || kept > 3650 * day {
+            return Err(self.wrong("connections-kept", "1d to 3650d", &Span(kept)));
+        }
+        Ok(kept)
     }
 
     fn checkpoint_every(&self, every: Option<Span>) -> Result<Duration, ConfigError> {

@@ -93,6 +93,8 @@ pub struct Duties {
     pub exports: Exports,
     /// Knows what was refused.
     pub gate: Gate,
+    /// How long edges are kept that are silent.
+    pub connections_kept: Duration,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -218,6 +220,7 @@ impl Duties {
     async fn measure(&self) -> Result<(), Failure> {
         let counts = self.store.counts(time::now()).await?;
         metrics::counts(counts.live_svids, counts.workloads);
+        metrics::edges(self.store.edges_kept().await?);
         metrics::authority_ends("root", self.authority.root().not_after());
         metrics::authority_ends("intermediate", self.authority.intermediate().not_after());
         metrics::authority_ends("own", self.own.not_after());
@@ -232,10 +235,12 @@ impl Duties {
                 self.store.prune_revocations(now - REVOCATION_KEPT, now - CLOCK_SLACK, PRUNE_BATCH).await?;
             let ended = self.store.prune_ended(now - KEPT, PRUNE_BATCH).await?;
             let revisions = self.store.prune_revisions(KEPT_REVISIONS, PRUNE_BATCH).await?;
+            let edges = self.store.prune_edges(now - self.connections_kept, PRUNE_BATCH).await?;
+            metrics::pruned("edges", edges);
             metrics::pruned("revocations", revocations);
             metrics::pruned("ended", ended);
             metrics::pruned("revisions", revisions);
-            if revocations + ended + revisions == 0 {
+            if revocations + ended + revisions + edges == 0 {
                 return Ok(());
             }
             // Between batches everybody else has their turn.

@@ -35,7 +35,11 @@ pub fn needs(verb: Verb) -> Needs {
     use Reach::{Mesh, Named, Visible};
     match verb {
         Verb::IdentityAttest | Verb::IdentityChallenge => Needs::Stranger,
-        Verb::IdentityRenew | Verb::MeshWatch | Verb::MeshLeave | Verb::ReportReport => Needs::Member,
+        Verb::IdentityRenew
+        | Verb::MeshWatch
+        | Verb::MeshLeave
+        | Verb::ReportReport
+        | Verb::ReportReportSightings => Needs::Member,
 
         Verb::AdminStatus
         | Verb::AdminGetBundle

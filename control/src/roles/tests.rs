@@ -19,6 +19,7 @@ const MATRIX: &str = "
     Mesh.Watch               --- --  --- --    --- --    --- --
     Mesh.Leave               --- --  --- --    --- --    --- --
     Report.Report            --- --  --- --    --- --    --- --
+    Report.ReportSightings   --- --  --- --    --- --    --- --
     Admin.Status             --- ++  --- ++    --- ++    --- ++
     Admin.CreateWorkload     --- --  +-- +-    --- --    +-- +-
     Admin.ListWorkloads      +-+ ++  +-+ ++    +-+ ++    +-+ ++

@@ -42,6 +42,9 @@ pub(super) const TABLES: &[&str] = &[
     "audit_key",
     "audit_checkpoint",
     "proof_use",
+    "edge",
+    "tally",
+    "report_mark",
 ];
 /// What is of the moment. How far copies of the audit are, too: a restored store is behind them, and goes by what they
 /// hold themselves, or begins again.

@@ -41,6 +41,7 @@ mod registrations;
 mod revocations;
 mod roles;
 mod schema;
+mod sightings;
 mod sql;
 mod tokens;
 mod upkeep;
@@ -64,6 +65,7 @@ pub use location::{Location, LocationError, Server};
 pub use mesh::{Concern, Topics};
 pub use news::Changed;
 pub use schema::Migration;
+pub use sightings::{Counted, EdgeBounds};
 
 use change::Change;
 use follow::Follower;

@@ -35,6 +35,9 @@ const AUDIT_CHECKPOINT: &str = "signet_control_audit_checkpoint_sequence";
 const AUDIT_CHECKPOINT_AT: &str = "signet_control_audit_checkpoint_timestamp_seconds";
 const AUDIT_SINK_LAG: &str = "signet_control_audit_sink_lag_events";
 const AUDIT_SINK_FAILURES: &str = "signet_control_audit_sink_failures_total";
+const SIGHTING_REPORTS: &str = "signet_control_sighting_reports_total";
+const EDGES: &str = "signet_control_edges";
+const EDGES_DROPPED: &str = "signet_control_edges_dropped_total";
 const AUDIT_REFUSALS: &str = "signet_control_audit_refusals_total";
 
 /// Seconds, from a fast signature to a call that is too slow.
@@ -94,6 +97,12 @@ fn describe() {
     describe_gauge!(AUDIT_CHECKPOINT_AT, Unit::Seconds, "When that was made, Unix time");
     describe_gauge!(AUDIT_SINK_LAG, "Audit events that a sink does not have yet, by sink");
     describe_counter!(AUDIT_SINK_FAILURES, "Batches that a sink did not take, by sink");
+    describe_counter!(
+        SIGHTING_REPORTS,
+        "Reports of what proxies saw, by result (counted, repeated, refused)"
+    );
+    describe_gauge!(EDGES, "Pairs of identities and ports that connections are known of");
+    describe_counter!(EDGES_DROPPED, "What is not counted for want of room, by where (control, proxy)");
     describe_counter!(AUDIT_REFUSALS, "Refusals, by whether the audit recorded them or only counted them");
 }
 
@@ -221,6 +230,22 @@ pub fn audit_sink_lag(sink: &str, events: u64) {
 /// A sink did not take a batch.
 pub fn audit_sink_failed(sink: &str) {
     counter!(AUDIT_SINK_FAILURES, "sink" => sink.to_owned()).increment(1);
+}
+
+/// A proxy told what it saw.
+pub fn sightings_reported(result: &'static str) {
+    counter!(SIGHTING_REPORTS, "result" => result).increment(1);
+}
+
+/// Edges are kept.
+pub fn edges(kept: u64) {
+    gauge!(EDGES).set(kept as f64);
+}
+
+/// There was no room for edges here, and for connections at a proxy.
+pub fn edges_dropped(here: u64, at_proxy: u64) {
+    counter!(EDGES_DROPPED, "where" => "control").increment(here);
+    counter!(EDGES_DROPPED, "where" => "proxy").increment(at_proxy);
 }
 
 /// Somebody was refused something.

@@ -23,6 +23,7 @@ use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
 use crate::forward::{Prefixed, Screened};
 use crate::mesh::Alpn;
 use crate::run::Shared;
+use crate::sightings::Seen;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol, metrics};
 use crate::tls::{self, OffersBoth};
 
@@ -55,6 +56,7 @@ pub async fn serve(shared: Arc<Shared>, inbound: Arc<Inbound>, socket: Socket, r
         port: 0,
         source: None,
         destination: None,
+        edge: None,
     };
     let mut record = AccessRecord::connection(facts);
     if let Err((reason, detail)) = phases(&shared, &inbound, socket, &mut record).await {
@@ -90,6 +92,8 @@ async fn phases(
     drop(unproven);
     record.facts.source = Some(peer.id.clone());
     let _counted = shared.limits.identity(&peer.id).ok_or_else(|| limited("identity"))?;
+    record.facts.edge = shared.sightings.caller(&peer.id, app.port());
+    let certificate = shared.sightings.certificate(&peer);
     let spoken = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
 
     let arrival = Arrival {
@@ -104,6 +108,7 @@ async fn phases(
             content: Content::Connection,
         },
         handshake: snapshot.generation,
+        certificate,
     };
     let expected = match spoken.as_deref() {
         Some(tunnel::ALPN) => return Box::pin(streams::serve(&arrival, stream, record)).await,
@@ -157,6 +162,8 @@ struct Arrival {
     subject: Subject,
     /// The generation that verified it.
     handshake: u64,
+    /// What it proved itself with.
+    certificate: Option<Arc<Seen>>,
 }
 
 impl Arrival {
@@ -192,6 +199,9 @@ impl Arrival {
         match detected {
             Detected::Http(version) => {
                 record.protocol = version.into();
+                if refusal.is_none() {
+                    record.let_in(self.certificate.clone());
+                }
                 let pool = Arc::new(Pool::new(Arc::clone(&self.shared), self.app(), version));
                 if let Some(stream) = called {
                     pool.adopt(Called { stream, registration: None, svid: None }).await;
@@ -218,6 +228,7 @@ impl Arrival {
                 record.protocol = Protocol::Opaque;
                 registration.carries(Content::Opaque);
                 self.authorize(registration, record)?;
+                record.let_in(self.certificate.clone());
                 let mut called = match called {
                     Some(called) => called,
                     None => dial(self.app).await.map(Prefixed::new).map_err(error)?,

@@ -20,6 +20,7 @@ use super::{Endpoint, Inputs, Mesh, Services};
 use crate::backoff::Backoff;
 use crate::connections::{Applied, Connections};
 use crate::control::{Addresses, CALL_DEADLINE, ControlError, Place, channel, control_id, pause_after_loss};
+use crate::sightings::report::Reports;
 use crate::telemetry::metrics;
 
 const REPORT_EVERY: Duration = Duration::from_secs(30);
@@ -56,6 +57,7 @@ pub async fn follow(
     subscription: Subscription,
     mesh: Arc<Mesh>,
     connections: Arc<Connections>,
+    reports: Arc<Reports>,
     drain: CancellationToken,
     said: CancellationToken,
     stop: CancellationToken,
@@ -67,6 +69,7 @@ pub async fn follow(
             let (place, channel) = open(&subscription, &mesh).await?;
             let ended = tokio::select! {
                 ended = stream(&subscription, channel.clone(), &mesh, &connections, &mut worked) => ended,
+                () = reports.send(channel.clone()) => Ok(()),
                 () = leave(channel, &drain, &said) => Ok(()),
             };
             if ended.as_ref().err().is_none_or(ControlError::blames_the_replica) {

@@ -43,6 +43,7 @@ pub async fn serve(outbound: Arc<Outbound>, socket: Socket, remote: Remote) {
         port: outbound.port.unwrap_or_default(),
         source: outbound.shared.mesh.current().map(|snapshot| snapshot.svid.id().clone()),
         destination: None,
+        edge: None,
     };
     let mut record = AccessRecord::connection(facts);
     if let Err((reason, detail)) = phases(&outbound, socket, &mut record).await {

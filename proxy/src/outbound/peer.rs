@@ -49,6 +49,15 @@ impl Peer {
     /// Tries the endpoints in turn; nothing has been sent yet, so the next one may be tried. Tells the app's
     /// port, too.
     pub(super) async fn reach(&self, alpn: Alpn) -> Result<(Called<Boxed>, u16), UpstreamError> {
+        let reached = self.try_endpoints(alpn).await;
+        if let Err(failure) = &reached {
+            let (peer, port) = (&self.callee.peer, self.port());
+            self.shared.sightings.unreached(peer, port, failure.reason());
+        }
+        reached
+    }
+
+    async fn try_endpoints(&self, alpn: Alpn) -> Result<(Called<Boxed>, u16), UpstreamError> {
         let snapshot = self.shared.mesh.current().ok_or(UpstreamError::NotReady)?;
         let peer = &self.callee.peer;
         let endpoints = self.endpoints(&snapshot)?;
@@ -65,6 +74,21 @@ impl Peer {
             metrics::upstream_failed(failure.reason(), peer);
         }
         Err(failure)
+    }
+
+    /// The port of the app that is meant, 0 if that is not known.
+    fn port(&self) -> u16 {
+        match self.callee.whereabouts {
+            Whereabouts::Anywhere(Some(port)) | Whereabouts::Address(_, Some(port)) => port,
+            Whereabouts::App(app) => app.port(),
+            Whereabouts::Address(_, None) => 0,
+            Whereabouts::Anywhere(None) => {
+                let snapshot = self.shared.mesh.current();
+                let known =
+                    snapshot.as_ref().and_then(|snapshot| snapshot.services.of(&self.callee.peer).first());
+                known.map_or(0, |endpoint| endpoint.app_port)
+            }
+        }
     }
 
     /// The endpoints of the app that is meant, in turn. Several apps behind one identity are never mixed.
@@ -105,6 +129,7 @@ impl Peer {
         let (stream, peer) = tls::connect(stream, &config)
             .await
             .map_err(|error| UpstreamError::Handshake { address, error })?;
+        let _ = self.shared.sightings.certificate(&peer);
         let registration = self.shared.connections.register(Subject {
             direction: Direction::Outbound,
             peer: Arc::new(peer),

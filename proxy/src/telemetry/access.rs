@@ -10,6 +10,7 @@ use signet_proto::spiffe::SpiffeId;
 
 use super::{CloseReason, Direction, metrics};
 use crate::capture::Remote;
+use crate::sightings::{Edge, Ongoing, Seen};
 
 /// Bytes moved so far; shared between those that move them and the record.
 #[derive(Debug, Default)]
@@ -71,6 +72,8 @@ pub struct Facts {
     pub source: Option<SpiffeId>,
     /// Who was called, once known.
     pub destination: Option<SpiffeId>,
+    /// Where control's inventory of an inbound connection is counted, once its caller is known.
+    pub edge: Option<Arc<Edge>>,
 }
 
 /// What is known of a connection or request. Logs and counts itself once, when it is dropped.
@@ -88,6 +91,7 @@ pub struct AccessRecord {
     reason: CloseReason,
     detail: Option<String>,
     generation: u64,
+    ongoing: Option<Ongoing>,
     finished: bool,
 }
 
@@ -119,6 +123,7 @@ impl AccessRecord {
             reason: CloseReason::Finished,
             detail: None,
             generation: 0,
+            ongoing: None,
             finished: false,
         }
     }
@@ -136,6 +141,14 @@ impl AccessRecord {
         }
         self.verdict = Some(verdict);
         self.generation = generation;
+    }
+
+    /// Records that the connection was let in. `certificate` is in use while it lasts.
+    pub fn let_in(&mut self, certificate: Option<Arc<Seen>>) {
+        if let Some(edge) = &self.facts.edge {
+            edge.connected(self.protocol);
+            self.ongoing = Some(edge.carries(Arc::clone(&self.meters), certificate));
+        }
     }
 
     /// Records the HTTP status that the client gets.
@@ -184,11 +197,18 @@ impl AccessRecord {
         if let (Some(reason), Some(destination)) = (denied.filter(|_| counts_itself), &self.facts.destination)
         {
             metrics::denied(self.facts.direction, reason, self.facts.source.as_ref(), destination);
+            if let Some(edge) = &self.facts.edge {
+                edge.denied(self.verdict.as_ref(), reason);
+            }
         }
+        self.ongoing = None;
         match (&self.head, &self.facts.destination) {
             (Some(_), Some(destination)) => {
                 let status = self.status.unwrap_or_default();
                 metrics::request(self.facts.direction, status, self.facts.source.as_ref(), destination, took);
+                if let (Some(edge), Some(Verdict { allowed: true, .. })) = (&self.facts.edge, &self.verdict) {
+                    edge.requested();
+                }
                 if !matches!(self.reason, CloseReason::Finished | CloseReason::Denied) {
                     metrics::request_broken(self.facts.direction, self.reason);
                 }

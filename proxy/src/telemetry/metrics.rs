@@ -60,6 +60,14 @@ fn describe() {
         "signet_policy_unreadable_total",
         "Policies from control that could not be read; all is denied"
     );
+    describe_counter!(
+        "signet_sighting_reports_total",
+        "Reports of what was seen, by what control made of them"
+    );
+    describe_counter!(
+        "signet_sighting_overflow_total",
+        "Connections that no report counts, for want of room"
+    );
     describe_gauge!("signet_build_info", "1, with the version as label");
     gauge!("signet_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     gauge!("signet_control_connected").set(0.0);
@@ -193,6 +201,16 @@ pub fn snapshot(generation: u64, revision: u64, took: Duration) {
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
 pub fn revision(revision: u64) {
     gauge!("signet_snapshot_revision").set(revision as f64);
+}
+
+/// Control was told what was seen: `taken`, `refused` for good, or `failed` and to be repeated.
+pub fn sightings_reported(result: &'static str) {
+    counter!("signet_sighting_reports_total", "result" => result).increment(1);
+}
+
+/// There was no room to count a connection for control.
+pub fn sighting_overflowed() {
+    counter!("signet_sighting_overflow_total").increment(1);
 }
 
 /// A policy could not be read.

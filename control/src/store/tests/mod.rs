@@ -27,6 +27,7 @@ mod replicas;
 mod revocation;
 mod roles;
 mod server;
+mod sightings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
