@@ -136,7 +136,10 @@ impl Service {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         store.close_standings().await?;
         let endpoints = Arc::new(Endpoints::restore(store.leases().await?, Instant::now()));
-        let publisher = Publisher::load(store.clone(), Arc::clone(&endpoints), domain.clone()).await?;
+        let (watchers, started_at) = (Arc::new(Watchers::default()), time::now());
+        let publisher =
+            Publisher::load(store.clone(), Arc::clone(&endpoints), Arc::clone(&watchers), domain.clone())
+                .await?;
         let state = publisher.subscribe();
         tasks.spawn(publisher.run(stop.clone()));
 
@@ -144,9 +147,14 @@ impl Service {
         let admins: HashSet<u32> = config.admin_uids.into_iter().chain([0, own_uid]).collect();
         let advertise =
             if config.advertise.is_empty() { vec![grpc_at.to_string()] } else { config.advertise };
-        let (watchers, started_at) = (Arc::new(Watchers::default()), time::now());
         tasks.spawn(publish::write_standings(store.clone(), Arc::clone(&watchers), stop.clone()));
-        tasks.spawn(publish::follow_endpoints(store.clone(), Arc::clone(&endpoints), stop.clone()));
+        tasks.spawn(publish::follow_endpoints(
+            store.clone(),
+            Arc::clone(&endpoints),
+            Arc::clone(&watchers),
+            stop.clone(),
+        ));
+        tasks.spawn(publish::end_streams(Arc::clone(&watchers), stop.clone()));
         let attestors =
             Attestors::start(store.clone(), &domain, config.attestors, authority.challenge_key())?;
         tasks.spawn(attestors.clone().run(stop.clone()));
@@ -168,7 +176,7 @@ impl Service {
             state,
         };
         tasks.spawn(inventory::write_seen(store.clone(), Arc::clone(rooms.gate.seen()), stop.clone()));
-        let duty_watchers = Arc::clone(&rooms.watchers);
+        let (duty_watchers, health_state) = (Arc::clone(&rooms.watchers), rooms.state.clone());
         let gate = rooms.gate.clone();
         let duties = Duties {
             store: store.clone(),
@@ -186,7 +194,8 @@ impl Service {
         duties.start(&tasks, &stop);
         #[cfg(test)]
         let kept = store.clone();
-        let health = Health { store, authority, own: Arc::clone(&own), metrics, exports };
+        let health =
+            Health { store, authority, own: Arc::clone(&own), metrics, exports, state: health_state };
         tasks.spawn(api::serve_http(health, http, stop.clone()));
         let mesh = tasks.spawn(api::serve_mesh(rooms.clone(), grpc, own));
         let operators = tasks.spawn(api::serve_operators(rooms, socket));

@@ -7,6 +7,8 @@
 
 pub mod because;
 pub mod clock;
+mod codec;
+pub mod digest;
 pub mod document;
 pub mod handshake;
 pub mod jose;

@@ -41,6 +41,14 @@ impl Slot {
             let found = services.services.iter().filter(|service| !service.endpoints.is_empty()).count();
             self.endpoints.store(found as u64, Ordering::Relaxed);
         }
+        if let Some(changes) = &message.service_changes {
+            // Each simulated proxy is one instance of its own identity.
+            let come = changes.changes.iter().filter(|change| !change.added.is_empty());
+            let new = come.filter(|change| change.removed.is_empty()).count();
+            self.endpoints.fetch_add(new as u64, Ordering::Relaxed);
+            let gone = changes.changes.iter().filter(|change| change.added.is_empty()).count();
+            self.endpoints.fetch_sub(gone as u64, Ordering::Relaxed);
+        }
         if let Some(policies) = &message.policies {
             self.documents.store(policies.documents.len() as u64, Ordering::Relaxed);
         }

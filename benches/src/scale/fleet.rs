@@ -170,9 +170,10 @@ impl Proxy {
             listeners: vec![INBOUND],
             upstreams: self.upstreams.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..WatchRequest::default()
         };
         let mut messages = Box::pin(client.watch(request)).await?.into_inner();
-        let (applied, news) = watch::channel(0);
+        let (applied, news) = watch::channel((0, 0));
         let receive = async {
             let mut first = true;
             while let Some(message) = messages.message().await? {
@@ -182,7 +183,7 @@ impl Proxy {
                 first = false;
                 told();
                 backoff.reset();
-                applied.send_replace(message.revision);
+                applied.send_replace((message.revision, message.position));
             }
             Err(Broken::Ended)
         };
@@ -193,15 +194,15 @@ impl Proxy {
     }
 
     /// Acknowledges what came, and repeats the newest now and then.
-    async fn report(&self, connection: Connection, mut news: watch::Receiver<u64>) {
+    async fn report(&self, connection: Connection, mut news: watch::Receiver<(u64, u64)>) {
         let mut client = ReportClient::with_origin(connection, origin());
         loop {
             tokio::select! {
                 changed = news.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(REPORT_EVERY) => {}
             }
-            let applied_revision = *news.borrow_and_update();
-            let report = ReportRequest { applied_revision, ..ReportRequest::default() };
+            let (applied_revision, position) = *news.borrow_and_update();
+            let report = ReportRequest { applied_revision, position, ..ReportRequest::default() };
             if Box::pin(client.report(report)).await.is_err() {
                 *self.failures.lock().entry("report".to_owned()).or_default() += 1;
             }

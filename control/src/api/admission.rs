@@ -164,7 +164,8 @@ mod tests {
         let domain: signet_proto::spiffe::TrustDomain = "mesh.local".parse().unwrap();
         let store = Store::open(directory.path(), &domain).unwrap();
         let endpoints = Arc::new(crate::publish::Endpoints::restore(Vec::new(), std::time::Instant::now()));
-        let publisher = Publisher::load(store.clone(), endpoints, domain.clone()).await.unwrap();
+        let publisher =
+            Publisher::load(store.clone(), endpoints, Arc::default(), domain.clone()).await.unwrap();
         let state: watch::Receiver<_> = publisher.subscribe();
         (directory, Gate::new(store, state, domain, HashSet::from([0])))
     }

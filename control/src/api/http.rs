@@ -14,12 +14,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::tls::OwnIdentity;
 use crate::audit::Exports;
 use crate::ca::Authority;
+use crate::publish::{MeshState, WentBack};
 use crate::store::Store;
 use crate::telemetry::metrics;
 use crate::{duration, time};
@@ -45,6 +46,8 @@ pub struct Health {
     pub metrics: PrometheusHandle,
     /// Copies of the audit.
     pub exports: Exports,
+    /// What proxies are told.
+    pub state: watch::Receiver<Arc<MeshState>>,
 }
 
 /// Serves until `stop`.
@@ -141,6 +144,13 @@ fn warnings(health: &Health, now: SystemTime) -> String {
                 duration::rough(left)
             ));
         }
+    }
+    if let Some(WentBack { from, to, at }) = health.state.borrow().went_back {
+        warnings.push_str(&format!(
+            "warning: the database went back from revision {from} to {to} at {}: what was changed or revoked \
+             in between is lost; compare with a copy of the audit, then restart control\n",
+            time::rfc3339(at)
+        ));
     }
     for warning in health.exports.warnings(now) {
         warnings.push_str(&format!("warning: {warning}\n"));

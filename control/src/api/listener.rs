@@ -103,12 +103,20 @@ pub(super) fn tls(
 /// Ends the connections of whoever is revoked while connected, after a moment in which its calls hear why.
 async fn cut_revoked(sessions: Arc<Sessions>, gate: Gate, stop: CancellationToken) {
     let mut states = gate.states();
+    let mut known = Arc::clone(&states.borrow().revocations);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             changed = states.changed() => if changed.is_err() { return },
         }
-        let revoked = sessions.of(|identity| !gate.welcomes(identity));
+        let now = Arc::clone(&states.borrow_and_update().revocations);
+        if Arc::ptr_eq(&known, &now) {
+            continue;
+        }
+        let added = now.added_since(&known);
+        known = now;
+        let touched = sessions.touched_by(&added).into_iter();
+        let revoked: Vec<_> = touched.filter(|open| !gate.welcomes(&open.identity)).collect();
         if revoked.is_empty() {
             continue;
         }
@@ -280,7 +288,7 @@ impl Door {
         let identity = match stream.get_ref().1.peer_certificates() {
             None => None,
             Some(chain) => match PeerIdentity::from_verified(Some(chain)) {
-                Ok(identity) => Some(Arc::new(identity)),
+                Ok(identity) => Some(Arc::new(identity.without_chain())),
                 Err(error) => {
                     tracing::warn!(%address, %error, "peer cannot be read after its handshake");
                     metrics::handshake_failed("unreadable");

@@ -1,21 +1,22 @@
 //! Watch: one stream per proxy, pushed. Leave: goodbye.
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use signet_proto::digest::StateDigest;
 use signet_proto::policy::Pattern;
 use signet_proto::v1::mesh_server::Mesh;
 use signet_proto::v1::{self, LeaveRequest, LeaveResponse, WatchRequest, WatchResponse};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::Rooms;
 use super::caller::Member;
 use super::status::ToStatus;
-use crate::publish::{MeshState, NewWatcher, ServiceStream, View};
+use crate::publish::{Ended, Following, MeshState, Moved, NewWatcher, Opened, Rung, View};
 use crate::store::model::{Actor, Lease, Listener};
 use crate::telemetry::metrics;
 use crate::time;
@@ -24,18 +25,29 @@ use crate::visible::is_hidden;
 const MAX_LISTENERS: usize = 64;
 const MAX_UPSTREAMS: usize = 1024;
 const MAX_VERSION: usize = 64;
+/// Services that move within this time are told together: a rollout is many small moves.
+const COALESCE: Duration = Duration::from_millis(5);
 
 #[tonic::async_trait]
 impl Mesh for Rooms {
-    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let member = self.gate.member(request.extensions()).await?;
         let asked = Asked::parse(request.into_inner())?;
-        let (messages, stream) = mpsc::channel(1);
-        let watch = Watch::open(self.clone(), member, asked, messages).await?;
-        tokio::spawn(watch.run());
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let watch = Watch::open(self.clone(), member, asked).await?;
+        // Runs in the connection's own task, and only when there is room to send: nothing waits in between.
+        let messages = unfold(Some(watch), |watch: Option<Watch>| async {
+            let mut watch = watch?;
+            match watch.next().await {
+                Ok(message) => Some((Ok(message), Some(watch))),
+                Err(end) => {
+                    watch.end = Some(end.message().to_owned());
+                    Some((Err(end), None))
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(messages)))
     }
 
     /// An open stream stays open: whoever drains still wants to hear of revocations.
@@ -57,11 +69,13 @@ struct Asked {
     listeners: Vec<Listener>,
     upstreams: Vec<Pattern>,
     version: String,
+    have: Option<StateDigest>,
+    claim: Option<u64>,
 }
 
 impl Asked {
     fn parse(request: WatchRequest) -> Result<Self, Status> {
-        let WatchRequest { listeners, upstreams, version } = request;
+        let WatchRequest { listeners, upstreams, version, have, claim } = request;
         if listeners.len() > MAX_LISTENERS || upstreams.len() > MAX_UPSTREAMS {
             return Err(Status::invalid_argument(format!(
                 "expected at most {MAX_LISTENERS} listeners and {MAX_UPSTREAMS} upstreams"
@@ -85,6 +99,9 @@ impl Asked {
             listeners: listeners.into_iter().collect(),
             upstreams: upstreams.into_iter().collect(),
             version,
+            // What is not understood is as good as nothing: all is sent.
+            have: have.as_ref().and_then(StateDigest::read),
+            claim: (claim > 0).then_some(claim),
         })
     }
 }
@@ -98,118 +115,116 @@ fn listener(listener: &v1::Listener) -> Option<Listener> {
 struct Watch {
     rooms: Rooms,
     member: Member,
-    stream: u64,
-    ended: CancellationToken,
-    lease: Lease,
-    services: ServiceStream,
-    messages: mpsc::Sender<Result<WatchResponse, Status>>,
-}
-
-enum Next {
-    Changed,
-    End(Option<Status>),
+    opened: Opened,
+    following: Following,
+    view: View,
+    /// The newest revision looked at; none before the first message.
+    told: Option<u64>,
+    /// Why it ended, if that was our wish.
+    end: Option<String>,
 }
 
 impl Watch {
     /// Enters the books first and looks at the state afterwards, so that a revocation in between is seen.
-    async fn open(
-        rooms: Rooms,
-        member: Member,
-        asked: Asked,
-        messages: mpsc::Sender<Result<WatchResponse, Status>>,
-    ) -> Result<Self, Status> {
+    async fn open(rooms: Rooms, member: Member, asked: Asked) -> Result<Self, Status> {
         // Before it is told anything: a change that concerns it names it from now on, connected or not.
         rooms.store.watched(member.instance).await.map_err(|error| error.to_status())?;
-        let lease = Lease {
-            instance: member.instance,
-            spiffe_id: member.identity.id.clone(),
-            address: member.address,
-            listeners: asked.listeners,
-        };
-        let new = NewWatcher { version: asked.version, lease: lease.clone() };
-        let (stream, ended) = rooms.watchers.open(&new, time::now());
-        let services = rooms.endpoints.subscribe(&asked.upstreams);
-        rooms.endpoints.hold(stream, &lease);
-        let watch = Self { rooms, member, stream, ended, lease, services, messages };
-        tracing::info!(
-            id = %watch.member.identity.id, instance = %watch.member.instance,
-            address = %watch.member.address, "watch stream opened"
-        );
-        Ok(watch)
+        let id = member.identity.id.clone();
+        let Asked { listeners, upstreams, version, have, claim } = asked;
+        let lease =
+            Lease { instance: member.instance, spiffe_id: id.clone(), address: member.address, listeners };
+        let now = time::now();
+        let follows_reach = upstreams.iter().any(|upstream| matches!(upstream, Pattern::Subtree(_)));
+        let claim = claim.unwrap_or_else(|| u64::try_from(time::to_millis(now)).unwrap_or_default());
+        let new = NewWatcher { version, lease: lease.clone(), claim, follows_reach };
+        let opened = rooms.watchers.open(&new, now);
+        let following = rooms.endpoints.follow(opened.stream, &opened.bell, &id, &upstreams);
+        rooms.endpoints.hold(opened.stream, &lease);
+        tracing::info!(%id, instance = %member.instance, address = %member.address, "watch stream opened");
+        let view = View::new(id, have);
+        Ok(Self { rooms, member, opened, following, view, told: None, end: None })
     }
 
-    async fn run(mut self) {
-        let mut view = View::new(self.member.identity.id.clone());
-        let mut states = self.rooms.state.clone();
-        let mut told = None;
-        let mut services = Some(self.services.current());
-        let end = loop {
-            let state = Arc::clone(&states.borrow_and_update());
+    /// The next message; an error is the end.
+    async fn next(&mut self) -> Result<WatchResponse, Status> {
+        loop {
+            let rung = if self.told.is_some() { self.rung().await } else { self.opened.bell.take() };
+            if let Some(why) = rung.ended {
+                return Err(ending(why));
+            }
+            if self.rooms.stop.is_cancelled() {
+                return Err(ending(Ended::ShuttingDown));
+            }
+            let state = Arc::clone(&self.rooms.state.borrow());
             if let Err(status) = self.rooms.gate.require_standing(&self.member.identity) {
                 // No grace for what was revoked while its stream was being opened.
                 self.rooms.endpoints.remove(self.member.instance);
-                break Some(status);
+                return Err(status);
             }
-            if !self.push(&mut view, &state, told, services.take()).await {
-                break None;
+            if rung.whole {
+                self.view.forget();
             }
-            told = Some(state.commit.revision);
-            let next = tokio::select! {
-                changed = states.changed() => match changed {
-                    Ok(()) => Next::Changed,
-                    Err(_) => Next::End(Some(Status::unavailable("control is shutting down"))),
-                },
-                () = self.services.changed() => {
-                    services = Some(self.services.current());
-                    Next::Changed
-                }
-                () = self.rooms.stop.cancelled() => {
-                    Next::End(Some(Status::unavailable("control is shutting down")))
-                }
-                () = self.ended.cancelled() => {
-                    Next::End(Some(Status::aborted("superseded by a newer stream of this instance")))
-                }
-                () = self.messages.closed() => Next::End(None),
-            };
-            if let Next::End(status) = next {
-                break status;
+            if let Some(message) = self.push(&state, rung.services) {
+                return Ok(message);
             }
-        };
-        let reason = end.as_ref().map_or("closed by the proxy", |status| status.message());
-        tracing::info!(
-            id = %self.member.identity.id, instance = %self.member.instance, reason, "watch stream ended"
-        );
-        if let Some(status) = end {
-            let _ = tokio::time::timeout(Duration::from_secs(1), self.messages.send(Err(status))).await;
         }
     }
 
-    /// Brings the proxy up to `state`, after the revision `told`, and to `services`, if they may have changed. False: the stream is gone.
-    async fn push(
-        &mut self,
-        view: &mut View,
-        state: &MeshState,
-        told: Option<u64>,
-        services: Option<Vec<v1::Service>>,
-    ) -> bool {
-        let message = view.next(state, services);
-        let sent = message.is_some();
+    async fn rung(&self) -> Rung {
+        let bell = &self.opened.bell;
+        let mut rung = bell.take();
+        while rung.is_nothing() {
+            bell.rung().await;
+            rung = bell.take();
+        }
+        if rung.can_wait() {
+            tokio::time::sleep(COALESCE).await;
+            rung.join(bell.take());
+        }
+        rung
+    }
+
+    /// What brings the proxy up to `state`, and to the services that may have moved.
+    fn push(&mut self, state: &MeshState, moved: Moved) -> Option<WatchResponse> {
+        let (instance, stream) = (&self.member.instance, self.opened.stream);
+        let told = self.told.replace(state.commit.revision);
+        let Some((mut message, has)) = self.view.next(state, &mut self.following, moved) else {
+            self.rooms.watchers.unconcerned(instance, stream, state.generation);
+            return None;
+        };
         // Booked before it is sent: the acknowledgement can be faster than we are.
-        self.rooms.watchers.evaluated(&self.member.instance, self.stream, state.commit.revision, sent);
-        let Some(message) = message else { return true };
-        if self.messages.send(Ok(message)).await.is_err() {
-            return false;
+        message.position = self.rooms.watchers.sent(instance, stream, state.generation, has);
+        if told.is_none() {
+            let sections = [
+                message.bundles.is_none(),
+                message.policies.is_none(),
+                message.revocations.is_none(),
+                message.services.is_none(),
+            ];
+            metrics::sections_unchanged(sections.into_iter().filter(|unchanged| *unchanged).count() as u64);
         }
         // The first message and endpoints are not about a commit that was just made.
         let fresh = told.is_some_and(|told| told < state.commit.revision);
         metrics::pushed(time::now().duration_since(state.commit.at).ok().filter(|_| fresh));
-        true
+        Some(message)
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.rooms.watchers.close(&self.member.instance, self.stream);
-        self.rooms.endpoints.release(self.stream, &self.lease, Instant::now());
+        let reason = self.end.as_deref().unwrap_or("closed by the proxy");
+        tracing::info!(
+            id = %self.member.identity.id, instance = %self.member.instance, reason, "watch stream ended"
+        );
+        self.rooms.watchers.close(&self.member.instance, self.opened.stream);
+        self.rooms.endpoints.release(self.opened.stream, self.member.instance, Instant::now());
+    }
+}
+
+fn ending(why: Ended) -> Status {
+    match why {
+        Ended::Superseded => Status::aborted("superseded by a newer stream of this instance"),
+        Ended::ShuttingDown => Status::unavailable("control is shutting down"),
+        Ended::CutOff => Status::unavailable("this control has lost its database: go to another"),
     }
 }

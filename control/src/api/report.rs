@@ -1,12 +1,15 @@
 //! What proxies tell: acknowledgements, and what they see.
 
+use signet_proto::digest::StateDigest;
 use signet_proto::v1::report_server::Report;
 use signet_proto::v1::{ReportRequest, ReportResponse, ReportSightingsRequest, ReportSightingsResponse};
 use tonic::{Request, Response, Status};
 
 use super::Rooms;
+use super::caller::Member;
 use super::status::ToStatus;
 use crate::inventory::Sightings;
+use crate::publish::{Acknowledgement, Mismatch};
 use crate::store::{Counted, EdgeBounds};
 use crate::telemetry::metrics;
 use crate::time;
@@ -25,8 +28,15 @@ impl Report for Rooms {
         if report.closed.len() > MAX_REASONS {
             return Err(Status::invalid_argument(format!("closed: expected at most {MAX_REASONS} reasons")));
         }
-        let closed = report.closed.iter().fold(0_u64, |closed, reason| closed.saturating_add(reason.count));
-        self.watchers.acknowledged(&member.instance, report.applied_revision, closed, arrived);
+        let acknowledgement = Acknowledgement {
+            position: report.position,
+            closed: report.closed.iter().fold(0_u64, |closed, reason| closed.saturating_add(reason.count)),
+            at: arrived,
+            state: report.state.as_ref().and_then(StateDigest::read),
+        };
+        if let Some(mismatch) = self.watchers.acknowledged(&member.instance, acknowledgement) {
+            differs(&member, &mismatch);
+        }
         Ok(Response::new(ReportResponse {}))
     }
 
@@ -53,5 +63,16 @@ impl Report for Rooms {
             Counted::Before => metrics::sightings_reported("repeated"),
         }
         Ok(Response::new(ReportSightingsResponse {}))
+    }
+}
+
+/// Said once of each stream, counted always.
+fn differs(member: &Member, mismatch: &Mismatch) {
+    mismatch.sections.iter().for_each(|section| metrics::state_mismatch(section));
+    if mismatch.first {
+        tracing::warn!(
+            id = %member.identity.id, instance = %member.instance, sections = ?mismatch.sections,
+            "a proxy does not have what it was sent: it is sent everything again"
+        );
     }
 }

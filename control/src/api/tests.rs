@@ -202,14 +202,18 @@ impl Proxy {
             listeners: vec![v1::Listener { port, app_port: 8080 }],
             upstreams: upstreams.iter().map(|name| format!("spiffe://mesh.local/{name}")).collect(),
             version: "test".into(),
+            ..v1::WatchRequest::default()
         };
+        self.watch_with(request).await
+    }
+
+    async fn watch_with(&self, request: v1::WatchRequest) -> Streaming<WatchResponse> {
         MeshClient::new(self.channel.clone()).watch(request).await.unwrap().into_inner()
     }
 
-    async fn report(&self, revision: u64, closed: u64) -> Result<(), tonic::Status> {
+    async fn report(&self, position: u64, closed: u64) -> Result<(), tonic::Status> {
         let closed = vec![v1::ClosedConnections { reason: "policy_lost".into(), count: closed }];
-        let request =
-            v1::ReportRequest { applied_revision: revision, closed, ..v1::ReportRequest::default() };
+        let request = v1::ReportRequest { position, closed, ..v1::ReportRequest::default() };
         ReportClient::new(self.channel.clone()).report(request).await.map(drop)
     }
 }

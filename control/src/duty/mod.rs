@@ -188,14 +188,19 @@ impl Duties {
     }
 
     async fn endpoints(&self) -> Result<(), Failure> {
-        let gone = self.endpoints.sweep(Instant::now());
-        if !gone.is_empty() {
-            tracing::info!(instances = gone.len(), "endpoints of instances that did not come back forgotten");
-            self.store.remove_leases(gone.clone()).await?;
-            // What has come to another replica meanwhile is there still.
-            for instance in gone {
-                self.endpoints.put_elsewhere(instance, self.store.lease_elsewhere(instance).await?);
+        let mut due = self.endpoints.due(Instant::now());
+        if self.store.is_shared() {
+            // Who has only moved is there all the time.
+            for instance in &due {
+                if let Some(lease) = self.store.lease_elsewhere(*instance).await? {
+                    self.endpoints.put_elsewhere(*instance, Some(lease));
+                }
             }
+        }
+        due = self.endpoints.sweep(due, Instant::now());
+        if !due.is_empty() {
+            tracing::info!(instances = due.len(), "endpoints of instances that did not come back forgotten");
+            self.store.remove_leases(due).await?;
         }
         Ok(())
     }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use signet_proto::spiffe::InstanceId;
 use tokio_util::sync::CancellationToken;
 
-use super::{Endpoints, Watchers};
+use super::{Ended, Endpoints, Watchers};
 use crate::store::model::Standing;
 use crate::store::{Changed, Store, StoreError};
 
@@ -49,15 +50,25 @@ async fn flush(store: &Store, watchers: &Watchers) -> Result<(), StoreError> {
         let opened = |standing: &Option<Standing>| standing.as_ref().is_some_and(|standing| standing.opened);
         let taken: Vec<_> =
             standings.iter().map(|(instance, standing)| (*instance, opened(standing))).collect();
-        if let Err(error) = store.put_standings(standings).await {
-            watchers.give_back(taken);
-            return Err(error);
+        match store.put_standings(standings).await {
+            Ok(superseded) => {
+                superseded.iter().for_each(|instance| watchers.end(instance, Ended::Superseded));
+            }
+            Err(error) => {
+                watchers.give_back(taken);
+                return Err(error);
+            }
         }
     }
 }
 
 /// Takes in the endpoints that other replicas hold, whenever they change, until `stop`.
-pub async fn follow_endpoints(store: Store, endpoints: Arc<Endpoints>, stop: CancellationToken) {
+pub async fn follow_endpoints(
+    store: Store,
+    endpoints: Arc<Endpoints>,
+    watchers: Arc<Watchers>,
+    stop: CancellationToken,
+) {
     if !store.is_shared() {
         return;
     }
@@ -71,9 +82,8 @@ pub async fn follow_endpoints(store: Store, endpoints: Arc<Endpoints>, stop: Can
             Changed::Instances(instances) => {
                 let mut taken = Ok(());
                 for instance in instances {
-                    match store.lease_elsewhere(instance).await {
-                        Ok(lease) => endpoints.put_elsewhere(instance, lease),
-                        Err(error) => taken = Err(error),
+                    if let Err(error) = one(&store, &endpoints, &watchers, instance).await {
+                        taken = Err(error);
                     }
                 }
                 taken
@@ -91,6 +101,21 @@ async fn all(store: &Store, endpoints: &Endpoints) -> Result<(), StoreError> {
     let leases = store.leases().await?;
     let elsewhere: Vec<_> =
         leases.into_iter().filter_map(|(lease, elsewhere)| elsewhere.then_some(lease)).collect();
-    endpoints.replace_elsewhere(&elsewhere);
+    endpoints.replace_elsewhere(elsewhere);
+    Ok(())
+}
+
+/// What is said of an instance whose stream is ours can only be its goodbye, said elsewhere.
+async fn one(
+    store: &Store,
+    endpoints: &Endpoints,
+    watchers: &Watchers,
+    instance: InstanceId,
+) -> Result<(), StoreError> {
+    if watchers.is_connected(&instance) && store.has_departed(instance).await? {
+        watchers.departed(&instance);
+        endpoints.remove(instance);
+    }
+    endpoints.put_elsewhere(instance, store.lease_elsewhere(instance).await?);
     Ok(())
 }

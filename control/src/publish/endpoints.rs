@@ -4,22 +4,25 @@
 //! at once when the instance or identity is revoked or lapses, and `GRACE` after its stream ended
 //! otherwise: a proxy that reconnects, or a control that restarts, takes no endpoint away from anyone. What other
 //! replicas hold is theirs to take out; a stream of our own counts for more than what is heard of another.
-//! Endpoints are not part of the revision log: they change without anyone's decision.
+//! Endpoints are not part of the revision log: they change without anyone's decision. Everything is found by
+//! identity or instance; nothing but a start, and the loss of contact with other replicas, looks at all of it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::pin::Pin;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::stream::{SelectAll, StreamExt};
 use parking_lot::Mutex;
 use signet_proto::handshake::Revocations;
-use signet_proto::policy::{Pattern, Subtree};
+use signet_proto::policy::{Pattern, ancestors};
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 use signet_proto::v1;
-use tokio::sync::watch;
-use tokio_stream::wrappers::WatchStream;
 
+use super::bell::Bell;
+use super::by_identity::{Name, below};
+use super::following::Following;
+use super::published::{Addresses, Published};
+use super::state::Added;
 use crate::store::model::Lease;
 
 /// How long an endpoint outlives its stream.
@@ -28,8 +31,6 @@ const GRACE: Duration = Duration::from_secs(30);
 /// away.
 const START_GRACE: Duration = Duration::from_secs(90);
 
-type Endpoint = Arc<[v1::Endpoint]>;
-
 /// All endpoints.
 #[derive(Debug, Default)]
 pub struct Endpoints {
@@ -37,11 +38,32 @@ pub struct Endpoints {
 }
 
 #[derive(Debug, Default)]
-struct Table {
-    identities: HashMap<SpiffeId, BTreeMap<InstanceId, Entry>>,
-    services: HashMap<SpiffeId, watch::Sender<Endpoint>>,
-    /// Told of every change, for those who follow a subtree.
-    any: watch::Sender<()>,
+pub(super) struct Table {
+    services: BTreeMap<Name, Service>,
+    instances: HashMap<InstanceId, SpiffeId>,
+    /// Held by no stream: until when.
+    waiting: BTreeSet<(Instant, InstanceId)>,
+    /// Followers of subtrees, by their prefix.
+    around: HashMap<Arc<str>, Around>,
+}
+
+/// An identity that has instances, or followers.
+#[derive(Debug)]
+struct Service {
+    /// By instance.
+    entries: Vec<Entry>,
+    published: Arc<Published>,
+    followers: HashMap<u64, Arc<Bell>>,
+}
+
+/// What is around identities.
+#[derive(Debug, Default)]
+struct Around {
+    followers: HashMap<u64, Arc<Bell>>,
+    /// How many instances are at each.
+    counts: BTreeMap<IpAddr, usize>,
+    addresses: Arc<Addresses>,
+    stale: bool,
 }
 
 #[derive(Debug)]
@@ -60,16 +82,6 @@ enum Held {
     Elsewhere,
 }
 
-/// The endpoints of a stream's upstreams, as they change.
-#[derive(Debug)]
-pub struct ServiceStream {
-    receivers: Vec<(SpiffeId, watch::Receiver<Endpoint>)>,
-    changes: SelectAll<Pin<Box<WatchStream<Endpoint>>>>,
-    subtrees: Vec<Subtree>,
-    any: watch::Receiver<()>,
-    table: Arc<Mutex<Table>>,
-}
-
 impl Endpoints {
     /// What was known before the restart; each of our own waits for its stream. With each, whether it is another
     /// replica's.
@@ -78,10 +90,7 @@ impl Endpoints {
         let endpoints = Self::default();
         let mut table = endpoints.table.lock();
         for (lease, elsewhere) in leases {
-            table.insert(Entry {
-                lease,
-                held: if elsewhere { Held::Elsewhere } else { Held::Until(now + START_GRACE) },
-            });
+            table.insert(lease, if elsewhere { Held::Elsewhere } else { Held::Until(now + START_GRACE) });
         }
         drop(table);
         endpoints
@@ -89,310 +98,300 @@ impl Endpoints {
 
     /// A stream opened.
     pub fn hold(&self, stream: u64, lease: &Lease) {
-        let mut table = self.table.lock();
-        let before = table.insert(Entry { lease: lease.clone(), held: Held::Stream(stream) });
-        if before.is_none_or(|before| before.lease != *lease) {
-            table.publish(&lease.spiffe_id);
-        }
+        self.table.lock().insert(lease.clone(), Held::Stream(stream));
     }
 
     /// A stream ended, unless a newer one holds the lease already.
-    pub fn release(&self, stream: u64, lease: &Lease, now: Instant) {
+    pub fn release(&self, stream: u64, instance: InstanceId, now: Instant) {
         let mut table = self.table.lock();
-        let instances = table.identities.get_mut(&lease.spiffe_id);
-        if let Some(entry) = instances.and_then(|instances| instances.get_mut(&lease.instance))
-            && entry.held == Held::Stream(stream)
-        {
-            entry.held = Held::Until(now + GRACE);
+        if table.held(&instance) == Some(Held::Stream(stream)) {
+            table.set_held(instance, Held::Until(now + GRACE));
         }
     }
 
     /// Takes out the endpoints of one instance at once, though its stream may stay open.
     pub fn remove(&self, instance: InstanceId) {
-        self.table.lock().remove(|entry| entry.lease.instance == instance);
+        self.table.lock().remove(instance);
     }
 
-    /// Takes out what nobody has held for too long. Returns whose, to be forgotten in the store too.
-    pub fn sweep(&self, now: Instant) -> Vec<InstanceId> {
+    /// Those that nobody has held for too long.
+    #[must_use]
+    pub fn due(&self, now: Instant) -> Vec<InstanceId> {
+        let table = self.table.lock();
+        let due = table.waiting.iter().take_while(|(until, _)| *until <= now);
+        due.map(|(_, instance)| *instance).collect()
+    }
+
+    /// Takes these out, unless somebody holds them again. Returns which, to be forgotten in the store too.
+    pub fn sweep(&self, due: Vec<InstanceId>, now: Instant) -> Vec<InstanceId> {
         let mut table = self.table.lock();
-        let gone = table.remove(|entry| matches!(entry.held, Held::Until(until) if until <= now));
-        table.services.retain(|_, sender| sender.receiver_count() > 0);
+        let over = |held| matches!(held, Some(Held::Until(until)) if until <= now);
+        let gone: Vec<_> = due.into_iter().filter(|instance| over(table.held(instance))).collect();
+        gone.iter().for_each(|instance| table.remove(*instance));
         gone
+    }
+
+    /// Whoever waits for its stream gets as much time as after a start: nobody could come.
+    pub fn wait_longer(&self, now: Instant) {
+        let mut table = self.table.lock();
+        let waiting: Vec<_> = table.waiting.iter().map(|(_, instance)| *instance).collect();
+        waiting.into_iter().for_each(|instance| table.set_held(instance, Held::Until(now + START_GRACE)));
     }
 
     /// What another replica holds for an instance now, or no longer does.
     pub fn put_elsewhere(&self, instance: InstanceId, lease: Option<Lease>) {
         let mut table = self.table.lock();
-        match lease {
-            None => {
-                table.remove(|entry| entry.lease.instance == instance && entry.held == Held::Elsewhere);
-            }
-            Some(lease) => table.put_elsewhere(&lease),
+        match (lease, table.held(&instance)) {
+            (None, Some(Held::Elsewhere)) => table.remove(instance),
+            (None, _) | (Some(_), Some(Held::Stream(_))) => {}
+            (Some(lease), _) => table.insert(lease, Held::Elsewhere),
         }
     }
 
     /// All that other replicas hold.
-    pub fn replace_elsewhere(&self, leases: &[Lease]) {
+    pub fn replace_elsewhere(&self, leases: Vec<Lease>) {
         let mut table = self.table.lock();
         let there: HashSet<_> = leases.iter().map(|lease| lease.instance).collect();
-        table.remove(|entry| entry.held == Held::Elsewhere && !there.contains(&entry.lease.instance));
+        let entries = table.services.values().flat_map(|service| &service.entries);
+        let gone: Vec<_> = entries
+            .filter(|entry| entry.held == Held::Elsewhere && !there.contains(&entry.lease.instance))
+            .map(|entry| entry.lease.instance)
+            .collect();
+        gone.into_iter().for_each(|instance| table.remove(instance));
         for lease in leases {
-            table.put_elsewhere(lease);
+            if !matches!(table.held(&lease.instance), Some(Held::Stream(_))) {
+                table.insert(lease, Held::Elsewhere);
+            }
         }
     }
 
-    /// Takes out what is revoked. Returns whose.
-    pub fn drop_revoked(&self, revocations: &Revocations) -> Vec<InstanceId> {
-        self.table.lock().remove(|entry| {
-            revocations.matching(&entry.lease.spiffe_id, Some(&entry.lease.instance), []).is_some()
-        })
-    }
-
-    /// Follows the endpoints of these identities and subtrees.
-    #[must_use]
-    pub fn subscribe(&self, upstreams: &[Pattern]) -> ServiceStream {
+    /// Takes out what is revoked.
+    pub fn drop_revoked(&self, revocations: &Revocations) {
         let mut table = self.table.lock();
-        let subtrees = upstreams.iter().filter_map(|upstream| match upstream {
-            Pattern::Subtree(subtree) => Some(subtree.clone()),
-            Pattern::Exact(_) => None,
-        });
-        let exact = upstreams.iter().filter_map(|upstream| match upstream {
-            Pattern::Exact(id) => Some(id),
-            Pattern::Subtree(_) => None,
-        });
-        let receivers: Vec<_> = exact
-            .map(|id| {
-                let current = table.endpoints_of(id);
-                let sender = table.services.entry(id.clone()).or_insert_with(|| watch::channel(current).0);
-                (id.clone(), sender.subscribe())
+        let entries = table.services.values().flat_map(|service| &service.entries);
+        let gone: Vec<_> = entries
+            .filter(|entry| {
+                revocations.matching(&entry.lease.spiffe_id, Some(&entry.lease.instance), []).is_some()
             })
+            .map(|entry| entry.lease.instance)
             .collect();
-        let changes = receivers
-            .iter()
-            .map(|(_, receiver)| Box::pin(WatchStream::from_changes(receiver.clone())))
-            .collect();
-        let (subtrees, any) = (subtrees.collect(), table.any.subscribe());
-        ServiceStream { receivers, changes, subtrees, any, table: Arc::clone(&self.table) }
+        gone.into_iter().for_each(|instance| table.remove(instance));
     }
-}
 
-impl ServiceStream {
-    /// The endpoints now, as they are sent: each identity once, in order.
+    /// Takes out what was revoked just now. Returns whose.
+    pub fn drop_added(&self, added: &Added) -> Vec<InstanceId> {
+        let mut table = self.table.lock();
+        let services = added.identities.iter().filter_map(|id| table.services.get(id.as_str()));
+        let of_identities = services.flat_map(|service| &service.entries).map(|entry| entry.lease.instance);
+        let instances = added.instances.iter().copied();
+        let gone: HashSet<_> =
+            of_identities.chain(instances.filter(|one| table.instances.contains_key(one))).collect();
+        gone.iter().for_each(|instance| table.remove(*instance));
+        gone.into_iter().collect()
+    }
+
+    /// Follows the endpoints of these identities, and in these subtrees of those whom `id` may call. Rings `bell`.
     #[must_use]
-    pub fn current(&mut self) -> Vec<v1::Service> {
-        let mut services: BTreeMap<SpiffeId, Vec<v1::Endpoint>> =
-            self.receivers.iter().map(|(id, receiver)| (id.clone(), receiver.borrow().to_vec())).collect();
-        if !self.subtrees.is_empty() {
-            self.any.mark_unchanged();
-            let table = self.table.lock();
-            let below = |id: &SpiffeId| self.subtrees.iter().any(|subtree| subtree.contains(id));
-            for id in table.identities.keys().filter(|id| below(id)) {
-                services.entry(id.clone()).or_insert_with(|| table.endpoints_of(id).to_vec());
+    pub fn follow(&self, stream: u64, bell: &Arc<Bell>, id: &SpiffeId, upstreams: &[Pattern]) -> Following {
+        let mut table = self.table.lock();
+        for upstream in upstreams {
+            match upstream {
+                Pattern::Exact(id) => {
+                    table.service(id).followers.insert(stream, Arc::clone(bell));
+                }
+                Pattern::Subtree(subtree) => {
+                    table.around(subtree.prefix()).followers.insert(stream, Arc::clone(bell));
+                }
             }
         }
-        services
-            .into_iter()
-            .map(|(id, endpoints)| v1::Service { spiffe_id: id.to_string(), endpoints })
-            .collect()
-    }
-
-    /// Waits for a change; for ever if there is nothing to follow. Who follows a subtree may be woken for
-    /// others, too.
-    pub async fn changed(&mut self) {
-        let exact = async {
-            if self.changes.next().await.is_none() {
-                std::future::pending::<()>().await;
-            }
-        };
-        let any = async {
-            if self.subtrees.is_empty() || self.any.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            () = exact => {}
-            () = any => {}
-        }
+        drop(table);
+        Following::new(stream, id.clone(), upstreams, Arc::clone(&self.table))
     }
 }
 
 impl Table {
-    fn insert(&mut self, entry: Entry) -> Option<Entry> {
-        let instances = self.identities.entry(entry.lease.spiffe_id.clone()).or_default();
-        instances.insert(entry.lease.instance, entry)
+    /// What is known of `id`, if anything is.
+    pub(super) fn published(&self, id: &SpiffeId) -> Option<&Arc<Published>> {
+        self.services.get(id.as_str()).map(|service| &service.published)
     }
 
-    fn put_elsewhere(&mut self, lease: &Lease) {
-        let known =
-            self.identities.get(&lease.spiffe_id).and_then(|instances| instances.get(&lease.instance));
-        if known.is_some_and(|entry| matches!(entry.held, Held::Stream(_))) {
-            return;
+    /// All that `pattern` means.
+    pub(super) fn matching<'a>(
+        &'a self,
+        pattern: &'a Pattern,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Published>> + 'a> {
+        match pattern {
+            Pattern::Exact(id) => Box::new(self.published(id).into_iter()),
+            Pattern::Subtree(subtree) => {
+                Box::new(below(&self.services, subtree.prefix()).map(|(_, service)| &service.published))
+            }
         }
-        let before = self.insert(Entry { lease: lease.clone(), held: Held::Elsewhere });
-        if before.is_none_or(|before| before.lease != *lease) {
-            self.publish(&lease.spiffe_id);
+    }
+
+    /// The addresses of all instances below a prefix that is followed.
+    pub(super) fn addresses(&mut self, prefix: &str) -> Arc<Addresses> {
+        let Some(around) = self.around.get_mut(prefix) else { return Arc::default() };
+        if std::mem::take(&mut around.stale) {
+            around.addresses = Arc::new(around.addresses.next(around.counts.keys()));
         }
+        Arc::clone(&around.addresses)
+    }
+
+    pub(super) fn unfollow(&mut self, stream: u64, exact: &[SpiffeId], prefixes: &[Arc<str>]) {
+        for id in exact {
+            if let Some(service) = self.services.get_mut(id.as_str()) {
+                service.followers.remove(&stream);
+                if service.followers.is_empty() && service.entries.is_empty() {
+                    self.services.remove(id.as_str());
+                }
+            }
+        }
+        for prefix in prefixes {
+            if let Some(around) = self.around.get_mut(prefix) {
+                around.followers.remove(&stream);
+                if around.followers.is_empty() {
+                    self.around.remove(prefix);
+                }
+            }
+        }
+    }
+
+    fn service(&mut self, id: &SpiffeId) -> &mut Service {
+        self.services.entry(Name(id.clone())).or_insert_with(|| Service {
+            entries: Vec::new(),
+            published: Arc::new(Published::new(id.clone(), Vec::new(), None)),
+            followers: HashMap::new(),
+        })
+    }
+
+    fn around(&mut self, prefix: &Arc<str>) -> &mut Around {
+        let Self { services, around, .. } = self;
+        around.entry(Arc::clone(prefix)).or_insert_with(|| {
+            let mut new = Around { stale: true, ..Around::default() };
+            let entries = below(services, prefix).flat_map(|(_, service)| &service.entries);
+            entries.for_each(|entry| *new.counts.entry(entry.lease.address).or_default() += 1);
+            new
+        })
+    }
+
+    fn held(&self, instance: &InstanceId) -> Option<Held> {
+        let service = self.services.get(self.instances.get(instance)?.as_str())?;
+        service.at(instance).ok().and_then(|at| service.entries.get(at)).map(|entry| entry.held)
+    }
+
+    fn set_held(&mut self, instance: InstanceId, held: Held) {
+        let Some(id) = self.instances.get(&instance) else { return };
+        let Some(service) = self.services.get_mut(id.as_str()) else { return };
+        let entry = service.at(&instance).ok().and_then(|at| service.entries.get_mut(at));
+        let Some(entry) = entry else { return };
+        if let Held::Until(until) = std::mem::replace(&mut entry.held, held) {
+            self.waiting.remove(&(until, instance));
+        }
+        if let Held::Until(until) = held {
+            self.waiting.insert((until, instance));
+        }
+    }
+
+    fn insert(&mut self, lease: Lease, held: Held) {
+        let (instance, id) = (lease.instance, lease.spiffe_id.clone());
+        if self.instances.get(&instance).is_some_and(|known| *known != id) {
+            self.remove(instance);
+        }
+        let service = self.service(&id);
+        let before = match service.at(&instance) {
+            Ok(at) => service.entries.get_mut(at).map(|entry| std::mem::replace(&mut entry.lease, lease)),
+            Err(at) => {
+                service.entries.insert(at, Entry { lease, held: Held::Elsewhere });
+                None
+            }
+        };
+        self.instances.insert(instance, id.clone());
+        self.set_held(instance, held);
+        let after = self.lease(&instance).cloned();
+        if before != after {
+            self.moved(&id, before.as_ref(), after.as_ref());
+        }
+    }
+
+    fn remove(&mut self, instance: InstanceId) {
+        // Out of those that wait.
+        self.set_held(instance, Held::Elsewhere);
+        let Some(id) = self.instances.remove(&instance) else { return };
+        let Some(service) = self.services.get_mut(id.as_str()) else { return };
+        let Ok(at) = service.at(&instance) else { return };
+        let entry = service.entries.remove(at);
+        self.moved(&id, Some(&entry.lease), None);
+        if self.services.get(id.as_str()).is_some_and(Service::is_nobodys) {
+            self.services.remove(id.as_str());
+        }
+    }
+
+    fn lease(&self, instance: &InstanceId) -> Option<&Lease> {
+        let service = self.services.get(self.instances.get(instance)?.as_str())?;
+        service.entries.get(service.at(instance).ok()?).map(|entry| &entry.lease)
+    }
+
+    /// Tells whoever follows `id`.
+    fn moved(&mut self, id: &SpiffeId, before: Option<&Lease>, after: Option<&Lease>) {
+        let Self { services, around, .. } = self;
+        for prefix in ancestors(id) {
+            if let Some(around) = around.get_mut(prefix) {
+                around.count(before.map(|lease| lease.address), after.map(|lease| lease.address));
+                around.followers.values().for_each(|bell| bell.service(Some(id)));
+            }
+        }
+        if let Some(service) = services.get_mut(id.as_str()) {
+            service.publish(id);
+            service.followers.values().for_each(|bell| bell.service(Some(id)));
+        }
+    }
+}
+
+impl Service {
+    fn at(&self, instance: &InstanceId) -> Result<usize, usize> {
+        self.entries.binary_search_by(|entry| entry.lease.instance.cmp(instance))
+    }
+
+    fn is_nobodys(&self) -> bool {
+        self.entries.is_empty() && self.followers.is_empty()
     }
 
     /// By instance, then port: equal endpoints are equal messages.
-    fn endpoints_of(&self, id: &SpiffeId) -> Endpoint {
-        let leases = self.identities.get(id).into_iter().flat_map(BTreeMap::values).map(|entry| &entry.lease);
-        leases
-            .flat_map(|lease| {
-                lease.listeners.iter().map(|listener| v1::Endpoint {
-                    address: lease.address.to_string(),
-                    port: u32::from(listener.port),
-                    instance: lease.instance.to_string(),
-                    app_port: u32::from(listener.app_port),
-                })
+    fn publish(&mut self, id: &SpiffeId) {
+        let leases = self.entries.iter().map(|entry| &entry.lease);
+        let endpoints = leases.flat_map(|lease| {
+            lease.listeners.iter().map(|listener| v1::Endpoint {
+                address: lease.address.to_string(),
+                port: u32::from(listener.port),
+                instance: lease.instance.to_string(),
+                app_port: u32::from(listener.app_port),
             })
-            .collect()
-    }
-
-    fn publish(&self, id: &SpiffeId) {
-        self.any.send_replace(());
-        if let Some(sender) = self.services.get(id) {
-            let endpoints = self.endpoints_of(id);
-            sender.send_if_modified(|current| {
-                let changed = *current != endpoints;
-                *current = endpoints;
-                changed
-            });
+        });
+        let next = Published::new(id.clone(), endpoints.collect(), Some(&self.published));
+        if next.digest != self.published.digest {
+            self.published = Arc::new(next);
         }
     }
+}
 
-    fn remove(&mut self, gone: impl Fn(&Entry) -> bool) -> Vec<InstanceId> {
-        let mut removed = Vec::new();
-        let mut changed = Vec::new();
-        for (id, instances) in &mut self.identities {
-            let before = removed.len();
-            removed.extend(instances.extract_if(.., |_, entry| gone(entry)).map(|(instance, _)| instance));
-            if removed.len() > before {
-                changed.push(id.clone());
+impl Around {
+    fn count(&mut self, before: Option<IpAddr>, after: Option<IpAddr>) {
+        if let Some(address) = after {
+            let count = self.counts.entry(address).or_default();
+            *count += 1;
+            self.stale |= *count == 1;
+        }
+        if let Some(address) = before
+            && let Some(count) = self.counts.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&address);
+                self.stale = true;
             }
         }
-        changed.iter().for_each(|id| self.publish(id));
-        self.identities.retain(|_, instances| !instances.is_empty());
-        removed
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::model::Listener;
-
-    fn id() -> SpiffeId {
-        "spiffe://mesh.local/payments".parse().unwrap()
-    }
-
-    fn lease(port: u16) -> Lease {
-        Lease {
-            instance: InstanceId::random().unwrap(),
-            spiffe_id: id(),
-            address: "10.0.0.7".parse().unwrap(),
-            listeners: vec![Listener { port, app_port: 8080 }],
-        }
-    }
-
-    fn upstream() -> [Pattern; 1] {
-        [Pattern::Exact(id())]
-    }
-
-    fn ports(stream: &mut ServiceStream) -> Vec<u32> {
-        let services = stream.current();
-        let mut ports: Vec<_> = services[0].endpoints.iter().map(|endpoint| endpoint.port).collect();
-        ports.sort_unstable();
-        ports
-    }
-
-    #[tokio::test]
-    async fn endpoint_comes_with_its_stream_and_stays_for_a_grace() {
-        let (endpoints, now) = (Endpoints::default(), Instant::now());
-        let mut stream = endpoints.subscribe(&upstream());
-        assert!(ports(&mut stream).is_empty());
-        let lease = lease(15443);
-        endpoints.hold(1, &lease);
-        stream.changed().await;
-        assert_eq!(ports(&mut stream), [15443]);
-        endpoints.release(1, &lease, now);
-        assert!(endpoints.sweep(now + GRACE - Duration::from_secs(1)).is_empty());
-        assert_eq!(endpoints.sweep(now + GRACE), [lease.instance]);
-        stream.changed().await;
-        assert!(ports(&mut stream).is_empty());
-    }
-
-    #[test]
-    fn reconnected_stream_keeps_its_endpoint_without_a_gap() {
-        let (endpoints, now) = (Endpoints::default(), Instant::now());
-        let lease = lease(1);
-        endpoints.hold(1, &lease);
-        endpoints.hold(2, &lease);
-        endpoints.release(1, &lease, now);
-        assert!(endpoints.sweep(now + GRACE * 10).is_empty(), "the newer stream holds it");
-    }
-
-    #[test]
-    fn restart_keeps_endpoints_until_proxies_had_time_to_come_back() {
-        let now = Instant::now();
-        let (one, other) = (lease(1), lease(2));
-        let endpoints = Endpoints::restore(vec![(one.clone(), false), (other.clone(), false)], now);
-        let mut stream = endpoints.subscribe(&upstream());
-        assert_eq!(ports(&mut stream), [1, 2]);
-        endpoints.hold(7, &one);
-        assert_eq!(endpoints.sweep(now + START_GRACE), [other.instance]);
-        assert_eq!(ports(&mut stream), [1]);
-    }
-
-    #[test]
-    fn endpoint_of_another_replica_is_its_own_to_take_out() {
-        let (endpoints, now) = (Endpoints::default(), Instant::now());
-        let mut stream = endpoints.subscribe(&upstream());
-        let (here, there) = (lease(1), lease(2));
-        endpoints.hold(7, &here);
-        endpoints.put_elsewhere(there.instance, Some(there.clone()));
-        assert_eq!(ports(&mut stream), [1, 2]);
-        assert!(endpoints.sweep(now + START_GRACE * 10).is_empty());
-        endpoints.put_elsewhere(here.instance, Some(lease(3)));
-        endpoints.put_elsewhere(here.instance, None);
-        assert_eq!(ports(&mut stream), [1, 2, 3], "our own stream counts for more");
-        endpoints.replace_elsewhere(&[]);
-        assert_eq!(ports(&mut stream), [1]);
-        endpoints.put_elsewhere(there.instance, Some(there.clone()));
-        endpoints.hold(8, &there);
-        endpoints.release(8, &there, now);
-        assert_eq!(endpoints.sweep(now + GRACE), [there.instance], "it came here, and went");
-    }
-
-    #[test]
-    fn revoked_instance_loses_its_endpoint_at_once_and_alone() {
-        let endpoints = Endpoints::default();
-        let (one, other) = (lease(1), lease(2));
-        endpoints.hold(1, &one);
-        endpoints.hold(2, &other);
-        let mut stream = endpoints.subscribe(&upstream());
-        let revoked = Revocations::try_from(v1::Revocations {
-            instances: vec![v1::RevokedInstance { instance: one.instance.to_string(), lapsed: false }],
-            ..v1::Revocations::default()
-        })
-        .unwrap();
-        assert_eq!(endpoints.drop_revoked(&revoked), [one.instance]);
-        assert_eq!(ports(&mut stream), [2]);
-    }
-
-    #[tokio::test]
-    async fn subtree_brings_those_below_as_they_come_and_go() {
-        let endpoints = Endpoints::default();
-        let follow = |pattern: &str| endpoints.subscribe(&[pattern.parse().unwrap()]);
-        let (mut all, mut none) = (follow("spiffe://mesh.local/*"), follow("spiffe://mesh.local/other/*"));
-        assert!(all.current().is_empty());
-        let lease = lease(15443);
-        endpoints.hold(1, &lease);
-        all.changed().await;
-        assert_eq!(ports(&mut all), [15443]);
-        assert!(none.current().is_empty());
-        endpoints.remove(lease.instance);
-        all.changed().await;
-        assert!(all.current().is_empty());
-    }
-}
+mod tests;

@@ -1,80 +1,62 @@
 //! From a commit to every proxy that it concerns: pushed, never polled.
 //!
 //! ```text
-//!   store commit ──▶ Publisher: reload what changed ──▶ one immutable MeshState (watch channel)
-//!                                                          │ each Watch stream: View::next
-//!   Watch streams open and close ──▶ Endpoints (leases) ──▶│ (its own documents, its own upstreams)
-//!                                                          ▼
-//!                                      only the sections whose content changed ──▶ proxy
-//!   Report (acknowledgement) ──▶ Watchers ──▶ AwaitApplied
+//!   store commit ──▶ Publisher: reads what changed ──▶ one immutable MeshState, and whom the difference is about
+//!                                                        │ only they are woken (Watchers, Bell)
+//!   Watch streams open and close ──▶ Endpoints (leases) ─▶│ followers of that service, too
+//!                                                        ▼
+//!                  View of each stream woken: only the sections whose digest differs ──▶ proxy
+//!   Report (position, digest of what is in force) ──▶ Watchers: the book of changes ──▶ AwaitApplied
 //! ```
 //!
-//! Invariants: a message that carries revision N contains everything of N that concerns its proxy; the first
-//! message of a stream is complete; a slow proxy gets the newest state, not a queue of old ones; policy that
-//! cannot be read denies, and keeps no revocation from anyone.
+//! Invariants: a message that carries revision N contains everything of N that concerns its proxy; after the first
+//! message of a stream its proxy has everything; a slow proxy gets the newest state, not a queue of old ones; policy
+//! that cannot be read denies, and keeps no revocation from anyone. What a proxy has is told by digests of contents
+//! (`signet_proto::digest`), not by revisions: so it does not matter which replica it comes to, nor whether the store
+//! is an older one than before.
 
+mod bell;
+mod book;
+mod by_identity;
 mod elsewhere;
 mod endpoints;
+mod following;
+mod policies;
+mod published;
+mod state;
 mod view;
 mod watchers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_proto::handshake::Revocations;
-use signet_proto::policy::{Pattern, PolicySet, parse_json};
 use signet_proto::spiffe::TrustDomain;
-use signet_proto::v1;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::model::{Commit, MeshRead, Policy, RevocationList};
+use crate::store::model::Commit;
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics;
+use crate::time;
 
+pub use bell::{Bell, Ended, Moved, Rung};
 pub use elsewhere::{follow_endpoints, write_standings};
-pub use endpoints::{Endpoints, ServiceStream};
+pub use endpoints::Endpoints;
+pub use following::Following;
+pub use policies::{Concerned, PolicySection};
+pub use state::{Added, MeshState, RevocationSection, WentBack};
 pub use view::View;
-pub use watchers::{Applied, NewWatcher, Progress, WatcherInfo, Watchers};
+pub use watchers::{Acknowledgement, Applied, Mismatch, NewWatcher, Opened, WatcherInfo, Watchers};
 
 const RETRY: Duration = Duration::from_millis(200);
 
-/// What proxies may be told, as of one commit.
-#[derive(Debug, Clone)]
-pub struct MeshState {
-    /// The newest commit that changed any of it.
-    pub commit: Commit,
-    /// The newest revision looked at; those after `commit` changed nothing here.
-    pub processed: u64,
-    /// Trust bundles.
-    pub bundles: Arc<v1::Bundles>,
-    /// Policy documents.
-    pub policies: Arc<PolicySection>,
-    /// Revocations.
-    pub revocations: Arc<RevocationSection>,
-}
-
-/// All documents, by name, with their targets; and compiled, for explanations.
-#[derive(Debug)]
-pub struct PolicySection {
-    /// Without a target that can be read, a document is everyone's.
-    pub(crate) documents: Vec<(Option<Pattern>, Arc<str>)>,
-    /// Compiled, as a proxy that all of it concerns would have it.
-    pub compiled: PolicySet,
-}
-
-/// All revocations, as they are sent and as they are asked.
-#[derive(Debug)]
-pub struct RevocationSection {
-    pub(crate) message: v1::Revocations,
-    /// To match callers with.
-    pub index: Revocations,
-}
-
 /// Keeps the [`MeshState`] up to date.
 pub struct Publisher {
+    /// The newest commit that was read.
+    read: Commit,
     store: Store,
     endpoints: Arc<Endpoints>,
+    watchers: Arc<Watchers>,
     trust_domain: TrustDomain,
     state: watch::Sender<Arc<MeshState>>,
 }
@@ -87,23 +69,20 @@ impl Publisher {
     pub async fn load(
         store: Store,
         endpoints: Arc<Endpoints>,
+        watchers: Arc<Watchers>,
         trust_domain: TrustDomain,
     ) -> Result<Self, StoreError> {
         let read = store.mesh_since(None).await?;
-        let empty = MeshState {
-            commit: read.commit,
-            processed: 0,
-            bundles: Arc::default(),
-            policies: Arc::new(PolicySection { documents: Vec::new(), compiled: PolicySet::empty() }),
-            revocations: Arc::new(RevocationSection {
-                message: v1::Revocations::default(),
-                index: Revocations::default(),
-            }),
+        let newest = read.commit;
+        let empty = MeshState::empty(read.commit);
+        let state = match empty.advance(read, &trust_domain)? {
+            Some((state, _)) => MeshState { generation: 0, ..state },
+            None => empty,
         };
-        let state = advance(&empty, read, &trust_domain)?.unwrap_or(empty);
+        watchers.begin(state.processed);
         endpoints.drop_revoked(&state.revocations.index);
         let (state, _) = watch::channel(Arc::new(state));
-        Ok(Self { store, endpoints, trust_domain, state })
+        Ok(Self { read: newest, store, endpoints, watchers, trust_domain, state })
     }
 
     /// The state, and every later one.
@@ -113,134 +92,79 @@ impl Publisher {
     }
 
     /// Follows the commits until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         let mut committed = self.store.committed();
         loop {
-            let known = self.state.borrow().processed;
-            if committed.borrow_and_update().revision > known {
-                if let Err(error) = self.catch_up(known).await {
-                    tracing::error!(%error, "cannot read what changed; proxies keep what they have");
-                    tokio::time::sleep(RETRY).await;
-                } else if self.state.borrow().processed <= known {
-                    tracing::error!(
-                        known,
-                        "the store is behind what it told before: is it a copy that lags?"
-                    );
-                    tokio::time::sleep(RETRY).await;
+            let newest = *committed.borrow_and_update();
+            if newest == self.read {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = committed.changed() => if changed.is_err() { return },
                 }
                 continue;
             }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                changed = committed.changed() => if changed.is_err() { return },
+            let caught_up = self.catch_up().await;
+            if let Err(error) = &caught_up {
+                tracing::error!(%error, "cannot read what changed; proxies keep what they have");
+            }
+            // What was read may be newer than what was told of, and then that comes.
+            if caught_up.is_ok() && self.read.revision >= newest.revision {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = committed.changed() => if changed.is_err() { return },
+                }
+            } else {
+                tokio::time::sleep(RETRY).await;
             }
         }
     }
 
-    async fn catch_up(&self, known: u64) -> Result<(), StoreError> {
-        let read = self.store.mesh_since(Some(known)).await?;
-        let processed = read.commit.revision;
+    async fn catch_up(&mut self) -> Result<(), StoreError> {
+        let before = self.read;
+        let read = self.store.mesh_since(Some(before)).await?;
+        let (newest, went_back) = (read.commit, read.went_back);
+        if went_back {
+            metrics::history_went_back();
+            tracing::error!(
+                known = before.revision,
+                newest = newest.revision,
+                "the store has another history than it had: all is told again as it is now, and what was changed \
+                 or revoked since then is lost"
+            );
+        }
         let current = self.state.borrow().clone();
-        match advance(&current, read, &self.trust_domain)? {
-            Some(next) => {
-                let revocations = Arc::clone(&next.revocations);
-                self.state.send_replace(Arc::new(next));
-                metrics::published(processed);
-                let gone = self.endpoints.drop_revoked(&revocations.index);
-                if !gone.is_empty() {
-                    self.store.remove_leases(gone).await?;
-                }
-            }
+        let next = current.advance(read, &self.trust_domain)?;
+        self.read = newest;
+        let Some((mut next, difference)) = next else {
             // Nothing that a proxy sees: nobody is woken.
-            None => {
-                self.state.send_if_modified(|state| {
-                    Arc::make_mut(state).processed = processed;
-                    false
-                });
-            }
+            self.state.send_if_modified(|state| {
+                Arc::make_mut(state).processed = newest.revision;
+                false
+            });
+            self.watchers.passed(newest.revision);
+            return Ok(());
+        };
+        if went_back {
+            next.went_back = Some(WentBack { from: before.revision, to: newest.revision, at: time::now() });
+        }
+        let added = next.revocations.added_since(&current.revocations);
+        let replace = || drop(self.state.send_replace(Arc::new(next)));
+        if went_back {
+            self.watchers.start_over(newest.revision, replace);
+        } else {
+            self.watchers.publish(before.revision, newest.revision, &difference, replace);
+        }
+        metrics::published(newest.revision);
+        let gone = self.endpoints.drop_added(&added);
+        if !gone.is_empty() {
+            self.store.remove_leases(gone).await?;
         }
         Ok(())
     }
 }
 
-/// The next state, or `None` if nothing in it changed.
-fn advance(
-    current: &MeshState,
-    read: MeshRead,
-    trust_domain: &TrustDomain,
-) -> Result<Option<MeshState>, StoreError> {
-    let MeshRead { commit, roots, policies, revocations } = read;
-    if roots.is_none() && policies.is_none() && revocations.is_none() {
-        return Ok(None);
-    }
-    let mut next = MeshState { commit, processed: commit.revision, ..current.clone() };
-    if let Some(roots) = roots {
-        next.bundles = Arc::new(v1::Bundles {
-            bundles: vec![v1::Bundle {
-                trust_domain: trust_domain.to_string(),
-                x509_authorities: roots,
-                sequence: 1,
-            }],
-        });
-    }
-    if let Some(policies) = policies {
-        next.policies = Arc::new(policy_section(policies));
-    }
-    if let Some(revocations) = revocations {
-        next.revocations = Arc::new(revocation_section(revocations)?);
-    }
-    Ok(Some(next))
-}
-
-/// A document that cannot be read is sent as it is to those it is for: they deny (invariant 1).
-fn policy_section(policies: Vec<Policy>) -> PolicySection {
-    let mut documents = Vec::with_capacity(policies.len());
-    let mut parsed = Vec::with_capacity(policies.len());
-    let mut unreadable = None;
-    for policy in policies {
-        let target = match parse_json(&policy.document) {
-            Ok(document) => {
-                parsed.push(document);
-                parsed.last().map(|document| document.target.clone())
-            }
-            Err(error) => {
-                unreadable = Some(format!("policy `{}`: {error}", policy.name));
-                policy.target.parse().ok()
-            }
-        };
-        documents.push((target, Arc::from(policy.document)));
-    }
-    let compiled = match unreadable {
-        None => PolicySet::compile(parsed).map_err(|error| error.to_string()),
-        Some(why) => Err(why),
-    };
-    metrics::policy_readable(compiled.is_ok());
-    let compiled = compiled.unwrap_or_else(|why| {
-        tracing::error!(
-            why,
-            "stored policy cannot be read: whom it concerns denies; apply it anew or delete it"
-        );
-        PolicySet::deny_all(why)
-    });
-    PolicySection { documents, compiled }
-}
-
-fn revocation_section(list: RevocationList) -> Result<RevocationSection, StoreError> {
-    let message = v1::Revocations {
-        identities: list.identities,
-        instances: list
-            .instances
-            .into_iter()
-            .map(|(instance, lapsed)| v1::RevokedInstance { instance, lapsed })
-            .collect(),
-        certificates: list
-            .certificates
-            .into_iter()
-            .map(|(issuer, serial)| v1::RevokedCertificate { issuer_sha256: issuer.to_vec(), serial })
-            .collect(),
-        keys: list.keys.into_iter().map(|key| key.to_vec()).collect(),
-    };
-    let index = Revocations::try_from(message.clone())
-        .map_err(|error| StoreError::Damaged(format!("stored revocations: {error}")))?;
-    Ok(RevocationSection { message, index })
+/// Ends all streams with `stop`.
+pub async fn end_streams(watchers: Arc<Watchers>, stop: CancellationToken) {
+    stop.cancelled().await;
+    watchers.end_all(Ended::ShuttingDown);
 }

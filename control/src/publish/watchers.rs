@@ -1,18 +1,30 @@
 //! Who is connected, what each was sent, and what each says is in force.
+//!
+//! A change of the state is entered in the book with whom it concerns; only those are woken, and each of them owes an
+//! acknowledgement. How far all are with a change is a number in the book, not a look at everybody. What counts is
+//! positions in a stream, given by us: a revision that somebody names proves nothing, as revisions can go back.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
+use signet_proto::digest::StateDigest;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
+use super::bell::{Bell, Ended};
+use super::book::{Book, Entry};
+use super::by_identity::ByIdentity;
+use super::policies::Concerned;
+use super::state::Difference;
 use crate::store::model::{Lease, Standing};
 use crate::telemetry::metrics;
 
-/// Deliveries remembered per stream: more than a proxy is behind in any sane moment.
+/// Changes remembered per stream: more than a proxy is behind in any sane moment.
 const REMEMBERED: usize = 16;
+/// Who does not have what it was sent gets it again, but not without end.
+const HEAL_EVERY: Duration = Duration::from_secs(20);
 
 /// A Watch stream that opens.
 #[derive(Debug, Clone)]
@@ -21,6 +33,19 @@ pub struct NewWatcher {
     pub version: String,
     /// Where it is, as control sees it, and listens.
     pub lease: Lease,
+    /// Grows with each stream of the instance, at whatever replica: the greatest is the newest.
+    pub claim: u64,
+    /// Whether it wants to hear of whomever it may call.
+    pub follows_reach: bool,
+}
+
+/// A stream in the table.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// Its number.
+    pub stream: u64,
+    /// What wakes it.
+    pub bell: Arc<Bell>,
 }
 
 /// A connected instance, for the inventory.
@@ -45,13 +70,26 @@ pub struct Applied {
     pub closed: u64,
 }
 
-/// How far all connected proxies are with one revision.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Those that were sent something because of it, or may be yet.
-    pub concerned: Vec<Applied>,
-    /// Every connected proxy has it in force, or was not concerned.
-    pub complete: bool,
+/// What a proxy reports.
+#[derive(Debug, Clone, Copy)]
+pub struct Acknowledgement {
+    /// The newest message in force.
+    pub position: u64,
+    /// Connections cut for it.
+    pub closed: u64,
+    /// When it came.
+    pub at: SystemTime,
+    /// Of all that was in force then.
+    pub state: Option<StateDigest>,
+}
+
+/// A proxy does not have what it was sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The sections that differ.
+    pub sections: Vec<&'static str>,
+    /// Not told before of this stream.
+    pub first: bool,
 }
 
 /// The table of open Watch streams.
@@ -66,6 +104,10 @@ pub struct Watchers {
 struct Table {
     next: u64,
     streams: HashMap<InstanceId, Watcher>,
+    by_identity: ByIdentity<InstanceId>,
+    /// Of those, who follows whom it may call.
+    following_reach: ByIdentity<InstanceId>,
+    book: Book,
     /// Of whom more is known than was written down.
     unwritten: HashSet<InstanceId>,
 }
@@ -80,59 +122,61 @@ struct Watcher {
     /// It said goodbye.
     departed: bool,
     seen_at: SystemTime,
-    ended: CancellationToken,
-    /// The newest revision that the stream's view was brought to, whether or not there was anything to send.
-    evaluated: u64,
-    deliveries: VecDeque<Delivery>,
-    /// The newest revision that it said to have in force, when, and how many connections it cut for it.
+    bell: Arc<Bell>,
+    /// What it has to acknowledge, and has lately, the oldest first.
+    entries: VecDeque<Entry>,
+    /// Messages sent, and what it has when the last one is in force.
+    sent: u32,
+    state: Option<StateDigest>,
+    healed_at: Option<Instant>,
+    /// The newest revision that it has in force, when it said so, and how many connections it cut for it.
     in_force: (u64, SystemTime, u64),
-}
-
-#[derive(Debug)]
-struct Delivery {
-    /// It contains what is new after this revision ...
-    after: u64,
-    /// ... up to this one.
-    revision: u64,
-    acknowledged_at: Option<SystemTime>,
-    closed: u64,
 }
 
 impl Watchers {
     /// Enters a stream. An older stream of the same instance is superseded: the proxy reconnected before
-    /// its old connection was noticed to be dead. Returns the stream's number and its end.
-    pub fn open(&self, new: &NewWatcher, at: SystemTime) -> (u64, CancellationToken) {
-        let ended = CancellationToken::new();
+    /// its old connection was noticed to be dead.
+    pub fn open(&self, new: &NewWatcher, at: SystemTime) -> Opened {
+        let bell = Arc::new(Bell::default());
         let mut table = self.table.lock();
         table.next += 1;
         let stream = table.next;
         let watcher = Watcher {
             stream,
-            ended: ended.clone(),
-            evaluated: 0,
-            deliveries: VecDeque::new(),
+            bell: Arc::clone(&bell),
+            entries: VecDeque::from([table.book.owe_all()]),
             new: new.clone(),
             opened_at: at,
             opening_written: false,
             departed: false,
             seen_at: at,
+            sent: 0,
+            state: None,
+            healed_at: None,
             in_force: (0, at, 0),
         };
-        let instance = new.lease.instance;
-        table.unwritten.insert(instance);
+        let Lease { instance, spiffe_id, .. } = &new.lease;
+        table.unwritten.insert(*instance);
         self.touched.notify_one();
-        if let Some(old) = table.streams.insert(instance, watcher) {
-            old.ended.cancel();
+        if let Some(old) = table.streams.insert(*instance, watcher) {
+            table.forget(&old);
+            old.bell.end(Ended::Superseded);
+        }
+        table.by_identity.insert(spiffe_id, *instance);
+        if new.follows_reach {
+            table.following_reach.insert(spiffe_id, *instance);
         }
         metrics::streams(table.streams.len());
-        (stream, ended)
+        Opened { stream, bell }
     }
 
     /// Removes a stream, unless it was superseded.
     pub fn close(&self, instance: &InstanceId, stream: u64) {
         let mut table = self.table.lock();
-        if table.streams.get(instance).is_some_and(|watcher| watcher.stream == stream) {
-            table.streams.remove(instance);
+        if table.streams.get(instance).is_some_and(|watcher| watcher.stream == stream)
+            && let Some(watcher) = table.streams.remove(instance)
+        {
+            table.forget(&watcher);
             table.unwritten.insert(*instance);
             self.touched.notify_one();
         }
@@ -141,68 +185,180 @@ impl Watchers {
         self.progressed.notify_waiters();
     }
 
-    /// The stream's view was brought to `revision`; `sent` tells whether a message went out for it.
-    pub fn evaluated(&self, instance: &InstanceId, stream: u64, revision: u64, sent: bool) {
+    /// The state as it was loaded; nothing is known of revisions before it.
+    pub fn begin(&self, revision: u64) {
+        self.table.lock().book.begin(revision);
+    }
+
+    /// Everything up to `revision` changed nothing that a proxy sees.
+    pub fn passed(&self, revision: u64) {
+        self.table.lock().book.pass(revision);
+        self.progressed.notify_waiters();
+    }
+
+    /// Enters a change from after revision `after` up to `revision`, puts it in force by `replace`, and wakes those
+    /// that it concerns. Whoever opens a stream meanwhile either owes it or sees it.
+    pub fn publish(&self, after: u64, revision: u64, difference: &Difference, replace: impl FnOnce()) {
         let mut table = self.table.lock();
-        let Some(watcher) = table.streams.get_mut(instance).filter(|watcher| watcher.stream == stream) else {
+        let Table { streams, by_identity, following_reach, book, .. } = &mut *table;
+        let generation = book.enter(after, revision, difference.concerned.clone());
+        replace();
+        for instance in whom(by_identity, &difference.concerned) {
+            let Some(watcher) = streams.get_mut(instance) else { continue };
+            let entry = Entry::of(generation, book);
+            watcher.owe(entry, book);
+            watcher.bell.state();
+        }
+        for instance in whom(following_reach, &difference.callers) {
+            let Some(watcher) = streams.get(instance) else { continue };
+            watcher.bell.all_services();
+        }
+        drop(table);
+        self.progressed.notify_waiters();
+    }
+
+    /// The state is of another history: what was acknowledged of the one before says nothing about it.
+    pub fn start_over(&self, revision: u64, replace: impl FnOnce()) {
+        let mut table = self.table.lock();
+        let Table { streams, book, unwritten, .. } = &mut *table;
+        book.start_over(revision);
+        replace();
+        for (instance, watcher) in streams {
+            watcher.entries = VecDeque::from([book.owe_all()]);
+            watcher.in_force = (0, watcher.seen_at, 0);
+            watcher.opening_written = watcher.departed;
+            unwritten.insert(*instance);
+            watcher.bell.state();
+            watcher.bell.all_services();
+        }
+        self.touched.notify_one();
+        drop(table);
+        self.progressed.notify_waiters();
+    }
+
+    /// A message goes out that brings the stream up to the state `generation`, after which the proxy has `state`.
+    /// Returns its position.
+    pub fn sent(&self, instance: &InstanceId, stream: u64, generation: u64, state: StateDigest) -> u64 {
+        let mut table = self.table.lock();
+        let Some(watcher) = table.stream(instance, stream) else { return 0 };
+        watcher.sent = watcher.sent.wrapping_add(1);
+        watcher.state = Some(state);
+        let sent = watcher.sent;
+        for entry in watcher.entries.iter_mut().filter(|entry| entry.last <= generation) {
+            entry.sent.get_or_insert(sent);
+        }
+        position(stream, sent)
+    }
+
+    /// The stream was looked at with the state `generation`, and there was nothing to send.
+    pub fn unconcerned(&self, instance: &InstanceId, stream: u64, generation: u64) {
+        let mut table = self.table.lock();
+        let Table { streams, book, unwritten, .. } = &mut *table;
+        let Some(watcher) = streams.get_mut(instance).filter(|watcher| watcher.stream == stream) else {
             return;
         };
-        if sent && revision > watcher.evaluated {
-            if watcher.deliveries.len() == REMEMBERED {
-                watcher.forget_one();
+        let mut progressed = false;
+        watcher.entries.retain(|entry| {
+            let over = entry.sent.is_none() && entry.last <= generation;
+            if over {
+                progressed |= book.settle(entry);
+                unwritten.insert(*instance);
             }
-            watcher.deliveries.push_back(Delivery {
-                after: watcher.evaluated,
-                revision,
-                acknowledged_at: None,
-                closed: 0,
-            });
+            !over
+        });
+        if let Some(revision) = watcher.settled_revision(book) {
+            watcher.in_force.0 = revision;
         }
-        watcher.evaluated = revision.max(watcher.evaluated);
+        self.touched.notify_one();
         drop(table);
-        self.progressed.notify_waiters();
+        if progressed {
+            self.progressed.notify_waiters();
+        }
     }
 
-    /// An instance reports that `revision`, and with it everything before, is in force.
-    pub fn acknowledged(&self, instance: &InstanceId, revision: u64, closed: u64, at: SystemTime) {
+    /// An instance reports what is in force. If that is not what the newest message brought, everything is sent
+    /// again.
+    pub fn acknowledged(&self, instance: &InstanceId, report: Acknowledgement) -> Option<Mismatch> {
         let mut table = self.table.lock();
-        let Table { streams, unwritten, .. } = &mut *table;
-        let Some(watcher) = streams.get_mut(instance) else { return };
+        let Table { streams, book, unwritten, .. } = &mut *table;
+        let watcher = streams.get_mut(instance)?;
         unwritten.insert(*instance);
         self.touched.notify_one();
-        watcher.seen_at = at;
-        if revision > watcher.in_force.0 {
-            watcher.in_force = (revision, at, closed);
-        }
-        for delivery in watcher.deliveries.iter_mut().filter(|delivery| delivery.revision <= revision) {
-            delivery.acknowledged_at.get_or_insert(at);
-            if delivery.revision == revision {
-                delivery.closed = delivery.closed.max(closed);
+        watcher.seen_at = report.at;
+        let number = number(watcher.stream, report.position)?;
+        let mut progressed = false;
+        for entry in &mut watcher.entries {
+            let Some(sent) = entry.sent.filter(|sent| *sent <= number) else { continue };
+            if entry.acknowledged_at.is_none() {
+                entry.acknowledged_at = Some(report.at);
+                progressed |= book.settle(entry);
+            }
+            if sent == number {
+                entry.closed = entry.closed.max(report.closed);
             }
         }
-        drop(table);
-        self.progressed.notify_waiters();
-    }
-
-    /// How far everyone connected is with `revision`.
-    #[must_use]
-    pub fn progress(&self, revision: u64) -> Progress {
-        let table = self.table.lock();
-        let mut progress = Progress { concerned: Vec::new(), complete: true };
-        for watcher in table.streams.values() {
-            let applied = watcher.concerning(revision);
-            // Not looked at yet: it may concern it.
-            let applied = applied.or_else(|| (watcher.evaluated < revision).then(|| watcher.pending()));
-            progress.complete &= applied.as_ref().is_none_or(|applied| applied.acknowledged_at.is_some());
-            progress.concerned.extend(applied);
+        if let Some(revision) = watcher.settled_revision(book).filter(|new| *new > watcher.in_force.0) {
+            watcher.in_force = (revision, report.at, report.closed);
         }
-        progress.concerned.sort_by(|a, b| (&a.id, a.instance).cmp(&(&b.id, b.instance)));
-        progress
+        let mismatch = watcher.compare(number, report.state);
+        drop(table);
+        if progressed {
+            self.progressed.notify_waiters();
+        }
+        mismatch
     }
 
-    /// Waits until something in the table may have changed.
+    /// Whether everybody whom `revision` concerns has it in force. Asked about what was published.
+    #[must_use]
+    pub fn is_applied(&self, revision: u64) -> bool {
+        let table = self.table.lock();
+        match table.book.find(revision) {
+            Some(change) => change.open == 0,
+            None if revision > table.book.forgotten() => true,
+            // So long ago that it has to be looked up.
+            None => table.streams.values().all(|watcher| watcher.in_force.0 >= revision),
+        }
+    }
+
+    /// How far those are whom `revision` concerns, in the order of identities.
+    #[must_use]
+    pub fn progress(&self, revision: u64) -> Vec<Applied> {
+        let table = self.table.lock();
+        let Some(change) = table.book.find(revision) else {
+            let old = revision <= table.book.forgotten();
+            return if old { table.progress_of_all(revision) } else { Vec::new() };
+        };
+        let concerned = whom(&table.by_identity, &change.concerned);
+        // Whoever came after it owes it too: it may not have heard of it before.
+        let applied = concerned.filter_map(|instance| {
+            let watcher = table.streams.get(instance)?;
+            let entry = watcher.entries.iter().find(|entry| entry.covers(change.generation))?;
+            let Lease { instance, spiffe_id, .. } = &watcher.new.lease;
+            Some(Applied {
+                id: spiffe_id.clone(),
+                instance: *instance,
+                acknowledged_at: entry.acknowledged_at,
+                closed: entry.closed,
+            })
+        });
+        applied.collect()
+    }
+
+    /// Waits until a change was entered, or one may be in force everywhere.
     pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.progressed.notified()
+    }
+
+    /// Ends the stream of an instance.
+    pub fn end(&self, instance: &InstanceId, why: Ended) {
+        if let Some(watcher) = self.table.lock().streams.get(instance) {
+            watcher.bell.end(why);
+        }
+    }
+
+    /// Ends all streams.
+    pub fn end_all(&self, why: Ended) {
+        self.table.lock().streams.values().for_each(|watcher| watcher.bell.end(why));
     }
 
     /// Waits until there is something to write down.
@@ -265,10 +421,16 @@ impl Watchers {
             .streams
             .iter()
             .map(|(instance, watcher)| {
-                let NewWatcher { lease, version } = &watcher.new;
+                let NewWatcher { lease, version, .. } = &watcher.new;
                 (*instance, WatcherInfo { address: lease.address.to_string(), version: version.clone() })
             })
             .collect()
+    }
+
+    /// Whether this instance is.
+    #[must_use]
+    pub fn is_connected(&self, instance: &InstanceId) -> bool {
+        self.table.lock().streams.contains_key(instance)
     }
 
     /// How many are connected.
@@ -278,32 +440,82 @@ impl Watchers {
     }
 }
 
+impl Table {
+    fn stream(&mut self, instance: &InstanceId, stream: u64) -> Option<&mut Watcher> {
+        self.streams.get_mut(instance).filter(|watcher| watcher.stream == stream)
+    }
+
+    fn progress_of_all(&self, revision: u64) -> Vec<Applied> {
+        let watchers = self.by_identity.all().filter_map(|instance| self.streams.get(instance));
+        watchers
+            .map(|watcher| {
+                let (in_force, at, _) = watcher.in_force;
+                let Lease { instance, spiffe_id, .. } = &watcher.new.lease;
+                Applied {
+                    id: spiffe_id.clone(),
+                    instance: *instance,
+                    acknowledged_at: (in_force >= revision).then_some(at),
+                    closed: 0,
+                }
+            })
+            .collect()
+    }
+
+    /// Whoever is gone is waited for by nobody.
+    fn forget(&mut self, gone: &Watcher) {
+        for entry in gone.entries.iter().filter(|entry| entry.acknowledged_at.is_none()) {
+            self.book.settle(entry);
+        }
+        let Lease { instance, spiffe_id, .. } = &gone.new.lease;
+        if !self.streams.contains_key(instance) {
+            self.by_identity.remove(spiffe_id, instance);
+        }
+        self.following_reach.remove(spiffe_id, instance);
+    }
+}
+
 impl Watcher {
-    /// What was not acknowledged is not forgotten: it counts as part of the delivery after it, and is in force
-    /// when that is.
-    fn forget_one(&mut self) {
-        let Some(oldest) = self.deliveries.pop_front() else { return };
-        if oldest.acknowledged_at.is_none()
-            && let Some(next) = self.deliveries.front_mut()
+    fn owe(&mut self, entry: Entry, book: &mut Book) {
+        if self.entries.len() == REMEMBERED
+            && let Some(mut oldest) = self.entries.pop_front()
+            && oldest.acknowledged_at.is_none()
+            && let Some(next) = self.entries.front_mut()
         {
-            next.after = oldest.after;
+            // What was not acknowledged is not forgotten: it counts as part of what comes after it.
+            book.join(&mut oldest, next);
+            *next = oldest;
+        }
+        self.entries.push_back(entry);
+    }
+
+    /// The newest revision up to which there is nothing left to acknowledge.
+    fn settled_revision(&self, book: &Book) -> Option<u64> {
+        match self.entries.iter().find(|entry| entry.acknowledged_at.is_none()) {
+            None => Some(book.revision()),
+            Some(open) => book.revision_before(open.first),
         }
     }
 
-    fn pending(&self) -> Applied {
-        let Lease { instance, spiffe_id, .. } = &self.new.lease;
-        Applied { id: spiffe_id.clone(), instance: *instance, acknowledged_at: None, closed: 0 }
+    /// Only what was said of the newest message can be compared: whatever else is on its way.
+    fn compare(&mut self, number: u32, state: Option<StateDigest>) -> Option<Mismatch> {
+        let (sent, found) = (self.state?, state?);
+        if number != self.sent || sent == found {
+            return None;
+        }
+        let first = self.healed_at.is_none();
+        if self.healed_at.is_none_or(|at| at.elapsed() >= HEAL_EVERY) {
+            self.healed_at = Some(Instant::now());
+            self.bell.whole();
+        }
+        Some(Mismatch { sections: sent.differences(&found).collect(), first })
     }
 
     fn take_standing(&mut self) -> Standing {
-        let (mut in_force, in_force_at, closed) = self.in_force;
-        // What there was nothing to say about is in force, too.
-        if self.deliveries.iter().all(|delivery| delivery.acknowledged_at.is_some()) {
-            in_force = in_force.max(self.evaluated);
-        }
+        let (in_force, in_force_at, closed) = self.in_force;
         Standing {
             opened: !std::mem::replace(&mut self.opening_written, true),
             lease: self.new.lease.clone(),
+            claim: self.new.claim,
             version: self.new.version.clone(),
             opened_at: self.opened_at,
             seen_at: self.seen_at,
@@ -312,104 +524,30 @@ impl Watcher {
             closed,
         }
     }
+}
 
-    fn concerning(&self, revision: u64) -> Option<Applied> {
-        let delivery = self
-            .deliveries
-            .iter()
-            .find(|delivery| delivery.after < revision && revision <= delivery.revision)?;
-        Some(Applied { acknowledged_at: delivery.acknowledged_at, closed: delivery.closed, ..self.pending() })
+fn whom<'a>(
+    index: &'a ByIdentity<InstanceId>,
+    concerned: &'a Concerned,
+) -> Box<dyn Iterator<Item = &'a InstanceId> + 'a> {
+    match concerned {
+        Concerned::Everyone => Box::new(index.all()),
+        Concerned::Those(patterns) => {
+            let mut seen = HashSet::new();
+            let all = patterns.iter().flat_map(|pattern| index.matching(pattern));
+            Box::new(all.filter(move |instance| seen.insert(**instance)))
+        }
     }
+}
+
+/// A stream's number and a message's: what comes back is only believed if it is of the same stream.
+fn position(stream: u64, message: u32) -> u64 {
+    stream << 32 | u64::from(message)
+}
+
+fn number(stream: u64, position: u64) -> Option<u32> {
+    (position >> 32 == stream & u64::from(u32::MAX)).then_some((position & u64::from(u32::MAX)) as u32)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::time;
-
-    fn watcher(name: &str) -> NewWatcher {
-        let lease = Lease {
-            spiffe_id: format!("spiffe://mesh.local/{name}").parse().unwrap(),
-            instance: InstanceId::random().unwrap(),
-            address: "10.0.0.1".parse().unwrap(),
-            listeners: vec![],
-        };
-        NewWatcher { version: "1".into(), lease }
-    }
-
-    fn at() -> SystemTime {
-        time::from_millis(1_000)
-    }
-
-    #[test]
-    fn a_revision_is_applied_when_all_concerned_acknowledged_it() {
-        let watchers = Watchers::default();
-        let (one, other) = (watcher("a"), watcher("b"));
-        let (first, _) = watchers.open(&one, at());
-        let (second, _) = watchers.open(&other, at());
-        for (new, stream) in [(&one, first), (&other, second)] {
-            watchers.evaluated(&new.lease.instance, stream, 5, true);
-            watchers.acknowledged(&new.lease.instance, 5, 0, at());
-        }
-        assert!(!watchers.progress(6).complete, "nobody has looked at revision 6");
-        watchers.evaluated(&one.lease.instance, first, 6, true);
-        watchers.evaluated(&other.lease.instance, second, 6, false);
-        let progress = watchers.progress(6);
-        assert!(!progress.complete);
-        assert_eq!(progress.concerned.len(), 1, "only the one that was sent something");
-        watchers.acknowledged(&one.lease.instance, 6, 3, at());
-        let progress = watchers.progress(6);
-        assert!(progress.complete);
-        assert_eq!(progress.concerned[0].closed, 3);
-        assert_eq!(progress.concerned[0].acknowledged_at, Some(at()));
-    }
-
-    #[test]
-    fn one_message_for_several_revisions_counts_for_each() {
-        let watchers = Watchers::default();
-        let new = watcher("a");
-        let (stream, _) = watchers.open(&new, at());
-        watchers.evaluated(&new.lease.instance, stream, 3, true);
-        watchers.evaluated(&new.lease.instance, stream, 7, true);
-        assert!(!watchers.progress(5).complete);
-        watchers.acknowledged(&new.lease.instance, 7, 0, at());
-        assert!(watchers.progress(5).complete);
-        assert_eq!(watchers.progress(5).concerned.len(), 1);
-    }
-
-    #[test]
-    fn reconnected_instance_supersedes_its_old_stream() {
-        let watchers = Watchers::default();
-        let new = watcher("a");
-        let (old, ended) = watchers.open(&new, at());
-        let (stream, _) = watchers.open(&new, at());
-        assert!(ended.is_cancelled());
-        watchers.close(&new.lease.instance, old);
-        assert_eq!(watchers.count(), 1);
-        watchers.close(&new.lease.instance, stream);
-        assert_eq!(watchers.count(), 0);
-    }
-
-    #[test]
-    fn nobody_connected_means_nobody_to_wait_for() {
-        assert_eq!(Watchers::default().progress(9), Progress { concerned: vec![], complete: true });
-    }
-
-    #[test]
-    fn memory_per_stream_is_bounded() {
-        let watchers = Watchers::default();
-        let new = watcher("a");
-        let (stream, _) = watchers.open(&new, at());
-        for revision in 1..100 {
-            watchers.evaluated(&new.lease.instance, stream, revision, true);
-        }
-        assert_eq!(watchers.table.lock().streams[&new.lease.instance].deliveries.len(), REMEMBERED);
-        for revision in [1, 40, 99] {
-            let progress = watchers.progress(revision);
-            assert!(!progress.complete, "{revision} was never acknowledged");
-            assert_eq!(progress.concerned.len(), 1);
-        }
-        watchers.acknowledged(&new.lease.instance, 99, 0, at());
-        assert!(watchers.progress(1).complete);
-    }
-}
+mod tests;

@@ -124,6 +124,8 @@ async fn look(
     publish: &Publish,
     lead: &watch::Sender<Option<Instant>>,
 ) -> Result<(), StoreError> {
+    // What was told before it is asked: its own writer may be ahead of the answer.
+    let told = publish.newest();
     let asked = async {
         if let Some(row) = client
             .query_opt("SELECT revision, at_ms FROM revision ORDER BY revision DESC LIMIT 1", &[])
@@ -131,7 +133,17 @@ async fn look(
         {
             let revision: i64 = row.try_get(0)?;
             let at = time::from_millis(row.try_get(1)?);
-            publish.advance(Commit { revision: revision.try_into().unwrap_or(0), at });
+            let newest = Commit { revision: revision.try_into().unwrap_or(0), at };
+            if newest.revision < told.revision || (newest.revision == told.revision && newest != told) {
+                tracing::error!(
+                    told = told.revision,
+                    newest = newest.revision,
+                    "the database is older than it was: it was restored, or is a copy that lagged"
+                );
+                publish.rewind(newest);
+            } else {
+                publish.advance(newest);
+            }
         }
         if lead.borrow().is_none() {
             let won: bool = client

@@ -15,29 +15,35 @@ use crate::time;
 
 impl Store {
     /// Writes down how Watch streams stand: open, or ended (`None`). Of one that was opened the endpoints are written,
-    /// unless its instance is no longer active.
+    /// unless its instance is no longer active. Returns those that have a newer stream at another replica.
     ///
     /// # Errors
     /// When the store cannot be written.
     pub async fn put_standings(
         &self,
         standings: Vec<(InstanceId, Option<Standing>)>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<InstanceId>, StoreError> {
         let replica = self.replica().to_owned();
         self.write(move |change| {
+            let mut superseded = Vec::new();
             for (instance, standing) in &standings {
                 match standing {
-                    Some(standing) if standing.opened => opened(change, standing, &replica)?,
+                    Some(standing) if standing.opened => {
+                        if !opened(change, standing, &replica)? {
+                            superseded.push(*instance);
+                        }
+                    }
                     Some(standing) => change.sql.post(
                         "UPDATE session SET seen_at_ms = ?3, in_force = ?4, in_force_at_ms = ?5, closed = ?6
-                         WHERE instance = ?1 AND replica = ?2",
+                         WHERE instance = ?1 AND replica = ?2 AND claim = ?7",
                         values![
                             instance.to_string(),
                             &replica,
                             standing.seen_at,
                             standing.in_force,
                             standing.in_force_at,
-                            standing.closed
+                            standing.closed,
+                            standing.claim
                         ],
                     )?,
                     None => change.sql.post(
@@ -47,7 +53,21 @@ impl Store {
                 }
             }
             change.operational();
-            Ok(())
+            Ok(superseded)
+        })
+        .await
+    }
+
+    /// Whether an instance said goodbye, at whatever replica, and has not come back.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn has_departed(&self, instance: InstanceId) -> Result<bool, StoreError> {
+        self.read(move |sql| {
+            sql.one(
+                "SELECT EXISTS (SELECT 1 FROM instance WHERE id = ?1 AND status = 'departed')",
+                values![instance.to_string()],
+            )
         })
         .await
     }
@@ -235,23 +255,32 @@ impl Store {
     }
 }
 
-fn opened(change: &Change<'_>, standing: &Standing, replica: &str) -> Result<(), StoreError> {
-    let Standing { lease, version, opened_at, seen_at, in_force, in_force_at, closed, opened: _ } = standing;
+/// False: another replica has a newer stream of the instance.
+fn opened(change: &Change<'_>, standing: &Standing, replica: &str) -> Result<bool, StoreError> {
+    let Standing { lease, claim, version, opened_at, seen_at, in_force, in_force_at, closed, opened: _ } =
+        standing;
     let instance = lease.instance.to_string();
     let live: bool = change.sql.one(
         "SELECT EXISTS (SELECT 1 FROM instance WHERE id = ?1 AND status = 'active')",
         values![&instance],
     )?;
     if !live {
-        return remove(change, &instance);
+        remove(change, &instance)?;
+        return Ok(true);
     }
-    change.sql.post(
+    let holder: Option<String> =
+        change
+            .sql
+            .find("SELECT replica FROM session WHERE instance = ?1", values![&instance], |row| row.get(0))?;
+    let taken = change.sql.execute(
         "INSERT INTO session (instance, replica, open, address, version, opened_at_ms, seen_at_ms, in_force,
-                              in_force_at_ms, closed)
-         VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                              in_force_at_ms, closed, claim)
+         VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
          ON CONFLICT (instance) DO UPDATE SET replica = excluded.replica, open = 1, address = excluded.address,
            version = excluded.version, opened_at_ms = excluded.opened_at_ms, seen_at_ms = excluded.seen_at_ms,
-           in_force = excluded.in_force, in_force_at_ms = excluded.in_force_at_ms, closed = excluded.closed",
+           in_force = excluded.in_force, in_force_at_ms = excluded.in_force_at_ms, closed = excluded.closed,
+           claim = excluded.claim
+         WHERE session.open = 0 OR session.replica = excluded.replica OR session.claim <= excluded.claim",
         values![
             &instance,
             replica,
@@ -261,9 +290,13 @@ fn opened(change: &Change<'_>, standing: &Standing, replica: &str) -> Result<(),
             *seen_at,
             *in_force,
             *in_force_at,
-            *closed
+            *closed,
+            *claim
         ],
     )?;
+    if taken == 0 {
+        return Ok(false);
+    }
     let listed: Vec<(String, u16, u16)> = change.sql.all(
         "SELECT address, port, app_port FROM endpoint WHERE instance = ?1 ORDER BY port, app_port",
         values![&instance],
@@ -271,17 +304,23 @@ fn opened(change: &Change<'_>, standing: &Standing, replica: &str) -> Result<(),
     )?;
     let address = lease.address.to_string();
     let wanted = lease.listeners.iter().map(|listener| (address.clone(), listener.port, listener.app_port));
+    let moved = holder.is_some_and(|holder| holder != replica);
     if listed == wanted.collect::<Vec<_>>() {
-        return Ok(());
+        if moved {
+            // Who held it before must not take it out.
+            change.tell_endpoints(&instance)?;
+        }
+        return Ok(true);
     }
-    remove(change, &instance)?;
+    change.sql.execute("DELETE FROM endpoint WHERE instance = ?1", values![&instance])?;
     for Listener { port, app_port } in &lease.listeners {
         change.sql.post(
             "INSERT INTO endpoint (instance, spiffe_id, address, port, app_port) VALUES (?1, ?2, ?3, ?4, ?5)",
             values![&instance, lease.spiffe_id.as_str(), &address, *port, *app_port],
         )?;
     }
-    change.tell_endpoints(&instance)
+    change.tell_endpoints(&instance)?;
+    Ok(true)
 }
 
 fn collect(rows: &[Row], replica: &str) -> Result<Vec<(Lease, bool)>, StoreError> {

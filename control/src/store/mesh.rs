@@ -1,5 +1,7 @@
 //! The revision log, and what proxies see at its end.
 
+use std::time::SystemTime;
+
 use signet_proto::policy::Pattern;
 use signet_proto::spiffe::SpiffeId;
 
@@ -53,20 +55,23 @@ impl Topics {
 }
 
 impl Store {
-    /// What changed for proxies after revision `known`, as of one commit; everything if `known` is `None` or
-    /// longer ago than the log reaches back.
+    /// What changed for proxies after the commit `known`, as of one commit; everything if `known` is `None`, longer
+    /// ago than the log reaches back, or not of this store's history.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn mesh_since(&self, known: Option<u64>) -> Result<MeshRead, StoreError> {
+    pub async fn mesh_since(&self, known: Option<Commit>) -> Result<MeshRead, StoreError> {
         self.read(move |sql| {
             let commit = newest(sql)?;
-            let topics = match known {
-                Some(known) => changed_since(sql, known, commit.revision)?,
+            let went_back = known.map(|known| is_of_another_history(sql, known, commit)).transpose()?;
+            let went_back = went_back.unwrap_or(false);
+            let topics = match known.filter(|_| !went_back) {
+                Some(known) => changed_since(sql, known.revision, commit.revision)?,
                 None => Topics::ALL,
             };
             Ok(MeshRead {
                 commit,
+                went_back,
                 roots: topics.has(Topics::BUNDLE).then(|| roots(sql)).transpose()?,
                 policies: topics.has(Topics::POLICIES).then(|| policies::all(sql)).transpose()?,
                 revocations: topics.has(Topics::REVOCATIONS).then(|| revocations::all(sql)).transpose()?,
@@ -129,6 +134,19 @@ pub(super) fn newest(sql: &Sql<'_>) -> Result<Commit, StoreError> {
         Some(row) => Ok(Commit { revision: row.get(0)?, at: row.get(1)? }),
         None => Ok(Commit { revision: 0, at: time::from_millis(0) }),
     }
+}
+
+/// Whether the store never had `known`, or has it no longer though it was not pruned: it is a copy that lagged, or was
+/// restored, and revisions mean something else from there on.
+fn is_of_another_history(sql: &Sql<'_>, known: Commit, newest: Commit) -> Result<bool, StoreError> {
+    if known.revision == 0 || known == newest {
+        return Ok(false);
+    }
+    if known.revision >= newest.revision {
+        return Ok(true);
+    }
+    let row = sql.row("SELECT at_ms FROM revision WHERE revision = ?1", values![known.revision])?;
+    row.map(|row| Ok(row.get::<SystemTime>(0)? != known.at)).unwrap_or(Ok(false))
 }
 
 /// The log has no gaps: if not every revision after `known` is there, some were pruned, and all counts as

@@ -25,7 +25,7 @@ const MAX_BATCH: usize = 512;
 /// Writers of other replicas wait for the end of a batch.
 const LONGEST_BATCH: Duration = Duration::from_millis(250);
 
-/// Tells of every commit, whoever made it; never goes back.
+/// Tells of every commit, whoever made it. Goes back only with the store.
 #[derive(Clone)]
 pub(super) struct Publish {
     committed: watch::Sender<Commit>,
@@ -46,6 +46,15 @@ impl Publish {
             }
             newer
         });
+    }
+
+    /// The store turned out to be an older one than what was told.
+    pub(super) fn rewind(&self, commit: Commit) {
+        self.committed.send_replace(commit);
+    }
+
+    pub(super) fn newest(&self) -> Commit {
+        *self.committed.borrow()
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<Commit> {

@@ -16,6 +16,9 @@ const COMMIT_FAILURES: &str = "signet_control_store_failures_total";
 const STREAMS: &str = "signet_control_streams";
 const MESSAGES: &str = "signet_control_messages_total";
 const PUSH_LAG: &str = "signet_control_push_lag_seconds";
+const MISMATCHES: &str = "signet_control_state_mismatches_total";
+const UNCHANGED: &str = "signet_control_sections_unchanged_total";
+const HISTORIES: &str = "signet_control_history_went_back_total";
 const REVISION: &str = "signet_control_revision";
 const CONNECTIONS: &str = "signet_control_connections_total";
 const HANDSHAKE_FAILURES: &str = "signet_control_handshake_failures_total";
@@ -78,6 +81,15 @@ fn describe() {
     describe_gauge!(STREAMS, "Open Watch streams");
     describe_counter!(MESSAGES, "Messages pushed to proxies");
     describe_histogram!(PUSH_LAG, Unit::Seconds, "From a commit until its message was handed to the stream");
+    describe_counter!(
+        MISMATCHES,
+        "Sections that a proxy had otherwise than it was sent, by section; sent again"
+    );
+    describe_counter!(UNCHANGED, "Sections that a proxy had when it opened its stream and was not sent");
+    describe_counter!(
+        HISTORIES,
+        "How often the store had another history than before, and all was told anew"
+    );
     describe_gauge!(REVISION, "Newest revision that proxies are told of");
     describe_counter!(CONNECTIONS, "Connections accepted, by listener and result");
     describe_counter!(HANDSHAKE_FAILURES, "TLS handshakes that failed, by reason");
@@ -143,6 +155,21 @@ pub fn pushed(lag: Option<Duration>) {
     if let Some(lag) = lag {
         histogram!(PUSH_LAG).record(lag);
     }
+}
+
+/// A proxy does not have what it was sent.
+pub fn state_mismatch(section: &'static str) {
+    counter!(MISMATCHES, "section" => section).increment(1);
+}
+
+/// A proxy has so many sections from before.
+pub fn sections_unchanged(count: u64) {
+    counter!(UNCHANGED).increment(count);
+}
+
+/// The store is not the one that it was.
+pub fn history_went_back() {
+    counter!(HISTORIES).increment(1);
 }
 
 /// A new state for proxies.

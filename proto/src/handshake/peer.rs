@@ -61,4 +61,10 @@ impl PeerIdentity {
             chain: chain.iter().map(|element| element.clone().into_owned()).collect(),
         })
     }
+
+    /// The same without the certificates themselves, for who never verifies them again.
+    #[must_use]
+    pub fn without_chain(self) -> Self {
+        Self { chain: Vec::new(), ..self }
+    }
 }

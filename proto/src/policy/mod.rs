@@ -36,4 +36,4 @@ pub use document::{
 pub use explain::Explanation;
 pub use parse::{parse_json, parse_node, parse_yaml};
 pub use path::{PathPattern, PathPatternError};
-pub use pattern::{Pattern, PatternError, Subtree};
+pub use pattern::{Pattern, PatternError, Subtree, ancestors};

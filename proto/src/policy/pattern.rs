@@ -84,13 +84,15 @@ impl Subtree {
         id.as_str().starts_with(&*self.prefix)
     }
 
-    pub(super) fn prefix(&self) -> &Arc<str> {
+    /// The root and a slash: what the text of everything below begins with.
+    #[must_use]
+    pub fn prefix(&self) -> &Arc<str> {
         &self.prefix
     }
 }
 
 /// The prefixes of all subtrees that `id` is in, the widest first: `spiffe://td/`, `spiffe://td/a/`, ...
-pub(super) fn ancestors(id: &SpiffeId) -> impl DoubleEndedIterator<Item = &str> {
+pub fn ancestors(id: &SpiffeId) -> impl DoubleEndedIterator<Item = &str> {
     let text = id.as_str();
     let path_start = text.len() - id.path().len();
     id.path()

@@ -7,6 +7,7 @@
 mod duty;
 mod services;
 mod snapshot;
+mod told;
 pub mod watch;
 
 use std::sync::Arc;
@@ -108,6 +109,11 @@ impl Mesh {
         inputs.svid.clone().map(|svid| (svid, Arc::new(trust)))
     }
 
+    /// The trust bundles in hand.
+    pub(super) fn bundles(&self) -> Vec<TrustBundle> {
+        self.inputs.lock().bundles.clone()
+    }
+
     /// Changes the inputs and brings the result into force: when this returns, every connection that the
     /// change forbids has been told to close.
     ///
@@ -131,10 +137,12 @@ impl Mesh {
         Ok(applied)
     }
 
-    /// Takes where the peers listen. That gives nobody a right and takes none away: nothing is decided again.
-    pub fn relocate(&self, services: Services, revision: u64) {
+    /// Takes where the peers listen, if that changed. That gives nobody a right and takes none away: nothing is decided again.
+    pub fn relocate(&self, services: Option<Services>, revision: u64) {
         let mut inputs = self.inputs.lock();
-        inputs.services = Arc::new(services.after(&inputs.services));
+        if let Some(services) = services {
+            inputs.services = Arc::new(services.after(&inputs.services));
+        }
         inputs.revision = revision;
         if let Some(current) = self.current.load_full() {
             self.current.store(Some(Arc::new(current.relocated(&inputs))));

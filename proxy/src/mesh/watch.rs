@@ -1,11 +1,11 @@
 //! The stream from control: bundles, policy, revocations and endpoints, pushed as they change. Every message
 //! is in force, down to the last closed connection, before it is acknowledged.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
+use signet_proto::digest::StateDigest;
 use signet_proto::handshake::{ALPN_H2, Revocations, client_config};
 use signet_proto::policy::PolicySet;
 use signet_proto::spiffe::{SpiffeId, TrustBundle};
@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use super::{Endpoint, Inputs, Mesh, Services};
+use super::told::Told;
+use super::{Inputs, Mesh, Services};
 use crate::backoff::Backoff;
 use crate::connections::{Applied, Connections};
 use crate::control::{Addresses, CALL_DEADLINE, ControlError, Place, channel, control_id, pause_after_loss};
@@ -63,12 +64,14 @@ pub async fn follow(
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    let (told, mut claim) = (Mutex::new(Told::default()), 0);
     loop {
         let mut worked = false;
+        claim = next_claim(claim);
         let followed = async {
             let (place, channel) = open(&subscription, &mesh).await?;
             let ended = tokio::select! {
-                ended = stream(&subscription, channel.clone(), &mesh, &connections, &mut worked) => ended,
+                ended = stream(&subscription, claim, channel.clone(), &mesh, &told, &connections, &mut worked) => ended,
                 () = reports.send(channel.clone()) => Ok(()),
                 () = leave(channel, &drain, &said) => Ok(()),
             };
@@ -112,10 +115,18 @@ async fn open(subscription: &Subscription, mesh: &Mesh) -> Result<(Place, Channe
     channel(&subscription.control, &tls).await
 }
 
+/// Greater than the one before, whatever the clock did meanwhile, and than those of an earlier process.
+fn next_claim(before: u64) -> u64 {
+    let now = signet_proto::clock::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or_default().max(before + 1)
+}
+
 async fn stream(
     subscription: &Subscription,
+    claim: u64,
     channel: Channel,
     mesh: &Mesh,
+    told: &Mutex<Told>,
     connections: &Connections,
     worked: &mut bool,
 ) -> Result<(), ControlError> {
@@ -127,6 +138,8 @@ async fn stream(
             .collect(),
         upstreams: subscription.wanted(mesh),
         version: env!("CARGO_PKG_VERSION").into(),
+        have: told.lock().digest(&mesh.bundles()).map(|digest| digest.message()),
+        claim,
     };
     let mut client = MeshClient::new(channel.clone()).max_decoding_message_size(LARGEST_MESSAGE);
     let mut messages = client.watch(request).await?.into_inner();
@@ -136,15 +149,17 @@ async fn stream(
     let receive = async {
         loop {
             let Some(message) = messages.message().await? else { return Ok(()) };
-            let (revision, arrived) = (message.revision, Instant::now());
-            let applied = apply(mesh, message)?;
+            let (revision, position, arrived) = (message.revision, message.position, Instant::now());
+            let expected = message.state.as_ref().and_then(StateDigest::read);
+            let applied = apply(mesh, told, message)?;
             *worked = true;
-            pending.add(InForce { revision, arrived, applied });
+            compare(revision, expected, told.lock().digest(&mesh.bundles()));
+            pending.add(InForce { revision, position, arrived, applied });
         }
     };
     tokio::select! {
         ended = receive => ended,
-        () = report_changes(ReportClient::new(channel), &pending, connections) => Ok(()),
+        () = report_changes(ReportClient::new(channel), &pending, mesh, told, connections) => Ok(()),
     }
 }
 
@@ -164,6 +179,8 @@ async fn leave(channel: Channel, drain: &CancellationToken, said: &CancellationT
 /// A change that was applied, with the connections it told to close.
 struct InForce {
     revision: u64,
+    /// Of the message, on its stream.
+    position: u64,
     arrived: Instant,
     applied: Applied,
 }
@@ -181,6 +198,7 @@ impl Pending {
         match pending.as_mut() {
             Some(joined) => {
                 joined.revision = change.revision;
+                joined.position = change.position;
                 joined.applied.join(change.applied);
             }
             None => *pending = Some(change),
@@ -200,26 +218,62 @@ impl Pending {
 
 /// Acknowledges every change once the connections that it forbids are closed, and repeats the newest now and
 /// then. A report that fails costs nothing but itself: the next one says more.
-async fn report_changes(mut client: ReportClient<Channel>, changes: &Pending, connections: &Connections) {
-    let mut newest = 0;
+async fn report_changes(
+    mut client: ReportClient<Channel>,
+    changes: &Pending,
+    mesh: &Mesh,
+    told: &Mutex<Told>,
+    connections: &Connections,
+) {
+    let (mut newest, mut newest_position) = (0, 0);
     loop {
         let change = tokio::select! {
             change = changes.next() => change,
             () = tokio::time::sleep(REPORT_EVERY) => {
-                InForce { revision: newest, arrived: Instant::now(), applied: Applied::default() }
+                InForce {
+                    revision: newest,
+                    position: newest_position,
+                    arrived: Instant::now(),
+                    applied: Applied::default(),
+                }
             }
         };
-        let InForce { revision, arrived, applied } = change;
+        let InForce { revision, position, arrived, applied } = change;
         while let left @ 1.. = applied.settled(CLOSE_DEADLINE).await {
             tracing::warn!(revision, left, "connections that lost their right are not closed yet");
         }
-        newest = revision;
+        (newest, newest_position) = (revision, position);
         tracing::debug!(revision, closed = ?applied.closed, took = ?arrived.elapsed(), "change in force");
-        let mut request = tonic::Request::new(report(revision, &applied, arrived.elapsed(), connections));
+        let mut report = report(revision, &applied, arrived.elapsed(), connections);
+        report.position = position;
+        report.state = in_force_at(position, mesh, told).map(|digest| digest.message());
+        let mut request = tonic::Request::new(report);
         request.set_timeout(CALL_DEADLINE);
         if let Err(status) = client.report(request).await {
             tracing::warn!(revision, error = %ControlError::from(status), "control did not take the report");
         }
+    }
+}
+
+/// What is in force after the message at `position`, if none came after it.
+fn in_force_at(position: u64, mesh: &Mesh, told: &Mutex<Told>) -> Option<StateDigest> {
+    let bundles = mesh.bundles();
+    let told = told.lock();
+    if told.position == position { told.digest(&bundles) } else { None }
+}
+
+/// Control sees it in the report, and sends everything again.
+fn compare(revision: u64, expected: Option<StateDigest>, found: Option<StateDigest>) {
+    let (Some(expected), Some(found)) = (expected, found) else { return };
+    let mut differ = expected.differences(&found).peekable();
+    if differ.peek().is_some() {
+        metrics::state_mismatch();
+        let sections: Vec<_> = differ.collect();
+        tracing::warn!(
+            revision,
+            ?sections,
+            "what is in force is not what control sent: it is asked for again"
+        );
     }
 }
 
@@ -233,12 +287,26 @@ fn report(revision: u64, applied: &Applied, took: Duration, connections: &Connec
         closed: closed.collect(),
         applied_in: prost_types::Duration::try_from(took).ok(),
         open_connections: connections.len() as u64,
+        ..v1::ReportRequest::default()
     }
 }
 
 /// Brings one message into force. A message of which a part cannot be read is refused whole; only for the
 /// policy there is a safe reading of what cannot be read, and that is to deny (invariant 1).
-fn apply(mesh: &Mesh, message: v1::WatchResponse) -> Result<Applied, ControlError> {
+fn apply(mesh: &Mesh, told: &Mutex<Told>, message: v1::WatchResponse) -> Result<Applied, ControlError> {
+    let services = {
+        let mut told = told.lock();
+        told.take(&message).then(|| told.services())
+    };
+    // What could not be brought into force is not claimed: everything is sent again on the next stream.
+    bring_into_force(mesh, services, message).inspect_err(|_| *told.lock() = Told::default())
+}
+
+fn bring_into_force(
+    mesh: &Mesh,
+    services: Option<Services>,
+    message: v1::WatchResponse,
+) -> Result<Applied, ControlError> {
     let unusable =
         |what: &str, error: &dyn std::error::Error| ControlError::Unusable(format!("{what}: {error}"));
     let bundles = message
@@ -252,11 +320,8 @@ fn apply(mesh: &Mesh, message: v1::WatchResponse) -> Result<Applied, ControlErro
         .transpose()
         .map_err(|error| unusable("revocations", &error))?;
     let policy = message.policies.map(|policies| Arc::new(readable_or_deny(&policies)));
-    let services = message.services.as_ref().map(endpoints);
     if bundles.is_none() && revocations.is_none() && policy.is_none() {
-        if let Some(services) = services {
-            mesh.relocate(services, message.revision);
-        }
+        mesh.relocate(services, message.revision);
         return Ok(Applied::default());
     }
     let change = |inputs: &mut Inputs| {
@@ -292,21 +357,4 @@ fn readable_or_deny(policies: &v1::Policies) -> PolicySet {
         );
         PolicySet::deny_all(error)
     })
-}
-
-fn endpoints(services: &v1::Services) -> Services {
-    services
-        .services
-        .iter()
-        .filter_map(|service| {
-            let id: SpiffeId = service.spiffe_id.parse().ok()?;
-            let endpoints = service.endpoints.iter().filter_map(|endpoint| {
-                let address: IpAddr = endpoint.address.parse().ok()?;
-                let port = u16::try_from(endpoint.port).ok()?;
-                let app_port = u16::try_from(endpoint.app_port).ok()?;
-                Some(Endpoint { address: SocketAddr::new(address, port), app_port })
-            });
-            Some((id, endpoints.collect()))
-        })
-        .collect()
 }

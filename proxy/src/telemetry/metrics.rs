@@ -54,6 +54,10 @@ fn describe() {
     describe_counter!("signet_reattestations_total", "Attempts to become a new instance, by result");
     describe_gauge!("signet_control_connected", "1 while the stream from control is open");
     describe_gauge!("signet_snapshot_generation", "Snapshots that came into force");
+    describe_counter!(
+        "signet_state_mismatches_total",
+        "Times that what is in force was not what control sent; it is sent again"
+    );
     describe_gauge!("signet_snapshot_revision", "Control's revision in force");
     describe_histogram!("signet_snapshot_apply_seconds", "From a change's arrival until it is in force");
     describe_counter!(
@@ -195,6 +199,11 @@ pub fn snapshot(generation: u64, revision: u64, took: Duration) {
     gauge!("signet_snapshot_generation").set(generation as f64);
     histogram!("signet_snapshot_apply_seconds").record(took.as_secs_f64());
     self::revision(revision);
+}
+
+/// What is in force is not what control sent.
+pub fn state_mismatch() {
+    counter!("signet_state_mismatches_total").increment(1);
 }
 
 /// Control's revision is in force.

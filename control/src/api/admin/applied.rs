@@ -14,18 +14,22 @@ use tonic::Status;
 use super::super::Rooms;
 use super::super::status::ToStatus;
 use super::messages;
-use crate::publish::{Applied, Progress};
+use crate::publish::Applied;
 use crate::roles::Sight;
 use crate::store::Concern;
 use crate::time;
 
 const USUAL: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(60);
-/// The newest state is not announced if no proxy sees a difference; so it is also looked at now and then.
-const LOOK: Duration = Duration::from_millis(20);
 /// Replicas hear of each other within milliseconds, and look every other second in any case.
 const HEARD: Duration = Duration::from_secs(3);
 const LOOK_ELSEWHERE: Duration = Duration::from_millis(50);
+
+/// How far all are whom a revision concerns.
+struct Progress {
+    concerned: Vec<Applied>,
+    complete: bool,
+}
 
 pub(super) async fn wait(
     rooms: &Rooms,
@@ -44,17 +48,15 @@ pub(super) async fn wait(
     let timeout = messages::duration("timeout", timeout.as_ref())?.unwrap_or(USUAL).min(LONGEST);
     let deadline = Instant::now() + timeout;
     let concern = rooms.store.concern(revision).await.map_err(|error| error.to_status())?;
+    let here = here(rooms, revision, deadline).await;
     let progress = loop {
-        let changed = rooms.watchers.changed();
-        let mut progress = look(rooms, revision);
-        let here = progress.complete;
+        let mut progress = Progress { concerned: rooms.watchers.progress(revision), complete: here };
         elsewhere(rooms, revision, &concern, &mut progress).await?;
         if progress.complete || Instant::now() >= deadline {
             break progress;
         }
         // Other replicas write down what they hear several times a second.
-        let next_look = deadline.min(Instant::now() + if here { LOOK_ELSEWHERE } else { LOOK });
-        let _ = tokio::time::timeout_at(next_look, changed).await;
+        tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_ELSEWHERE)).await;
     };
     let committed = rooms.store.revision_time(revision).await.map_err(|error| error.to_status())?;
     let absent = absent(rooms, &concern, &progress).await?;
@@ -116,16 +118,20 @@ async fn elsewhere(
     Ok(())
 }
 
-fn look(rooms: &Rooms, revision: u64) -> Progress {
-    let state = rooms.state.borrow().clone();
-    if state.processed < revision {
-        return Progress { complete: false, ..rooms.watchers.progress(revision) };
+/// Waits until all streams of this replica that the revision concerns have it in force. False: not in time.
+async fn here(rooms: &Rooms, revision: u64, deadline: Instant) -> bool {
+    loop {
+        let changed = rooms.watchers.changed();
+        tokio::pin!(changed);
+        // Before the look, or what happens meanwhile is missed.
+        changed.as_mut().enable();
+        if rooms.state.borrow().processed >= revision && rooms.watchers.is_applied(revision) {
+            return true;
+        }
+        if tokio::time::timeout_at(deadline, changed).await.is_err() {
+            return false;
+        }
     }
-    // Revisions after the state's own changed nothing that a proxy sees: there is nothing to wait for.
-    if revision > state.commit.revision {
-        return Progress { concerned: Vec::new(), complete: true };
-    }
-    rooms.watchers.progress(revision)
 }
 
 fn message(applied: &Applied, committed: Option<SystemTime>) -> AppliedBy {

@@ -172,7 +172,7 @@ impl Admin for Rooms {
         // The policy of the destination decides, and is what is shown.
         operator.on(&Scope::identity(question.destination())).map_err(|refused| refused.to_status())?;
         let policies = self.state.borrow().policies.clone();
-        let (verdict, explanation) = question.answer(&policies.compiled);
+        let (verdict, explanation) = question.answer(policies.compiled());
         let text = |text: Option<std::sync::Arc<str>>| text.map(|text| text.to_string()).unwrap_or_default();
         Ok(Response::new(v1::ExplainResponse {
             allowed: verdict.allowed,

@@ -188,9 +188,9 @@ async fn whoever_waits_counts_all_proxies_and_sees_the_names_of_their_own() {
     next(&mut one).await;
     next(&mut other).await;
     let revoked = client.revoke(revoke(What::SpiffeId(id("shop/till")))).await.unwrap().into_inner();
-    next(&mut one).await;
+    let told = next(&mut one).await;
     next(&mut other).await;
-    cart.report(revoked.revision, 0).await.unwrap();
+    cart.report(told.position, 0).await.unwrap();
     let wait = v1::AwaitAppliedRequest {
         revision: revoked.revision,
         timeout: Some(crate::time::duration_to_proto(Duration::from_millis(100))),

@@ -31,7 +31,7 @@ async fn proxy_joins_renews_and_is_pushed_what_concerns_it() {
     next(&mut other).await;
     let message = next(&mut stream).await;
     assert!(message.policies.is_none(), "another's policy is not sent");
-    let endpoint = &message.services.unwrap().services[0].endpoints[0];
+    let endpoint = &message.service_changes.unwrap().changes[0].added[0];
     assert_eq!((endpoint.address.as_str(), endpoint.port, endpoint.app_port), ("127.0.0.1", 15444, 8080));
     assert_eq!(endpoint.instance, payments.instance);
 }
@@ -43,8 +43,7 @@ async fn revoked_instance_loses_its_stream_and_its_calls_and_others_are_told() {
     let mut victim = orders.watch(1, &[]).await;
     let mut witness = payments.watch(2, &["orders"]).await;
     next(&mut victim).await;
-    while next(&mut witness).await.services.is_none_or(|services| services.services[0].endpoints.is_empty()) {
-    }
+    assert_eq!(next(&mut witness).await.services.unwrap().services[0].endpoints.len(), 1);
     mesh.revoke(What::Instance(orders.instance.clone())).await;
     let ended = tokio::time::timeout(Duration::from_secs(5), victim.message()).await.unwrap().unwrap_err();
     assert_eq!(ended.code(), Code::PermissionDenied);
@@ -54,8 +53,8 @@ async fn revoked_instance_loses_its_stream_and_its_calls_and_others_are_told() {
         if let Some(revocations) = message.revocations {
             told.0 = revocations.instances.iter().any(|revoked| revoked.instance == orders.instance);
         }
-        if let Some(services) = message.services {
-            told.1 = services.services[0].endpoints.is_empty();
+        if let Some(changes) = message.service_changes {
+            told.1 = changes.changes[0].removed == [orders.instance.as_str()];
         }
     }
     assert_eq!(orders.renew().await.unwrap_err().code(), Code::PermissionDenied);
@@ -70,13 +69,13 @@ async fn operator_waits_until_everyone_concerned_has_a_change_in_force() {
     let (mut one, mut other) = (orders.watch(1, &[]).await, payments.watch(2, &[]).await);
     for (proxy, stream) in [(&orders, &mut one), (&payments, &mut other)] {
         let first = next(stream).await;
-        proxy.report(first.revision, 0).await.unwrap();
+        proxy.report(first.position, 0).await.unwrap();
     }
     let revision = mesh.apply(&policy("mine", "orders")).await;
-    next(&mut one).await;
+    let told = next(&mut one).await;
     let waiting = mesh.applied(revision, Duration::from_millis(100)).await;
     assert!(!waiting.complete);
-    orders.report(revision, 7).await.unwrap();
+    orders.report(told.position, 7).await.unwrap();
     let applied = mesh.applied(revision, Duration::from_secs(5)).await;
     assert!(applied.complete);
     assert_eq!(applied.proxies.len(), 1, "only the one it concerns");
@@ -117,13 +116,13 @@ async fn proxy_that_is_not_connected_is_named_when_a_change_concerns_it() {
     assert!(!absent.applied && !absent.connected);
 
     let revision = mesh.apply(&policy("other", "payments")).await;
-    next(&mut other).await;
-    payments.report(revision, 0).await.unwrap();
+    let told = next(&mut other).await;
+    payments.report(told.position, 0).await.unwrap();
     assert!(mesh.applied(revision, Duration::from_secs(5)).await.complete, "it does not concern orders");
 
     let revision = mesh.revoke(What::Instance(orders.instance.clone())).await.revision;
-    next(&mut other).await;
-    payments.report(revision, 0).await.unwrap();
+    let told = next(&mut other).await;
+    payments.report(told.position, 0).await.unwrap();
     let applied = mesh.applied(revision, Duration::from_secs(5)).await;
     assert!(applied.complete, "what is revoked, and who never watched, is not asked: {applied:?}");
 }
@@ -160,11 +159,76 @@ async fn departed_proxy_loses_its_endpoints_at_once_but_not_its_stream() {
     assert_eq!(next(&mut stream).await.services.unwrap().services[0].endpoints.len(), 1);
     let leave = || MeshClient::new(payments.channel.clone());
     leave().leave(v1::LeaveRequest {}).await.unwrap();
-    assert!(next(&mut stream).await.services.unwrap().services[0].endpoints.is_empty());
+    let gone = next(&mut stream).await.service_changes.unwrap();
+    assert_eq!(gone.changes[0].removed, [payments.instance.as_str()]);
     let revision = mesh.apply(&policy("mine", "payments")).await;
     assert_eq!(next(&mut leaving).await.revision, revision, "it drains, and hears of changes meanwhile");
     let _back = payments.watch(15444, &[]).await;
-    assert_eq!(next(&mut stream).await.services.unwrap().services[0].endpoints.len(), 1);
+    assert_eq!(next(&mut stream).await.service_changes.unwrap().changes[0].added.len(), 1);
+}
+
+#[tokio::test]
+async fn proxy_that_comes_back_is_sent_only_what_changed_meanwhile() {
+    let mut mesh = Mesh::start().await;
+    let orders = mesh.proxy("orders").await;
+    mesh.apply(&policy("mine", "orders")).await;
+    let first = next(&mut orders.watch(1, &["payments"]).await).await;
+    let request = |have: Option<v1::StateDigest>| v1::WatchRequest {
+        upstreams: vec!["spiffe://mesh.local/payments".into()],
+        have,
+        ..v1::WatchRequest::default()
+    };
+    let mut mesh = mesh.restart().await;
+    let address = mesh.service.grpc.to_string();
+    let orders = Proxy { channel: connect(&address, &orders.svid, &orders.trust).await, ..orders };
+    let again = next(&mut orders.watch_with(request(first.state.clone())).await).await;
+    assert!(again.policies.is_none() && again.bundles.is_none());
+    assert!(again.revocations.is_none() && again.services.is_none());
+    assert_eq!(again.state, first.state);
+    mesh.apply(&policy("more", "orders")).await;
+    let changed = next(&mut orders.watch_with(request(again.state.clone())).await).await;
+    assert_eq!(changed.policies.unwrap().documents.len(), 2);
+    assert!(changed.bundles.is_none() && changed.services.is_none());
+    let unknown = v1::StateDigest { form: 99, ..changed.state.unwrap() };
+    let whole = next(&mut orders.watch_with(request(Some(unknown))).await).await;
+    assert!(whole.bundles.is_some() && whole.policies.is_some() && whole.services.is_some());
+}
+
+#[tokio::test]
+async fn proxy_that_lost_something_is_sent_everything_again() {
+    let mut mesh = Mesh::start().await;
+    let orders = mesh.proxy("orders").await;
+    let mut stream = orders.watch(1, &[]).await;
+    let first = next(&mut stream).await;
+    mesh.apply(&policy("mine", "orders")).await;
+    let lost = next(&mut stream).await;
+    assert!(lost.policies.is_some() && lost.bundles.is_none());
+    let report = v1::ReportRequest {
+        position: lost.position,
+        // It did not take in the documents.
+        state: first.state,
+        ..v1::ReportRequest::default()
+    };
+    ReportClient::new(orders.channel.clone()).report(report).await.unwrap();
+    let whole = next(&mut stream).await;
+    assert_eq!(whole.policies.unwrap().documents.len(), 1);
+    assert!(whole.bundles.is_some() && whole.revocations.is_some() && whole.services.is_some());
+    assert_eq!(whole.state, lost.state);
+}
+
+#[tokio::test]
+async fn proxy_that_follows_everybody_is_told_of_those_it_may_call_and_of_all_addresses() {
+    let mut mesh = Mesh::start().await;
+    let (orders, payments) = (mesh.proxy("orders").await, mesh.proxy("payments").await);
+    let _listening = next(&mut payments.watch(15444, &[]).await).await;
+    let mut stream = orders.watch(1, &["*"]).await;
+    let services = next(&mut stream).await.services.unwrap();
+    assert!(services.services.is_empty(), "no document lets it call anybody");
+    assert_eq!(services.addresses, ["127.0.0.1"]);
+    mesh.apply(&policy("open", "payments")).await;
+    let changes = next(&mut stream).await.service_changes.unwrap();
+    assert_eq!(changes.changes[0].spiffe_id, "spiffe://mesh.local/payments");
+    assert_eq!(changes.changes[0].added[0].port, 15444);
 }
 
 #[tokio::test]

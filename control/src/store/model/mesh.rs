@@ -42,6 +42,8 @@ pub struct MeshRead {
     pub policies: Option<Vec<Policy>>,
     /// All revocations.
     pub revocations: Option<RevocationList>,
+    /// What was known is not what the store had then: it is another history, and this is all of it.
+    pub went_back: bool,
 }
 
 /// Where one instance accepts mutual TLS.
@@ -64,13 +66,15 @@ pub struct Standing {
     pub opened: bool,
     /// Where it is and listens.
     pub lease: Lease,
+    /// The number of the stream among those of its instance: the greatest is the newest.
+    pub claim: u64,
     /// Version of the proxy.
     pub version: String,
     /// When the stream was opened.
     pub opened_at: SystemTime,
     /// When anything was heard from it last.
     pub seen_at: SystemTime,
-    /// The newest revision it said to have in force.
+    /// The newest revision that it has in force.
     pub in_force: u64,
     /// When it said so.
     pub in_force_at: SystemTime,

@@ -14,6 +14,7 @@ both_engines!(
     change_that_fails_late_in_a_batch_fails_alone,
     reads_that_wait_together_fail_alone,
     what_changed_since_a_revision_is_told_even_after_the_log_was_pruned,
+    store_of_another_history_is_told_as_a_whole_whatever_its_revisions_are,
     equal_documents_make_no_revision,
     policies_that_do_not_go_together_in_the_commit_are_refused_whole,
     change_of_policy_concerns_old_and_new_targets_and_no_others,
@@ -225,17 +226,32 @@ async fn foreign_database_is_not_taken_over() {
 }
 
 async fn what_changed_since_a_revision_is_told_even_after_the_log_was_pruned(fixture: Fixture) {
-    let known = fixture.store.committed().borrow().revision;
+    let known = *fixture.store.committed().borrow();
     let nothing = fixture.store.mesh_since(Some(known)).await.unwrap();
     assert!(nothing.policies.is_none() && nothing.revocations.is_none() && nothing.roots.is_none());
     fixture.store.apply_policies(vec![policy("p", "{}")], operator(), |_| Ok(())).await.unwrap();
     let read = fixture.store.mesh_since(Some(known)).await.unwrap();
     assert!(read.policies.is_some() && read.revocations.is_none() && read.roots.is_none());
-    assert_eq!(read.commit.revision, known + 1);
+    assert_eq!(read.commit.revision, known.revision + 1);
     fixture.store.apply_policies(vec![policy("q", "{}")], operator(), |_| Ok(())).await.unwrap();
     fixture.store.prune_revisions(1, 100).await.unwrap();
     let all = fixture.store.mesh_since(Some(known)).await.unwrap();
     assert!(all.policies.is_some() && all.revocations.is_some() && all.roots.is_some());
+    assert!(!all.went_back, "pruning is no other history");
+}
+
+async fn store_of_another_history_is_told_as_a_whole_whatever_its_revisions_are(fixture: Fixture) {
+    fixture.store.apply_policies(vec![policy("p", "{}")], operator(), |_| Ok(())).await.unwrap();
+    let newest = *fixture.store.committed().borrow();
+    fixture.store.apply_policies(vec![policy("q", "{}")], operator(), |_| Ok(())).await.unwrap();
+    let ahead = Commit { revision: newest.revision + 5, ..newest };
+    let other = Commit { at: newest.at - Duration::from_secs(1), ..newest };
+    for (known, went_back) in [(newest, false), (ahead, true), (other, true)] {
+        let read = fixture.store.mesh_since(Some(known)).await.unwrap();
+        assert_eq!(read.went_back, went_back, "{known:?}");
+        assert_eq!(read.roots.is_some() && read.revocations.is_some(), went_back);
+        assert_eq!(read.policies.unwrap().len(), 2);
+    }
 }
 
 async fn equal_documents_make_no_revision(fixture: Fixture) {

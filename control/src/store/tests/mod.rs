@@ -120,6 +120,11 @@ impl Fixture {
 
     /// A Watch stream opens.
     async fn watch(&self, lease: model::Lease) {
+        assert!(self.watch_as(lease, 1).await.is_empty());
+    }
+
+    /// The same by the stream of this number. Returns whose stream is newer elsewhere.
+    async fn watch_as(&self, lease: model::Lease, claim: u64) -> Vec<InstanceId> {
         self.store.watched(lease.instance).await.unwrap();
         let standing = model::Standing {
             opened: true,
@@ -129,9 +134,10 @@ impl Fixture {
             in_force: 0,
             in_force_at: time::now(),
             closed: 0,
+            claim,
             lease,
         };
-        self.store.put_standings(vec![(standing.lease.instance, Some(standing))]).await.unwrap();
+        self.store.put_standings(vec![(standing.lease.instance, Some(standing))]).await.unwrap()
     }
 
     /// Closes and opens again, as a restart does.

@@ -102,6 +102,12 @@ async fn endpoints_follow_their_proxy_from_one_replica_to_another() {
         "it is no longer ours to remove"
     );
 
+    assert!(!there.store.has_departed(instance).await.unwrap());
+    let here = Fixture { store, location: there.location.clone(), directory: tempfile::tempdir().unwrap() };
+    assert_eq!(here.watch_as(lease.clone(), 0).await, [instance], "a slow replica does not write over it");
+    assert_eq!(here.store.lease_elsewhere(instance).await.unwrap().as_ref(), Some(&lease));
+    let Fixture { store, .. } = here;
+
     there.store.heartbeat(time::now()).await.unwrap();
     assert_eq!(store.forget_replicas(time::now() - HOUR).await.unwrap(), 0);
     assert_eq!(store.forget_replicas(time::now() + HOUR).await.unwrap(), 1);

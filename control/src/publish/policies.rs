@@ -1,0 +1,371 @@
+//! All policy documents: read once when they change, found by whom they protect and by whom they let call.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use signet_proto::digest::{self, Digest};
+use signet_proto::policy::{
+    Document, Effect, MAX_DOCUMENTS, Mode, Pattern, PolicySet, ancestors, parse_json,
+};
+use signet_proto::spiffe::SpiffeId;
+
+use crate::store::model::Policy;
+use crate::telemetry::metrics;
+
+/// The documents as of one commit.
+#[derive(Debug, Default)]
+pub struct PolicySection {
+    /// Counts the sections of this process.
+    pub(super) number: u64,
+    /// In the order of names.
+    documents: Vec<Arc<Stored>>,
+    protecting: Found,
+    /// By whom their rules allow; made when somebody follows a subtree.
+    allowing: OnceLock<Found>,
+    subsets: Mutex<HashMap<Box<[usize]>, Arc<PolicySubset>>>,
+    unreadable: Option<String>,
+    compiled: OnceLock<PolicySet>,
+}
+
+/// The documents that concern one proxy.
+#[derive(Debug)]
+pub struct PolicySubset {
+    pub(super) documents: Vec<Arc<str>>,
+    pub(super) digest: Digest,
+}
+
+/// Whom a change is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Concerned {
+    /// Everybody.
+    Everyone,
+    /// Those that one of these means.
+    Those(Vec<Pattern>),
+}
+
+/// What a change of documents means to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyChange {
+    /// Whose documents changed.
+    pub protected: Concerned,
+    /// Who may call more, or less.
+    pub callers: Concerned,
+}
+
+/// Whom one identity may possibly call, by the documents that have a rule for it. No decision: ports, requests and
+/// denials are looked at where the connection is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reach(BTreeSet<Pattern>);
+
+#[derive(Debug)]
+struct Stored {
+    name: String,
+    text: Arc<str>,
+    /// Without a target that can be read, a document is everyone's.
+    target: Option<Pattern>,
+    parsed: Result<Document, String>,
+}
+
+/// Numbers of documents, by identity, by prefix of a subtree, and of everybody.
+#[derive(Debug, Default)]
+struct Found {
+    exact: HashMap<SpiffeId, Vec<usize>>,
+    subtrees: HashMap<Arc<str>, Vec<usize>>,
+    everyone: Vec<usize>,
+}
+
+impl PolicySection {
+    /// The section with these documents, of which only what changed is read; and whom the difference is about.
+    #[must_use]
+    pub fn next(&self, policies: Vec<Policy>) -> (Self, PolicyChange) {
+        let mut known: BTreeMap<&str, &Arc<Stored>> =
+            self.documents.iter().map(|stored| (stored.name.as_str(), stored)).collect();
+        let mut documents = Vec::with_capacity(policies.len());
+        let (mut protected, mut callers) = (Concerned::nobody(), Concerned::nobody());
+        for policy in policies {
+            let before = known.remove(policy.name.as_str());
+            if let Some(same) = before.filter(|stored| *stored.text == *policy.document) {
+                documents.push(Arc::clone(same));
+                continue;
+            }
+            let stored = Stored::read(policy);
+            for changed in before.map(Arc::as_ref).into_iter().chain([&stored]) {
+                protected.add(changed.target.clone());
+                changed.callers().for_each(|caller| callers.add(caller));
+            }
+            documents.push(Arc::new(stored));
+        }
+        for removed in known.into_values() {
+            protected.add(removed.target.clone());
+            removed.callers().for_each(|caller| callers.add(caller));
+        }
+        (Self { number: self.number + 1, ..Self::of(documents) }, PolicyChange { protected, callers })
+    }
+
+    fn of(mut documents: Vec<Arc<Stored>>) -> Self {
+        documents.sort_by(|one, other| one.name.cmp(&other.name));
+        let mut protecting = Found::default();
+        for (number, stored) in documents.iter().enumerate() {
+            protecting.add(stored.target.as_ref(), number);
+        }
+        let unreadable = documents.iter().find_map(|stored| {
+            stored.parsed.as_ref().err().map(|error| format!("policy `{}`: {error}", stored.name))
+        });
+        let too_many = documents.len() > MAX_DOCUMENTS;
+        let unreadable = unreadable.or_else(|| {
+            too_many
+                .then(|| format!("{} policy documents, expected at most {MAX_DOCUMENTS}", documents.len()))
+        });
+        metrics::policy_readable(unreadable.is_none());
+        if let Some(why) = &unreadable {
+            tracing::error!(
+                why,
+                "stored policy cannot be read: whom it concerns denies; apply it anew or delete it"
+            );
+        }
+        Self { documents, protecting, unreadable, ..Self::default() }
+    }
+
+    /// What the proxies of `id` are told: equal sets are one.
+    #[must_use]
+    pub fn subset(&self, id: &SpiffeId) -> Arc<PolicySubset> {
+        let numbers = self.protecting.of(id);
+        let mut subsets = self.subsets.lock();
+        if let Some(known) = subsets.get(&*numbers) {
+            return Arc::clone(known);
+        }
+        let texts = numbers.iter().filter_map(|number| self.documents.get(*number));
+        let documents: Vec<_> = texts.map(|stored| Arc::clone(&stored.text)).collect();
+        let digest = digest::policies(documents.iter().map(AsRef::as_ref));
+        let subset = Arc::new(PolicySubset { documents, digest });
+        subsets.insert(numbers.into(), Arc::clone(&subset));
+        subset
+    }
+
+    /// Whom `id` may possibly call.
+    #[must_use]
+    pub fn reach(&self, id: &SpiffeId) -> Reach {
+        let allowing = self.allowing.get_or_init(|| {
+            let mut found = Found::default();
+            for (number, stored) in self.documents.iter().enumerate() {
+                stored.callers().for_each(|caller| found.add(caller.as_ref(), number));
+            }
+            found
+        });
+        let stored = allowing.of(id).into_iter().filter_map(|number| self.documents.get(number));
+        Reach(stored.filter_map(|stored| stored.target.clone()).collect())
+    }
+
+    /// Compiled, as a proxy that all of it concerns would have it; for explanations.
+    #[must_use]
+    pub fn compiled(&self) -> &PolicySet {
+        self.compiled.get_or_init(|| {
+            if let Some(why) = &self.unreadable {
+                return PolicySet::deny_all(why.clone());
+            }
+            let documents = self.documents.iter().filter_map(|stored| stored.parsed.clone().ok());
+            PolicySet::compile(documents.collect())
+                .unwrap_or_else(|error| PolicySet::deny_all(error.to_string()))
+        })
+    }
+}
+
+impl Concerned {
+    /// Nobody.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self::Those(Vec::new())
+    }
+
+    /// Whether nobody is.
+    #[must_use]
+    pub fn is_nobody(&self) -> bool {
+        *self == Self::nobody()
+    }
+
+    /// `None`: everybody.
+    fn add(&mut self, who: Option<Pattern>) {
+        match (&mut *self, who) {
+            (Self::Everyone, _) => {}
+            (_, None) => *self = Self::Everyone,
+            (Self::Those(patterns), Some(pattern)) => {
+                if !patterns.contains(&pattern) {
+                    patterns.push(pattern);
+                }
+            }
+        }
+    }
+}
+
+impl Reach {
+    /// Whether `id` is among them.
+    #[must_use]
+    pub fn contains(&self, id: &SpiffeId) -> bool {
+        self.0.iter().any(|pattern| pattern.matches(id))
+    }
+
+    /// The targets of the documents.
+    pub(super) fn patterns(&self) -> impl Iterator<Item = &Pattern> {
+        self.0.iter()
+    }
+}
+
+impl Stored {
+    /// A document that cannot be read is sent as it is to those it is for: they deny (invariant 1).
+    fn read(policy: Policy) -> Self {
+        let parsed = parse_json(&policy.document).map_err(|error| error.to_string());
+        let target = match &parsed {
+            Ok(document) => Some(document.target.clone()),
+            Err(_) => policy.target.parse().ok(),
+        };
+        Self { name: policy.name, text: policy.document.into(), target, parsed }
+    }
+
+    /// Whom its rules allow; `None` is anybody.
+    fn callers(&self) -> impl Iterator<Item = Option<Pattern>> {
+        let rules = self.parsed.iter().flat_map(|document| &document.rules);
+        let allowing = rules.filter(|rule| rule.effect == Effect::Allow && rule.mode == Mode::Enforce);
+        allowing.flat_map(|rule| match &rule.from {
+            None => vec![None],
+            Some(from) => from.iter().cloned().map(Some).collect(),
+        })
+    }
+}
+
+impl Found {
+    fn add(&mut self, pattern: Option<&Pattern>, number: usize) {
+        let numbers = match pattern {
+            None => &mut self.everyone,
+            Some(Pattern::Exact(id)) => self.exact.entry(id.clone()).or_default(),
+            Some(Pattern::Subtree(subtree)) => self.subtrees.entry(Arc::clone(subtree.prefix())).or_default(),
+        };
+        if numbers.last() != Some(&number) {
+            numbers.push(number);
+        }
+    }
+
+    /// Of everything that is about `id`, in order.
+    fn of(&self, id: &SpiffeId) -> Vec<usize> {
+        let around = ancestors(id).filter_map(|prefix| self.subtrees.get(prefix));
+        let all = self.exact.get(id).into_iter().chain(around).chain([&self.everyone]);
+        let mut numbers: Vec<_> = all.flatten().copied().collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::time;
+
+    pub(crate) fn document(name: &str, target: &str, rule: &str) -> Policy {
+        let document = format!(
+            r#"{{"kind":"Policy","name":"{name}","target":"{target}","rules":[{{"name":"r",{rule}}}]}}"#
+        );
+        Policy {
+            name: name.into(),
+            target: target.into(),
+            document,
+            applied_at: time::from_millis(0),
+            applied_by: "test".into(),
+        }
+    }
+
+    fn section(policies: Vec<Policy>) -> PolicySection {
+        PolicySection::default().next(policies).0
+    }
+
+    fn id(text: &str) -> SpiffeId {
+        text.parse().unwrap()
+    }
+
+    const PATTERN: &str = "spiffe://td(/[ab]){0,2}/\\*|spiffe://td(/[ab]){1,3}";
+
+    proptest! {
+        #[test]
+        fn documents_are_found_by_whom_they_protect_and_whom_they_allow_like_one_by_one(
+            patterns in proptest::collection::vec((PATTERN, PATTERN, any::<bool>()), 0..12),
+            who in "spiffe://td(/[ab]){1,4}",
+        ) {
+            let who = id(&who);
+            let documents: Vec<_> = patterns.iter().enumerate().map(|(number, (target, from, anyone))| {
+                let rule = if *anyone {
+                    r#""allow":{}"#.to_owned()
+                } else {
+                    format!(r#""allow":{{"from":["{from}"]}}"#)
+                };
+                document(&format!("p{number}"), target, &rule)
+            }).collect();
+            let section = section(documents.clone());
+            let matches = |pattern: &str| pattern.parse::<Pattern>().unwrap().matches(&who);
+            let mut protecting: Vec<_> = documents.iter().zip(&patterns)
+                .filter(|(_, (target, _, _))| matches(target))
+                .map(|(policy, _)| policy.document.clone()).collect();
+            protecting.sort();
+            let mut found: Vec<_> = section.subset(&who).documents.iter().map(ToString::to_string).collect();
+            found.sort();
+            prop_assert_eq!(found, protecting);
+            let allowed = patterns.iter()
+                .filter(|(_, from, anyone)| *anyone || matches(from))
+                .map(|(target, _, _)| target.parse().unwrap());
+            prop_assert_eq!(section.reach(&who), Reach(allowed.collect()));
+        }
+
+        #[test]
+        fn who_is_not_concerned_has_the_same_as_before(
+            before in proptest::collection::btree_map("[a-d]", (PATTERN, PATTERN), 0..4),
+            after in proptest::collection::btree_map("[a-d]", (PATTERN, PATTERN), 0..4),
+            who in proptest::collection::vec("spiffe://td(/[ab]){1,4}", 1..8),
+        ) {
+            let documents = |set: &BTreeMap<String, (String, String)>| set.iter().map(|(name, (target, from))| {
+                document(name, target, &format!(r#""allow":{{"from":["{from}"]}}"#))
+            }).collect::<Vec<_>>();
+            let one = section(documents(&before));
+            let (other, change) = one.next(documents(&after));
+            let concerned = |concerned: &Concerned, id: &SpiffeId| match concerned {
+                Concerned::Everyone => true,
+                Concerned::Those(patterns) => patterns.iter().any(|pattern| pattern.matches(id)),
+            };
+            for who in who.iter().map(|who| id(who)) {
+                if !concerned(&change.protected, &who) {
+                    prop_assert_eq!(one.subset(&who).digest, other.subset(&who).digest);
+                }
+                if !concerned(&change.callers, &who) {
+                    prop_assert_eq!(one.reach(&who), other.reach(&who));
+                }
+            }
+            let fresh = section(documents(&after));
+            for who in who.iter().map(|who| id(who)) {
+                prop_assert_eq!(fresh.subset(&who).digest, other.subset(&who).digest);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_unchanged_is_not_read_again_and_concerns_nobody() {
+        let one = document("one", "spiffe://td/a", r#""allow":{}"#);
+        let other = document("other", "spiffe://td/b", r#""deny":{}"#);
+        let before = section(vec![one.clone()]);
+        let (after, change) = before.next(vec![one, other]);
+        assert!(Arc::ptr_eq(&before.documents[0], &after.documents[0]));
+        assert_eq!(change.protected, Concerned::Those(vec!["spiffe://td/b".parse().unwrap()]));
+        assert!(change.callers.is_nobody(), "a denial lets nobody call");
+        let subset = after.subset(&id("spiffe://td/a"));
+        assert!(Arc::ptr_eq(&subset, &after.subset(&id("spiffe://td/a"))));
+    }
+
+    #[test]
+    fn document_without_a_target_is_everyones_and_denies() {
+        let broken = Policy { document: "{".into(), ..document("p", "?", "") };
+        let section = section(vec![broken]);
+        assert_eq!(section.subset(&id("spiffe://td/a")).documents.len(), 1);
+        assert!(section.compiled().unreadable().is_some());
+        let (_, change) = section.next(Vec::new());
+        assert_eq!(change.protected, Concerned::Everyone);
+    }
+}

@@ -1,0 +1,2 @@
+-- Which of the streams of an instance is the newest: a slow replica must not write over what a later one wrote.
+ALTER TABLE session ADD COLUMN claim INTEGER NOT NULL DEFAULT 0;
