@@ -121,7 +121,7 @@ impl Service {
         let checkpointer = Arc::new(checkpointer);
         let sinks: Vec<Sink> = config.audit_sinks.into_iter().map(Sink::open).collect::<Result<_, _>>()?;
         let exports = Exports::new(sinks.into_iter().map(Exporter::new));
-        let issuer = Issuer::new(Arc::clone(&authority), store.clone());
+        let issuer = Issuer::new(Arc::clone(&authority), store.clone(), config.issue);
         let own = OwnIdentity::new(issuer.clone(), authority.bundle(), config.ttl.default).await?;
         let own = Arc::new(own);
 

@@ -21,7 +21,7 @@ use super::tls::OwnIdentity;
 use crate::audit::Exports;
 use crate::ca::Authority;
 use crate::publish::{MeshState, WentBack};
-use crate::store::Store;
+use crate::store::{Restricted, Store};
 use crate::telemetry::metrics;
 use crate::{duration, time};
 
@@ -119,7 +119,11 @@ async fn ready(State(health): State<Health>) -> impl IntoResponse {
         }
     }
     if missing.is_empty() {
-        (StatusCode::OK, format!("ready\n{}", warnings(&health, now)))
+        let restrictions = tokio::time::timeout(STORE_DEADLINE, health.store.restrictions()).await;
+        let restrictions = restrictions.ok().and_then(Result::ok).unwrap_or_default();
+        let frozen = restrictions.iter().filter_map(Restricted::frozen);
+        let frozen: String = frozen.map(|frozen| format!("warning: {frozen}\n")).collect();
+        (StatusCode::OK, format!("ready\n{}{frozen}", warnings(&health, now)))
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", missing.join("\n")))
     }

@@ -12,7 +12,7 @@ use super::Rooms;
 use super::caller::{caller, request_id};
 use super::status::ToStatus;
 use crate::attest::{AttestError, Attested};
-use crate::issue::Issued;
+use crate::issue::{IssueError, Issued};
 use crate::store::model::{Actor, Evidence};
 use crate::{attest, issue, time};
 
@@ -63,7 +63,10 @@ impl Identity for Rooms {
                     }
                     _ => {
                         let status = error.to_status();
-                        self.gate.refusals().attested(&id, address, &status, name).await;
+                        // That it is held is in the audit, once, and is no refusal.
+                        if !matches!(error, IssueError::Held(_)) {
+                            self.gate.refusals().attested(&id, address, &status, name).await;
+                        }
                         status
                     }
                 });

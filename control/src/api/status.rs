@@ -152,8 +152,12 @@ impl ToStatus for IssueError {
         match self {
             Self::Csr(_) | Self::Version => Code::InvalidArgument,
             Self::NoInstance => Code::PermissionDenied,
+            Self::Held(_) => Code::FailedPrecondition,
             Self::Store(StoreError::Refused(refusal)) => match refusal {
                 Refusal::KeyRevoked | Refusal::KeyOfAnother => Code::InvalidArgument,
+                // Whoever asks again may get it then.
+                Refusal::Frozen { .. } => Code::FailedPrecondition,
+                Refusal::TooManyRequests => Code::ResourceExhausted,
                 _ => Code::PermissionDenied,
             },
             Self::Store(StoreError::NotFound { .. }) => Code::PermissionDenied,

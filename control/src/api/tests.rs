@@ -4,6 +4,7 @@ mod audit;
 mod door;
 mod joining;
 mod older;
+mod requests;
 mod roles;
 mod watching;
 

@@ -108,6 +108,7 @@ async fn issue(issuer: &Issuer, trust: &Arc<Trust>, ttl: Duration) -> Result<Cur
 mod tests {
     use super::*;
     use crate::ca::Authority;
+    use crate::issue::IssueSettings;
     use crate::store::Store;
     use crate::time;
 
@@ -118,7 +119,7 @@ mod tests {
         let store = Store::open(directory.path(), &domain).unwrap();
         let (seal, hour) = (directory.path().join("seal.key"), Duration::from_secs(3600));
         let authority = Arc::new(Authority::open(store.clone(), domain, &seal, 720 * hour).await.unwrap());
-        let issuer = Issuer::new(Arc::clone(&authority), store);
+        let issuer = Issuer::new(Arc::clone(&authority), store, IssueSettings::default());
         let own = OwnIdentity::new(issuer, authority.bundle(), hour).await.unwrap();
         let now = time::now();
         assert!(!own.rotation_is_due(now));

@@ -177,6 +177,22 @@ pub enum Action {
     ProofRefused,
     /// So many refusals were not recorded one by one.
     RefusalsLeftOut,
+    /// A new instance waits for approval.
+    RequestMade,
+    /// Somebody agreed to it.
+    RequestApproved,
+    /// Somebody refused it.
+    RequestDenied,
+    /// Nobody decided about it in time.
+    RequestExpired,
+    /// New instances of a subtree need approval.
+    ApprovalRequired,
+    /// They do not any more.
+    ApprovalNotRequired,
+    /// Issuance was stopped on a subtree.
+    IssuanceFrozen,
+    /// It goes on.
+    IssuanceUnfrozen,
     /// The key that signs checkpoints was made.
     AuditKeyCreated,
     /// Control was told to start on a store that lacks events.
@@ -212,6 +228,14 @@ impl Action {
             Self::SvidRefused => "svid.refused",
             Self::ProofRefused => "proof.refused",
             Self::RefusalsLeftOut => "refusals.left_out",
+            Self::RequestMade => "request.made",
+            Self::RequestApproved => "request.approved",
+            Self::RequestDenied => "request.denied",
+            Self::RequestExpired => "request.expired",
+            Self::ApprovalRequired => "approval.required",
+            Self::ApprovalNotRequired => "approval.not_required",
+            Self::IssuanceFrozen => "issuance.frozen",
+            Self::IssuanceUnfrozen => "issuance.unfrozen",
             Self::AuditKeyCreated => "audit.key_created",
             Self::OlderStoreAccepted => "store.older_accepted",
         }

@@ -77,6 +77,9 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Verb::Ca(verb) => verbs::authority::ca(verb, &session, output).await,
         Verb::Bundle { format } => verbs::authority::bundle(format, &session).await,
         Verb::Role(verb) => verbs::role::run(verb, &session, output).await,
+        Verb::Requests(verb) => verbs::requests::run(verb, &session, output).await,
+        Verb::Freeze(what) => verbs::freeze::run(what, &session, output).await,
+        Verb::Unfreeze { on, reason } => verbs::freeze::lift(&on, reason, &session, output).await,
         Verb::Login(login) => verbs::login::run(login, output).await,
         Verb::Completion { shell } => output::print(&args::completion(shell)),
     }

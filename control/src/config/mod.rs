@@ -18,8 +18,9 @@ use signet_proto::spiffe::TrustDomain;
 
 use crate::audit::SinkAddress;
 use crate::duration::Span;
+use crate::issue::IssueSettings;
 use crate::registry::{self, TtlBounds};
-use crate::store::{Location, LocationError};
+use crate::store::{Location, LocationError, MAX_REQUEST_TTL};
 use crate::telemetry::log::LogFormat;
 
 pub use attestors::{AttestorConfig, TableError};
@@ -187,6 +188,9 @@ struct Settings {
     /// How long it is known who talked to whom, after the last time [default: 30d]
     #[arg(long, value_name = "DURATION", env = "SIGNET_CONNECTIONS_KEPT")]
     connections_kept: Option<Span>,
+    /// How long a request for an SVID waits for approval, where a workload needs it [default: 1d]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_REQUEST_TTL")]
+    request_ttl: Option<Span>,
     /// Proofs of who asks besides join tokens, by name: tables, so only in the file
     #[arg(skip)]
     attestors: Option<toml::Table>,
@@ -229,6 +233,8 @@ pub struct Config {
     pub accept_older_store: bool,
     /// Proofs of who asks besides join tokens, by name.
     pub attestors: BTreeMap<String, AttestorConfig>,
+    /// What operators decide about issuance.
+    pub issue: IssueSettings,
 }
 
 /// Why the settings cannot be used.
@@ -325,6 +331,7 @@ impl Settings {
             audit_sink: self.audit_sink.or_else(|| file.audit_sink.clone()),
             connections_kept: self.connections_kept.or(file.connections_kept),
             attestors: self.attestors.or_else(|| file.attestors.clone()),
+            request_ttl: self.request_ttl.or(file.request_ttl),
         }
     }
 }
@@ -403,6 +410,7 @@ impl Origins<'_> {
             connections_kept: self.connections_kept(settings.connections_kept)?,
             accept_older_store: false,
             attestors: self.attestors(settings.attestors)?,
+            issue: IssueSettings { request_ttl: self.request_ttl(settings.request_ttl)? },
         })
     }
 
@@ -437,6 +445,14 @@ impl Origins<'_> {
             return Err(self.wrong("audit-checkpoint-every", "1s to 1d", &Span(every)));
         }
         Ok(every)
+    }
+
+    fn request_ttl(&self, life: Option<Span>) -> Result<Duration, ConfigError> {
+        let life = life.map_or(IssueSettings::default().request_ttl, |span| span.0);
+        if life < SHORTEST_TTL || life > MAX_REQUEST_TTL {
+            return Err(self.wrong("request-ttl", format!("1s to {}", Span(MAX_REQUEST_TTL)), &Span(life)));
+        }
+        Ok(life)
     }
 
     /// Each has a position of its own, by its address.

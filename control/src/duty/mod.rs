@@ -7,6 +7,7 @@
 //! | endpoints | 2 s | forgets endpoints that no stream has held for their grace |
 //! | replicas | 5 s | says that this replica runs; leader: forgets those that were not seen for 90 s |
 //! | measure | 5 s | numbers for the metrics |
+//! | requests | 5 s | marks requests that nobody decided about in time |
 //! | prune | 60 s | drops what is long over, in small batches |
 //! | audit | at start, then 1 h | verifies the chain of audit events from its beginning |
 //! | checkpoint | 1 s | signs the audit, when due |
@@ -105,7 +106,8 @@ impl Duties {
         let second = Duration::from_secs(1);
         let clock = Arc::new(Mutex::new(SteadyClock::new(Instant::now(), time::now())));
         let steady = move |long| clock.lock().steady_for(long, Instant::now(), time::now());
-        let (lapse_now, forget_now, prune_now) = (steady.clone(), steady.clone(), steady);
+        let (lapse_now, forget_now, expire_now, prune_now) =
+            (steady.clone(), steady.clone(), steady.clone(), steady);
         self.spawn(tasks, stop, "identity", second, |duties| async move { duties.identity().await });
         self.spawn(tasks, stop, "lapse", second, move |duties| {
             let steady = lapse_now(STEADY);
@@ -123,6 +125,10 @@ impl Duties {
         });
         self.spawn(tasks, stop, "refusals", 600 * second, |duties| async move {
             Ok(duties.gate.summarize_refusals().await?)
+        });
+        self.spawn(tasks, stop, "requests", 5 * second, move |duties| {
+            let steady = expire_now(STEADY);
+            async move { if steady && duties.store.leads() { duties.requests().await } else { Ok(()) } }
         });
         self.spawn(tasks, stop, "audit", 3600 * second, |duties| async move { duties.audit().await });
         self.spawn_checkpoints(tasks, stop);
@@ -183,6 +189,14 @@ impl Duties {
                 tracing::warn!(%instance, "instance lapsed: its last SVID ended without a renewal");
             }
             metrics::lapsed(lapsed.len());
+        }
+        Ok(())
+    }
+
+    async fn requests(&self) -> Result<(), Failure> {
+        let now = time::now();
+        while self.store.any_request_expired(now).await? {
+            self.store.expire_requests(now, PRUNE_BATCH).await?;
         }
         Ok(())
     }

@@ -24,8 +24,8 @@ use signet_proto::spiffe::{InstanceId, InstanceIdError, SpiffeId, SpiffeIdError}
 use crate::attest::Attested;
 use crate::audit::RequestId;
 use crate::ca::{Authority, CaError, LeafRequest, SignedLeaf};
-use crate::store::model::{ASK_AGAIN, Attestation, Evidence, Renewal};
-use crate::store::{Refusal, Store, StoreError};
+use crate::store::model::{ASK_AGAIN, Attestation, Evidence, Issuance, Renewal};
+use crate::store::{HeldRequest, NewRequest, Refusal, Store, StoreError};
 use crate::telemetry::metrics::{self, Issue};
 use crate::time;
 
@@ -45,6 +45,12 @@ pub struct Issued {
     pub leaf: SignedLeaf,
 }
 
+impl Default for IssueSettings {
+    fn default() -> Self {
+        Self { request_ttl: Duration::from_secs(86_400) }
+    }
+}
+
 /// Why no SVID is given out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -58,6 +64,12 @@ pub enum IssueError {
     /// The presented SVID belongs to no instance.
     #[error("the presented SVID belongs to no attested instance: attest with a join token")]
     NoInstance,
+    /// People have to agree first.
+    #[error(
+        "request {} waits for approval, {} of {} so far, until {}: `signet requests approve {}`; ask again with the \
+         same signing request", .0.id, .0.approvers().count(), .0.needed, time::rfc3339(.0.expires_at), .0.id
+    )]
+    Held(Box<HeldRequest>),
     /// The store refused or failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -80,6 +92,7 @@ impl IssueError {
             Self::Csr(_) => "bad_csr",
             Self::Version => "bad_version",
             Self::NoInstance => "no_instance",
+            Self::Held(_) => "held",
             Self::Store(StoreError::Refused(refusal)) => refusal.as_str(),
             Self::Store(StoreError::NotFound { .. }) => "unknown_workload",
             Self::Store(_) => "store",
@@ -111,13 +124,21 @@ impl From<SpiffeIdError> for IssueError {
 pub struct Issuer {
     authority: Arc<Authority>,
     store: Store,
+    settings: IssueSettings,
+}
+
+/// What operators decide about issuance for the mesh as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssueSettings {
+    /// How long a request may wait for approval.
+    pub request_ttl: Duration,
 }
 
 impl Issuer {
     /// Signs with `authority`, records in `store`.
     #[must_use]
-    pub fn new(authority: Arc<Authority>, store: Store) -> Self {
-        Self { authority, store }
+    pub fn new(authority: Arc<Authority>, store: Store, settings: IssueSettings) -> Self {
+        Self { authority, store, settings }
     }
 
     /// The first SVID of a new instance, or of one that did not hear the answer.
@@ -196,9 +217,34 @@ impl Issuer {
         };
         let instance = again.map_or_else(InstanceId::random, Ok)?;
         let leaf = self.sign(&LeafRequest { id: &id, instance: Some(instance), key: &key, ttl })?;
-        let attestation = Attestation { instance, evidence, version, address, request_id };
-        self.store.record_attestation(leaf.issuance.clone(), attestation).await?;
-        Ok(Issued { id, instance, leaf })
+        let csr_sha256 = crate::sha256(request);
+        let attestation = Attestation { instance, evidence, csr_sha256, version, address, request_id };
+        match self.store.record_attestation(leaf.issuance.clone(), attestation.clone()).await {
+            Ok(()) => Ok(Issued { id, instance, leaf }),
+            Err(StoreError::Refused(Refusal::ApprovalRequired)) => {
+                Err(self.hold(&leaf.issuance, attestation).await)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What was refused only because people have to agree is recorded for them: nothing of the attestation was kept.
+    async fn hold(&self, issuance: &Issuance, attestation: Attestation) -> IssueError {
+        let Attestation { instance: _, evidence, csr_sha256, version, address, request_id } = attestation;
+        let request = NewRequest {
+            spiffe_id: issuance.spiffe_id.clone(),
+            csr_sha256,
+            spki_sha256: issuance.spki_sha256,
+            evidence,
+            address,
+            version,
+            request_id,
+            life: self.settings.request_ttl,
+        };
+        match self.store.hold_request(request).await {
+            Ok(held) => IssueError::Held(Box::new(held)),
+            Err(error) => error.into(),
+        }
     }
 
     async fn next(

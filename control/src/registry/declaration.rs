@@ -53,7 +53,7 @@ pub struct Ttl {
 }
 
 /// How many people approve each new instance.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Approval {
     /// Proof is enough.
     #[default]
@@ -273,7 +273,7 @@ impl Approval {
 
     /// How many people.
     #[must_use]
-    pub fn approvers(self) -> usize {
+    pub fn approvers(self) -> u32 {
         match self {
             Self::None => 0,
             Self::One => 1,

@@ -52,6 +52,8 @@ pub fn needs(verb: Verb) -> Needs {
         | Verb::AdminExport
         | Verb::AdminListIdentities
         | Verb::AdminListRoles
+        | Verb::AdminListRequests
+        | Verb::AdminListRestrictions
         | Verb::AdminAwaitApplied => Needs::Role(Role::Viewer, Visible),
         Verb::AdminExplain | Verb::AdminListAudit => Needs::Role(Role::Viewer, Named),
 
@@ -61,9 +63,15 @@ pub fn needs(verb: Verb) -> Needs {
         | Verb::AdminApply
         | Verb::AdminApplyPolicy
         | Verb::AdminDeletePolicy
-        | Verb::AdminRevoke => Needs::Role(Role::Operator, Named),
+        | Verb::AdminRevoke
+        | Verb::AdminFreeze
+        | Verb::AdminUnfreeze => Needs::Role(Role::Operator, Named),
 
-        Verb::AdminGrantRole | Verb::AdminWithdrawRole => Needs::Role(Role::Admin, Named),
+        Verb::AdminApproveRequest | Verb::AdminDenyRequest => Needs::Role(Role::Approver, Named),
+
+        Verb::AdminGrantRole | Verb::AdminWithdrawRole | Verb::AdminRequireApproval => {
+            Needs::Role(Role::Admin, Named)
+        }
         Verb::AdminRotateIntermediate => Needs::Role(Role::Admin, Mesh),
     }
 }

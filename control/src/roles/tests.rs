@@ -44,6 +44,13 @@ const MATRIX: &str = "
     Admin.GrantRole          --- --  --- --    --- --    +-- +-
     Admin.WithdrawRole       --- --  --- --    --- --    +-- +-
     Admin.ListRoles          +-+ ++  +-+ ++    +-+ ++    +-+ ++
+    Admin.ListRequests       +-+ ++  +-+ ++    +-+ ++    +-+ ++
+    Admin.ApproveRequest     --- --  --- --    +-- +-    +-- +-
+    Admin.DenyRequest        --- --  --- --    +-- +-    +-- +-
+    Admin.RequireApproval    --- --  --- --    --- --    +-- +-
+    Admin.Freeze             --- --  +-- +-    --- --    +-- +-
+    Admin.Unfreeze           --- --  +-- +-    --- --    +-- +-
+    Admin.ListRestrictions   +-+ ++  +-+ ++    +-+ ++    +-+ ++
 ";
 
 fn scope(text: &str) -> Scope {

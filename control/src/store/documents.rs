@@ -11,7 +11,9 @@ use super::registrations::{self, Listed};
 use super::sql::Sql;
 use super::{Refusal, Store, StoreError, policies, workloads};
 use crate::audit::Action;
-use crate::registry::{Action as Planned, Change as PlannedChange, Declaration, Name, Plan, Write};
+use crate::registry::{
+    Action as Planned, Change as PlannedChange, Declaration, FieldChange, Name, Plan, Write,
+};
 use crate::roles::Permission;
 
 /// Why the audit says that an identity is revoked.
@@ -184,7 +186,12 @@ fn write_workload(
     if status != declaration.status {
         workloads::pass(change, &declaration.name, declaration.status, BY_DOCUMENT, actor, revision)?;
     }
-    registrations::write(change, &declaration, Some(&plan.label), held, revision)
+    registrations::write(change, &declaration, Some(&plan.label), held, revision)?;
+    let decisive = |field: &FieldChange| matches!(&*field.field, "selectors" | "approval");
+    if planned.action == Planned::Created || planned.fields.iter().any(decisive) {
+        registrations::declare(change, &declaration.name, actor)?;
+    }
+    Ok(())
 }
 
 fn retire(
@@ -211,6 +218,7 @@ fn policy_detail(new: &NewPolicy, planned: &PlannedChange, plan: &Plan) -> Value
 }
 
 fn changes(planned: &PlannedChange) -> Vec<Value> {
-    let change = |field: &crate::registry::FieldChange| json!({ "field": field.field, "before": field.before, "after": field.after });
+    let change =
+        |field: &FieldChange| json!({ "field": field.field, "before": field.before, "after": field.after });
     planned.fields.iter().map(change).collect()
 }

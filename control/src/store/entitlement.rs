@@ -1,6 +1,7 @@
 //! What a proof entitles to: found by the selectors it proves, and found again in the commit of the issuance.
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 use serde_json::json;
 use signet_proto::spiffe::SpiffeId;
@@ -69,6 +70,23 @@ pub(super) fn admit(
         }
     }
     workloads::require_active(&change.sql, id, change.at).map(drop)
+}
+
+/// The same for a request that waits: the registration that gives the identity. Nothing is made of it yet.
+pub(super) fn require(
+    sql: &Sql<'_>,
+    id: &SpiffeId,
+    proven: &BTreeSet<Selector>,
+    now: SystemTime,
+) -> Result<Name, StoreError> {
+    let (_, declaration) = find(sql, proven, Some(id))?;
+    if declaration.status != WorkloadStatus::Active || declaration.until.is_some_and(|until| until <= now) {
+        return Err(Refusal::WorkloadNotActive { id: id.clone(), status: declaration.status }.into());
+    }
+    if registrations::find(sql, &Name::Identity(id.clone()))?.is_some() {
+        workloads::require_active(sql, id, now)?;
+    }
+    Ok(declaration.name)
 }
 
 fn find(

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use signet_proto::spiffe::SpiffeId;
 
 use super::model::WorkloadStatus;
+use super::requests::Part;
 use crate::registry::ChooseError;
 use crate::roles::Refused;
 use crate::time;
@@ -141,11 +142,59 @@ pub enum Refusal {
     /// A subject has a bounded number of roles.
     #[error("the subject has as many roles as one can have: withdraw some, or grant one on a wider scope")]
     TooManyRoles,
-    /// Somebody has to agree first, and cannot yet.
-    #[error(
-        "new instances of this workload need an approval, which this version cannot take: nothing is issued"
-    )]
+    /// People have to agree first.
+    #[error("new instances of this workload need an approval")]
     ApprovalRequired,
+    /// Somebody said no.
+    #[error("request {request} was denied for good: {reason}")]
+    RequestDenied {
+        /// Which.
+        request: String,
+        /// Why.
+        reason: String,
+    },
+    /// Nobody decided in time, or it was withdrawn with its workload.
+    #[error("request {0} has expired, or was withdrawn: ask again with a new key")]
+    RequestExpired(String),
+    /// The approval is used.
+    #[error("request {0} was approved and used: another instance needs another signing request")]
+    RequestUsed(String),
+    /// The request is for another key than the one that is meant.
+    #[error(
+        "request {request} is for the signing request with SHA-256 {found}, not {meant}: look at it again"
+    )]
+    RequestDiffers {
+        /// Which.
+        request: String,
+        /// What it is for.
+        found: String,
+        /// What was named.
+        meant: String,
+    },
+    /// Whoever approves has a part in what is approved.
+    #[error("`{actor}` {part}: somebody else has to approve it")]
+    NotIndependent {
+        /// Who.
+        actor: String,
+        /// What part.
+        part: Part,
+    },
+    /// No more of this identity, or of all, are held at a time.
+    #[error("as many requests wait for approval as can: have some of them decided, then ask again")]
+    TooManyRequests,
+    /// An operator has stopped issuance.
+    #[error("issuance is frozen on {scope}: {reason}")]
+    Frozen {
+        /// Where.
+        scope: String,
+        /// Why.
+        reason: String,
+    },
+    /// There is a bounded number of them.
+    #[error(
+        "there are as many freezes and rules about approval as can be: set some on a wider scope instead"
+    )]
+    TooManyRestrictions,
     /// The identity came from one template, and another one gives it too.
     #[error("`{0}` was given by another template, and follows from that one: give the two different names")]
     OtherTemplate(SpiffeId),
@@ -158,11 +207,21 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether it is about who asks, rather than about the request: only the former is kept from a caller
-    /// who has not proven anything yet.
+    /// Whether it is about who asks, rather than about the request: only the former is kept from a caller,
+    /// who has perhaps proven nothing.
     #[must_use]
     pub fn is_about_standing(&self) -> bool {
-        !matches!(self, Self::KeyRevoked | Self::KeyOfAnother)
+        !matches!(
+            self,
+            Self::KeyRevoked
+                | Self::KeyOfAnother
+                | Self::ApprovalRequired
+                | Self::RequestDenied { .. }
+                | Self::RequestExpired(_)
+                | Self::RequestUsed(_)
+                | Self::TooManyRequests
+                | Self::Frozen { .. }
+        )
     }
 
     /// The stable name used in metrics, logs and the audit.
@@ -189,6 +248,14 @@ impl Refusal {
             Self::RolesChanged => "roles_changed",
             Self::TooManyRoles => "too_many_roles",
             Self::ApprovalRequired => "approval_required",
+            Self::RequestDenied { .. } => "request_denied",
+            Self::RequestExpired(_) => "request_expired",
+            Self::RequestUsed(_) => "request_used",
+            Self::RequestDiffers { .. } => "request_differs",
+            Self::NotIndependent { .. } => "not_independent",
+            Self::TooManyRequests => "too_many_requests",
+            Self::Frozen { .. } => "frozen",
+            Self::TooManyRestrictions => "too_many_restrictions",
             Self::OtherTemplate(_) => "other_template",
             Self::TooManyMatches => "too_many_matches",
             Self::OwnIdentity => "own_identity",

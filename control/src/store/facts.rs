@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::model::{Issuance, WorkloadStatus};
+use super::restrictions::CONCERNS;
 use super::revocations::certificate_name;
 use super::sql::{Row, Sql, Value};
 use super::tokens::{self, Found};
@@ -37,6 +38,10 @@ pub(super) struct Facts {
     certificate_is_listed: bool,
     key: Key,
     token: Option<Found>,
+    /// The strictest rule about approval on a subtree that it is in.
+    rule: Approval,
+    /// Issuance to new instances is frozen.
+    is_frozen: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -91,6 +96,8 @@ impl Facts {
                     EXISTS (SELECT 1 FROM certificate WHERE spki_sha256 = ?3 AND spiffe_id <> ?1),
                     EXISTS (SELECT 1 FROM certificate c JOIN instance o ON o.id = c.instance
                             WHERE c.spki_sha256 = ?3 AND o.status = 'revoked'),
+                    (SELECT max(value) FROM restriction WHERE kind = 'approval' AND {CONCERNS}),
+                    EXISTS (SELECT 1 FROM restriction WHERE kind = 'freeze' AND {CONCERNS}),
                     t.*
              FROM (SELECT 1) AS asked
              LEFT JOIN workload w ON w.spiffe_id = ?1
@@ -112,8 +119,13 @@ impl Facts {
             Some(status) => Some((status, row.get(4)?)),
             None => None,
         };
-        let token = match row.get::<Option<String>>(9)? {
-            Some(_) => Some(Found::read(row, 9)?),
+        // `one` is less than `two`.
+        let rule = match row.get::<Option<String>>(9)? {
+            Some(_) => row.parsed(9)?,
+            None => Approval::None,
+        };
+        let token = match row.get::<Option<String>>(11)? {
+            Some(_) => Some(Found::read(row, 11)?),
             None => None,
         };
         Ok(Self {
@@ -126,6 +138,8 @@ impl Facts {
                 was_of_a_revoked_instance: row.get(8)?,
             },
             token,
+            rule,
+            is_frozen: row.get(10)?,
         })
     }
 
@@ -150,12 +164,19 @@ impl Facts {
         }
     }
 
-    /// A new instance may have an SVID for this key.
-    pub(super) fn require_issuable(&self) -> Result<(), Refusal> {
-        match &self.workload {
-            Some(workload) if workload.approval != Approval::None => Err(Refusal::ApprovalRequired),
-            _ => self.key.require_own(),
-        }
+    /// The key is nobody else's, and good.
+    pub(super) fn require_own_key(&self) -> Result<(), Refusal> {
+        self.key.require_own()
+    }
+
+    /// How many have to agree to a new instance.
+    pub(super) fn approval(&self) -> Approval {
+        self.workload.as_ref().map_or(Approval::None, |workload| workload.approval).max(self.rule)
+    }
+
+    /// Whether new instances get nothing.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.is_frozen
     }
 
     /// Nothing that was presented is revoked.
@@ -219,6 +240,8 @@ mod tests {
             certificate_is_listed: false,
             key: Key::default(),
             token: None,
+            rule: Approval::None,
+            is_frozen: false,
         }
     }
 
@@ -287,8 +310,10 @@ mod tests {
     #[test]
     fn approval_is_asked_for_new_instances_only() {
         let held = with(|facts| facts.workload.as_mut().unwrap().approval = Approval::One);
-        assert_eq!(held.require_issuable(), Err(Refusal::ApprovalRequired));
+        assert_eq!(held.approval(), Approval::One);
         assert_eq!(held.judge_renewal(&id(), second(100)).unwrap(), Standing::Live);
-        assert_eq!(good().require_issuable(), Ok(()));
+        let ruled = Facts { rule: Approval::Two, ..held };
+        assert_eq!(ruled.approval(), Approval::Two, "the stricter one counts");
+        assert_eq!(good().approval(), Approval::None);
     }
 }

@@ -8,10 +8,12 @@ use signet_proto::spiffe::{InstanceId, SpiffeId};
 use super::change::Change;
 use super::facts::{Asked, Facts, Standing};
 use super::model::{Actor, Attestation, Evidence, Issuance, Renewal};
+use super::requests::{self, Approved};
 use super::sql::values;
 use super::tokens::Redeemed;
-use super::{Refusal, Store, StoreError, entitlement, lapse, leases, proof_uses, tokens};
+use super::{Refusal, Store, StoreError, entitlement, lapse, leases, proof_uses, restrictions, tokens};
 use crate::audit::{Action, RequestId};
+use crate::registry::Approval;
 use crate::time;
 
 impl Store {
@@ -92,30 +94,34 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
     facts.require_active(id, change.at)?;
     let again = match &new.evidence {
         Evidence::JoinToken { secret_sha256 } => {
-            let redeemed = facts.token()?.judge(id, &new.instance, change.at)?;
+            let redeemed = match facts.token()?.judge(id, &new.instance, change.at) {
+                Err(refusal) => requests::excuse(change, &new.csr_sha256, id, secret_sha256, refusal)?,
+                Ok(redeemed) => redeemed,
+            };
             if redeemed == Redeemed::Again {
                 tokens::require_fresh(&change.sql, &new.instance, &issuance.spki_sha256)?;
             }
-            facts.require_issuable()?;
-            if redeemed == Redeemed::Now {
-                tokens::spend(change, secret_sha256, &new.instance)?;
-            }
             redeemed == Redeemed::Again
         }
-        Evidence::Proven(proven) => {
-            facts.require_issuable()?;
-            if let Some(used) = &proven.used {
-                proof_uses::bind(change, used, &issuance.spki_sha256)?;
-            }
-            facts.has_instance()
-        }
-        Evidence::Svid { instance, .. } => {
+        Evidence::Proven(_) => facts.has_instance(),
+        Evidence::Svid { .. } => {
             facts.require_unlisted()?;
-            facts.require_issuable()?;
-            succeed(change, issuance, instance, new.request_id)?;
             false
         }
     };
+    facts.require_own_key()?;
+    let approved = require_let_in(change, issuance, new, &facts, again)?;
+    match &new.evidence {
+        Evidence::JoinToken { .. } if again => {}
+        Evidence::JoinToken { secret_sha256 } => tokens::spend(change, secret_sha256, &new.instance)?,
+        Evidence::Proven(proven) => {
+            if let Some(used) = &proven.used {
+                proof_uses::bind(change, used, &issuance.spki_sha256)?;
+            }
+        }
+        Evidence::Svid { instance, .. } => succeed(change, issuance, instance, new.request_id)?,
+    }
+    requests::use_up(change, &new.csr_sha256, id)?;
     let predecessor = match &new.evidence {
         Evidence::Svid { instance, .. } => Some(instance.to_string()),
         Evidence::JoinToken { .. } | Evidence::Proven(_) => None,
@@ -156,7 +162,30 @@ fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Re
     if let (Some(detail), Some((key, value))) = (detail.as_object_mut(), more) {
         detail.insert(key.to_owned(), value);
     }
+    if let (Some(detail), Some(Approved { request, by })) = (detail.as_object_mut(), approved) {
+        detail.insert("request".to_owned(), json!(request.to_string()));
+        detail.insert("approved_by".to_owned(), json!(by));
+    }
     audit(change, issuance, &actor, Action::SvidIssued, &detail)
+}
+
+/// A new instance may come in: nothing is frozen, and as many agreed as have to. One that was let in before, and
+/// whoever succeeds one that is live, needs no approval.
+fn require_let_in(
+    change: &Change<'_>,
+    issuance: &Issuance,
+    new: &Attestation,
+    facts: &Facts,
+    again: bool,
+) -> Result<Option<Approved>, StoreError> {
+    if facts.is_frozen() {
+        restrictions::require_not_frozen(&change.sql, &issuance.spiffe_id)?;
+    }
+    let known = again || matches!(new.evidence, Evidence::Svid { .. });
+    match facts.approval() {
+        needed if known || needed == Approval::None => Ok(None),
+        needed => requests::admit(change, issuance, &new.csr_sha256, needed).map(Some),
+    }
 }
 
 /// The instance whose SVID proved its successor ends as one that says goodbye.

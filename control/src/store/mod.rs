@@ -38,6 +38,8 @@ mod policies;
 mod proof_uses;
 mod readers;
 mod registrations;
+mod requests;
+mod restrictions;
 mod revocations;
 mod roles;
 mod schema;
@@ -64,6 +66,11 @@ pub use error::{Refusal, StoreError};
 pub use location::{Location, LocationError, Server};
 pub use mesh::{Concern, Topics};
 pub use news::Changed;
+pub use requests::{
+    Decision, HeldId, HeldIdError, HeldRequest, HeldState, MAX_TTL as MAX_REQUEST_TTL, NewRequest, Part,
+    Verdict,
+};
+pub use restrictions::{Freeze, Kind as RestrictionKind, Restricted, Restriction};
 pub use schema::Migration;
 pub use sightings::{Counted, EdgeBounds};
 

@@ -10,7 +10,7 @@ use signet_proto::spiffe::SpiffeId;
 
 use super::StoreError;
 use super::change::Change;
-use super::model::{Registered, WorkloadStatus};
+use super::model::{Actor, Registered, WorkloadStatus};
 use super::sql::{Row, Sql, values};
 use crate::registry::{Approval, Declaration, DnsName, Name, Owner, OwnerLabel, Selector, Template, Ttl};
 
@@ -135,6 +135,22 @@ pub(super) fn write(
         hand_down(change, template)?;
     }
     write_selectors(change, name, selectors)
+}
+
+/// Remembers who said last what proves these identities, and who has to agree.
+pub(super) fn declare(change: &Change<'_>, name: &Name, actor: &Actor) -> Result<(), StoreError> {
+    let Table { name: table, key, .. } = Table::of(name);
+    change.sql.post(
+        &format!("UPDATE {table} SET declared_by = ?2 WHERE {key} = ?1"),
+        values![name.as_str(), actor.as_str()],
+    )
+}
+
+/// Who that was; empty: nobody knows.
+pub(super) fn declared_by(sql: &Sql<'_>, name: &Name) -> Result<String, StoreError> {
+    let Table { name: table, key, .. } = Table::of(name);
+    let query = format!("SELECT declared_by FROM {table} WHERE {key} = ?1");
+    Ok(sql.find(&query, values![name.as_str()], |row| row.get(0))?.unwrap_or_default())
 }
 
 fn write_selectors(

@@ -60,6 +60,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(6, "0006_proofs.sql", "proofs that are good with one key", oldest: 1),
     migration!(7, "0007_inventory.sql", "inventory", oldest: 1),
     migration!(8, "0008_claims.sql", "claims of streams", oldest: 1),
+    migration!(9, "0009_approval.sql", "requests that wait for approval", oldest: 1),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.

@@ -10,6 +10,7 @@ use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::change::Change;
 use super::model::{ASK_AGAIN, Actor, NewToken, Token};
+use super::requests::{self, HeldId};
 use super::sql::{Row, Sql, values};
 use super::{Refusal, Store, StoreError, roles, workloads};
 use crate::audit::Action;
@@ -19,6 +20,8 @@ use crate::time;
 /// Refused presentations of one token that the audit names one by one; whoever has an old token must not be
 /// able to fill the audit with it.
 const AUDITED_REFUSALS: i64 = 10;
+/// What spent a token whose request was denied.
+const DENIED: &str = "denied";
 
 impl Store {
     /// Stores a join token for an active workload, if `permission` reaches that and all that it may.
@@ -50,7 +53,10 @@ impl Store {
                 return Err(Refusal::TokenUnknown.into());
             };
             let redeemed_by = found.redeemed_by(now);
-            if redeemed_by.is_none() {
+            // What came with it may be held: then that is what its time is about, or why it is worthless.
+            if redeemed_by.is_none()
+                && !(found.may_be_held(now) && requests::holds(sql, &secret_sha256, now)?)
+            {
                 found.require_redeemable(now)?;
             }
             let workload = workloads::require_active(sql, &found.spiffe_id, now)?;
@@ -124,16 +130,15 @@ pub(super) enum Redeemed {
     Again,
 }
 
-/// Spends the token for `instance`. Of any number of redeems at the same time exactly one succeeds: the
-/// update counts one row only for the first.
+/// Spends the token for `instance`, as it was judged to be redeemable. Of any number of redeems at the same time exactly
+/// one succeeds: the update counts one row only for the first.
 pub(super) fn spend(
     change: &Change<'_>,
     secret_sha256: &[u8; 32],
     instance: &InstanceId,
 ) -> Result<(), StoreError> {
     let spent = change.sql.execute(
-        "UPDATE join_token SET spent_at_ms = ?2, spent_by = ?3
-             WHERE secret_sha256 = ?1 AND spent_at_ms IS NULL AND expires_at_ms > ?2",
+        "UPDATE join_token SET spent_at_ms = ?2, spent_by = ?3 WHERE secret_sha256 = ?1 AND spent_at_ms IS NULL",
         values![secret_sha256, change.at, instance.to_string()],
     )?;
     if spent == 1 { Ok(()) } else { Err(Refusal::TokenSpent.into()) }
@@ -146,7 +151,38 @@ pub(super) fn withdraw(change: &Change<'_>, id: &SpiffeId) -> Result<Option<Stri
              WHERE spiffe_id = ?1 AND spent_at_ms IS NULL AND expires_at_ms > ?2",
         values![id.as_str(), change.at],
     )?;
+    requests::expire_all_of(change, id)?;
     Ok((withdrawn > 0).then(|| format!("{withdrawn} unused join token(s) withdrawn")))
+}
+
+/// Who made a token.
+pub(super) fn creator(sql: &Sql<'_>, secret_sha256: &[u8; 32]) -> Result<Option<String>, StoreError> {
+    let query = "SELECT created_by FROM join_token WHERE secret_sha256 = ?1";
+    sql.find(query, values![secret_sha256], |row| row.get(0))
+}
+
+/// The token can be redeemed, or could be if what came with it were approved.
+pub(super) fn require_redeemable(
+    sql: &Sql<'_>,
+    secret_sha256: &[u8; 32],
+    id: &SpiffeId,
+    now: SystemTime,
+) -> Result<(), StoreError> {
+    let found = find(sql, secret_sha256)?.filter(|found| found.spiffe_id == *id);
+    let found = found.ok_or(Refusal::TokenUnknown)?;
+    if found.may_be_held(now) && requests::holds(sql, secret_sha256, now)? {
+        return Ok(());
+    }
+    Ok(found.require_redeemable(now)?)
+}
+
+/// The token that a denied request came with is good for nothing else.
+pub(super) fn spend_denied(change: &Change<'_>, request: HeldId) -> Result<(), StoreError> {
+    change.sql.post(
+        "UPDATE join_token SET spent_at_ms = ?2, spent_by = ?3 WHERE spent_at_ms IS NULL
+           AND secret_sha256 IN (SELECT token_sha256 FROM held_request WHERE id = ?1)",
+        values![request.to_string(), change.at, DENIED],
+    )
 }
 
 /// The instance that asks again is as its attestation left it, and has this key.
@@ -169,7 +205,7 @@ pub(super) fn require_fresh(
 pub(super) struct Found {
     pub(super) spiffe_id: SpiffeId,
     pub(super) expires_at: SystemTime,
-    /// When, and by which instance or `withdrawn`.
+    /// When, and by which instance, or `withdrawn` or `denied`.
     pub(super) spent: Option<(SystemTime, String)>,
 }
 
@@ -210,6 +246,14 @@ impl Found {
         let (at, by) = self.spent.as_ref()?;
         let lately = now.duration_since(*at).is_ok_and(|since| since < ASK_AGAIN);
         lately.then(|| by.parse().ok()).flatten()
+    }
+
+    /// Whether it makes a difference that something is held that came with it.
+    fn may_be_held(&self, now: SystemTime) -> bool {
+        match &self.spent {
+            None => self.expires_at <= now,
+            Some((_, by)) => by == DENIED,
+        }
     }
 
     fn require_redeemable(&self, now: SystemTime) -> Result<(), Refusal> {

@@ -6,7 +6,7 @@ use super::sql::values;
 use super::{Store, StoreError};
 
 impl Store {
-    /// Drops at most `limit` of each: certificates, instances, join tokens and proofs that ended before
+    /// Drops at most `limit` of each: certificates, instances, join tokens, proofs and requests that ended before
     /// `ended_before`. Returns how many rows.
     ///
     /// # Errors
@@ -27,6 +27,9 @@ impl Store {
                    (SELECT secret_sha256 FROM join_token WHERE expires_at_ms < ?1 LIMIT ?2)",
                 "DELETE FROM proof_use WHERE proof_sha256 IN
                    (SELECT proof_sha256 FROM proof_use WHERE ends_at_ms < ?1 LIMIT ?2)",
+                "DELETE FROM held_request WHERE id IN
+                   (SELECT id FROM held_request WHERE state IN ('denied', 'expired', 'used') AND expires_at_ms < ?1
+                    LIMIT ?2)",
             ] {
                 pruned += change.sql.execute(statement, values![before, limit])?;
             }

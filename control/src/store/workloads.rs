@@ -37,6 +37,7 @@ impl Store {
             let commit = change.revise(Topics::NONE, name.as_str())?;
             let held = declaration.status == WorkloadStatus::Suspended;
             registrations::write(change, &declaration, None, held, commit.revision)?;
+            registrations::declare(change, &name, &actor)?;
             registrations::require(&change.sql, &name)
         })
         .await

@@ -4,6 +4,8 @@ mod applied;
 mod audit;
 mod messages;
 mod registry;
+mod requests;
+mod restrictions;
 mod roles;
 
 use signet_proto::v1::admin_server::Admin;
@@ -14,6 +16,7 @@ use super::Rooms;
 use super::status::ToStatus;
 use crate::policy::Question;
 use crate::publish::WatcherInfo;
+use crate::registry::text as registry_text;
 use crate::roles::{Permission, Scope, Sight};
 use crate::store::model::{Actor, ElsewhereStanding, WorkloadStatus};
 use crate::{revoke, time};
@@ -33,7 +36,10 @@ impl Admin for Rooms {
         let counts = self.store.counts(time::now()).await.map_err(|error| error.to_status())?;
         let elsewhere = self.store.standings_elsewhere().await.map_err(|error| error.to_status())?;
         let revision = self.store.committed().borrow().revision;
+        let pending_requests = self.store.count_pending().await.map_err(|error| error.to_status())?;
         Ok(Response::new(v1::StatusResponse {
+            pending_requests,
+            frozen: restrictions::frozen(self).await?,
             trust_domain: self.authority.trust_domain().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision,
@@ -302,6 +308,60 @@ impl Admin for Rooms {
         let sight = self.sight(request.extensions()).await?;
         roles::list(self, sight).await.map(Response::new)
     }
+
+    async fn list_requests(
+        &self,
+        request: Request<v1::ListRequestsRequest>,
+    ) -> Answer<v1::ListRequestsResponse> {
+        let sight = self.sight(request.extensions()).await?;
+        requests::list(self, request.into_inner(), &sight).await.map(Response::new)
+    }
+
+    async fn approve_request(&self, request: Request<v1::ApproveRequestRequest>) -> Answer<MutationResponse> {
+        let operator = self.gate.operator(request.extensions()).await?;
+        let approved = requests::approve(self, request.into_inner(), operator).await?;
+        Ok(Response::new(messages::mutation(approved)))
+    }
+
+    async fn deny_request(&self, request: Request<v1::DenyRequestRequest>) -> Answer<MutationResponse> {
+        let operator = self.gate.operator(request.extensions()).await?;
+        let denied = requests::deny(self, request.into_inner(), operator).await?;
+        Ok(Response::new(messages::mutation(denied)))
+    }
+
+    async fn require_approval(
+        &self,
+        request: Request<v1::RequireApprovalRequest>,
+    ) -> Answer<MutationResponse> {
+        let operator = self.gate.operator(request.extensions()).await?;
+        let required = restrictions::require_approval(self, request.into_inner(), operator).await?;
+        Ok(Response::new(messages::mutation(required)))
+    }
+
+    async fn freeze(&self, request: Request<v1::FreezeRequest>) -> Answer<MutationResponse> {
+        let operator = self.gate.operator(request.extensions()).await?;
+        let frozen = restrictions::freeze(self, request.into_inner(), operator).await?;
+        Ok(Response::new(messages::mutation(frozen)))
+    }
+
+    async fn unfreeze(&self, request: Request<v1::UnfreezeRequest>) -> Answer<MutationResponse> {
+        let operator = self.gate.operator(request.extensions()).await?;
+        let unfrozen = restrictions::unfreeze(self, request.into_inner(), operator).await?;
+        Ok(Response::new(messages::mutation(unfrozen)))
+    }
+
+    async fn list_restrictions(
+        &self,
+        request: Request<v1::ListRestrictionsRequest>,
+    ) -> Answer<v1::ListRestrictionsResponse> {
+        let sight = self.sight(request.extensions()).await?;
+        restrictions::list(self, &sight).await.map(Response::new)
+    }
+}
+
+/// Why something is done, for the audit.
+fn reason(text: &str) -> Result<String, Status> {
+    registry_text("reason", text).map_err(|error| error.to_status())
 }
 
 impl Rooms {

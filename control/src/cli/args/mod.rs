@@ -5,6 +5,7 @@ mod authority;
 mod documents;
 mod identities;
 mod policy;
+mod requests;
 mod workload;
 
 use std::path::PathBuf;
@@ -17,10 +18,12 @@ pub(super) use authority::{BundleFormat, CaVerb, Login, RoleOf, RoleVerb};
 pub(super) use documents::{Apply, Diff, DocumentKind, Documents, Export, Validate};
 pub(super) use identities::{IdentitiesQuery, RevokeWhat};
 pub(super) use policy::PolicyVerb;
+pub(super) use requests::{FreezeVerb, FreezeWhat, RequestsVerb};
 pub(super) use workload::{Approvers, StatusChange, TokenVerb, WorkloadFields, WorkloadVerb};
 
 use super::connect::Target;
 use crate::duration::Span;
+use crate::roles::Scope;
 
 /// Operate a Signet mesh: workloads, join tickets, policy, identities, revocation, audit.
 #[derive(Debug, Parser)]
@@ -115,6 +118,24 @@ pub(super) enum Verb {
     /// Say who may do what: viewer, operator, approver or admin, on everything or a subtree
     #[command(subcommand)]
     Role(RoleVerb),
+    /// Decide about new instances that wait for approval
+    #[command(subcommand)]
+    Requests(RequestsVerb),
+    /// Stop issuance to new instances, everywhere or on a subtree; or show where it is stopped
+    #[command(after_help = FREEZE_EXAMPLES, args_conflicts_with_subcommands = true)]
+    Freeze(FreezeWhat),
+    /// Let it go on
+    #[command(
+        after_help = "Example:\n  signet unfreeze --on 'spiffe://mesh.local/shop/*' --reason 'keys replaced'"
+    )]
+    Unfreeze {
+        /// Where it was stopped, exactly as `signet freeze list` shows it
+        #[arg(long, value_name = "SCOPE", default_value = "everything")]
+        on: Scope,
+        /// Why, for the audit
+        #[arg(long)]
+        reason: String,
+    },
     /// Redeem a join ticket for an operator's own SVID
     #[command(after_help = LOGIN_EXAMPLES)]
     Login(Login),
@@ -149,6 +170,14 @@ Examples:
   signet revoke spiffe://mesh.local/orders --reason 'host compromised'
   signet revoke --instance 4f1f0c61a2b34c5d8e9fa0b1c2d3e4f5 --reason 'one replica misbehaves'
   signet revoke --serial 5a:01:... --reason 'key leaked'";
+
+const FREEZE_EXAMPLES: &str = "\
+Examples:
+  signet freeze --on 'spiffe://mesh.local/shop/*' --reason 'incident 4711'
+  signet freeze --reason 'nothing new until we know more'
+  signet freeze list
+
+What runs goes on and renews, unless `--renewals` is said: then it ends with the SVIDs that it has.";
 
 const LOGIN_EXAMPLES: &str = "\
 Examples:
@@ -230,6 +259,17 @@ mod tests {
             "signet role withdraw approver spiffe://m/o --on spiffe://m/a",
             "signet role withdraw admin spiffe://m/o --on everything",
             "signet role list -o json",
+            "signet requests list",
+            "signet requests list spiffe://m/o --all -o json",
+            "signet requests show 0011223344556677",
+            "signet requests approve 0011223344556677 --csr-sha256 00 --reason x",
+            "signet requests deny 0011223344556677 --reason x",
+            "signet requests require two --on spiffe://m/prod/* --reason x",
+            "signet requests rules",
+            "signet freeze --on spiffe://m/prod/* --renewals --reason x",
+            "signet freeze --reason x",
+            "signet freeze list",
+            "signet unfreeze --reason x",
             "signet login signet-join-v1.x --dir d",
             "signet completion bash",
             "signet --control unix:/run/x.sock status",
@@ -254,6 +294,10 @@ mod tests {
             "signet token create spiffe://m/o --ttl soon",
             "signet token introduction spiffe://m/o",
             "signet --control nowhere status",
+            "signet requests deny 0011223344556677",
+            "signet requests require two --reason x",
+            "signet freeze",
+            "signet freeze list --reason x",
             "signet apply",
             "signet apply -f mesh --owner-label Shop",
             "signet apply -f mesh --prune-all",

@@ -24,6 +24,8 @@ pub(in crate::cli) async fn status(session: &Session, output: Output) -> Result<
         "root": status.root.as_ref().map(object),
         "intermediate": status.intermediate.as_ref().map(object),
         "started_at": output::instant(status.started_at.as_ref()),
+        "pending_requests": status.pending_requests,
+        "frozen": status.frozen,
     });
     output.print(&json, || {
         let now = time::now();
@@ -31,7 +33,7 @@ pub(in crate::cli) async fn status(session: &Session, output: Output) -> Result<
             let at = authority.as_ref().and_then(|authority| authority.not_after.as_ref());
             format!("ends {}", output::relative(time::from_proto(at), now))
         };
-        output::facts(&[
+        let mut facts = vec![
             ("trust domain", status.trust_domain.clone()),
             ("version", status.version.clone()),
             ("up since", time::rfc3339(time::from_proto(status.started_at.as_ref()))),
@@ -41,7 +43,10 @@ pub(in crate::cli) async fn status(session: &Session, output: Output) -> Result<
             ("connected proxies", status.connected_proxies.to_string()),
             ("root", ends(&status.root)),
             ("intermediate", ends(&status.intermediate)),
-        ])
+            ("waiting for approval", status.pending_requests.to_string()),
+        ];
+        facts.extend(status.frozen.iter().map(|frozen| ("frozen", frozen.clone())));
+        output::facts(&facts)
     })
 }
 

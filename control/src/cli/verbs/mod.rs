@@ -3,9 +3,11 @@
 pub(super) mod audit;
 pub(super) mod authority;
 pub(super) mod documents;
+pub(super) mod freeze;
 pub(super) mod identities;
 pub(super) mod login;
 pub(super) mod policy;
+pub(super) mod requests;
 pub(super) mod role;
 pub(super) mod workload;
 

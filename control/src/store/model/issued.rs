@@ -68,6 +68,8 @@ pub struct Attestation {
     pub instance: InstanceId,
     /// What proved it.
     pub evidence: Evidence,
+    /// SHA-256 of the signing request.
+    pub csr_sha256: [u8; 32],
     /// Version of the program that asked.
     pub version: String,
     /// From where it asked.

@@ -24,6 +24,7 @@ mod durability;
 mod issuance;
 mod registry;
 mod replicas;
+mod requests;
 mod revocation;
 mod roles;
 mod server;
@@ -261,6 +262,7 @@ fn attestation(secret: u8) -> Attestation {
     Attestation {
         instance: InstanceId::random().unwrap(),
         evidence: model::Evidence::JoinToken { secret_sha256: [secret; 32] },
+        csr_sha256: [secret; 32],
         version: "test".into(),
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         request_id: None,
