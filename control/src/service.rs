@@ -12,14 +12,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, Gate, Health, OwnIdentity, OwnIdentityError, Rooms, ServeError};
+use crate::api::{self, Gate, Health, OwnIdentity, OwnIdentityError, Rooms, ServeError, Told};
 use crate::attest::{Attestors, AttestorsError, Tokens};
 use crate::audit::{
     self, CheckpointFailure, Checkpointer, Exporter, Exports, GuardError, Sink, SinkAddress, SinkError,
 };
 use crate::ca::{Authority, CaError};
 use crate::config::Config;
-use crate::duty::Duties;
+use crate::duty::{Duties, DutyRecord};
 use crate::inventory;
 use crate::issue::Issuer;
 use crate::policy::Policies;
@@ -158,7 +158,18 @@ impl Service {
         let attestors =
             Attestors::start(store.clone(), &domain, config.attestors, authority.challenge_key())?;
         tasks.spawn(attestors.clone().run(stop.clone()));
+        let record = DutyRecord::default();
+        let health = Health {
+            store: store.clone(),
+            authority: Arc::clone(&authority),
+            own: Arc::clone(&own),
+            exports: exports.clone(),
+            duties: record.clone(),
+            data_dir: config.data_dir.clone(),
+            state: state.clone(),
+        };
         let rooms = Rooms {
+            health: health.clone(),
             registry: Registry::new(store.clone(), domain.clone(), config.ttl),
             policies: Policies::new(store.clone()),
             attestors,
@@ -173,30 +184,31 @@ impl Service {
             store: store.clone(),
             authority: Arc::clone(&authority),
             issuer,
-            state,
+            state: state.clone(),
         };
         tasks.spawn(inventory::write_seen(store.clone(), Arc::clone(rooms.gate.seen()), stop.clone()));
-        let (duty_watchers, health_state) = (Arc::clone(&rooms.watchers), rooms.state.clone());
+        let duty_watchers = Arc::clone(&rooms.watchers);
         let gate = rooms.gate.clone();
+        #[cfg(test)]
+        let kept = store.clone();
         let duties = Duties {
-            store: store.clone(),
-            authority: Arc::clone(&authority),
+            store,
+            authority,
             own: Arc::clone(&own),
             endpoints,
             watchers: Arc::clone(&duty_watchers),
             started_at,
             metrics: metrics.clone(),
             checkpointer,
-            exports: exports.clone(),
+            exports,
             gate,
             connections_kept: config.connections_kept,
+            state,
+            record,
+            data_dir: config.data_dir,
         };
         duties.start(&tasks, &stop);
-        #[cfg(test)]
-        let kept = store.clone();
-        let health =
-            Health { store, authority, own: Arc::clone(&own), metrics, exports, state: health_state };
-        tasks.spawn(api::serve_http(health, http, stop.clone()));
+        tasks.spawn(api::serve_http(Told { health, metrics }, http, stop.clone()));
         let mesh = tasks.spawn(api::serve_mesh(rooms.clone(), grpc, own));
         let operators = tasks.spawn(api::serve_operators(rooms, socket));
         let admin_socket = config.admin_socket;

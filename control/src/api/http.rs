@@ -2,7 +2,7 @@
 //! reveals anything that needs a caller.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -14,50 +14,35 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::tls::OwnIdentity;
-use crate::audit::Exports;
-use crate::ca::Authority;
-use crate::publish::{MeshState, WentBack};
-use crate::store::{Restricted, Store};
+use super::health::Health;
 use crate::telemetry::metrics;
-use crate::{duration, time};
+use crate::time;
 
 const MAX_CONNECTIONS: usize = 256;
 const HEADERS_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECTION_LIFE: Duration = Duration::from_secs(300);
-const STORE_DEADLINE: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// From here on `/readyz` warns that the root is about to end.
-const ROOT_WARNING: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// What health is read from.
+/// What this door tells of.
 #[derive(Clone)]
-pub struct Health {
-    /// Durable state.
-    pub store: Store,
-    /// Signing keys.
-    pub authority: Arc<Authority>,
-    /// Control's own SVID.
-    pub own: Arc<OwnIdentity>,
+pub struct Told {
+    /// Whether control can serve.
+    pub health: Health,
     /// Renders metrics.
     pub metrics: PrometheusHandle,
-    /// Copies of the audit.
-    pub exports: Exports,
-    /// What proxies are told.
-    pub state: watch::Receiver<Arc<MeshState>>,
 }
 
 /// Serves until `stop`.
-pub async fn serve(health: Health, listener: TcpListener, stop: CancellationToken) {
+pub async fn serve(told: Told, listener: TcpListener, stop: CancellationToken) {
     let router = Router::new()
         .route("/metrics", get(render))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/bundle", get(bundle))
-        .with_state(health);
+        .with_state(told);
     let open = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
@@ -91,73 +76,25 @@ pub async fn serve(health: Health, listener: TcpListener, stop: CancellationToke
     }
 }
 
-async fn render(State(health): State<Health>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], health.metrics.render())
+async fn render(State(told): State<Told>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], told.metrics.render())
 }
 
 /// The SPIFFE bundle (JWKS), as federation endpoints serve it.
-async fn bundle(State(health): State<Health>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], health.authority.bundle().to_jwks())
+async fn bundle(State(told): State<Told>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], told.health.authority.bundle().to_jwks())
 }
 
-async fn ready(State(health): State<Health>) -> impl IntoResponse {
+/// Ready, with a line for each warning; or not, with a line for each cause.
+async fn ready(State(Told { health, .. }): State<Told>) -> impl IntoResponse {
     let now = time::now();
-    let mut missing = Vec::new();
-    match tokio::time::timeout(STORE_DEADLINE, health.store.counts(now)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => missing.push(format!("store: {error}")),
-        Err(_) => missing.push("store: no answer in time".to_owned()),
-    }
-    let intermediate = health.authority.intermediate();
-    for (what, ends) in [
-        ("root", health.authority.root().not_after()),
-        ("intermediate", intermediate.not_after()),
-        ("own SVID", health.own.not_after()),
-    ] {
-        if ends <= now {
-            missing.push(format!("{what}: ended {}", time::rfc3339(ends)));
-        }
-    }
+    let missing = health.missing(now).await;
     if missing.is_empty() {
-        let restrictions = tokio::time::timeout(STORE_DEADLINE, health.store.restrictions()).await;
-        let restrictions = restrictions.ok().and_then(Result::ok).unwrap_or_default();
-        let frozen = restrictions.iter().filter_map(Restricted::frozen);
-        let frozen: String = frozen.map(|frozen| format!("warning: {frozen}\n")).collect();
-        (StatusCode::OK, format!("ready\n{}{frozen}", warnings(&health, now)))
+        let mut warnings = health.warnings(now);
+        warnings.extend(health.frozen().await);
+        let lines = warnings.into_iter().map(|warning| format!("warning: {warning}\n"));
+        (StatusCode::OK, format!("ready\n{}", lines.collect::<String>()))
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", missing.join("\n")))
     }
-}
-
-/// Said before anything breaks.
-fn warnings(health: &Health, now: SystemTime) -> String {
-    let mut warnings = String::new();
-    let left = health.authority.root().not_after().duration_since(now).unwrap_or_default();
-    if left < ROOT_WARNING {
-        warnings.push_str(&format!("warning: the root ends in {}\n", duration::rough(left)));
-    }
-    for (what, due, ends) in [
-        ("intermediate", health.authority.rotation_due(), health.authority.intermediate().not_after()),
-        ("own SVID", health.own.rotation_due(), health.own.not_after()),
-    ] {
-        let late = ends.duration_since(due).unwrap_or_default() / 2;
-        if now > due + late {
-            let left = ends.duration_since(now).unwrap_or_default();
-            warnings.push_str(&format!(
-                "warning: the {what} should have been replaced and ends in {}\n",
-                duration::rough(left)
-            ));
-        }
-    }
-    if let Some(WentBack { from, to, at }) = health.state.borrow().went_back {
-        warnings.push_str(&format!(
-            "warning: the database went back from revision {from} to {to} at {}: what was changed or revoked \
-             in between is lost; compare with a copy of the audit, then restart control\n",
-            time::rfc3339(at)
-        ));
-    }
-    for warning in health.exports.warnings(now) {
-        warnings.push_str(&format!("warning: {warning}\n"));
-    }
-    warnings
 }

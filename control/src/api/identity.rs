@@ -23,9 +23,10 @@ impl Identity for Rooms {
         request: Request<ChallengeRequest>,
     ) -> Result<Response<ChallengeResponse>, Status> {
         caller(request.extensions())?;
+        let name = request_id(request.extensions());
         let ChallengeRequest { attestor, csr_sha256 } = request.into_inner();
         let challenge =
-            self.attestors.challenge(&attestor, &csr_sha256).map_err(|error| error.to_status())?;
+            self.attestors.challenge(&attestor, &csr_sha256).map_err(|error| error.to_stranger(name))?;
         Ok(Response::new(ChallengeResponse { challenge }))
     }
 
@@ -44,7 +45,7 @@ impl Identity for Rooms {
                     if let Some(disbelief) = error.disbelief() {
                         self.gate.refusals().disbelieved(disbelief, address, name).await;
                     }
-                    return Err(error.to_status());
+                    return Err(error.to_stranger(name));
                 }
             },
         };
@@ -59,10 +60,12 @@ impl Identity for Rooms {
                         if let Evidence::Proven(_) | Evidence::Svid { .. } = &evidence {
                             self.gate.refusals().stands_not(&id, address, refusal, name).await;
                         }
-                        attest::refused(&self.store, &evidence, refusal.as_str(), &asks).await.to_status()
+                        attest::refused(&self.store, &evidence, refusal.as_str(), &asks)
+                            .await
+                            .to_stranger(name)
                     }
                     _ => {
-                        let status = error.to_status();
+                        let status = error.to_stranger(name);
                         // That it is held is in the audit, once, and is no refusal.
                         if !matches!(error, IssueError::Held(_)) {
                             self.gate.refusals().attested(&id, address, &status, name).await;

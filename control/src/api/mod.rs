@@ -15,6 +15,7 @@ mod admin;
 mod admission;
 mod caller;
 mod connection;
+mod health;
 mod http;
 mod identity;
 mod listener;
@@ -52,7 +53,8 @@ use admission::Admission;
 
 pub(crate) use admission::REQUEST_ID;
 pub use caller::{Caller, Gate, Peer};
-pub use http::{Health, serve as serve_http};
+pub use health::Health;
+pub use http::{Told, serve as serve_http};
 pub use listener::bind_socket;
 pub use tls::{OwnIdentity, OwnIdentityError};
 
@@ -102,6 +104,8 @@ pub struct Rooms {
     pub endpoints: Arc<Endpoints>,
     /// Who may ask what.
     pub gate: Gate,
+    /// Whether control can serve, and what is going to keep it from that.
+    pub health: Health,
     /// What checkpoints are signed with.
     pub audit_key: AuditKey,
     /// Places for those who follow the audit.

@@ -5,6 +5,7 @@ use signet_proto::because;
 use tonic::{Code, Status};
 
 use crate::attest::{AttestError, NoTicket};
+use crate::audit::RequestId;
 use crate::ca::CaError;
 use crate::issue::IssueError;
 use crate::policy::PolicyError;
@@ -40,6 +41,24 @@ pub(super) trait ToStatus: std::fmt::Display {
             Some(word) => because::with(status, word),
             None => status,
         }
+    }
+
+    /// The answer to whoever has proven nothing: what is wrong here, and with what, is not theirs to know.
+    fn to_stranger(&self, call: Option<RequestId>) -> Status {
+        let status = self.to_status();
+        let code = match status.code() {
+            Code::Unavailable if self.is_told() => return status,
+            Code::Unavailable => Code::Unavailable,
+            Code::Internal | Code::DataLoss | Code::ResourceExhausted | Code::Unknown => Code::Internal,
+            _ => return status,
+        };
+        let call = call.map_or_else(String::new, |call| format!("; its log names this call {call}"));
+        Status::new(code, format!("control cannot do this now: try again in a moment{call}"))
+    }
+
+    /// Whether anybody may know why it is not available.
+    fn is_told(&self) -> bool {
+        false
     }
 }
 
@@ -132,6 +151,10 @@ impl ToStatus for NoTicket {
 }
 
 impl ToStatus for AttestError {
+    fn is_told(&self) -> bool {
+        matches!(self, Self::Keys)
+    }
+
     fn code(&self) -> Code {
         match self {
             Self::NoProof => Code::InvalidArgument,
@@ -180,9 +203,12 @@ impl ToStatus for CaError {
         match self {
             Self::Store(error) => error.code(),
             Self::Ended(_) => Code::Unavailable,
-            Self::Seal(_) | Self::Crypto(_) | Self::Profile(_) | Self::Bundle(_) | Self::Mismatch(_) => {
-                Code::Internal
-            }
+            Self::Seal(_)
+            | Self::Second(_)
+            | Self::Crypto(_)
+            | Self::Profile(_)
+            | Self::Bundle(_)
+            | Self::Mismatch(_) => Code::Internal,
         }
     }
 }

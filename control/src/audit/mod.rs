@@ -17,7 +17,7 @@ mod annotation;
 mod chain;
 mod checkpoint;
 mod checkpointer;
-mod durable;
+pub(crate) mod durable;
 mod export;
 mod guard;
 mod key;

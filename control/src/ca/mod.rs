@@ -17,7 +17,7 @@ mod keys;
 mod profile;
 mod seal;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -57,6 +57,12 @@ pub enum CaError {
         "stored key of `{0}` does not belong to its certificate: restore the store and the seal key together"
     )]
     Mismatch(String),
+    /// Two first starts at the same time, each with a seal key of its own.
+    #[error(
+        "another replica made this mesh's keys a moment ago and sealed them with another seal key: copy its seal key \
+         file to {}, or name it with --seal-key-file, and start again", .0.display()
+    )]
+    Second(PathBuf),
     /// Root or intermediate has ended.
     #[error("the {0} has ended: nothing can be signed; restart control to have the intermediate replaced")]
     Ended(&'static str),
@@ -112,6 +118,7 @@ impl Authority {
         let root = store.authority(AuthorityKind::Root).await?;
         let intermediate = store.authority(AuthorityKind::Intermediate).await?;
         let fresh = root.is_none();
+        let made = fresh && !seal_key_file.exists();
         let seal = SealKey::load(seal_key_file, fresh)?;
         let (root, intermediate) = match (root, intermediate) {
             (Some(root), Some(intermediate)) => {
@@ -127,7 +134,14 @@ impl Authority {
                         (root, intermediate)
                     }
                     // Another replica was first.
-                    Err(StoreError::Exists { .. }) => Self::stored(&store, &seal).await?,
+                    Err(StoreError::Exists { .. }) => match Self::stored(&store, &seal).await {
+                        // What nothing is sealed with must not be taken for the mesh's key at the next start.
+                        Err(CaError::Seal(SealError::Refused { .. })) if made => {
+                            seal::discard(seal_key_file)?;
+                            return Err(CaError::Second(seal_key_file.to_owned()));
+                        }
+                        stored => stored?,
+                    },
                     Err(error) => return Err(error.into()),
                 }
             }

@@ -173,6 +173,11 @@ fn associated(purpose: &str, id: &str) -> Vec<u8> {
     [LABEL, purpose, id].join("\0").into_bytes()
 }
 
+/// Removes a key that was made for nothing.
+pub(super) fn discard(path: &Path) -> Result<(), SealError> {
+    fs::remove_file(path).map_err(|error| SealError::File { path: path.to_owned(), error })
+}
+
 /// Written beside its place and linked into it: a crash leaves no half-written key, and two starts at the
 /// same time agree on one.
 fn create(path: &Path) -> io::Result<()> {

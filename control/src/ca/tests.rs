@@ -170,3 +170,34 @@ async fn intermediate_of_a_clock_that_was_ahead_is_replaced_if_that_helps() {
     authority.root.not_before = before - DAY;
     assert!(authority.rotation_is_due(before));
 }
+
+#[tokio::test]
+async fn of_two_first_starts_one_makes_the_mesh_and_the_other_keeps_no_key_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), &domain()).unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let open = async |name| Authority::open(store.clone(), domain(), &path(name), 30 * DAY).await;
+    let (one, two) = tokio::join!(open("one"), open("two"));
+    let (lost, refused) = match (one, two) {
+        (Ok(_), Err(refused)) => ("two", refused),
+        (Err(refused), Ok(_)) => ("one", refused),
+        both => panic!("one wins: {:?}", (both.0.is_ok(), both.1.is_ok())),
+    };
+    assert!(matches!(refused, CaError::Second(_) | CaError::Seal(SealError::Missing(_))), "{refused}");
+    assert!(!path(lost).exists(), "a key that seals nothing must not be taken for the mesh's");
+    let won = if lost == "one" { "two" } else { "one" };
+    std::fs::copy(path(won), path(lost)).unwrap();
+    open(lost).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_first_starts_with_one_seal_key_agree() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), &domain()).unwrap();
+    let open = async || {
+        let seal = directory.path().join("seal.key");
+        Authority::open(store.clone(), domain(), &seal, 30 * DAY).await.unwrap()
+    };
+    let (one, two) = tokio::join!(open(), open());
+    assert_eq!(one.root().certificate(), two.root().certificate());
+}

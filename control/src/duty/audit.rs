@@ -3,12 +3,12 @@
 //! Signing and each copy have a loop of their own: what fails is tried more and more rarely, and holds up nothing
 //! else. Of replicas the leading one does both; the others keep its checkpoints beside the store.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Duties, Failure};
+use super::{Duties, DutyRecord, Failure};
 use crate::audit::ChainVerifier;
 use crate::telemetry::metrics;
 use crate::time;
@@ -42,11 +42,12 @@ impl Duties {
             duties.checkpointer.run(&duties.store, time::now(), duties.store.leads()).await?;
             Ok(LOOK)
         };
-        let stop = stop.clone();
+        let (stop, record) = (stop.clone(), self.record.clone());
+        record.begins("checkpoint", LOOK, Instant::now());
         tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = repeat("checkpoint", work) => {}
+                () = repeat("checkpoint", &record, work) => {}
             }
         });
     }
@@ -61,10 +62,12 @@ impl Duties {
                 exporter.rest();
                 Ok(LOOK)
             };
+            let record = self.record.clone();
+            record.begins("export", LOOK, Instant::now());
             tasks.spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = repeat("export", work) => {}
+                    () = repeat("export", &record, work) => {}
                 }
             });
         }
@@ -72,13 +75,13 @@ impl Duties {
 }
 
 /// Does it for ever; each time it says when to come again.
-async fn repeat(duty: &'static str, work: impl AsyncFn() -> Result<Duration, Failure>) {
+async fn repeat(duty: &'static str, record: &DutyRecord, work: impl AsyncFn() -> Result<Duration, Failure>) {
     let mut failures = 0;
     loop {
         let pause = match work().await {
             Ok(pause) => {
                 failures = 0;
-                metrics::duty_done(duty, time::now());
+                record.succeeded(duty, Instant::now());
                 pause
             }
             Err(error) => {

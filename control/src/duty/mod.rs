@@ -28,12 +28,15 @@
 
 mod audit;
 mod clock;
+mod record;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,7 +44,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{Gate, OwnIdentity};
 use crate::audit::{Checkpointer, Exports};
 use crate::ca::Authority;
-use crate::publish::{Endpoints, Watchers};
+use crate::publish::{Endpoints, MeshState, Watchers};
 use crate::registry;
 use crate::store::Store;
 use crate::store::model::Actor;
@@ -49,6 +52,8 @@ use crate::telemetry::metrics;
 use crate::time;
 
 use clock::SteadyClock;
+
+pub use record::DutyRecord;
 
 const SETTLE: Duration = Duration::from_secs(5);
 /// A renewal on its way when its predecessor ended must not be overtaken by our clock.
@@ -96,6 +101,12 @@ pub struct Duties {
     pub gate: Gate,
     /// How long edges are kept that are silent.
     pub connections_kept: Duration,
+    /// What proxies are told.
+    pub state: watch::Receiver<Arc<MeshState>>,
+    /// When each duty last succeeded.
+    pub record: DutyRecord,
+    /// What may run full.
+    pub data_dir: PathBuf,
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -147,6 +158,7 @@ impl Duties {
         R: Future<Output = Result<(), Failure>> + Send,
     {
         let (duties, stop) = (self.clone(), stop.clone());
+        self.record.begins(name, every, Instant::now());
         tasks.spawn(async move {
             let first = if name == "lapse" { SETTLE } else { Duration::ZERO };
             let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + first, every);
@@ -157,7 +169,7 @@ impl Duties {
                     _ = timer.tick() => {}
                 }
                 match work(duties.clone()).await {
-                    Ok(()) => metrics::duty_done(name, time::now()),
+                    Ok(()) => duties.record.succeeded(name, Instant::now()),
                     Err(error) => {
                         tracing::error!(duty = name, %error, "duty failed; it is tried again");
                         metrics::duty_failed(name);
@@ -237,7 +249,15 @@ impl Duties {
     }
 
     async fn measure(&self) -> Result<(), Failure> {
-        let counts = self.store.counts(time::now()).await?;
+        if let Ok(room) = rustix::fs::statvfs(&self.data_dir) {
+            metrics::data_directory_free(room.f_bavail * room.f_frsize);
+        }
+        let counts = self.store.counts(time::now()).await;
+        metrics::store_reachable(counts.is_ok());
+        let counts = counts?;
+        let committed = self.store.committed().borrow().revision;
+        metrics::revision_lag(committed.saturating_sub(self.state.borrow().processed));
+        metrics::leads(self.store.leads());
         metrics::counts(counts.live_svids, counts.workloads);
         metrics::edges(self.store.edges_kept().await?);
         metrics::authority_ends("root", self.authority.root().not_after());

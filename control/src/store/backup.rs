@@ -100,7 +100,7 @@ pub(super) fn backup(
     engine: Engine,
     to: &mut dyn Write,
 ) -> Result<Summary, StoreError> {
-    session.begin(Purpose::Read)?;
+    session.begin(Purpose::Copy)?;
     let written = write_all(&Sql::new(session), engine, to);
     session.rollback();
     written

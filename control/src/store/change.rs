@@ -4,11 +4,12 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
+use super::follow::Channels;
 use super::heads::Heads;
 use super::mesh::Topics;
 use super::model::{Actor, Commit};
 use super::sql::{Session, Sql, values};
-use super::{StoreError, follow, roles};
+use super::{StoreError, roles};
 use crate::audit::{Action, Annotation};
 
 /// What a job works with on the writer thread.
@@ -19,12 +20,17 @@ pub(super) struct Change<'a> {
     accounted: bool,
     /// Whether the roles by which its actor may have been asked again.
     judged: bool,
-    shared: bool,
+    channels: Option<&'a Channels>,
 }
 
 impl<'a> Change<'a> {
-    pub(super) fn new(session: &'a dyn Session, heads: Heads, at: SystemTime, shared: bool) -> Self {
-        Self { sql: Sql::new(session), at, heads, accounted: false, judged: false, shared }
+    pub(super) fn new(
+        session: &'a dyn Session,
+        heads: Heads,
+        at: SystemTime,
+        channels: Option<&'a Channels>,
+    ) -> Self {
+        Self { sql: Sql::new(session), at, heads, accounted: false, judged: false, channels }
     }
 
     /// Appends the audit event, with the name of the actor's call. If that fails, so does the change; and if the
@@ -68,8 +74,8 @@ impl<'a> Change<'a> {
 
     /// Tells other replicas, with the commit, that the endpoints of an instance changed.
     pub(super) fn tell_endpoints(&self, instance: &str) -> Result<(), StoreError> {
-        if self.shared {
-            self.sql.post("SELECT pg_notify(?1, ?2)", values![follow::ENDPOINTS, instance])?;
+        if let Some(channels) = self.channels {
+            self.sql.post("SELECT pg_notify(?1, ?2)", values![&channels.endpoints, instance])?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use signet_proto::spiffe::InstanceId;
 
 use super::StoreError;
+use crate::audit::durable;
 
 /// Held while control runs: two controls on one directory would each sign with their own idea of it.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ impl DataDir {
             },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let name = InstanceId::random().map_err(|error| failed(&error))?.to_string();
-                fs::write(&path, &name).map_err(|error| failed(&error))?;
+                durable::replace(&path, name.as_bytes()).map_err(|error| failed(&error))?;
                 Ok(name)
             }
             Err(error) => Err(failed(&error)),

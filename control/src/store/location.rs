@@ -5,26 +5,31 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_util::Stream;
 use futures_util::stream::poll_fn;
+use futures_util::{Stream, StreamExt as _};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_tokio_postgres::MakeRustlsConnect;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, Socket};
 
 use super::StoreError;
 
 const CONNECT: Duration = Duration::from_secs(3);
 /// For every session: a replica that stands still must not hold the writer's place for longer.
-const SETTINGS: &str = "-c statement_timeout=5s -c lock_timeout=4s -c idle_in_transaction_session_timeout=5s \
+const SETTINGS: &str = "-c signet.session=direct -c statement_timeout=5s -c lock_timeout=4s -c idle_in_transaction_session_timeout=5s \
                         -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3";
 const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
+
+/// What of [`SETTINGS`] no server says by itself: without it, whoever is between did not pass them on.
+const DIRECT: &str = "direct";
+const POOLER: &str = "between control and PostgreSQL is a pooler that does not give each connection a session of its \
+                      own: name the server itself";
 
 /// What a connection hears; polling it is what drives the connection.
 pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<AsyncMessage, tokio_postgres::Error>> + Send>>;
@@ -44,6 +49,15 @@ pub struct Server {
     config: Arc<Config>,
     tls: Option<MakeRustlsConnect>,
     shown: Arc<str>,
+    /// As the first connection found it.
+    schema: Arc<OnceLock<Schema>>,
+}
+
+/// The part of a database that one mesh has to itself: locks and channels are those of this schema.
+#[derive(Debug)]
+pub(super) struct Schema {
+    name: String,
+    digest: [u8; 32],
 }
 
 /// Why a text does not name a store.
@@ -125,30 +139,104 @@ impl Server {
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         config.keepalives_idle(Duration::from_secs(5)).tcp_user_timeout(Duration::from_secs(5));
         let tls = roots.map(tls).transpose()?.map(MakeRustlsConnect::new);
-        Ok(Self { shown: shown(&config).into(), tls, config: Arc::new(config) })
+        Ok(Self { shown: shown(&config).into(), tls, config: Arc::new(config), schema: Arc::default() })
     }
 
     /// One connection, and what it hears, to be polled for as long as it is used.
     pub(super) async fn connect(&self) -> Result<(Client, Messages), StoreError> {
         let connecting = async {
-            Ok::<_, tokio_postgres::Error>(match &self.tls {
-                Some(tls) => {
-                    let (client, connection) = self.config.connect(tls.clone()).await?;
-                    (client, messages(connection))
+            let (client, mut messages) = self.reach().await.map_err(|error| self.unreachable(&error))?;
+            tokio::select! {
+                settled = self.settle(&client) => settled?,
+                () = async { while let Some(Ok(_)) = messages.next().await {} } => {
+                    return Err(StoreError::Unavailable(format!("{}: ended the connection", self.shown)));
                 }
-                None => {
-                    let (client, connection) = self.config.connect(NoTls).await?;
-                    (client, messages(connection))
-                }
-            })
+            }
+            Ok((client, messages))
         };
         match tokio::time::timeout(CONNECT, connecting).await {
-            Ok(Ok(connected)) => Ok(connected),
-            Ok(Err(error)) => {
-                Err(StoreError::Unavailable(format!("{}: {}", self.shown, with_source(&error))))
-            }
+            Ok(connected) => connected,
             Err(_) => Err(StoreError::Unavailable(format!("{}: no answer", self.shown))),
         }
+    }
+
+    /// The schema, once there was a connection.
+    pub(super) fn schema(&self) -> Result<&Schema, StoreError> {
+        self.schema.get().ok_or_else(|| StoreError::Unavailable(format!("{}: not connected", self.shown)))
+    }
+
+    async fn reach(&self) -> Result<(Client, Messages), tokio_postgres::Error> {
+        Ok(match &self.tls {
+            Some(tls) => {
+                let (client, connection) = self.config.connect(tls.clone()).await?;
+                (client, messages(connection))
+            }
+            None => {
+                let (client, connection) = self.config.connect(NoTls).await?;
+                (client, messages(connection))
+            }
+        })
+    }
+
+    fn unreachable(&self, error: &tokio_postgres::Error) -> StoreError {
+        let said = with_source(error);
+        // What pgbouncer says to settings, unless it is told to drop them.
+        if said.contains("unsupported startup parameter") {
+            return StoreError::Open(format!("{}: {POOLER}", self.shown));
+        }
+        StoreError::Unavailable(format!("{}: {said}", self.shown))
+    }
+
+    /// Sees that the session is our own, and keeps it in the schema of the first one: whatever the server, the role
+    /// or a new schema says later, all sessions of a mesh see the same tables. Nothing but what we say ends it early.
+    async fn settle(&self, client: &Client) -> Result<(), StoreError> {
+        let asked = "SELECT current_schema(), current_setting('signet.session', true)";
+        let answer = client.simple_query(asked).await?;
+        let row = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some((row.get(0), row.get(1))),
+            _ => None,
+        });
+        let (found, session) = row.unwrap_or_default();
+        if session != Some(DIRECT) {
+            return Err(StoreError::Open(format!("{}: {POOLER}", self.shown)));
+        }
+        let found = found.ok_or_else(|| {
+            let shown = &self.shown;
+            StoreError::Open(format!(
+                "{shown}: no schema of its search_path exists: create one for this mesh"
+            ))
+        })?;
+        let Schema { name, .. } = self.schema.get_or_init(|| Schema::named(found));
+        let pin = format!(
+            "SET search_path TO \"{}\"; SELECT set_config(name, '0', false) FROM pg_settings
+             WHERE name IN ('idle_session_timeout', 'transaction_timeout')",
+            name.replace('"', "\"\"")
+        );
+        Ok(client.batch_execute(&pin).await?)
+    }
+}
+
+impl Schema {
+    fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), digest: crate::sha256(name.as_bytes()) }
+    }
+
+    /// The first of two numbers of its locks.
+    pub(super) fn locks(&self) -> i32 {
+        let [a, b, c, d, ..] = self.digest;
+        i32::from_be_bytes([a, b, c, d])
+    }
+
+    /// The number of a lock that has a name in it.
+    pub(super) fn lock_of(&self, name: &str) -> i64 {
+        let [a, b, c, d, e, f, g, h, ..] = crate::sha256(&[&self.digest, name.as_bytes()].concat());
+        i64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// Its channel of this name.
+    pub(super) fn channel(&self, name: &str) -> String {
+        let [a, b, c, d, e, f, g, h, ..] = self.digest;
+        format!("signet_{name}_{}", crate::hex::encode(&[a, b, c, d, e, f, g, h]))
     }
 }
 

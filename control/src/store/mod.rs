@@ -75,7 +75,7 @@ pub use schema::Migration;
 pub use sightings::{Counted, EdgeBounds};
 
 use change::Change;
-use follow::Follower;
+use follow::{Channels, Follower};
 use model::Commit;
 use news::News;
 use readers::Readers;
@@ -137,20 +137,23 @@ impl Store {
         replica: &str,
     ) -> Result<Self, StoreError> {
         let location = location.into();
-        let (opened, newest) = aside(|| {
+        let news = Arc::new(News::default());
+        let (opened, publish, follower) = aside(|| {
             let opened = Opened::open(&location, replica)?;
             schema::prepare(&*opened.writer, opened.engine, trust_domain)?;
             opened.writer.begin(Purpose::Read)?;
             let newest = mesh::newest(&Sql::new(&*opened.writer));
             opened.writer.rollback();
-            Ok((opened, newest?))
+            let (publish, follower) = match location {
+                Location::Directory(_) => (Publish::new(newest?, None), None),
+                Location::Server(server) => {
+                    let publish = Publish::new(newest?, Some(Channels::of(&server)?));
+                    let follower = Follower::start(server, replica, publish.clone(), Arc::clone(&news))?;
+                    (publish, Some(follower))
+                }
+            };
+            Ok((opened, publish, follower))
         })?;
-        let publish = Publish::new(newest, opened.engine == Engine::Postgres);
-        let news = Arc::new(News::default());
-        let follower = match location {
-            Location::Directory(_) => None,
-            Location::Server(server) => Some(Follower::start(server, publish.clone(), Arc::clone(&news))?),
-        };
         let committed = publish.subscribe();
         Ok(Self {
             inner: Arc::new(Inner {
@@ -237,6 +240,18 @@ impl Store {
     pub fn has_led_for(&self, long: Duration) -> bool {
         let since = self.inner.follower.as_ref().and_then(Follower::leads_since);
         since.is_some_and(|since| since.elapsed() >= long)
+    }
+
+    /// By how many milliseconds this machine's clock is ahead of the database's, if that is elsewhere and was asked.
+    #[must_use]
+    pub fn clock_ahead_ms(&self) -> Option<i64> {
+        self.inner.follower.as_ref().and_then(Follower::ahead_ms)
+    }
+
+    /// For how long the database, if it is elsewhere, has not answered whoever asks it every few seconds.
+    #[must_use]
+    pub fn unheard_for(&self) -> Option<Duration> {
+        self.inner.follower.as_ref().map(|follower| follower.seen_at().elapsed())
     }
 
     /// Tells of every commit that changed what proxies see.

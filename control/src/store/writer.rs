@@ -7,12 +7,14 @@
 //! applied twice (`Fn`), and does nothing but what is undone with the transaction.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::StoreError;
 use super::change::Change;
+use super::follow::Channels;
 use super::heads::Heads;
 use super::model::Commit;
 use super::sql::{Purpose, Session, Sql, values};
@@ -29,13 +31,13 @@ const LONGEST_BATCH: Duration = Duration::from_millis(250);
 #[derive(Clone)]
 pub(super) struct Publish {
     committed: watch::Sender<Commit>,
-    /// Whether other replicas have to be told.
-    shared: bool,
+    /// Where other replicas are told, if there can be any.
+    channels: Option<Arc<Channels>>,
 }
 
 impl Publish {
-    pub(super) fn new(newest: Commit, shared: bool) -> Self {
-        Self { committed: watch::Sender::new(newest), shared }
+    pub(super) fn new(newest: Commit, channels: Option<Channels>) -> Self {
+        Self { committed: watch::Sender::new(newest), channels: channels.map(Arc::new) }
     }
 
     pub(super) fn advance(&self, commit: Commit) {
@@ -187,7 +189,7 @@ fn attempt(
         let before = heads.commit;
         let mut outcomes = Vec::with_capacity(waiting.len());
         for job in waiting.iter_mut() {
-            let mut change = Change::new(session, heads, time::now(), publish.shared);
+            let mut change = Change::new(session, heads, time::now(), publish.channels.as_deref());
             let outcome = match apart {
                 Apart::Not => plainly(session, &mut **job, &mut change)?,
                 Apart::BySavepoints => alone(session, &mut **job, &mut change)?,
@@ -209,9 +211,11 @@ fn attempt(
 
 /// Other replicas hear of it with the commit.
 fn tell(session: &dyn Session, publish: &Publish, before: Commit, after: Commit) -> Result<(), StoreError> {
-    if publish.shared && before != after {
+    if let Some(channels) = &publish.channels
+        && before != after
+    {
         let news = after.revision.to_string();
-        session.post("SELECT pg_notify(?1, ?2)", values![super::follow::REVISIONS, news])?;
+        session.post("SELECT pg_notify(?1, ?2)", values![&channels.revisions, news])?;
     }
     Ok(())
 }

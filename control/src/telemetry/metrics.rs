@@ -41,6 +41,11 @@ const AUDIT_SINK_FAILURES: &str = "signet_control_audit_sink_failures_total";
 const SIGHTING_REPORTS: &str = "signet_control_sighting_reports_total";
 const EDGES: &str = "signet_control_edges";
 const EDGES_DROPPED: &str = "signet_control_edges_dropped_total";
+const REACHABLE: &str = "signet_control_store_reachable";
+const CLOCK_AHEAD: &str = "signet_control_clock_ahead_seconds";
+const LEADS: &str = "signet_control_leads";
+const REVISION_LAG: &str = "signet_control_revision_lag";
+const FREE: &str = "signet_control_data_directory_free_bytes";
 const AUDIT_REFUSALS: &str = "signet_control_audit_refusals_total";
 
 /// Seconds, from a fast signature to a call that is too slow.
@@ -115,6 +120,15 @@ fn describe() {
     );
     describe_gauge!(EDGES, "Pairs of identities and ports that connections are known of");
     describe_counter!(EDGES_DROPPED, "What is not counted for want of room, by where (control, proxy)");
+    describe_gauge!(REACHABLE, "1 if the store answered when it was last asked, 0 if not");
+    describe_gauge!(
+        CLOCK_AHEAD,
+        Unit::Seconds,
+        "By how much this machine's clock is ahead of the database's"
+    );
+    describe_gauge!(LEADS, "1 if this replica rotates, lapses, prunes and signs, 0 if another one does");
+    describe_gauge!(REVISION_LAG, "Revisions in the store that proxies are not told of yet");
+    describe_gauge!(FREE, Unit::Bytes, "Room left where the data directory is");
     describe_counter!(AUDIT_REFUSALS, "Refusals, by whether the audit recorded them or only counted them");
 }
 
@@ -278,6 +292,31 @@ pub fn edges_dropped(here: u64, at_proxy: u64) {
 /// Somebody was refused something.
 pub fn audit_refusal(recorded: bool) {
     counter!(AUDIT_REFUSALS, "recorded" => if recorded { "yes" } else { "no" }).increment(1);
+}
+
+/// The store answered, or did not.
+pub fn store_reachable(reachable: bool) {
+    gauge!(REACHABLE).set(if reachable { 1.0 } else { 0.0 });
+}
+
+/// Clocks were compared.
+pub fn clock_ahead(milliseconds: i64) {
+    gauge!(CLOCK_AHEAD).set(milliseconds as f64 / 1000.0);
+}
+
+/// This replica leads, or does not.
+pub fn leads(leads: bool) {
+    gauge!(LEADS).set(if leads { 1.0 } else { 0.0 });
+}
+
+/// So many revisions are committed and not published.
+pub fn revision_lag(revisions: u64) {
+    gauge!(REVISION_LAG).set(revisions as f64);
+}
+
+/// So much room is left.
+pub fn data_directory_free(bytes: u64) {
+    gauge!(FREE).set(bytes as f64);
 }
 
 fn unix(at: SystemTime) -> f64 {

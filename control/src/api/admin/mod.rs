@@ -49,6 +49,7 @@ impl Admin for Rooms {
             root: Some(messages::authority(self.authority.root())?),
             intermediate: Some(messages::authority(&self.authority.intermediate())?),
             started_at: Some(time::to_proto(self.started_at)),
+            warnings: self.health.warnings(time::now()),
         }))
     }
 

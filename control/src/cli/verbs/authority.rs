@@ -26,6 +26,7 @@ pub(in crate::cli) async fn status(session: &Session, output: Output) -> Result<
         "started_at": output::instant(status.started_at.as_ref()),
         "pending_requests": status.pending_requests,
         "frozen": status.frozen,
+        "warnings": status.warnings,
     });
     output.print(&json, || {
         let now = time::now();
@@ -46,6 +47,7 @@ pub(in crate::cli) async fn status(session: &Session, output: Output) -> Result<
             ("waiting for approval", status.pending_requests.to_string()),
         ];
         facts.extend(status.frozen.iter().map(|frozen| ("frozen", frozen.clone())));
+        facts.extend(status.warnings.iter().map(|warning| ("warning", warning.clone())));
         output::facts(&facts)
     })
 }

@@ -29,9 +29,11 @@ pub(super) use values;
 pub(super) enum Purpose {
     /// One consistent picture; never waits for a writer.
     Read,
+    /// The same for as long as it takes.
+    Copy,
     /// The only writer of this store until it ends, on whatever replica.
     Write,
-    /// The same, while there may not be any table yet.
+    /// The same for as long as it takes, while there may not be any table yet.
     Schema,
 }
 

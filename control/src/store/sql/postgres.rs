@@ -29,17 +29,19 @@ use super::{Purpose, Row, RowCell, Session, Value, values};
 use crate::store::StoreError;
 use crate::store::location::{Messages, Server};
 
-/// The writer's place; replicas wait here for their turn. The bytes say `SGNT`.
-pub(in crate::store) const LOCKS: i32 = 0x5347_4e54;
+/// The writer's place; replicas wait here for their turn.
 const WRITER: i32 = 1;
 /// An answer that takes longer will not come: the server or the way to it is lost.
 const ANSWER: Duration = Duration::from_secs(6);
+/// Unless the work may take as long as it takes: a step of the schema, a restored table.
+const LONG_ANSWER: Duration = Duration::from_secs(3600);
 /// For how long a lost server is asked again before callers are told.
 const RECONNECT: Duration = Duration::from_secs(3);
 /// For how long the outcome of a commit is asked for.
 const OUTCOME: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_millis(100);
 const STATEMENTS: usize = 256;
+const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const MOST_PENDING: usize = 512;
 
 /// One connection, reconnected when lost.
@@ -52,6 +54,7 @@ pub(in crate::store) struct PostgresSession {
     mark: RefCell<Option<String>>,
     failed: Cell<bool>,
     saved: Cell<bool>,
+    patience: Cell<Duration>,
 }
 
 struct Link {
@@ -81,6 +84,7 @@ impl PostgresSession {
             mark: RefCell::new(None),
             failed: Cell::new(false),
             saved: Cell::new(false),
+            patience: Cell::new(ANSWER),
         };
         session.reconnect(RECONNECT)?;
         Ok(session)
@@ -97,6 +101,7 @@ impl PostgresSession {
                     Ok((client, messages)) => {
                         return Ok((client, tokio::spawn(drive(messages))));
                     }
+                    Err(error @ StoreError::Open(_)) => return Err(error),
                     Err(error) if Instant::now() + RETRY >= until => return Err(error),
                     Err(_) => tokio::time::sleep(RETRY).await,
                 }
@@ -114,7 +119,7 @@ impl PostgresSession {
         let mut link = self.link.borrow_mut();
         let Some(open) = link.as_mut() else { return Err(lost("not connected")) };
         let done = self.runtime.block_on(async {
-            match tokio::time::timeout(ANSWER, work(open)).await {
+            match tokio::time::timeout(self.patience.get(), work(open)).await {
                 Ok(done) => done,
                 Err(_) => Err(lost("no answer in time")),
             }
@@ -153,10 +158,12 @@ impl PostgresSession {
     fn start(&self, purpose: Purpose) -> Result<(), StoreError> {
         self.failed.set(false);
         self.saved.set(false);
+        self.patience.set(ANSWER);
         match purpose {
             // Sent at once: that a connection was lost meanwhile has to show before any work is done on it.
-            Purpose::Read => self.flushed("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
-            Purpose::Schema => self.lock(),
+            Purpose::Read => self.flushed(SNAPSHOT),
+            Purpose::Copy => self.plain(SNAPSHOT).and_then(|()| self.take_time()),
+            Purpose::Schema => self.lock().and_then(|()| self.take_time()),
             Purpose::Write => {
                 self.lock()?;
                 let mark =
@@ -175,8 +182,19 @@ impl PostgresSession {
     /// Opens a transaction and waits for the writer's place.
     fn lock(&self) -> Result<(), StoreError> {
         self.plain("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")?;
-        let places = values![i64::from(LOCKS), i64::from(WRITER)];
+        let places = values![i64::from(self.server.schema()?.locks()), i64::from(WRITER)];
         self.rows("SELECT CAST(pg_advisory_xact_lock(?1, ?2) AS text)", places).map(drop)
+    }
+
+    /// Nothing of this transaction is cut for its length.
+    fn take_time(&self) -> Result<(), StoreError> {
+        self.rows(
+            "SELECT set_config(name, '0', true) FROM pg_settings
+             WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'lock_timeout')",
+            &[],
+        )?;
+        self.patience.set(LONG_ANSWER);
+        Ok(())
     }
 
     /// What became of a commit that nobody confirmed.
@@ -196,7 +214,9 @@ impl PostgresSession {
     }
 
     fn newest_mark(&self) -> Result<Option<String>, StoreError> {
-        self.start(Purpose::Schema)?;
+        self.failed.set(false);
+        self.saved.set(false);
+        self.lock()?;
         let found = self.rows("SELECT mark FROM commit_mark WHERE replica = ?1", values![&self.replica])?;
         found.first().map(|row| row.get(0)).transpose()
     }

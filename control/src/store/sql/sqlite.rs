@@ -68,7 +68,7 @@ fn open(path: &Path, mode: OpenFlags) -> Result<Connection, StoreError> {
 impl Session for SqliteSession {
     fn begin(&self, purpose: Purpose) -> Result<(), StoreError> {
         self.batch(match purpose {
-            Purpose::Read => "BEGIN DEFERRED",
+            Purpose::Read | Purpose::Copy => "BEGIN DEFERRED",
             Purpose::Write | Purpose::Schema => "BEGIN IMMEDIATE",
         })
     }

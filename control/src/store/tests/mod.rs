@@ -28,6 +28,7 @@ mod requests;
 mod revocation;
 mod roles;
 mod server;
+mod sessions;
 mod sightings;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -12,7 +12,7 @@ fn replica(fixture: &Fixture, name: &str) -> Store {
     Store::open_as(fixture.location.clone(), &"mesh.local".parse().unwrap(), name).unwrap()
 }
 
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(super) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let since = Instant::now();
     while !holds().await {
         assert!(since.elapsed() < SOON, "{what}");

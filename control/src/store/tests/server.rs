@@ -18,16 +18,26 @@ static DATABASES: AtomicU32 = AtomicU32::new(0);
 
 /// A new, empty database.
 pub(super) async fn database() -> Location {
+    located(&url().await)
+}
+
+/// How to reach a new, empty database.
+pub(super) async fn url() -> String {
     let (_, directory) = SERVER.get_or_init(start);
     let name = format!("t{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-    let (client, connection) =
-        tokio_postgres::connect(&format!("host={directory} user=signet dbname=postgres"), NoTls)
-            .await
-            .unwrap();
+    run(&format!("postgres://signet@/postgres?host={directory}"), &format!("CREATE DATABASE {name}")).await;
+    format!("postgres://signet@/{name}?host={directory}")
+}
+
+pub(super) fn located(url: &str) -> Location {
+    Location::Server(Server::parse(url, None, None).unwrap())
+}
+
+/// Statements of somebody else.
+pub(super) async fn run(url: &str, statements: &str) {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(connection);
-    client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
-    let url = format!("postgres://signet@/{name}?host={directory}");
-    Location::Server(Server::parse(&url, None, None).unwrap())
+    client.batch_execute(statements).await.unwrap();
 }
 
 /// Ends every connection to a database, as a restart of the server would.
