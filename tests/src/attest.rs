@@ -8,14 +8,17 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use signet_proto::spiffe::sha256;
 use signet_proto::ticket::JoinTicket;
 use signet_proto::v1::identity_client::IdentityClient;
-use signet_proto::v1::{AttestRequest, IssuedSvid, JoinTokenProof, RenewRequest, attest_request};
+use signet_proto::v1::{
+    AttestRequest, ChallengeRequest, IssuedSvid, JoinTokenProof, RenewRequest, attest_request,
+};
 use tokio::sync::Barrier;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::tls::{anonymous_channel, identified_channel};
+use crate::tls::{anonymous_channel, channel_showing, identified_channel};
 
 const VERSION: &str = "signet-tests";
 
@@ -44,9 +47,17 @@ impl Joiner {
     /// # Panics
     /// When `ticket` is not a join ticket.
     pub async fn connect(control: SocketAddr, ticket: &str) -> Result<Self, tonic::transport::Error> {
+        Self::connect_with(control, Self::secret_of(ticket)).await
+    }
+
+    /// The secret of a ticket.
+    ///
+    /// # Panics
+    /// When `ticket` is not a join ticket.
+    #[must_use]
+    pub fn secret_of(ticket: &str) -> Vec<u8> {
         let ticket = JoinTicket::from_str(ticket).expect("control made it");
-        let secret = ticket.secret.as_ref().expect("a ticket of `signet token create` has one");
-        Self::connect_with(control, secret.to_vec()).await
+        ticket.secret.as_ref().expect("a ticket of `signet token create` has one").to_vec()
     }
 
     /// As [`Joiner::connect`], with any bytes as the secret.
@@ -117,6 +128,78 @@ impl Joined {
         let answer = IdentityClient::new(channel).renew(request).await?.into_inner();
         *self = Self { svid: answer.svid.expect("an answer holds the SVID"), key: next };
         Ok(())
+    }
+}
+
+/// Somebody who sends any proof straight, with a key and a signing request of their own.
+#[derive(Debug, Clone)]
+pub struct Stranger {
+    client: IdentityClient<Channel>,
+    csr: Vec<u8>,
+}
+
+impl Stranger {
+    /// Connects to control as nobody.
+    ///
+    /// # Errors
+    /// When control cannot be reached.
+    ///
+    /// # Panics
+    /// Never on a sane machine.
+    pub async fn connect(control: SocketAddr) -> Result<Self, tonic::transport::Error> {
+        let client = IdentityClient::new(anonymous_channel(control).await?);
+        Ok(Self { client, csr: request_for(&KeyPair::generate().expect("keys are generated")) })
+    }
+
+    /// Connects to control with a chain and the key of `joined`, whether or not they belong together.
+    ///
+    /// # Errors
+    /// When control cannot be reached, or does not take the chain.
+    ///
+    /// # Panics
+    /// Never on a sane machine.
+    pub async fn connect_as(
+        control: SocketAddr,
+        chain: Vec<CertificateDer<'static>>,
+        joined: &Joined,
+    ) -> Result<Self, tonic::transport::Error> {
+        let key = PrivateKeyDer::try_from(joined.key.serialize_der()).expect("our own key");
+        let client = IdentityClient::new(channel_showing(control, chain, key).await?);
+        Ok(Self { client, csr: request_for(&KeyPair::generate().expect("keys are generated")) })
+    }
+
+    /// The signing request that goes with each proof.
+    #[must_use]
+    pub fn csr(&self) -> &[u8] {
+        &self.csr
+    }
+
+    /// A challenge of this attestor for the signing request.
+    ///
+    /// # Errors
+    /// What control answered.
+    pub async fn challenge(&self, attestor: &str) -> Result<Vec<u8>, Status> {
+        let csr_sha256 = sha256(&self.csr).to_vec();
+        let request = ChallengeRequest { attestor: attestor.to_owned(), csr_sha256 };
+        Ok(self.client.clone().challenge(request).await?.into_inner().challenge)
+    }
+
+    /// Sends a proof.
+    ///
+    /// # Errors
+    /// What control answered.
+    ///
+    /// # Panics
+    /// When control answers without an SVID.
+    pub async fn prove(&self, proof: attest_request::Proof) -> Result<IssuedSvid, Status> {
+        let request = AttestRequest {
+            proof: Some(proof),
+            csr: self.csr.clone(),
+            version: VERSION.to_owned(),
+            spiffe_id: String::new(),
+        };
+        let answer = self.client.clone().attest(request).await?.into_inner();
+        Ok(answer.svid.expect("an answer holds the SVID"))
     }
 }
 

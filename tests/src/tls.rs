@@ -12,6 +12,7 @@ use rustls::crypto::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -82,6 +83,24 @@ pub async fn identified_channel(
 ) -> Result<Channel, tonic::transport::Error> {
     let config = builder(&aws_lc_rs::default_provider().kx_groups).with_client_auth_cert(chain, key);
     grpc_channel(address, config.expect("the key fits the certificate")).await
+}
+
+/// The same with any chain, also one that the key is not of.
+///
+/// # Errors
+/// When it cannot connect.
+///
+/// # Panics
+/// When the key is none.
+pub async fn channel_showing(
+    address: SocketAddr,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Channel, tonic::transport::Error> {
+    let key = aws_lc_rs::sign::any_supported_type(&key).expect("a key that signs");
+    let shown = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let config = builder(&aws_lc_rs::default_provider().kx_groups).with_client_cert_resolver(Arc::new(shown));
+    grpc_channel(address, config).await
 }
 
 async fn grpc_channel(

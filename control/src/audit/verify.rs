@@ -6,6 +6,7 @@
 //! | found | means |
 //! | --- | --- |
 //! | intact up to N, covered by a checkpoint | nobody without the signing key changed, removed or added anything up to there |
+//! | a copy from the middle, its first event taken as given | all after it is what was written; its own text is not proven, as its hash covers the event before |
 //! | a tail of M events after the last checkpoint | only self-consistent: whoever can write the store could have made it |
 //! | altered at N, or missing from N to M | the chain is broken there |
 //! | rewritten up to N | the chain holds, but it is not the one that was signed |
@@ -31,7 +32,8 @@ const WINDOW: usize = 4096;
 pub enum Start {
     /// With the first event ever.
     Genesis,
-    /// Anywhere; its first event is believed if a checkpoint speaks of the one before, or else taken as given.
+    /// Anywhere; its first event is believed if a checkpoint speaks of the one before, or else taken as given: nothing
+    /// shows that its text is what was written.
     Anywhere,
 }
 
@@ -120,6 +122,9 @@ pub struct Report {
     pub head: [u8; 32],
     /// Events whose hashes were recomputed.
     pub verified: u64,
+    /// The first event, if it was taken as given: its hash can be signed, but not its text, as that takes the event
+    /// before it.
+    pub given: Option<u64>,
     /// The event of the last checkpoint that fits; 0 without any.
     pub covered_to: u64,
     /// Checkpoints that fit.
@@ -154,6 +159,13 @@ impl fmt::Display for Report {
         match &self.finding {
             Some(_) => writeln!(f, "intact up to event {}, {reach} (#{})", self.intact_to, self.from)?,
             None => writeln!(f, ": {} events verified, {reach} (#{})", self.verified, self.from)?,
+        }
+        if let Some(given) = self.given {
+            writeln!(
+                f,
+                "event {given} is taken as given: that its text is what was written takes the one before it, or a \
+                 checkpoint of that"
+            )?;
         }
         match (self.checkpoints, self.tail) {
             (0, _) => writeln!(f, "no checkpoint: the chain is only self-consistent"),
@@ -256,6 +268,7 @@ pub struct Verifier {
     /// The newest events, to recognise repeats.
     recent: VecDeque<(u64, [u8; 32])>,
     from: u64,
+    given: Option<u64>,
     head: [u8; 32],
     covered_to: u64,
     checkpoints: u64,
@@ -270,6 +283,7 @@ impl Verifier {
             pending: checkpoints.0,
             recent: VecDeque::new(),
             from: 0,
+            given: None,
             head: [0; 32],
             covered_to: 0,
             checkpoints: 0,
@@ -291,6 +305,8 @@ impl Verifier {
                 if let Some(sequence) = anchored {
                     self.covered_to = sequence;
                     self.checkpoints += 1;
+                } else if event.sequence > 1 {
+                    self.given = Some(event.sequence);
                 }
                 none.insert(chain)
             }
@@ -355,9 +371,11 @@ impl Verifier {
             intact_to,
             head: self.head,
             verified: self.chain.as_ref().map_or(0, ChainVerifier::verified),
+            given: self.given,
             covered_to: self.covered_to,
             checkpoints: self.checkpoints,
-            tail: intact_to.saturating_sub(self.covered_to.max(self.from.saturating_sub(1))),
+            tail: intact_to
+                .saturating_sub(self.covered_to.max(self.given.unwrap_or(self.from.saturating_sub(1)))),
             finding,
         }
     }

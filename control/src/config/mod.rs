@@ -20,7 +20,7 @@ use crate::audit::SinkAddress;
 use crate::duration::Span;
 use crate::issue::IssueSettings;
 use crate::registry::{self, TtlBounds};
-use crate::store::{Location, LocationError, MAX_REQUEST_TTL};
+use crate::store::{DEFAULT_TEMPLATE_LIMIT, Location, LocationError, MAX_REQUEST_TTL};
 use crate::telemetry::log::LogFormat;
 
 pub use attestors::{AttestorConfig, TableError};
@@ -191,6 +191,9 @@ struct Settings {
     /// How long a request for an SVID waits for approval, where a workload needs it [default: 1d]
     #[arg(long, value_name = "DURATION", env = "SIGNET_REQUEST_TTL")]
     request_ttl: Option<Span>,
+    /// Most identities that one template gives [default: 20000]
+    #[arg(long, value_name = "COUNT", env = "SIGNET_TEMPLATE_LIMIT", value_parser = clap::value_parser!(u64).range(1..))]
+    template_limit: Option<u64>,
     /// Proofs of who asks besides join tokens, by name: tables, so only in the file
     #[arg(skip)]
     attestors: Option<toml::Table>,
@@ -229,6 +232,8 @@ pub struct Config {
     pub audit_sinks: Vec<SinkAddress>,
     /// How long edges are kept that are silent.
     pub connections_kept: Duration,
+    /// Most identities that one template gives.
+    pub template_limit: u64,
     /// Start although the store is older than its newest checkpoint.
     pub accept_older_store: bool,
     /// Proofs of who asks besides join tokens, by name.
@@ -330,6 +335,7 @@ impl Settings {
             audit_checkpoint_every: self.audit_checkpoint_every.or(file.audit_checkpoint_every),
             audit_sink: self.audit_sink.or_else(|| file.audit_sink.clone()),
             connections_kept: self.connections_kept.or(file.connections_kept),
+            template_limit: self.template_limit.or(file.template_limit),
             attestors: self.attestors.or_else(|| file.attestors.clone()),
             request_ttl: self.request_ttl.or(file.request_ttl),
         }
@@ -406,6 +412,7 @@ impl Origins<'_> {
             intermediate_ttl,
             log_format: settings.log_format.unwrap_or_default(),
             audit_checkpoint_every: self.checkpoint_every(settings.audit_checkpoint_every)?,
+            template_limit: self.template_limit(settings.template_limit)?,
             audit_sinks: self.sinks(settings.audit_sink.unwrap_or_default())?,
             connections_kept: self.connections_kept(settings.connections_kept)?,
             accept_older_store: false,
@@ -437,6 +444,13 @@ impl Origins<'_> {
             return Err(self.wrong("connections-kept", "1d to 3650d", &Span(kept)));
         }
         Ok(kept)
+    }
+
+    fn template_limit(&self, limit: Option<u64>) -> Result<u64, ConfigError> {
+        match limit.unwrap_or(DEFAULT_TEMPLATE_LIMIT) {
+            0 => Err(self.wrong("template-limit", "1 or more", &0)),
+            limit => Ok(limit),
+        }
     }
 
     fn checkpoint_every(&self, every: Option<Span>) -> Result<Duration, ConfigError> {

@@ -117,8 +117,8 @@ impl Duties {
         let second = Duration::from_secs(1);
         let clock = Arc::new(Mutex::new(SteadyClock::new(Instant::now(), time::now())));
         let steady = move |long| clock.lock().steady_for(long, Instant::now(), time::now());
-        let (lapse_now, forget_now, expire_now, prune_now) =
-            (steady.clone(), steady.clone(), steady.clone(), steady);
+        let (lapse_now, forget_now, given_now, expire_now, prune_now) =
+            (steady.clone(), steady.clone(), steady.clone(), steady.clone(), steady);
         self.spawn(tasks, stop, "identity", second, |duties| async move { duties.identity().await });
         self.spawn(tasks, stop, "lapse", second, move |duties| {
             let steady = lapse_now(STEADY);
@@ -133,6 +133,10 @@ impl Duties {
         self.spawn(tasks, stop, "prune", 60 * second, move |duties| {
             let steady = prune_now(STEADY_LONG);
             async move { if steady && duties.store.leads() { duties.prune().await } else { Ok(()) } }
+        });
+        self.spawn(tasks, stop, "templates", 3600 * second, move |duties| {
+            let steady = given_now(STEADY_LONG);
+            async move { if steady && duties.store.leads() { duties.forget_given().await } else { Ok(()) } }
         });
         self.spawn(tasks, stop, "refusals", 600 * second, |duties| async move {
             Ok(duties.gate.summarize_refusals().await?)
@@ -265,6 +269,17 @@ impl Duties {
         metrics::authority_ends("own", self.own.not_after());
         self.metrics.run_upkeep();
         Ok(())
+    }
+
+    async fn forget_given(&self) -> Result<(), Failure> {
+        loop {
+            let forgotten = self.store.forget_given(time::now() - KEPT, PRUNE_BATCH).await?;
+            metrics::pruned("given", forgotten);
+            if forgotten < u64::from(PRUNE_BATCH) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn prune(&self) -> Result<(), Failure> {

@@ -48,7 +48,7 @@ pub enum CsrError {
 ///
 /// # Errors
 /// Why it is refused.
-pub(super) fn verify(der: &[u8], assigned: &SpiffeId) -> Result<PublicKey, CsrError> {
+pub fn verify(der: &[u8], assigned: &SpiffeId) -> Result<PublicKey, CsrError> {
     if der.len() > MAX_BYTES {
         return Err(CsrError::TooLarge(der.len()));
     }

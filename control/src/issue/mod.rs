@@ -29,7 +29,7 @@ use crate::store::{HeldRequest, NewRequest, Refusal, Store, StoreError};
 use crate::telemetry::metrics::{self, Issue};
 use crate::time;
 
-pub use csr::CsrError;
+pub use csr::{CsrError, verify as verify_request};
 
 /// Versions of programs are for the inventory; nobody needs more than this.
 const MAX_VERSION: usize = 64;

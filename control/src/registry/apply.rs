@@ -6,6 +6,7 @@ use signet_proto::document::ParseError;
 use signet_proto::policy::{CompileError, Document, PolicySet, parse_json};
 use signet_proto::spiffe::TrustDomain;
 
+use super::claims::require_own;
 use super::document::{DocumentSet, File, SetError, policy_yaml, workload_yaml};
 use super::label::OwnerLabel;
 use super::plan::{Plan, PlanOptions, Write, plan};
@@ -130,10 +131,13 @@ impl Registry {
         let current = self.store.documents().await?;
         let compare = move || {
             let plan = plan(&current, &wanted, &label, options);
-            (plan.touched(&current), together(&current, &plan), current.changed, plan)
+            let (touched, together, changed) =
+                (plan.touched(&current), together(&current, &plan), current.changed);
+            (touched, current, together, changed, plan)
         };
-        let (touched, together, revision, plan) = self.aside(compare).await?;
+        let (touched, current, together, revision, plan) = self.aside(compare).await?;
         permission.on_all(&touched)?;
+        require_own(&current, &plan, &permission).map_err(StoreError::from)?;
         together.map_err(ApplyError::Policies)?;
         Ok(Applied { revision, committed_at: None, plan })
     }

@@ -54,6 +54,16 @@ impl DnsName {
         })
     }
 
+    /// Whether some host name is one that both can be.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let fits = |(one, other): (&Label, &Label)| match (one, other) {
+            (Label::Literal(one), Label::Literal(other)) => one == other,
+            _ => true,
+        };
+        self.labels.len() == other.labels.len() && self.labels.iter().zip(&other.labels).all(fits)
+    }
+
     /// The host name with these values.
     ///
     /// # Errors
@@ -202,6 +212,20 @@ mod tests {
         fn every_parsed_name_displays_back_to_itself(text in "[ab.{}1-]{0,9}") {
             if let Ok(name) = text.parse::<DnsName>() {
                 prop_assert_eq!(name.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn names_overlap_where_both_can_be_one(
+            texts in prop::collection::vec("([ab]|\\{namespace\\}|\\{k8s\\.account\\}){1}(\\.([ab]|\\{namespace\\})){0,2}", 2),
+            filled in ("[ab]", "[ab]", "[ab]", "[ab]"),
+        ) {
+            let names: Vec<DnsName> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            let overlaps = names[0].overlaps(&names[1]);
+            prop_assert_eq!(overlaps, names[1].overlaps(&names[0]));
+            let (one, other) = (values(&filled.0, &filled.1), values(&filled.2, &filled.3));
+            if names[0].fill(&one).unwrap() == names[1].fill(&other).unwrap() {
+                prop_assert!(overlaps);
             }
         }
 

@@ -6,6 +6,7 @@
 //! ```
 
 mod apply;
+mod claims;
 mod declaration;
 mod dns;
 mod document;
@@ -18,6 +19,7 @@ mod template;
 mod testing;
 
 pub use apply::{Application, Applied, ApplyError, Parts};
+pub(crate) use claims::{require_own, require_own_names};
 pub(crate) use declaration::environment;
 pub use declaration::{
     Approval, Declaration, MAX_DNS_NAMES, MAX_SELECTORS, Mistake, Name, NameError, Owner, Ttl,

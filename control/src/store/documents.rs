@@ -12,7 +12,7 @@ use super::sql::Sql;
 use super::{Refusal, Store, StoreError, policies, workloads};
 use crate::audit::Action;
 use crate::registry::{
-    Action as Planned, Change as PlannedChange, Declaration, FieldChange, Name, Plan, Write,
+    Action as Planned, Change as PlannedChange, Declaration, FieldChange, Name, Plan, Write, require_own,
 };
 use crate::roles::Permission;
 
@@ -43,6 +43,7 @@ impl Store {
             let (plan, refused) = decide(&current);
             let actor = permission.on_all(&plan.touched(&current))?;
             refused?;
+            require_own(&current, &plan, &permission)?;
             let declared = plan.writes().filter_map(|planned| match &planned.write {
                 Write::Workload(declaration) => Some(&**declaration),
                 _ => None,

@@ -47,6 +47,7 @@ pub(super) fn admit(
     id: &SpiffeId,
     proven: &BTreeSet<Selector>,
     actor: &Actor,
+    template_limit: u64,
 ) -> Result<(), StoreError> {
     let (_, declaration) = find(&change.sql, proven, Some(id))?;
     if declaration.status != WorkloadStatus::Active
@@ -62,6 +63,11 @@ pub(super) fn admit(
             }
             Some(_) => {}
             None => {
+                let given = registrations::count_given(&change.sql, template)?;
+                if given >= template_limit {
+                    let template = template.to_string();
+                    return Err(Refusal::TemplateFull { template, given }.into());
+                }
                 let detail = json!({ "template": template.as_str() });
                 change.audit(actor, Action::WorkloadCreated, id.as_str(), &detail)?;
                 let commit = change.revise(Topics::NONE, id.as_str())?;

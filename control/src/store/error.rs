@@ -112,6 +112,30 @@ pub enum Refusal {
     /// A proof that is good with one key only came with another.
     #[error("the token was used with another key before: ask the issuer for another one")]
     ProofUsed,
+    /// A DNS name that another workload has, or its template can give.
+    #[error(
+        "`{name}` of `{workload}` is the DNS name of another workload, or one that a template can give: choose another \
+         one, or let somebody apply it who may change both"
+    )]
+    DnsNameTaken {
+        /// The name.
+        name: String,
+        /// Who wants it.
+        workload: String,
+    },
+    /// A label that documents carry which whoever applies may not change.
+    #[error("the label `{0}` is on documents that you may not change: apply yours with a label of your own")]
+    LabelOfOthers(String),
+    /// A template gave as many identities as one can.
+    #[error(
+        "`{template}` has given {given} identities, as many as a template can: `template-limit` of control"
+    )]
+    TemplateFull {
+        /// Which.
+        template: String,
+        /// How many.
+        given: u64,
+    },
     /// The instance was revoked.
     #[error("instance is revoked: it must attest again with a new join token")]
     InstanceRevoked,
@@ -236,6 +260,9 @@ impl Refusal {
             Self::WorkloadEnded { .. } => "workload_ended",
             Self::Unmatched(_) => "unmatched",
             Self::NotApplied(_) => "not_applied",
+            Self::DnsNameTaken { .. } => "dns_name_taken",
+            Self::LabelOfOthers(_) => "label_of_others",
+            Self::TemplateFull { .. } => "template_full",
             Self::ProofUsed => "proof_used",
             Self::InstanceRevoked => "instance_revoked",
             Self::InstanceLapsed => "instance_lapsed",

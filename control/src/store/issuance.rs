@@ -27,7 +27,8 @@ impl Store {
         issuance: Issuance,
         attestation: Attestation,
     ) -> Result<(), StoreError> {
-        self.write(move |change| attest(change, &issuance, &attestation)).await
+        let limit = self.template_limit;
+        self.write(move |change| attest(change, &issuance, &attestation, limit)).await
     }
 
     /// The instance that was attested a moment ago in the same way with the same key, and has not renewed since: its
@@ -75,11 +76,16 @@ impl Store {
     }
 }
 
-fn attest(change: &mut Change<'_>, issuance: &Issuance, new: &Attestation) -> Result<(), StoreError> {
+fn attest(
+    change: &mut Change<'_>,
+    issuance: &Issuance,
+    new: &Attestation,
+    template_limit: u64,
+) -> Result<(), StoreError> {
     let id = &issuance.spiffe_id;
     let actor = Actor::anonymous(new.address).in_call(new.request_id);
     if let Evidence::Proven(proven) = &new.evidence {
-        entitlement::admit(change, id, &proven.selectors, &actor)?;
+        entitlement::admit(change, id, &proven.selectors, &actor, template_limit)?;
     }
     let facts = Facts::read(
         &change.sql,

@@ -85,6 +85,8 @@ use sql::sqlite::SqliteSession;
 use sql::{Purpose, Session, Sql};
 use writer::{Publish, Writer};
 
+/// Identities that one template gives unless told otherwise: a broad issuer must not make rows without bound.
+pub const DEFAULT_TEMPLATE_LIMIT: u64 = 20_000;
 const QUEUE_DEADLINE: Duration = Duration::from_secs(5);
 /// The only replica of an embedded store.
 const EMBEDDED: &str = "embedded";
@@ -96,6 +98,8 @@ const SHARED_READERS: usize = 4;
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    /// Most identities that one template gives.
+    template_limit: u64,
 }
 
 struct Inner {
@@ -165,6 +169,7 @@ impl Store {
                 replica: replica.to_owned(),
                 _lock: opened.lock,
             }),
+            template_limit: DEFAULT_TEMPLATE_LIMIT,
         })
     }
 
@@ -205,6 +210,12 @@ impl Store {
             let opened = Opened::open(location, EMBEDDED)?;
             backup::restore(&*opened.writer, opened.engine, from)
         })
+    }
+
+    /// The same, in which one template gives at most so many identities.
+    #[must_use]
+    pub fn with_template_limit(self, template_limit: u64) -> Self {
+        Self { template_limit, ..self }
     }
 
     /// This replica's name.

@@ -208,6 +208,11 @@ pub(super) fn derive(
     )
 }
 
+/// How many identities a template gave.
+pub(super) fn count_given(sql: &Sql<'_>, template: &Template) -> Result<u64, StoreError> {
+    sql.one("SELECT count(*) FROM workload WHERE template = ?1", values![template.as_str()])
+}
+
 /// Identities that a template gave: name, status, and whether that is by hand.
 pub(super) fn given(
     sql: &Sql<'_>,

@@ -39,6 +39,30 @@ impl Store {
         .await
     }
 
+    /// Drops at most `limit` identities that templates gave before `given_before` and that hold nothing any more: the
+    /// next proof gives them again. Those that people decided about stay. Returns how many.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn forget_given(&self, given_before: SystemTime, limit: u32) -> Result<u64, StoreError> {
+        self.write(move |change| {
+            let forgotten = change.sql.execute(
+                "DELETE FROM workload WHERE spiffe_id IN (
+                   SELECT w.spiffe_id FROM workload w
+                   WHERE w.template IS NOT NULL AND w.status = 'active' AND w.held = 0 AND w.created_at_ms < ?1
+                     AND NOT EXISTS (SELECT 1 FROM certificate c WHERE c.spiffe_id = w.spiffe_id)
+                     AND NOT EXISTS (SELECT 1 FROM instance i WHERE i.spiffe_id = w.spiffe_id)
+                     AND NOT EXISTS (SELECT 1 FROM join_token t WHERE t.spiffe_id = w.spiffe_id)
+                     AND NOT EXISTS (SELECT 1 FROM role_binding b WHERE b.subject = w.spiffe_id)
+                   LIMIT ?2)",
+                values![given_before, limit],
+            )?;
+            change.operational();
+            Ok(forgotten)
+        })
+        .await
+    }
+
     /// Drops at most `limit` rows of the revision log, never the newest `keep`. Returns how many rows.
     ///
     /// # Errors

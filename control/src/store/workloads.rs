@@ -12,7 +12,7 @@ use super::registrations::{self, Listed};
 use super::sql::Sql;
 use super::{Refusal, Store, StoreError, revocations, roles, tokens};
 use crate::audit::Action;
-use crate::registry::{Declaration, Name, OwnerLabel};
+use crate::registry::{Declaration, Name, OwnerLabel, require_own_names};
 use crate::roles::Permission;
 
 impl Store {
@@ -32,6 +32,10 @@ impl Store {
             require_no_gain(change, &permission, [&declaration])?;
             if registrations::find(&change.sql, &name)?.is_some() {
                 return Err(StoreError::exists("workload", name.as_str()));
+            }
+            if !declaration.dns.is_empty() {
+                let current = registrations::all(&change.sql, Listed::Registered)?;
+                require_own_names(&current, [&declaration], &permission)?;
             }
             create(change, &declaration, None, &actor)?;
             let commit = change.revise(Topics::NONE, name.as_str())?;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, DistinguishedName, PKCS_ECDSA_P256_SHA256, SanType};
-use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls::sign::SigningKey;
+use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::{InconsistentKeys, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::spiffe::SpiffeId;
@@ -102,6 +102,20 @@ pub fn sign_with_pem_key(pem: &[u8], message: &[u8]) -> Result<Vec<u8>, KeyError
     signer.sign(message).map_err(|_| KeyError::Unsupported)
 }
 
+/// Whether a private key that something else keeps is the one of a certificate; `None` when the certificate cannot be
+/// read. The key is wiped.
+///
+/// # Errors
+/// When the text holds no private key of a supported kind.
+pub fn is_key_of(pem: &[u8], certificate: &CertificateDer<'_>) -> Result<Option<bool>, KeyError> {
+    let key = WorkloadKey::signing_key_from_pem(pem)?;
+    Ok(match CertifiedKey::new(vec![certificate.clone().into_owned()], key).keys_match() {
+        Ok(()) => Some(true),
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Some(false),
+        Err(_) => None,
+    })
+}
+
 impl Drop for WorkloadKey {
     fn drop(&mut self) {
         self.0.zeroize();
@@ -128,6 +142,17 @@ mod tests {
         let ours = key.signing_key().unwrap();
         let read = WorkloadKey::signing_key_from_pem(key.to_pem().as_bytes()).unwrap();
         assert_eq!(ours.public_key().unwrap().as_ref(), read.public_key().unwrap().as_ref());
+    }
+
+    #[test]
+    fn key_is_that_of_its_certificate_and_of_no_other() {
+        let (own, other) = (WorkloadKey::generate().unwrap(), WorkloadKey::generate().unwrap());
+        let key = rcgen::KeyPair::from_pem(&own.to_pem()).unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap();
+        assert_eq!(is_key_of(own.to_pem().as_bytes(), certificate.der()).unwrap(), Some(true));
+        assert_eq!(is_key_of(other.to_pem().as_bytes(), certificate.der()).unwrap(), Some(false));
+        assert_eq!(is_key_of(own.to_pem().as_bytes(), &CertificateDer::from(vec![0x30, 0])).unwrap(), None);
+        assert!(is_key_of(b"hello", certificate.der()).is_err());
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod trust;
 mod verifier;
 
 pub use config::{ClientAuth, ConfigError, client_config, pinned_client_config, server_config, server_name};
-pub use key::{KeyError, WorkloadKey, sign_with_pem_key};
+pub use key::{KeyError, WorkloadKey, is_key_of, sign_with_pem_key};
 pub use peer::{PeerError, PeerIdentity};
 pub use revocations::{Revocations, RevokedBecause};
 pub use svid::{Svid, SvidMismatch};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use signet_proto::handshake::{KeyError, sign_with_pem_key};
+use signet_proto::handshake::{KeyError, is_key_of, sign_with_pem_key};
 use signet_proto::possession;
 use signet_proto::spiffe::{TrustDomain, sha256};
 use signet_proto::v1;
@@ -57,6 +57,17 @@ pub enum ProofError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The key is of another certificate.
+    #[error(
+        "`attest`: the key in {key} is not that of the first certificate in {chain}: expected the chain, leaf first, and \
+         the key of one device; perhaps only one of them was replaced"
+    )]
+    OtherKey {
+        /// Where the chain is.
+        chain: PathBuf,
+        /// Where the key is.
+        key: PathBuf,
+    },
     /// The key file.
     #[error("`attest`: {path}: {error}")]
     Key {
@@ -90,6 +101,7 @@ impl Proof {
             Self::Attest(Attest::X509 { attestor, chain, key }) => {
                 // Read first: who cannot answer asks for no challenge.
                 let (certificates, pem) = (certificates(chain).await?, read(key, LARGEST_KEY).await?);
+                belong_together(&certificates, chain, &pem, key)?;
                 let csr_sha256 = sha256(csr);
                 let mut request = tonic::Request::new(v1::ChallengeRequest {
                     attestor: attestor.clone(),
@@ -144,6 +156,20 @@ async fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, ProofError> {
         0 => Err(wrong("no PEM section `CERTIFICATE`: expected a chain, leaf first")),
         1..=MOST_CERTIFICATES => Ok(certificates),
         _ => Err(wrong("more than 5 certificates: expected a chain, leaf first, without other roots")),
+    }
+}
+
+/// What control would only call not believed is said here, where the files are.
+fn belong_together(certificates: &[Vec<u8>], chain: &Path, pem: &[u8], key: &Path) -> Result<(), ProofError> {
+    let leaf = CertificateDer::from(certificates.first().map(Vec::as_slice).unwrap_or_default());
+    let unusable = |error| ProofError::Key { path: key.to_path_buf(), error };
+    match is_key_of(pem, &leaf).map_err(unusable)? {
+        Some(true) => Ok(()),
+        Some(false) => Err(ProofError::OtherKey { chain: chain.to_path_buf(), key: key.to_path_buf() }),
+        None => Err(ProofError::Content {
+            path: chain.to_path_buf(),
+            problem: "its first certificate cannot be read: expected X.509 of version 3",
+        }),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod devices;
 mod forgeries;
+mod mutations;
 mod tokens;
 
 use serde_json::Value;

@@ -73,7 +73,8 @@ impl Authorities {
         let valid: Vec<&Root> =
             self.roots.iter().filter(|root| root.validity.at(now) == Standing::Valid).collect();
         let anchors: Vec<TrustAnchor<'_>> = valid.iter().map(|root| root.anchor.clone()).collect();
-        let above: Vec<CertificateDer<'_>> = above.iter().chain(&self.intermediates).cloned().collect();
+        let sent = above;
+        let above: Vec<CertificateDer<'_>> = sent.iter().chain(&self.intermediates).cloned().collect();
         let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
         // By the name and key of an anchor: two certificates of one root are as good as each other.
         let root_of = |path: &VerifiedPath<'_>| {
@@ -102,6 +103,12 @@ impl Authorities {
                 Some(&acceptable),
             )
             .map_err(|error| untrusted(error, allowed))?;
+        // Nothing that was sent is without meaning: nobody could say later what it was sent for.
+        let mut used = path.intermediate_certificates().map(webpki::Cert::der);
+        let unused = sent.iter().position(|certificate| used.next().is_none_or(|used| used != *certificate));
+        if let Some(above) = unused {
+            return Err(X509Error::Unused { position: above + 2 });
+        }
         root_of(&path).map(|root| root.sha256).ok_or(X509Error::TooDeep { allowed })
     }
 }

@@ -54,6 +54,12 @@ pub enum X509Error {
         /// From 1.
         position: usize,
     },
+    /// A certificate was sent that is not on the path.
+    #[error("certificate {position} is not on the path to the root")]
+    Unused {
+        /// From 1, the leaf.
+        position: usize,
+    },
     /// The first certificate is an authority.
     #[error("the first certificate is that of an authority")]
     LeafIsAuthority,
@@ -104,6 +110,7 @@ impl X509Error {
             Self::Certificate { .. } => "bad_certificate",
             Self::Key { .. } => "bad_key",
             Self::Order { .. } => "unordered_chain",
+            Self::Unused { .. } => "unused_certificate",
             Self::LeafIsAuthority => "leaf_is_authority",
             Self::Usage(_) => "wrong_usage",
             Self::Expired => "expired",

@@ -4,10 +4,13 @@
 //! middle of a line (power lost): that line is cut off, it was never acknowledged. What it holds is read from its end,
 //! so what it says about itself counts, not what was remembered about it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::audit::checkpoint::Checkpoint;
 use crate::audit::durable;
@@ -17,6 +20,9 @@ use crate::audit::line::{Line, MAX_LINE};
 const TAIL: u64 = 256 * 1024;
 /// A checkpoint is looked for this far back, and a line's beginning as far as a line may be long.
 const FARTHEST: u64 = 4 * MAX_LINE as u64;
+
+/// Of a copy.
+const PRIVATE: u32 = 0o600;
 
 /// What a file ends with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,7 +77,7 @@ impl FileSink {
 
     /// The file that has the name now.
     fn current(&mut self) -> io::Result<&mut Open> {
-        let named = match std::fs::metadata(&self.path) {
+        let named = match std::fs::symlink_metadata(&self.path) {
             Ok(found) => Some((found.dev(), found.ino())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
@@ -86,11 +92,18 @@ impl FileSink {
 }
 
 fn open(path: &Path) -> io::Result<Open> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+    let no_link = i32::try_from(OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits()).unwrap_or_default();
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true).mode(PRIVATE).custom_flags(no_link);
+    let mut file = options.open(path).map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => io::Error::other("a symbolic link: name the file itself"),
+        _ => error,
+    })?;
     let found = file.metadata()?;
     if !found.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
+    require_own(&file, &found)?;
     durable::sync_directory(path)?;
     let (held, whole) = read_end(&mut file, found.len())?;
     if whole < found.len() {
@@ -99,6 +112,26 @@ fn open(path: &Path) -> io::Result<Open> {
         file.sync_all()?;
     }
     Ok(Open { file, inode: (found.dev(), found.ino()), held })
+}
+
+/// The copy is as secret as the audit, and only as true as those who can write it: nobody else's file, under no other
+/// name, and for nobody else to read.
+fn require_own(file: &File, found: &Metadata) -> io::Result<()> {
+    let own = rustix::process::geteuid().as_raw();
+    if found.uid() != own {
+        let owner = found.uid();
+        return Err(io::Error::other(format!(
+            "the file of user {owner}: expected one of user {own}, or none yet"
+        )));
+    }
+    if found.nlink() > 1 {
+        return Err(io::Error::other("it has another name (a hard link): expected a file of its own"));
+    }
+    if found.mode() & 0o7777 & !PRIVATE != 0 {
+        file.set_permissions(Permissions::from_mode(PRIVATE))?;
+        tracing::warn!("a copy of the audit could be read or written by others: it is private now");
+    }
+    Ok(())
 }
 
 /// The newest checkpoint in a file; nothing is changed in it. `None` if there is no file.
@@ -266,6 +299,33 @@ mod tests {
         sink.append(&text[3]).unwrap();
         assert_eq!(fs::read_to_string(&rotated).unwrap(), text[0]);
         assert_eq!(fs::read_to_string(&path).unwrap(), text[3]);
+    }
+
+    #[test]
+    fn file_that_others_can_read_becomes_private_and_that_of_another_name_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let (text, _) = lines();
+        fs::write(&path, &text[0]).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        FileSink::new(path.clone()).append(&text[1]).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+
+        let linked = directory.path().join("linked");
+        fs::hard_link(&path, &linked).unwrap();
+        let refused = FileSink::new(path.clone()).append(&text[2]).unwrap_err();
+        assert!(refused.to_string().contains("hard link"), "{refused}");
+        fs::remove_file(&linked).unwrap();
+        std::os::unix::fs::symlink(&path, &linked).unwrap();
+        let refused = FileSink::new(linked).append(&text[2]).unwrap_err();
+        assert!(refused.to_string().contains("symbolic link"), "{refused}");
+        FileSink::new(path.clone()).append(&text[2]).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), text[..3].concat());
+        if std::os::unix::fs::chown(&path, Some(65_534), None).is_ok() {
+            let refused = FileSink::new(path.clone()).append(&text[3]).unwrap_err();
+            assert!(refused.to_string().contains("the file of user 65534"), "{refused}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text[..3].concat());
+        }
     }
 
     #[test]

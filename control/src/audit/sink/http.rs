@@ -6,7 +6,7 @@
 //! over TLS 1.3 only, and has a certificate of an authority that this machine trusts (`SSL_CERT_FILE` names others).
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +41,9 @@ pub struct HttpAddress {
 
 impl HttpAddress {
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+        if text.contains(['#', '\\']) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("not a URL: printable ASCII, without `#`");
+        }
         let uri: Uri = text.parse().map_err(|_| "not a URL")?;
         let tls = match uri.scheme_str() {
             Some("https") => true,
@@ -53,10 +56,16 @@ impl HttpAddress {
             return Err("user and password are not sent");
         }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or("no host")?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
+        if tls && ServerName::try_from(host.as_str()).is_err() {
+            return Err("no host that a certificate can name");
+        }
         let port = match uri.port() {
             Some(port) => port.as_u16(),
-            None if authority.ends_with(':') => return Err("no port after `:`"),
+            // Nothing, or a number that is too large.
+            None if authority.rsplit_once(':').is_some_and(|(_, after)| !after.contains(']')) => {
+                return Err("no port after `:`");
+            }
             None => {
                 if tls {
                     443
@@ -128,7 +137,16 @@ pub(super) struct HttpSink {
 
 impl HttpSink {
     pub(super) fn new(address: HttpAddress) -> Result<Self, HttpError> {
-        let tls = address.tls.then(|| tls(&address)).transpose()?;
+        let mut roots = RootCertStore::empty();
+        if address.tls {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        Self::believing(address, roots)
+    }
+
+    /// With a collector's certificate of one of these authorities.
+    fn believing(address: HttpAddress, roots: RootCertStore) -> Result<Self, HttpError> {
+        let tls = address.tls.then(|| tls(&address, roots)).transpose()?;
         Ok(Self { address, tls, deadline: DEADLINE })
     }
 
@@ -154,7 +172,10 @@ impl HttpSink {
 
     async fn attempt(&self, lines: String) -> Result<(StatusCode, Option<u64>), BoxError> {
         let HttpAddress { host, port, .. } = &self.address;
-        let stream = TcpStream::connect((host.as_str(), *port)).await?;
+        let stream = match self.tls {
+            Some(_) => TcpStream::connect((host.as_str(), *port)).await?,
+            None => TcpStream::connect(&*this_machine(host, *port).await?).await?,
+        };
         stream.set_nodelay(true)?;
         match &self.tls {
             Some((connector, name)) => {
@@ -194,18 +215,31 @@ impl HttpSink {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-fn tls(address: &HttpAddress) -> Result<(TlsConnector, ServerName<'static>), HttpError> {
+/// `localhost` is what the resolver says: without TLS only if that is this machine.
+async fn this_machine(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+    let found = tokio::net::lookup_host((host, port)).await?;
+    let local: Vec<SocketAddr> = found.filter(|address| address.ip().is_loopback()).collect();
+    if local.is_empty() {
+        return Err(std::io::Error::other(format!(
+            "`{host}` is not this machine: nothing is sent without TLS"
+        )));
+    }
+    Ok(local)
+}
+
+fn tls(
+    address: &HttpAddress,
+    roots: RootCertStore,
+) -> Result<(TlsConnector, ServerName<'static>), HttpError> {
     let failed = |why: String| HttpError::Tls { address: address.text.clone(), why };
     let name = ServerName::try_from(address.host.clone()).map_err(|error| failed(error.to_string()))?;
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
         let why = "no certificate authority is trusted here: install `ca-certificates` or set SSL_CERT_FILE";
         return Err(failed(why.to_owned()));
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| failed(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
@@ -220,6 +254,8 @@ impl fmt::Debug for HttpSink {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+
     use super::*;
     use crate::audit::testing::{Behaviour, Collector};
 
@@ -261,5 +297,89 @@ mod tests {
         let nobody = HttpAddress::parse("http://127.0.0.1:1/").unwrap();
         let refused = HttpSink::new(nobody).unwrap().post(String::new()).await;
         assert!(matches!(refused, Err(HttpError::Connection { .. })));
+    }
+
+    /// Certificates for collectors, and the authority that they are of.
+    struct Certified {
+        directory: tempfile::TempDir,
+        roots: RootCertStore,
+    }
+
+    /// What a collector shows.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Shown {
+        Good,
+        OtherAuthority,
+        OtherName,
+        Ended,
+        OldTls,
+    }
+
+    impl Certified {
+        fn new() -> Self {
+            Self { directory: tempfile::tempdir().unwrap(), roots: RootCertStore::empty() }
+        }
+
+        /// A collector of Python, which we did not write, and where it is.
+        async fn collector(&mut self, shown: Shown) -> (tokio::process::Child, u16) {
+            let (key, authority_key) =
+                (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+            let mut authority = rcgen::CertificateParams::default();
+            authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            let root = authority.self_signed(&authority_key).unwrap();
+            if shown != Shown::OtherAuthority {
+                self.roots.add(root.der().clone()).unwrap();
+            }
+            let name = if shown == Shown::OtherName { "collector.example" } else { "localhost" };
+            let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+            if shown == Shown::Ended {
+                params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+                params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+            }
+            let issuer = rcgen::Issuer::new(authority, authority_key);
+            let certificate = params.signed_by(&key, &issuer).unwrap();
+            let path = |name: &str| self.directory.path().join(name);
+            std::fs::write(path("chain.pem"), certificate.pem()).unwrap();
+            std::fs::write(path("key.pem"), key.serialize_pem()).unwrap();
+            let mut command = tokio::process::Command::new("python3");
+            command
+                .args(["-c", include_str!("http/collector.py")])
+                .arg(path("chain.pem"))
+                .arg(path("key.pem"));
+            if shown == Shown::OldTls {
+                command.arg("1.2");
+            }
+            let mut child = command.stdout(std::process::Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let port = lines.next_line().await.unwrap().unwrap().parse().unwrap();
+            (child, port)
+        }
+    }
+
+    #[tokio::test]
+    async fn collector_of_other_software_is_believed_by_its_certificate_alone() {
+        let sends = async |shown, host: &str| {
+            let mut certified = Certified::new();
+            let (_collector, port) = certified.collector(shown).await;
+            let mut roots = certified.roots;
+            // Somebody else is believed, too.
+            let key = rcgen::KeyPair::generate().unwrap();
+            let other = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+            roots.add(other.der().clone()).unwrap();
+            let address = HttpAddress::parse(&format!("https://{host}:{port}/audit")).unwrap();
+            let sink = HttpSink::believing(address, roots).unwrap();
+            sink.post("line\n".to_owned()).await.map_err(|error| error.to_string())
+        };
+        assert_eq!(sends(Shown::Good, "localhost").await, Ok(None));
+        for (shown, host, why) in [
+            (Shown::OtherAuthority, "localhost", "invalid peer certificate"),
+            (Shown::OtherName, "localhost", "not valid for name"),
+            (Shown::Good, "127.0.0.1", "not valid for name"),
+            (Shown::Ended, "localhost", "expired"),
+            (Shown::OldTls, "localhost", "ProtocolVersion"),
+        ] {
+            let refused = sends(shown, host).await.unwrap_err();
+            assert!(refused.contains(why), "{why}: {refused}");
+        }
     }
 }

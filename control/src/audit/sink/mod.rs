@@ -221,6 +221,12 @@ mod tests {
             ("https://user:secret@collector.example/", "user"),
             ("https:///audit", ""),
             ("https://collector.example:0/", "port"),
+            ("https://collector.example:/", "port"),
+            ("https://collector.example:99999/", "port"),
+            ("https://collector.example:x/", "port"),
+            ("https://collector.example/#audit", "URL"),
+            ("https://[[::1]]/", ""),
+            ("https://collector_.example..x/", "host"),
         ] {
             let error = wrong.parse::<SinkAddress>().unwrap_err().to_string();
             assert!(error.contains(why), "{wrong}: {error}");

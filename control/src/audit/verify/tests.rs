@@ -119,8 +119,21 @@ fn copy_from_the_middle_is_anchored_by_the_checkpoint_before_it() {
     let anchored = from(3);
     assert!(anchored.is_intact() && !anchored.is_whole());
     assert_eq!((anchored.from, anchored.verified, anchored.checkpoints), (4, 9, 3));
-    assert_eq!((from(4).verified, from(4).covered_to), (7, 10), "event 5 is taken as given");
-    assert_eq!(from(11).tail, 1);
+    assert_eq!(anchored.given, None);
+    let given = from(4);
+    assert_eq!((given.verified, given.covered_to, given.given), (7, 10, Some(5)));
+    assert!(given.to_string().contains("event 5 is taken as given"), "{given}");
+    assert_eq!(
+        (from(10).tail, from(10).given),
+        (2, None),
+        "the checkpoint of event 10 shows what 11 follows"
+    );
+    assert_eq!((from(11).tail, from(11).given), (0, Some(12)));
+    // A checkpoint of the first event itself signs its hash: of its text nothing is shown, and that is said.
+    let mut first = events[6..].to_vec();
+    first[0].subject.push('x');
+    let report = verify(first, checkpoints.clone(), signer.public(), Start::Anywhere);
+    assert_eq!((report.is_intact(), report.given, report.verified), (true, Some(7), 5));
     let mut forged = events.clone();
     forged[3].subject.push('x');
     let report = verify(forged[3..].to_vec(), checkpoints.clone(), signer.public(), Start::Anywhere);

@@ -8,6 +8,7 @@ use super::model::{RevocationTarget, WorkloadStatus};
 use super::*;
 use crate::attest::{ProofUse, Proven};
 use crate::registry::{DocumentSet, File, Name, PlanOptions, Selector, plan};
+use crate::roles::{Binding, Permission, Refused, Scope};
 use crate::store::entitlement;
 
 both_engines![
@@ -18,6 +19,9 @@ both_engines![
     a_suspension_by_hand_or_a_revocation_is_lifted_by_hand_only,
     a_template_gives_one_row_for_each_proof,
     a_proof_that_is_good_with_one_key_proves_nothing_with_another,
+    a_template_gives_no_more_than_its_limit,
+    what_templates_gave_and_nobody_holds_is_forgotten,
+    dns_names_and_labels_are_of_whoever_has_them_first,
     what_a_template_says_is_handed_down,
     a_template_takes_its_identities_with_it,
     a_registration_of_its_own_takes_an_identity_over,
@@ -84,7 +88,7 @@ fn pod(namespace: &str, account: &str) -> BTreeSet<Selector> {
 
 async fn admit(fixture: &Fixture, id: &SpiffeId, proven: BTreeSet<Selector>) -> Result<(), StoreError> {
     let id = id.clone();
-    fixture.store.write(move |change| entitlement::admit(change, &id, &proven, &Actor::control())).await
+    fixture.store.write(move |change| entitlement::admit(change, &id, &proven, &Actor::control(), 2)).await
 }
 
 async fn status(fixture: &Fixture, id: &SpiffeId) -> WorkloadStatus {
@@ -231,6 +235,83 @@ async fn a_proof_that_is_good_with_one_key_proves_nothing_with_another(fixture: 
     assert!(fixture.store.prune_ended(after, 100).await.unwrap() >= 3);
     attest(2, Some(7)).await.unwrap();
     fixture.verified_events().await;
+}
+
+async fn a_template_gives_no_more_than_its_limit(fixture: Fixture) {
+    apply(&fixture, &[cluster("")]).await;
+    for account in ["a", "b"] {
+        admit(&fixture, &id(&format!("ns/shop/sa/{account}")), pod("shop", account)).await.unwrap();
+    }
+    let more = admit(&fixture, &id("ns/shop/sa/c"), pod("shop", "c")).await;
+    assert!(matches!(refusal(more), Refusal::TemplateFull { given: 2, .. }));
+    admit(&fixture, &id("ns/shop/sa/a"), pod("shop", "a")).await.unwrap();
+    assert!(fixture.store.workload(id("ns/shop/sa/c")).await.is_err());
+}
+
+async fn what_templates_gave_and_nobody_holds_is_forgotten(fixture: Fixture) {
+    apply(&fixture, &[cluster("")]).await;
+    let [unused, suspended] =
+        ["a", "b"].map(|account| (id(&format!("ns/shop/sa/{account}")), pod("shop", account)));
+    for (id, proof) in [&unused, &suspended] {
+        admit(&fixture, id, proof.clone()).await.unwrap();
+    }
+    let by_hand = fixture.store.set_workload_status(
+        suspended.0.clone(),
+        WorkloadStatus::Suspended,
+        String::new(),
+        operator(),
+    );
+    by_hand.await.unwrap();
+    assert_eq!(fixture.store.forget_given(time::now() - HOUR, 10).await.unwrap(), 0, "not yet");
+    assert_eq!(fixture.store.forget_given(time::now() + HOUR, 10).await.unwrap(), 1);
+    assert!(fixture.store.workload(unused.0.clone()).await.is_err());
+    assert_eq!(status(&fixture, &suspended.0).await, WorkloadStatus::Suspended, "a proof must not resume it");
+    assert_eq!(status(&fixture, &id("orders")).await, WorkloadStatus::Active, "registered by itself");
+
+    admit(&fixture, &unused.0, unused.1.clone()).await.unwrap();
+    let (instance, _) = fixture.instance("ns/shop/sa/a", 1, HOUR).await;
+    assert_eq!(fixture.store.forget_given(time::now() + HOUR, 10).await.unwrap(), 0, "it holds an SVID");
+    assert!(fixture.store.identity_of_instance(instance).await.is_ok());
+}
+
+/// Reaches one scope only.
+struct Only(Scope);
+
+impl Permission for Only {
+    fn on_all(&self, targets: &[Scope]) -> Result<Actor, Refused> {
+        let reached = targets.iter().all(|target| self.0.covers(target));
+        if reached { Ok(operator()) } else { Err(Refused::Untold("test")) }
+    }
+
+    fn may_become(&self, _: &SpiffeId, _: &[Binding]) -> Result<(), Refused> {
+        Ok(())
+    }
+}
+
+async fn dns_names_and_labels_are_of_whoever_has_them_first(fixture: Fixture) {
+    apply(&fixture, &[full("shop")]).await;
+    let as_eve = async |owner: &str, dns: &str| {
+        let yaml = format!(
+            "kind: Workload\nid: spiffe://mesh.local/eve/x\nowner: {{ team: eve }}\npurpose: test\n\
+             ttl: {{ default: 1h }}\ndns: [{dns}]\n"
+        );
+        let set = DocumentSet::read(&[File { name: "mesh.yaml".into(), yaml }]).unwrap();
+        let owner = label(owner);
+        let decide =
+            move |current: &model::Documents| (plan(current, &set, &owner, PlanOptions::default()), Ok(()));
+        fixture.store.apply_documents(Only("spiffe://mesh.local/eve/*".parse().unwrap()), decide).await
+    };
+    assert!(matches!(refusal(as_eve("eve", "shop.shop.example").await), Refusal::DnsNameTaken { .. }));
+    assert!(matches!(refusal(as_eve("shop", "eve.example").await), Refusal::LabelOfOthers(_)));
+    as_eve("eve", "eve.example").await.unwrap();
+    let by_hand = Declaration {
+        dns: ["shop.shop.example".parse().unwrap()].into(),
+        ..declared("spiffe://mesh.local/eve/y")
+    };
+    let only = Only("spiffe://mesh.local/eve/*".parse().unwrap());
+    let refused = fixture.store.create_workload(by_hand.clone(), only).await;
+    assert!(matches!(refusal(refused), Refusal::DnsNameTaken { .. }));
+    fixture.store.create_workload(by_hand, operator()).await.unwrap();
 }
 
 async fn what_a_template_says_is_handed_down(fixture: Fixture) {

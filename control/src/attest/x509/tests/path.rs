@@ -231,3 +231,14 @@ fn name_constraints_of_the_authorities_hold() {
     believed(&attestor(&fitting), &fitting.device());
     assert_eq!(refused(&attestor(&other), &other.device()), "untrusted");
 }
+
+#[test]
+fn what_is_sent_is_on_the_path() {
+    let (root, other) = (Ca::root("root"), Ca::root("root"));
+    let line = root.intermediate("line");
+    let attestor = attestor(&root);
+    believed(&attestor, &line.device().below(&[&line]));
+    believed(&attestor, &line.device().below(&[&line, &root]));
+    let stray = line.device().below(&[&line, &other]);
+    assert_eq!(refused(&attestor, &stray), "unused_certificate", "of the name of the root, and not it");
+}

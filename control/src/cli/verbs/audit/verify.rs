@@ -124,6 +124,7 @@ fn tell(report: &Report, output: Output) -> Result<(), CliError> {
         "from": report.from,
         "to": report.intact_to,
         "whole": report.is_whole(),
+        "given": report.given,
         "head": hex::encode(&report.head),
         "checkpoints": report.checkpoints,
         "covered_to": report.covered_to,
