@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["identity", "mesh", "report", "admin"].map(|name| format!("signet/v1/{name}.proto"));
+    let files =
+        ["identity", "mesh", "report", "inventory", "admin"].map(|name| format!("signet/v1/{name}.proto"));
     println!("cargo::rerun-if-changed=signet");
     let descriptors = protox::compile(files, ["."])?;
     let mut calls = Vec::new();

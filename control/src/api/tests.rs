@@ -2,6 +2,7 @@
 
 mod audit;
 mod door;
+mod inventory;
 mod joining;
 mod older;
 mod requests;

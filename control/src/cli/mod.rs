@@ -20,6 +20,7 @@ mod credentials;
 mod error;
 mod files;
 mod generations;
+mod list;
 mod output;
 mod verbs;
 
@@ -30,6 +31,7 @@ use clap::Parser;
 use args::{Cli, Verb};
 use connect::Session;
 use error::CliError;
+use list::{Certificates, Connections, Identities, Instances, Workloads};
 use output::Output;
 
 /// Runs the command line of this process.
@@ -62,6 +64,11 @@ pub fn main() -> ExitCode {
 
 async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
     let session = Session::new(cli.control, cli.credentials);
+    if output.is_csv() && !cli.verb.is_list() {
+        return Err(
+            CliError::usage("--output csv is for lists").with_hint("for scripts, use `--output json`")
+        );
+    }
     match cli.verb {
         Verb::Status => verbs::authority::status(&session, output).await,
         Verb::Workload(verb) => verbs::workload::run(verb, &session, output).await,
@@ -71,7 +78,17 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Verb::Validate(validate) => verbs::documents::validate(&validate, output),
         Verb::Token(verb) => verbs::workload::token(verb, &session, output).await,
         Verb::Policy(verb) => verbs::policy::run(verb, &session, output).await,
-        Verb::Identities(query) => verbs::identities::list(query, &session, output).await,
+        Verb::Identities(query) => {
+            list::run(&Identities::from(&query), &query.listing, &session, output).await
+        }
+        Verb::Certificates(query) => {
+            list::run(&Certificates::from(&query), &query.listing, &session, output).await
+        }
+        Verb::Instances(query) => list::run(&Instances::from(&query), &query.listing, &session, output).await,
+        Verb::Connections(query) => {
+            list::run(&Connections::from(&query), &query.listing, &session, output).await
+        }
+        Verb::Workloads(query) => list::run(&Workloads::from(&query), &query.listing, &session, output).await,
         Verb::Revoke(what) => verbs::identities::revoke(what, &session, output).await,
         Verb::Audit(verb) => verbs::audit::run(verb, &session, output).await,
         Verb::Ca(verb) => verbs::authority::ca(verb, &session, output).await,

@@ -14,27 +14,35 @@ use crate::{duration, time, visible};
 /// How to print.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output {
-    json: bool,
-    wide: bool,
+    format: Format,
 }
 
 impl Output {
     pub(super) fn new(format: Format) -> Self {
-        Self { json: format == Format::Json, wide: format == Format::Wide }
+        Self { format }
     }
 
     pub(super) fn is_json(self) -> bool {
-        self.json
+        self.format == Format::Json
+    }
+
+    pub(super) fn is_csv(self) -> bool {
+        self.format == Format::Csv
+    }
+
+    /// Tables.
+    pub(super) fn is_for_people(self) -> bool {
+        matches!(self.format, Format::Table | Format::Wide)
     }
 
     /// Whether people want to see all that is known.
     pub(super) fn is_wide(self) -> bool {
-        self.wide
+        self.format == Format::Wide
     }
 
     /// JSON as it is, or what `people` makes of it.
     pub(super) fn print(self, json: &Value, people: impl FnOnce() -> String) -> Result<(), CliError> {
-        let text = if self.json { format!("{json:#}\n") } else { people() };
+        let text = if self.is_json() { format!("{json:#}\n") } else { people() };
         print(&text)
     }
 }
@@ -77,7 +85,7 @@ pub(super) fn cell(text: impl AsRef<str>) -> Cell {
 /// A cell whose colour says at a glance whether all is well.
 pub(super) fn standing(word: &str) -> Cell {
     let color = match word {
-        "active" | "yes" | "+" => Color::Green,
+        "active" | "valid" | "yes" | "+" => Color::Green,
         "revoked" | "retired" | "-" | "!" => Color::Red,
         "suspended" | "lapsed" | "expired" | "~" => Color::Yellow,
         _ => return cell(word),

@@ -220,6 +220,16 @@ impl Spoken {
         }
     }
 
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Http1 => "http/1.1",
+            Self::Http2 => "http/2",
+        }
+    }
+
     /// As in the message.
     #[must_use]
     pub fn message(this: Option<Self>) -> v1::Protocol {

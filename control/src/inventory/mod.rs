@@ -12,7 +12,9 @@
 mod edge;
 mod seen;
 mod sightings;
+mod standing;
 
 pub use edge::{Cause, Edge, Increment, Link, Refused, Spoken};
 pub use seen::{Seen, write_seen};
 pub use sightings::{CertificateName, Sightings, SightingsError};
+pub use standing::{CertificateStatus, INSTANCE_WORDS, instance_status};

@@ -433,6 +433,16 @@ impl Watchers {
         self.table.lock().streams.contains_key(instance)
     }
 
+    /// Of one that is connected: where it is, and when anything was heard from it.
+    #[must_use]
+    pub fn held(&self, instance: &InstanceId) -> Option<(WatcherInfo, SystemTime)> {
+        let table = self.table.lock();
+        let watcher = table.streams.get(instance)?;
+        let NewWatcher { lease, version, .. } = &watcher.new;
+        let info = WatcherInfo { address: lease.address.to_string(), version: version.clone() };
+        Some((info, watcher.seen_at))
+    }
+
     /// How many are connected.
     #[must_use]
     pub fn count(&self) -> usize {

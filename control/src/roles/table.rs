@@ -51,6 +51,10 @@ pub fn needs(verb: Verb) -> Needs {
         | Verb::AdminListPolicies
         | Verb::AdminExport
         | Verb::AdminListIdentities
+        | Verb::AdminListCertificates
+        | Verb::AdminListInstances
+        | Verb::AdminListConnections
+        | Verb::AdminFollowInventory
         | Verb::AdminListRoles
         | Verb::AdminListRequests
         | Verb::AdminListRestrictions

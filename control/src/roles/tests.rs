@@ -33,6 +33,10 @@ const MATRIX: &str = "
     Admin.DeletePolicy       --- --  +-- +-    --- --    +-- +-
     Admin.Explain            +-- +-  +-- +-    +-- +-    +-- +-
     Admin.ListIdentities     +-+ ++  +-+ ++    +-+ ++    +-+ ++
+    Admin.ListCertificates   +-+ ++  +-+ ++    +-+ ++    +-+ ++
+    Admin.ListInstances      +-+ ++  +-+ ++    +-+ ++    +-+ ++
+    Admin.ListConnections    +-+ ++  +-+ ++    +-+ ++    +-+ ++
+    Admin.FollowInventory    +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.Revoke             --- --  +-- +-    --- --    +-- +-
     Admin.AwaitApplied       +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.ListAudit          +-- +-  +-- +-    +-- +-    +-- +-

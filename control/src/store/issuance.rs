@@ -135,8 +135,8 @@ fn attest(
     // Asked again: the same instance, with its newest SVID.
     change.sql.post(
         "INSERT INTO instance (id, spiffe_id, status, proof, version, attested_at_ms, renewals,
-                                   serial, not_before_ms, not_after_ms, predecessor)
-             VALUES (?1, ?2, 'active', ?8, ?3, ?4, 0, ?5, ?6, ?7, ?9)
+                                   serial, not_before_ms, not_after_ms, predecessor, address, evidence)
+             VALUES (?1, ?2, 'active', ?8, ?3, ?4, 0, ?5, ?6, ?7, ?9, ?10, ?11)
              ON CONFLICT (id) DO UPDATE SET version = excluded.version, serial = excluded.serial,
                not_before_ms = excluded.not_before_ms,
                not_after_ms = CASE WHEN instance.not_after_ms > excluded.not_after_ms
@@ -150,7 +150,9 @@ fn attest(
             issuance.not_before,
             issuance.not_after,
             new.evidence.proof(),
-            predecessor
+            predecessor,
+            new.address.to_string(),
+            new.evidence.facts()
         ],
     )?;
     insert(change, issuance, Some(&new.instance))?;

@@ -27,6 +27,7 @@ mod facts;
 mod follow;
 mod heads;
 mod identities;
+mod inventory;
 mod issuance;
 mod lapse;
 mod leases;
@@ -63,6 +64,10 @@ use tokio::sync::{mpsc, watch};
 pub use backup::Summary;
 pub use data_dir::DataDir;
 pub use error::{Refusal, StoreError};
+pub use inventory::{
+    CertificateOrder, CertificateQuery, ConnectionOrder, ConnectionQuery, Cursor, CursorError, InstanceQuery,
+    Listed, Page,
+};
 pub use location::{Location, LocationError, Server};
 pub use mesh::{Concern, Topics};
 pub use news::Changed;
@@ -72,7 +77,7 @@ pub use requests::{
 };
 pub use restrictions::{Freeze, Kind as RestrictionKind, Restricted, Restriction};
 pub use schema::Migration;
-pub use sightings::{Counted, EdgeBounds};
+pub use sightings::{Counted, EdgeBounds, Freshness};
 
 use change::Change;
 use follow::{Channels, Follower};

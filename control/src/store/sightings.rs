@@ -16,7 +16,9 @@ use crate::inventory::{CertificateName, Edge, Increment, Link, Sightings, Spoken
 
 /// Processes of one instance whose repeated reports are known.
 const RUNS: u32 = 4;
-const TALLY: &str = "edges";
+/// Rows of `tally`: how many edges there are, and how often anything was seen.
+const EDGES: &str = "edges";
+const SEEN: &str = "seen";
 pub(super) const COLUMNS: &str = "destination, source, port, protocol, first_at_ms, last_at_ms, connections, requests, \
                                   bytes_in, bytes_out, denied, unreached, refused_at_ms, causes";
 
@@ -27,6 +29,15 @@ pub struct EdgeBounds {
     pub of_identity: u64,
     /// In all.
     pub in_all: u64,
+}
+
+/// Where the records are: as long as it is the same, so are the lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// The newest audit event.
+    sequence: u64,
+    /// How often anything was reported as seen.
+    seen: u64,
 }
 
 /// What became of a report.
@@ -66,6 +77,7 @@ impl Store {
                 return Ok(Counted::Before);
             }
             certificates_seen(change, &sightings.certificates)?;
+            tally(change, SEEN, 1)?;
             let (called, calling): (Vec<_>, Vec<_>) =
                 sightings.increments.iter().partition(|increment| increment.link.destination == reporter);
             let mut dropped = count(change, &reporter, End::Destination, &called, bounds)?;
@@ -85,7 +97,23 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.write(move |change| {
             change.operational();
-            certificates_seen(change, &seen)
+            certificates_seen(change, &seen)?;
+            tally(change, SEEN, 1)
+        })
+        .await
+    }
+
+    /// Where the records are now.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn freshness(&self) -> Result<Freshness, StoreError> {
+        let query = "SELECT coalesce((SELECT max(sequence) FROM audit), 0),
+                            coalesce((SELECT count FROM tally WHERE name = ?1), 0)";
+        self.read(move |sql| {
+            let row = sql.row(query, values![SEEN])?;
+            let row = row.ok_or_else(|| StoreError::Damaged("a question without an answer".into()))?;
+            Ok(Freshness { sequence: row.get(0)?, seen: row.get(1)? })
         })
         .await
     }
@@ -96,7 +124,7 @@ impl Store {
     /// When the store cannot be read.
     pub async fn edges_kept(&self) -> Result<u64, StoreError> {
         let query = "SELECT coalesce((SELECT count FROM tally WHERE name = ?1), 0)";
-        self.read(move |sql| sql.one(query, values![TALLY])).await
+        self.read(move |sql| sql.one(query, values![EDGES])).await
     }
 
     /// Drops at most `limit` edges that were silent since `silent_before`. Returns how many.
@@ -113,7 +141,7 @@ impl Store {
             )?;
             if pruned > 0 {
                 let statement = "UPDATE tally SET count = count - ?2 WHERE name = ?1";
-                change.sql.post(statement, values![TALLY, pruned])?;
+                change.sql.post(statement, values![EDGES, pruned])?;
             }
             Ok(pruned)
         })
@@ -181,17 +209,21 @@ fn count(
     let wanted = new.len() as u64;
     let kept = if wanted == 0 { 0 } else { wanted.min(room(change, reporter, end, bounds)?) };
     if kept > 0 {
-        change.sql.post(
-            "INSERT INTO tally (name, count) VALUES (?1, ?2)
-             ON CONFLICT (name) DO UPDATE SET count = tally.count + excluded.count",
-            values![TALLY, kept],
-        )?;
+        tally(change, EDGES, kept)?;
     }
     let new = new.into_values().take(usize::try_from(kept).unwrap_or(usize::MAX));
     for edge in known.into_values().chain(new) {
         write(change, &edge)?;
     }
     Ok(wanted - kept)
+}
+
+fn tally(change: &Change<'_>, name: &str, more: u64) -> Result<(), StoreError> {
+    change.sql.post(
+        "INSERT INTO tally (name, count) VALUES (?1, ?2)
+         ON CONFLICT (name) DO UPDATE SET count = tally.count + excluded.count",
+        values![name, more],
+    )
 }
 
 /// Those of the edges that are there.
@@ -219,7 +251,7 @@ fn find(
         increments.iter().map(|increment| &increment.link).collect();
     let mut found = HashMap::new();
     for row in change.sql.rows(&query, &parameters)? {
-        let edge = read(&row)?;
+        let edge = read(&row, 0)?;
         if wanted.contains(&edge.link) {
             found.insert(edge.link.clone(), edge);
         }
@@ -231,7 +263,7 @@ fn find(
 fn room(change: &Change<'_>, reporter: &SpiffeId, end: End, bounds: EdgeBounds) -> Result<u64, StoreError> {
     let (own, _) = end.columns();
     let in_all: u64 =
-        change.sql.one("SELECT coalesce((SELECT count FROM tally WHERE name = ?1), 0)", values![TALLY])?;
+        change.sql.one("SELECT coalesce((SELECT count FROM tally WHERE name = ?1), 0)", values![EDGES])?;
     let of_identity: u64 = change.sql.one(
         &format!("SELECT count(*) FROM (SELECT 1 FROM edge WHERE {own} = ?1 LIMIT ?2) AS few"),
         values![reporter.as_str(), bounds.of_identity],
@@ -270,21 +302,22 @@ fn write(change: &Change<'_>, edge: &Edge) -> Result<(), StoreError> {
     )
 }
 
-/// From a row of [`COLUMNS`].
-pub(super) fn read(row: &Row) -> Result<Edge, StoreError> {
-    let causes: String = row.get(13)?;
+/// From [`COLUMNS`], after `from` others.
+pub(super) fn read(row: &Row, from: usize) -> Result<Edge, StoreError> {
+    let causes: String = row.get(from + 13)?;
+    let (destination, source) = (row.parsed(from)?, row.parsed(from + 1)?);
     Ok(Edge {
-        link: Link { destination: row.parsed(0)?, source: row.parsed(1)?, port: row.get(2)? },
-        protocol: Spoken::from_number(i32::from(row.get::<u16>(3)?)),
-        first_at: row.get(4)?,
-        last_at: row.get(5)?,
-        connections: row.get(6)?,
-        requests: row.get(7)?,
-        bytes_in: row.get(8)?,
-        bytes_out: row.get(9)?,
-        denied: row.get(10)?,
-        unreached: row.get(11)?,
-        refused_at: row.get(12)?,
+        link: Link { destination, source, port: row.get(from + 2)? },
+        protocol: Spoken::from_number(i32::from(row.get::<u16>(from + 3)?)),
+        first_at: row.get(from + 4)?,
+        last_at: row.get(from + 5)?,
+        connections: row.get(from + 6)?,
+        requests: row.get(from + 7)?,
+        bytes_in: row.get(from + 8)?,
+        bytes_out: row.get(from + 9)?,
+        denied: row.get(from + 10)?,
+        unreached: row.get(from + 11)?,
+        refused_at: row.get(from + 12)?,
         causes: serde_json::from_str(&causes)
             .map_err(|error| StoreError::Damaged(format!("causes of an edge: {error}")))?,
     })

@@ -2,6 +2,7 @@
 
 mod applied;
 mod audit;
+mod inventory;
 mod messages;
 mod registry;
 mod requests;
@@ -30,6 +31,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl Admin for Rooms {
     type TailAuditStream = audit::Events;
+    type FollowInventoryStream = inventory::Changes;
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
         self.on_everything(request.extensions()).await?;
@@ -221,6 +223,37 @@ impl Admin for Rooms {
             })
             .collect();
         Ok(Response::new(v1::ListIdentitiesResponse { identities }))
+    }
+
+    async fn list_certificates(
+        &self,
+        request: Request<v1::ListCertificatesRequest>,
+    ) -> Answer<v1::ListCertificatesResponse> {
+        let (_, extensions, request) = request.into_parts();
+        inventory::certificates(self, &extensions, request).await.map(Response::new)
+    }
+
+    async fn list_instances(
+        &self,
+        request: Request<v1::ListInstancesRequest>,
+    ) -> Answer<v1::ListInstancesResponse> {
+        let (_, extensions, request) = request.into_parts();
+        inventory::instances(self, &extensions, request).await.map(Response::new)
+    }
+
+    async fn list_connections(
+        &self,
+        request: Request<v1::ListConnectionsRequest>,
+    ) -> Answer<v1::ListConnectionsResponse> {
+        let (_, extensions, request) = request.into_parts();
+        inventory::connections(self, &extensions, request).await.map(Response::new)
+    }
+
+    async fn follow_inventory(
+        &self,
+        request: Request<v1::FollowInventoryRequest>,
+    ) -> Answer<Self::FollowInventoryStream> {
+        inventory::follow(self, &request).await.map(Response::new)
     }
 
     async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Answer<MutationResponse> {

@@ -133,7 +133,7 @@ async fn policy_belongs_to_whom_it_protects_and_a_name_does_not_carry_over() {
 #[tokio::test]
 async fn lists_show_what_the_scopes_contain_and_nothing_else() {
     let (mut mesh, _proxy, mut client) = Mesh::with_shop(v1::Role::Viewer).await;
-    let (_cart, _vault) = (mesh.proxy("shop/cart").await, mesh.proxy("bank/vault").await);
+    let (_cart, vault) = (mesh.proxy("shop/cart").await, mesh.proxy("bank/vault").await);
     mesh.grant(v1::Role::Viewer, "orders", "everything").await;
     mesh.grant(v1::Role::Operator, "orders", "spiffe://mesh.local/shop/cart").await;
 
@@ -146,6 +146,26 @@ async fn lists_show_what_the_scopes_contain_and_nothing_else() {
     let identities = client.list_identities(all).await.unwrap().into_inner().identities;
     assert_eq!(identities.len(), 1);
     assert_eq!(identities[0].spiffe_id, id("shop/cart"));
+    let certificates = client.list_certificates(v1::ListCertificatesRequest::default()).await.unwrap();
+    let seen: Vec<_> =
+        certificates.into_inner().certificates.into_iter().map(|seen| seen.spiffe_id).collect();
+    assert_eq!(seen, [id("shop/cart")]);
+    let instances = client.list_instances(v1::ListInstancesRequest::default()).await.unwrap();
+    assert_eq!(instances.into_inner().instances.len(), 1);
+    let hidden = v1::ListInstancesRequest { id: id("bank/vault"), ..v1::ListInstancesRequest::default() };
+    refused(client.list_instances(hidden).await);
+    // A connection is for whoever may see either end.
+    for (number, peers) in [(1, ["shop/cart", "bank/teller"]), (2, ["shop/till", "bank/vault"])] {
+        let callers =
+            peers.map(|peer| v1::Caller { peer: id(peer), connections: 1, ..v1::Caller::default() });
+        let (run, callers) = (vec![1; 16], callers.to_vec());
+        let report = v1::ReportSightingsRequest { run, number, callers, ..Default::default() };
+        ReportClient::new(vault.channel.clone()).report_sightings(report).await.unwrap();
+    }
+    let connections = client.list_connections(v1::ListConnectionsRequest::default()).await.unwrap();
+    let mut seen: Vec<_> = connections.into_inner().connections.into_iter().map(|seen| seen.source).collect();
+    seen.sort();
+    assert_eq!(seen, [id("shop/cart"), id("shop/till")]);
     let roles = client.list_roles(v1::ListRolesRequest {}).await.unwrap().into_inner().roles;
     let roles: Vec<_> = roles
         .into_iter()

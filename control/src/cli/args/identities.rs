@@ -1,18 +1,8 @@
-//! Who holds what, and taking it away.
+//! Taking it away.
 
 use clap::Args;
 
 use super::Wait;
-
-#[derive(Debug, Args)]
-pub(in crate::cli) struct IdentitiesQuery {
-    /// Only this SPIFFE ID
-    #[arg(value_name = "ID")]
-    pub(in crate::cli) id: Option<String>,
-    /// Also revoked, lapsed and expired ones
-    #[arg(long)]
-    pub(in crate::cli) all: bool,
-}
 
 #[derive(Debug, Args)]
 #[group(id = "what", required = true, multiple = false, args = ["id", "instance", "serial"])]

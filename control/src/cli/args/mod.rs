@@ -4,6 +4,7 @@ mod audit;
 mod authority;
 mod documents;
 mod identities;
+mod inventory;
 mod policy;
 mod requests;
 mod workload;
@@ -16,7 +17,10 @@ use clap_complete::Shell;
 pub(super) use audit::{AuditVerb, AuditVerify};
 pub(super) use authority::{BundleFormat, CaVerb, Login, RoleOf, RoleVerb};
 pub(super) use documents::{Apply, Diff, DocumentKind, Documents, Export, Validate};
-pub(super) use identities::{IdentitiesQuery, RevokeWhat};
+pub(super) use identities::RevokeWhat;
+pub(super) use inventory::{
+    CertificatesQuery, ConnectionsQuery, IdentitiesQuery, InstancesQuery, Listing, WorkloadsQuery,
+};
 pub(super) use policy::PolicyVerb;
 pub(super) use requests::{FreezeVerb, FreezeWhat, RequestsVerb};
 pub(super) use workload::{Approvers, StatusChange, TokenVerb, WorkloadFields, WorkloadVerb};
@@ -65,6 +69,8 @@ pub(super) enum Format {
     /// A table with all that is known
     Wide,
     Json,
+    /// Of lists: all columns, times in full
+    Csv,
 }
 
 #[derive(Debug, Subcommand)]
@@ -99,6 +105,22 @@ pub(super) enum Verb {
         after_help = "Examples:\n  signet identities\n  signet identities spiffe://mesh.local/orders --all -o json"
     )]
     Identities(IdentitiesQuery),
+    /// List certificates: whose, until when, revoked by what, when last seen in use
+    #[command(after_help = CERTIFICATES_EXAMPLES)]
+    Certificates(CertificatesQuery),
+    /// List attested proxies: how they proved themselves, where they are, when they were heard of
+    #[command(
+        after_help = "Examples:\n  signet instances --status lapsed\n  signet instances --id 'spiffe://mesh.local/shop/*' --unseen-for 5m -o wide"
+    )]
+    Instances(InstancesQuery),
+    /// List who talks to whom: how much, when last, what was denied and by which rule
+    #[command(after_help = CONNECTIONS_EXAMPLES)]
+    Connections(ConnectionsQuery),
+    /// List workloads and templates
+    #[command(
+        after_help = "Examples:\n  signet workloads --owner shop-team\n  signet workloads --status suspended -o csv"
+    )]
+    Workloads(WorkloadsQuery),
     /// Take an identity, one of its instances, or a certificate out of the mesh, at once
     #[command(after_help = REVOKE_EXAMPLES)]
     Revoke(RevokeWhat),
@@ -149,6 +171,21 @@ pub(super) enum Verb {
     },
 }
 
+impl Verb {
+    /// Whether it shows a list, of rows that are alike.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(
+            self,
+            Self::Identities(_)
+                | Self::Certificates(_)
+                | Self::Instances(_)
+                | Self::Connections(_)
+                | Self::Workloads(_)
+                | Self::Workload(WorkloadVerb::List)
+        )
+    }
+}
+
 const APPLY_EXAMPLES: &str = "\
 Examples:
   signet apply -f mesh/                                   # every .yaml and .yml in it, and below
@@ -164,6 +201,21 @@ Examples:
   signet diff -f mesh/ -o json | jq '.changes[] | select(.action != \"unchanged\")'
 
 Exit codes, as of diff(1): 0 no difference, 1 differences, 2 wrong usage or failed; 3 and 5 as elsewhere.";
+
+const CERTIFICATES_EXAMPLES: &str = "\
+Examples:
+  signet certificates                                  # the next one to expire first
+  signet certificates --expiring-within 1h --status valid
+  signet certificates --unused-for 1d --owner shop-team
+  signet certificates --id 'spiffe://mesh.local/shop/*' --all --sort last-seen -o wide
+  signet certificates -o csv > certificates.csv";
+
+const CONNECTIONS_EXAMPLES: &str = "\
+Examples:
+  signet connections --denied                          # who was denied, and by what
+  signet connections --destination spiffe://mesh.local/db --sort bytes_in --reverse
+  signet connections --id spiffe://mesh.local/orders --since 1h --watch
+  signet connections -o json | jq '.[] | select(.unreached > 0)'";
 
 const REVOKE_EXAMPLES: &str = "\
 Examples:
@@ -242,6 +294,12 @@ mod tests {
             "signet policy validate -f p.yaml",
             "signet policy explain spiffe://m/a spiffe://m/b --port 80 --method GET --path /",
             "signet identities --all spiffe://m/o",
+            "signet identities --id spiffe://m/* --status active,departed --expiring-within 1h --sort owner",
+            "signet certificates --expiring-within 1h --status valid --unused-for 7d --sort last-seen --reverse",
+            "signet certificates --serial 00 --all --limit 5 -o csv",
+            "signet instances --owner a --unseen-for 5m --watch -o json",
+            "signet connections --source spiffe://m/a --destination spiffe://m/* --port 5432 --denied --since 1h",
+            "signet workloads --owner a --id spiffe://m/a/* -o wide",
             "signet revoke spiffe://m/o --reason x",
             "signet revoke --instance 00 --reason x --no-wait",
             "signet revoke --serial 00 --reason x",
@@ -304,6 +362,10 @@ mod tests {
             "signet export --kind role",
             "signet workload create spiffe://m/o --owner a --purpose b --until tomorrow",
             "signet role grant spiffe://m/o",
+            "signet identities spiffe://m/o --id spiffe://m/o",
+            "signet certificates --expiring-within soon",
+            "signet connections --port 70000",
+            "signet workloads --id spiffe://m",
             "signet role grant root spiffe://m/o",
             "signet role grant admin ada",
             "signet role grant admin spiffe://m/o --on spiffe://m/*/a",

@@ -1,17 +1,17 @@
 //! Workloads and their join tickets.
 
-use comfy_table::Cell;
-use serde_json::{Value, json};
+use serde_json::json;
 use signet_proto::v1::{
-    CreateTokenRequest, CreateWorkloadRequest, GetIntroductionRequest, ListWorkloadsRequest,
-    SetWorkloadStatusRequest, Workload, WorkloadApproval, WorkloadStatus,
+    CreateTokenRequest, CreateWorkloadRequest, GetIntroductionRequest, SetWorkloadStatusRequest, Workload,
+    WorkloadApproval, WorkloadStatus,
 };
 
 use super::applied;
-use crate::cli::args::{Approvers, StatusChange, TokenVerb, WorkloadFields, WorkloadVerb};
+use crate::cli::args::{Approvers, Listing, StatusChange, TokenVerb, WorkloadFields, WorkloadVerb};
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
-use crate::cli::output::{self, Output, cell, standing};
+use crate::cli::list::{self, WORKLOAD_COLUMNS, Workloads};
+use crate::cli::output::{self, Output};
 use crate::duration::{self, Span};
 use crate::time;
 
@@ -22,7 +22,7 @@ pub(in crate::cli) async fn run(
 ) -> Result<(), CliError> {
     match verb {
         WorkloadVerb::Create { id, fields } => create(session, output, request(id, *fields)).await,
-        WorkloadVerb::List => list(session, output).await,
+        WorkloadVerb::List => list::run(&Workloads::default(), &Listing::default(), session, output).await,
         WorkloadVerb::Suspend(change) => set(change, WorkloadStatus::Suspended, session, output).await,
         WorkloadVerb::Resume(change) => set(change, WorkloadStatus::Active, session, output).await,
         WorkloadVerb::Retire(change) => set(change, WorkloadStatus::Retired, session, output).await,
@@ -79,66 +79,10 @@ async fn create(session: &Session, output: Output, request: CreateWorkloadReques
         true => String::new(),
         false => format!("next: signet token create {}\n", workload.spiffe_id),
     };
-    output.print(&object(&workload), || {
+    output.print(&list::object(WORKLOAD_COLUMNS, &workload), || {
         let life = duration::rough(ttl(&workload).0);
         format!("{} registered; its SVIDs live {life}\n{next}", workload.spiffe_id)
     })
-}
-
-async fn list(session: &Session, output: Output) -> Result<(), CliError> {
-    let workloads =
-        session.admin().await?.list_workloads(ListWorkloadsRequest {}).await?.into_inner().workloads;
-    let json: Value = workloads.iter().map(object).collect();
-    output.print(&json, || {
-        let mut header = vec!["spiffe id", "status", "owner", "environment", "until", "purpose"];
-        if output.is_wide() {
-            header.extend(WIDE);
-        }
-        let rows = workloads.iter().map(|workload| {
-            let mut row = vec![
-                cell(&workload.spiffe_id),
-                standing(status(workload)),
-                cell(&workload.owner),
-                cell(or_none(&workload.environment)),
-                cell(
-                    workload
-                        .until
-                        .as_ref()
-                        .map_or("-".into(), |at| time::rfc3339(time::from_proto(Some(at)))),
-                ),
-                cell(&workload.purpose),
-            ];
-            if output.is_wide() {
-                row.extend(wide(workload));
-            }
-            row
-        });
-        output::table(&header, rows)
-    })
-}
-
-const WIDE: [&str; 9] =
-    ["contact", "ttl", "min", "max", "approval", "selectors", "dns", "managed by", "template"];
-
-fn wide(workload: &Workload) -> [Cell; 9] {
-    let life = |life: Option<&prost_types::Duration>| {
-        cell(time::duration_from_proto(life).map_or("-".into(), |life| Span(life).to_string()))
-    };
-    [
-        cell(or_none(&workload.contact)),
-        cell(ttl(workload).to_string()),
-        life(workload.ttl_min.as_ref()),
-        life(workload.ttl_max.as_ref()),
-        cell(approval(workload)),
-        cell(or_none(&workload.selectors.join(", "))),
-        cell(or_none(&workload.dns.join(", "))),
-        cell(or_none(&workload.managed_by)),
-        cell(or_none(&workload.template)),
-    ]
-}
-
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { "-" } else { text }
 }
 
 async fn set(
@@ -154,46 +98,6 @@ async fn set(
     applied::report(mutation.into(), Some(wait), &mut client, output).await
 }
 
-fn object(workload: &Workload) -> Value {
-    json!({
-        "spiffe_id": workload.spiffe_id,
-        "owner": workload.owner,
-        "purpose": workload.purpose,
-        "contact": workload.contact,
-        "environment": workload.environment,
-        "selectors": workload.selectors,
-        "ttl_seconds": ttl(workload).0.as_secs(),
-        "ttl_min_seconds": time::duration_from_proto(workload.ttl_min.as_ref()).map(|life| life.as_secs()),
-        "ttl_max_seconds": time::duration_from_proto(workload.ttl_max.as_ref()).map(|life| life.as_secs()),
-        "dns": workload.dns,
-        "status": status(workload),
-        "held": workload.held,
-        "until": output::instant(workload.until.as_ref()),
-        "approval": approval(workload),
-        "managed_by": workload.managed_by,
-        "template": workload.template,
-        "created_at": output::instant(workload.created_at.as_ref()),
-        "revision": workload.revision,
-    })
-}
-
 fn ttl(workload: &Workload) -> Span {
     Span(time::duration_from_proto(workload.ttl.as_ref()).unwrap_or_default())
-}
-
-fn status(workload: &Workload) -> &'static str {
-    match workload.status() {
-        WorkloadStatus::Active => "active",
-        WorkloadStatus::Suspended => "suspended",
-        WorkloadStatus::Retired => "retired",
-        WorkloadStatus::Unspecified => "unknown",
-    }
-}
-
-fn approval(workload: &Workload) -> &'static str {
-    match workload.approval() {
-        WorkloadApproval::Unspecified | WorkloadApproval::None => "none",
-        WorkloadApproval::One => "one",
-        WorkloadApproval::Two => "two",
-    }
 }

@@ -56,7 +56,23 @@ impl Evidence {
             Self::Svid { .. } => "svid",
         }
     }
+
+    /// The facts of it for the inventory, as JSON; empty: none.
+    #[must_use]
+    pub fn facts(&self) -> String {
+        let facts = match self {
+            Self::JoinToken { .. } => return String::new(),
+            Self::Proven(proven) => proven.evidence.to_string(),
+            Self::Svid { instance, .. } => {
+                serde_json::json!({ "succeeds": instance.to_string() }).to_string()
+            }
+        };
+        if facts.len() <= LONGEST_FACTS { facts } else { String::new() }
+    }
 }
+
+/// Facts that are longer are in the audit only.
+const LONGEST_FACTS: usize = 4096;
 
 /// How long after an attestation its answer may be asked for again, with the same key.
 pub const ASK_AGAIN: Duration = Duration::from_secs(600);

@@ -1,6 +1,7 @@
 //! The store's vocabulary: what goes in and what comes out, free of any engine's types.
 
 mod issued;
+mod listed;
 mod mesh;
 mod registered;
 
@@ -15,6 +16,7 @@ use crate::audit::RequestId;
 use crate::roles::Binding;
 
 pub use issued::*;
+pub use listed::*;
 pub use mesh::*;
 pub use registered::*;
 

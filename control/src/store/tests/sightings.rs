@@ -52,7 +52,7 @@ impl Fixture {
                     super::super::sightings::COLUMNS
                 );
                 let values = sql::values![source.as_str(), destination.as_str()];
-                sql.find(&query, values, super::super::sightings::read)
+                sql.find(&query, values, |row| super::super::sightings::read(row, 0))
             })
             .await
             .unwrap()
