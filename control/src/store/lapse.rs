@@ -25,6 +25,17 @@ use crate::time;
 /// only closes what is still open.
 const LAPSED_LISTED: Duration = Duration::from_secs(24 * 3600);
 
+/// At most `?3` that cover nothing that ended after `?1`, or, of lapsed instances, after `?2`; nothing after `?4`.
+pub(super) const PRUNE: &str = "DELETE FROM revocation WHERE (kind, name) IN (
+           SELECT kind, name FROM revocation
+           WHERE covers_until_ms < ?4 AND covers_until_ms < CASE WHEN lapsed = 1 THEN CAST(?2 AS BIGINT) ELSE ?1 END
+             AND NOT (kind = 'identity' AND EXISTS (
+               SELECT 1 FROM certificate WHERE spiffe_id = revocation.name AND not_after_ms >= ?1))
+             AND NOT (kind = 'instance' AND EXISTS (
+               SELECT 1 FROM certificate WHERE instance = revocation.name
+                 AND not_after_ms >= CASE WHEN revocation.lapsed = 1 THEN CAST(?2 AS BIGINT) ELSE ?1 END))
+           LIMIT ?3)";
+
 impl Store {
     /// Marks active instances whose newest SVID ended before `ended_before`, at most `limit` of them, and
     /// lists them. Returns which.
@@ -178,18 +189,9 @@ fn prune(
     lapsed_before: SystemTime,
     limit: u32,
 ) -> Result<u64, StoreError> {
-    let pruned = change.sql.execute(
-        "DELETE FROM revocation WHERE (kind, name) IN (
-           SELECT kind, name FROM revocation
-           WHERE covers_until_ms < ?4 AND covers_until_ms < CASE WHEN lapsed = 1 THEN CAST(?2 AS BIGINT) ELSE ?1 END
-             AND NOT (kind = 'identity' AND EXISTS (
-               SELECT 1 FROM certificate WHERE spiffe_id = revocation.name AND not_after_ms >= ?1))
-             AND NOT (kind = 'instance' AND EXISTS (
-               SELECT 1 FROM certificate WHERE instance = revocation.name
-                 AND not_after_ms >= CASE WHEN revocation.lapsed = 1 THEN CAST(?2 AS BIGINT) ELSE ?1 END))
-           LIMIT ?3)",
-        values![ended_before, lapsed_before, limit, ended_before.max(lapsed_before)],
-    )?;
+    let pruned = change
+        .sql
+        .execute(PRUNE, values![ended_before, lapsed_before, limit, ended_before.max(lapsed_before)])?;
     if pruned > 0 {
         change.audit(
             &Actor::control(),

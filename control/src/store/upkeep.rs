@@ -5,6 +5,28 @@ use std::time::SystemTime;
 use super::sql::values;
 use super::{Store, StoreError};
 
+/// Of each kind at most `?2` that ended before `?1`.
+pub(super) const ENDED: [&str; 5] = [
+    "DELETE FROM certificate WHERE serial IN
+       (SELECT serial FROM certificate WHERE not_after_ms < ?1 LIMIT ?2)",
+    "DELETE FROM instance WHERE id IN
+       (SELECT id FROM instance WHERE status IN ('departed', 'revoked', 'lapsed') AND not_after_ms < ?1
+          AND NOT EXISTS (SELECT 1 FROM certificate WHERE certificate.instance = instance.id)
+          AND NOT EXISTS (SELECT 1 FROM endpoint WHERE endpoint.instance = instance.id)
+        LIMIT ?2)",
+    "DELETE FROM join_token WHERE secret_sha256 IN
+       (SELECT secret_sha256 FROM join_token WHERE expires_at_ms < ?1 LIMIT ?2)",
+    "DELETE FROM proof_use WHERE proof_sha256 IN
+       (SELECT proof_sha256 FROM proof_use WHERE ends_at_ms < ?1 LIMIT ?2)",
+    "DELETE FROM held_request WHERE id IN
+       (SELECT id FROM held_request WHERE state IN ('denied', 'expired', 'used') AND expires_at_ms < ?1
+        LIMIT ?2)",
+];
+/// At most `?2`, never the newest `?1`.
+pub(super) const REVISIONS: &str = "DELETE FROM revision WHERE revision IN
+   (SELECT revision FROM revision
+    WHERE revision <= (SELECT max(revision) FROM revision) - ?1 ORDER BY revision LIMIT ?2)";
+
 impl Store {
     /// Drops at most `limit` of each: certificates, instances, join tokens, proofs and requests that ended before
     /// `ended_before`. Returns how many rows.
@@ -15,22 +37,7 @@ impl Store {
         self.write(move |change| {
             let before = ended_before;
             let mut pruned = 0;
-            for statement in [
-                "DELETE FROM certificate WHERE serial IN
-                   (SELECT serial FROM certificate WHERE not_after_ms < ?1 LIMIT ?2)",
-                "DELETE FROM instance WHERE id IN
-                   (SELECT id FROM instance WHERE status IN ('departed', 'revoked', 'lapsed') AND not_after_ms < ?1
-                      AND NOT EXISTS (SELECT 1 FROM certificate WHERE certificate.instance = instance.id)
-                      AND NOT EXISTS (SELECT 1 FROM endpoint WHERE endpoint.instance = instance.id)
-                    LIMIT ?2)",
-                "DELETE FROM join_token WHERE secret_sha256 IN
-                   (SELECT secret_sha256 FROM join_token WHERE expires_at_ms < ?1 LIMIT ?2)",
-                "DELETE FROM proof_use WHERE proof_sha256 IN
-                   (SELECT proof_sha256 FROM proof_use WHERE ends_at_ms < ?1 LIMIT ?2)",
-                "DELETE FROM held_request WHERE id IN
-                   (SELECT id FROM held_request WHERE state IN ('denied', 'expired', 'used') AND expires_at_ms < ?1
-                    LIMIT ?2)",
-            ] {
+            for statement in ENDED {
                 pruned += change.sql.execute(statement, values![before, limit])?;
             }
             change.operational();
@@ -69,9 +76,7 @@ impl Store {
     /// When the store cannot be written.
     pub async fn prune_revisions(&self, keep: u32, limit: u32) -> Result<u64, StoreError> {
         self.write(move |change| {
-            let pruned = change.sql.execute("DELETE FROM revision WHERE revision IN
-                       (SELECT revision FROM revision
-                        WHERE revision <= (SELECT max(revision) FROM revision) - ?1 ORDER BY revision LIMIT ?2)", values![keep, limit])?;
+            let pruned = change.sql.execute(REVISIONS, values![keep, limit])?;
             change.operational();
             Ok(pruned)
         })

@@ -23,6 +23,7 @@ mod backups;
 mod durability;
 mod inventory;
 mod issuance;
+mod pruning;
 mod registry;
 mod replicas;
 mod requests;
