@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -155,6 +155,14 @@ impl Service {
             Arc::clone(&watchers),
             stop.clone(),
         ));
+        let (cut, cut_off) = watch::channel(false);
+        tasks.spawn(publish::keep_contact(
+            store.clone(),
+            Arc::clone(&endpoints),
+            Arc::clone(&watchers),
+            cut,
+            stop.clone(),
+        ));
         tasks.spawn(publish::end_streams(Arc::clone(&watchers), stop.clone()));
         let attestors =
             Attestors::start(store.clone(), &domain, config.attestors, authority.challenge_key())?;
@@ -179,6 +187,7 @@ impl Service {
             watchers: Arc::clone(&watchers),
             endpoints: Arc::clone(&endpoints),
             started_at,
+            cut_off: cut_off.clone(),
             stop: stop.clone(),
             audit_key: checkpointer.key().clone(),
             tails: Arc::new(Semaphore::new(MAX_TAILS)),
@@ -197,6 +206,7 @@ impl Service {
             authority,
             own: Arc::clone(&own),
             endpoints,
+            cut_off,
             watchers: Arc::clone(&duty_watchers),
             started_at,
             metrics: metrics.clone(),

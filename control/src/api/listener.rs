@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   accept ─ a place among all, and among those of the address that have proven nothing
-//!     ─▶ ClientHello (5 s) ─▶ a place among the handshakes (waits 1 s) ─▶ handshake (5 s)
+//!     ─▶ ClientHello (5 s) ─▶ a place among the handshakes (waits 4 s) ─▶ handshake (5 s)
 //!     ─▶ SVID, welcome:  member     until it leaves, or is revoked; so many for each instance
 //!        SVID, revoked:  stranger   hears why on its first call, 10 s
 //!        no SVID:        stranger   may attest, 30 s
@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rustls::server::Acceptor;
 use signet_proto::handshake::{PeerIdentity, verify_failure};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -36,8 +37,9 @@ use super::tls::OwnIdentity;
 use crate::telemetry::metrics;
 
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
-/// A herd waits this long for its turn before it is turned away.
-const TURN: Duration = Duration::from_secs(1);
+/// A herd waits this long for its turn before it is turned away: somewhat shorter than a proxy waits for a connection, so
+/// that nothing is begun that nobody will finish.
+const TURN: Duration = Duration::from_secs(4);
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Open TCP connections: room for 10,000 proxies that renew and report over a second one now and then.
 const MAX_CONNECTIONS: usize = 24_000;
@@ -234,6 +236,8 @@ enum Turned {
     Silent,
     /// Too many handshakes, all this time.
     Busy,
+    /// It did not wait for its turn.
+    Gone,
     /// It said hello, and no more.
     Slow,
     /// What it said is no good.
@@ -255,6 +259,7 @@ impl Door {
             match door.shake(stream).await {
                 Ok(stream) => door.enter(stream, address, open, share).await,
                 Err(Turned::Failed(error)) => failed(&error, address),
+                Err(Turned::Gone) => metrics::connection("grpc", "gone"),
                 Err(Turned::Busy) => metrics::connection("grpc", "too_many_handshakes"),
                 Err(turned) => {
                     let reason = if matches!(turned, Turned::Silent) { "silent" } else { "timeout" };
@@ -273,6 +278,10 @@ impl Door {
         let Ok(Ok(_turn)) = tokio::time::timeout(TURN, self.handshakes.acquire()).await else {
             return Err(Turned::Busy);
         };
+        // Who went while it waited costs nothing more: neither a signature nor the time of those behind it.
+        if matches!(hello.io.peek(&mut [0]).now_or_never(), Some(Ok(0) | Err(_))) {
+            return Err(Turned::Gone);
+        }
         let stream = hello.into_stream(self.own.server_config());
         let stream = tokio::time::timeout(HANDSHAKE_DEADLINE, stream).await.map_err(|_| Turned::Slow)?;
         stream.map_err(Turned::Failed)

@@ -25,6 +25,8 @@ use crate::visible::is_hidden;
 const MAX_LISTENERS: usize = 64;
 const MAX_UPSTREAMS: usize = 1024;
 const MAX_VERSION: usize = 64;
+/// Who comes while there is no database waits this long before it is sent on: it may have been everywhere already.
+const BACK_IN_CONTACT: Duration = Duration::from_secs(5);
 /// Services that move within this time are told together: a rollout is many small moves.
 const COALESCE: Duration = Duration::from_millis(5);
 
@@ -35,9 +37,10 @@ impl Mesh for Rooms {
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let member = self.gate.member(request.extensions()).await?;
         let asked = Asked::parse(request.into_inner())?;
-        let watch = Watch::open(self.clone(), member, asked).await?;
+        // On the heap once, not in each state of the stream.
+        let watch = Box::new(Watch::open(self.clone(), member, asked).await?);
         // Runs in the connection's own task, and only when there is room to send: nothing waits in between.
-        let messages = unfold(Some(watch), |watch: Option<Watch>| async {
+        let messages = unfold(Some(watch), |watch: Option<Box<Watch>>| async {
             let mut watch = watch?;
             match watch.next().await {
                 Ok(message) => Some((Ok(message), Some(watch))),
@@ -127,6 +130,12 @@ struct Watch {
 impl Watch {
     /// Enters the books first and looks at the state afterwards, so that a revocation in between is seen.
     async fn open(rooms: Rooms, member: Member, asked: Asked) -> Result<Self, Status> {
+        // What this replica knows may be older than what the proxy has: another one knows better.
+        let mut cut_off = rooms.cut_off.clone();
+        let back = async { cut_off.wait_for(|cut| !cut).await.is_ok() };
+        if !tokio::time::timeout(BACK_IN_CONTACT, back).await.unwrap_or(false) {
+            return Err(ending(Ended::CutOff));
+        }
         // Before it is told anything: a change that concerns it names it from now on, connected or not.
         rooms.store.watched(member.instance).await.map_err(|error| error.to_status())?;
         let id = member.identity.id.clone();

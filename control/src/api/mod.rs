@@ -110,6 +110,8 @@ pub struct Rooms {
     pub audit_key: AuditKey,
     /// Places for those who follow the audit.
     pub tails: Arc<Semaphore>,
+    /// Whether streams are refused, as there is no database.
+    pub cut_off: watch::Receiver<bool>,
     /// When this process started.
     pub started_at: SystemTime,
     /// Ends all streams.

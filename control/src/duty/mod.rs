@@ -87,6 +87,8 @@ pub struct Duties {
     pub own: Arc<OwnIdentity>,
     /// Where instances listen.
     pub endpoints: Arc<Endpoints>,
+    /// Whether streams are refused, as there is no database.
+    pub cut_off: watch::Receiver<bool>,
     /// Open Watch streams.
     pub watchers: Arc<Watchers>,
     /// When this process started.
@@ -218,6 +220,10 @@ impl Duties {
     }
 
     async fn endpoints(&self) -> Result<(), Failure> {
+        // Nobody can come here, and nobody knows who is elsewhere.
+        if *self.cut_off.borrow() {
+            return Ok(());
+        }
         let mut due = self.endpoints.due(Instant::now());
         if self.store.is_shared() {
             // Who has only moved is there all the time.

@@ -18,6 +18,7 @@
 mod bell;
 mod book;
 mod by_identity;
+mod contact;
 mod elsewhere;
 mod endpoints;
 mod following;
@@ -40,6 +41,7 @@ use crate::telemetry::metrics;
 use crate::time;
 
 pub use bell::{Bell, Ended, Moved, Rung};
+pub use contact::keep_contact;
 pub use elsewhere::{follow_endpoints, write_standings};
 pub use endpoints::Endpoints;
 pub use following::Following;

@@ -26,6 +26,8 @@ use crate::time;
 const LEADER: i32 = 2;
 const LOOK: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(5);
+/// Replicas say every few seconds that they run.
+const REPLICA_SEEN: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(500);
 /// For how long a process of the same name, or what the server still keeps of it, may need to end.
 const PREDECESSOR: Duration = Duration::from_secs(15);
@@ -57,6 +59,16 @@ struct Seen {
     /// By how much the clock of this machine is ahead of the database's; milliseconds.
     ahead_ms: Option<i64>,
     at: Instant,
+    others: u64,
+}
+
+/// When the database answered last, and who else it knew then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contact {
+    /// When it answered.
+    pub at: Instant,
+    /// Other replicas that had said lately that they run.
+    pub others: u64,
 }
 
 /// Follows until dropped.
@@ -79,7 +91,8 @@ impl Follower {
             .map_err(|error| StoreError::Open(format!("cannot start a runtime: {error}")))?;
         let connection = runtime.block_on(connect(&server, replica, PREDECESSOR))?;
         let (stop, replica) = (CancellationToken::new(), replica.to_owned());
-        let (see, seen) = watch::channel(Seen { leads_since: None, ahead_ms: None, at: Instant::now() });
+        let (see, seen) =
+            watch::channel(Seen { leads_since: None, ahead_ms: None, at: Instant::now(), others: 0 });
         let ended = stop.clone();
         std::thread::Builder::new()
             .name("store-follower".into())
@@ -99,6 +112,12 @@ impl Follower {
     /// Since when this replica leads, as far as it knows.
     pub(super) fn leads_since(&self) -> Option<Instant> {
         self.seen.borrow().leads_since
+    }
+
+    /// When the database answered last, and who else it knew then.
+    pub(super) fn contact(&self) -> Contact {
+        let seen = self.seen.borrow();
+        Contact { at: seen.at, others: seen.others }
     }
 
     /// By how many milliseconds this machine's clock is ahead of the database's.
@@ -241,7 +260,18 @@ impl Following {
             self.heard(told, Commit { revision: revision.try_into().unwrap_or(0), at });
         }
         let ahead_ms = halfway - row.try_get::<_, i64>(2)?;
-        self.see.send_modify(|seen| (seen.ahead_ms, seen.at) = (Some(ahead_ms), Instant::now()));
+        let lately = time::to_millis(time::now() - REPLICA_SEEN);
+        let others: i64 = client
+            .query_one(
+                "SELECT count(*) FROM replica WHERE id <> $1 AND seen_at_ms > $2",
+                &[&self.replica, &lately],
+            )
+            .await?
+            .try_get(0)?;
+        self.see.send_modify(|seen| {
+            (seen.ahead_ms, seen.at) = (Some(ahead_ms), Instant::now());
+            seen.others = others.try_into().unwrap_or(0);
+        });
         metrics::clock_ahead(ahead_ms);
         metrics::duty_done("follow", time::now());
         self.stand(client, may_lead(Some(ahead_ms))).await

@@ -64,6 +64,7 @@ use tokio::sync::{mpsc, watch};
 pub use backup::Summary;
 pub use data_dir::DataDir;
 pub use error::{Refusal, StoreError};
+pub use follow::Contact;
 pub use inventory::{
     CertificateOrder, CertificateQuery, ConnectionOrder, ConnectionQuery, Cursor, CursorError, InstanceQuery,
     Listed, Page,
@@ -233,6 +234,12 @@ impl Store {
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.inner.follower.is_some()
+    }
+
+    /// When a shared database answered last; an embedded one is always there.
+    #[must_use]
+    pub fn contact(&self) -> Option<Contact> {
+        self.inner.follower.as_ref().map(Follower::contact)
     }
 
     /// Waits until other replicas changed endpoints; for ever if there are none.

@@ -18,6 +18,7 @@ const MESSAGES: &str = "signet_control_messages_total";
 const PUSH_LAG: &str = "signet_control_push_lag_seconds";
 const MISMATCHES: &str = "signet_control_state_mismatches_total";
 const UNCHANGED: &str = "signet_control_sections_unchanged_total";
+const CUT_OFF: &str = "signet_control_cut_off";
 const HISTORIES: &str = "signet_control_history_went_back_total";
 const REVISION: &str = "signet_control_revision";
 const CONNECTIONS: &str = "signet_control_connections_total";
@@ -91,6 +92,10 @@ fn describe() {
         "Sections that a proxy had otherwise than it was sent, by section; sent again"
     );
     describe_counter!(UNCHANGED, "Sections that a proxy had when it opened its stream and was not sent");
+    describe_gauge!(
+        CUT_OFF,
+        "1 while streams are refused: this replica has lost its database, others have not"
+    );
     describe_counter!(
         HISTORIES,
         "How often the store had another history than before, and all was told anew"
@@ -179,6 +184,11 @@ pub fn state_mismatch(section: &'static str) {
 /// A proxy has so many sections from before.
 pub fn sections_unchanged(count: u64) {
     counter!(UNCHANGED).increment(count);
+}
+
+/// Streams are refused, or not any more.
+pub fn cut_off(cut: bool) {
+    gauge!(CUT_OFF).set(if cut { 1.0 } else { 0.0 });
 }
 
 /// The store is not the one that it was.
