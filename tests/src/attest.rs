@@ -74,7 +74,7 @@ impl Joiner {
             proof: Some(attest_request::Proof::JoinToken(JoinTokenProof { secret })),
             csr: request_for(&key),
             version: VERSION.to_owned(),
-            spiffe_id: String::new(),
+            ..AttestRequest::default()
         };
         Ok(Self { client, request, key })
     }
@@ -124,7 +124,8 @@ impl Joined {
         let channel = identified_channel(control, chain, key).await;
         let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
         let next = KeyPair::generate().expect("keys are generated");
-        let request = RenewRequest { csr: request_for(&next), version: VERSION.to_owned() };
+        let request =
+            RenewRequest { csr: request_for(&next), version: VERSION.to_owned(), ..RenewRequest::default() };
         let answer = IdentityClient::new(channel).renew(request).await?.into_inner();
         *self = Self { svid: answer.svid.expect("an answer holds the SVID"), key: next };
         Ok(())

@@ -201,12 +201,13 @@ fn attest_request(candidate: &Candidate) -> AttestRequest {
         proof: Some(attest_request::Proof::JoinToken(JoinTokenProof { secret })),
         csr: candidate.csr.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        spiffe_id: String::new(),
+        ..AttestRequest::default()
     }
 }
 
 fn renew_request(request: &Request) -> RenewRequest {
-    RenewRequest { csr: request.csr.clone(), version: env!("CARGO_PKG_VERSION").to_owned() }
+    let (csr, version) = (request.csr.clone(), env!("CARGO_PKG_VERSION").to_owned());
+    RenewRequest { csr, version, ..RenewRequest::default() }
 }
 
 fn add<T>(measure: &'static str, answers: &[Answer<T>], span: &Span, aim: Option<f64>, report: &mut Report) {

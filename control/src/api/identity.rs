@@ -1,5 +1,7 @@
 //! Attest and Renew.
 
+use std::time::Duration;
+
 use signet_proto::v1::attest_request::Proof;
 use signet_proto::v1::identity_server::Identity;
 use signet_proto::v1::{
@@ -35,7 +37,8 @@ impl Identity for Rooms {
         let name = request_id(request.extensions());
         let asks = Actor::anonymous(address).in_call(name);
         let (_, extensions, asked) = request.into_parts();
-        let AttestRequest { proof, csr, version, spiffe_id } = asked;
+        let AttestRequest { proof, csr, version, spiffe_id, ttl_seconds } = asked;
+        let ttl = life(ttl_seconds);
         let attested = match &proof {
             None => return Err(AttestError::NoProof.to_status()),
             Some(Proof::Svid(_)) => self.successor(&extensions).await?,
@@ -50,7 +53,7 @@ impl Identity for Rooms {
             },
         };
         let (evidence, id) = (attested.evidence.clone(), attested.id.clone());
-        let issued = match self.issuer.attest(attested, &csr, &version, address, name).await {
+        let issued = match self.issuer.attest(attested, &csr, ttl, &version, address, name).await {
             Ok(issued) => issued,
             Err(error) => {
                 // Lost against another redeem, or a suspension, that committed first: the same answer as for
@@ -84,8 +87,9 @@ impl Identity for Rooms {
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
         let member = self.gate.member(request.extensions()).await?;
-        let RenewRequest { csr, version } = request.into_inner();
-        let issued = self.issuer.renew(&member.identity, &csr, &version, member.request_id).await.map_err(|error| {
+        let RenewRequest { csr, version, ttl_seconds } = request.into_inner();
+        let ttl = life(ttl_seconds);
+        let issued = self.issuer.renew(&member.identity, &csr, ttl, &version, member.request_id).await.map_err(|error| {
             tracing::warn!(id = %member.identity.id, instance = %member.instance, %error, "renewal refused");
             error.to_status()
         })?;
@@ -103,8 +107,12 @@ impl Rooms {
         let handles = member.identity.handles.iter();
         let presented = handles.map(|handle| (handle.issuer_sha256, handle.serial.clone())).collect();
         let evidence = Evidence::Svid { instance: member.instance, presented };
-        Ok(Attested { id, ttl: workload.life(time::now()), again: None, evidence })
+        Ok(Attested { id, terms: workload.terms(), again: None, evidence })
     }
+}
+
+fn life(seconds: u32) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
 fn message(issued: &Issued) -> IssuedSvid {

@@ -161,7 +161,8 @@ mod tests {
             let id = SpiffeId::new(&domain, &format!("/{name}")).unwrap();
             let key = crate::issue::tests_csr(&WorkloadKey::generate().unwrap(), &id);
             let instance = Some(InstanceId::random().unwrap());
-            let leaf = authority.sign(&LeafRequest { id: &id, instance, key: &key, ttl: day }).unwrap();
+            let leaf =
+                authority.sign(&LeafRequest { id: &id, instance, key: &key, dns: &[], ttl: day }).unwrap();
             Arc::new(PeerIdentity::from_verified(Some(&leaf.chain)).unwrap())
         };
         names.iter().map(identity).collect()

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use crate::attest::{AttestError, NoTicket};
 use crate::audit::RequestId;
 use crate::ca::CaError;
-use crate::issue::IssueError;
+use crate::issue::{IssueError, NotGranted};
 use crate::policy::PolicyError;
 use crate::registry::{ApplyError, RegistryError};
 use crate::revoke::RevokeError;
@@ -173,7 +173,8 @@ impl ToStatus for AttestError {
 impl ToStatus for IssueError {
     fn code(&self) -> Code {
         match self {
-            Self::Csr(_) | Self::Version => Code::InvalidArgument,
+            Self::Policy(NotGranted::Ended(_)) => Code::PermissionDenied,
+            Self::Csr(_) | Self::Policy(_) | Self::Version => Code::InvalidArgument,
             Self::NoInstance => Code::PermissionDenied,
             Self::Held(_) => Code::FailedPrecondition,
             Self::Store(StoreError::Refused(refusal)) => match refusal {
@@ -181,6 +182,7 @@ impl ToStatus for IssueError {
                 // Whoever asks again may get it then.
                 Refusal::Frozen { .. } => Code::FailedPrecondition,
                 Refusal::TooManyRequests => Code::ResourceExhausted,
+                Refusal::ChangedMeanwhile => Code::Unavailable,
                 _ => Code::PermissionDenied,
             },
             Self::Store(StoreError::NotFound { .. }) => Code::PermissionDenied,

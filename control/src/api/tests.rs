@@ -180,7 +180,7 @@ impl Proxy {
             proof: Some(proof(ticket)),
             csr: key.csr(None).unwrap(),
             version: "test".into(),
-            spiffe_id: String::new(),
+            ..v1::AttestRequest::default()
         };
         let answer = IdentityClient::new(channel).attest(request).await?.into_inner();
         let issued = answer.svid.unwrap();
@@ -194,7 +194,11 @@ impl Proxy {
 
     async fn renew(&self) -> Result<Svid, tonic::Status> {
         let key = WorkloadKey::generate().unwrap();
-        let request = v1::RenewRequest { csr: key.csr(Some(&self.id)).unwrap(), version: "test".into() };
+        let request = v1::RenewRequest {
+            csr: key.csr(Some(&self.id)).unwrap(),
+            version: "test".into(),
+            ..v1::RenewRequest::default()
+        };
         let answer = IdentityClient::new(self.channel.clone()).renew(request).await?.into_inner();
         Ok(svid(&answer.svid.unwrap(), &key))
     }

@@ -108,7 +108,8 @@ async fn issue(issuer: &Issuer, trust: &Arc<Trust>, ttl: Duration) -> Result<Cur
 mod tests {
     use super::*;
     use crate::ca::Authority;
-    use crate::issue::IssueSettings;
+    use crate::issue::{IssueSettings, KeyAlgorithms};
+    use crate::registry::TtlBounds;
     use crate::store::Store;
     use crate::time;
 
@@ -119,7 +120,10 @@ mod tests {
         let store = Store::open(directory.path(), &domain).unwrap();
         let (seal, hour) = (directory.path().join("seal.key"), Duration::from_secs(3600));
         let authority = Arc::new(Authority::open(store.clone(), domain, &seal, 720 * hour).await.unwrap());
-        let issuer = Issuer::new(Arc::clone(&authority), store, IssueSettings::default());
+        let (min, day) = (Duration::from_secs(1), Duration::from_secs(86_400));
+        let ttl = TtlBounds { min, default: day, max: day };
+        let settings = IssueSettings { ttl, keys: KeyAlgorithms::default(), request_ttl: day };
+        let issuer = Issuer::new(Arc::clone(&authority), store, settings);
         let own = OwnIdentity::new(issuer, authority.bundle(), hour).await.unwrap();
         let now = time::now();
         assert!(!own.rotation_is_due(now));

@@ -97,7 +97,7 @@ pub(super) async fn verify(store: &Store, secret: &[u8], asks: &Actor) -> Result
     let evidence = Evidence::JoinToken { secret_sha256 };
     match store.redeemable_token(secret_sha256, time::now()).await {
         Ok(token) => Ok(Attested {
-            ttl: token.workload.life(time::now()),
+            terms: token.workload.terms(),
             id: token.workload.spiffe_id,
             again: token.redeemed_by,
             evidence,

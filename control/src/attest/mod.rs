@@ -11,14 +11,13 @@ pub mod x509;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use signet_proto::spiffe::{InstanceId, SpiffeId, TrustDomain};
 use signet_proto::v1::attest_request::Proof;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::AttestorConfig;
-use crate::store::model::{Actor, Entitled, Evidence};
+use crate::store::model::{Actor, Entitled, Evidence, Terms};
 use crate::store::{Store, StoreError};
 use crate::time;
 use oidc::{JwtAttestors, StartError};
@@ -32,8 +31,8 @@ pub use proven::{ProofUse, Proven};
 pub struct Attested {
     /// Whom the proof is for.
     pub id: SpiffeId,
-    /// The life of its SVIDs.
-    pub ttl: Duration,
+    /// What its SVIDs may be.
+    pub terms: Terms,
     /// The instance that was proven already, and asks again.
     pub again: Option<InstanceId>,
     /// To be asked again, and spent, in the commit of the issuance.
@@ -211,8 +210,8 @@ impl Attestors {
         };
         let selectors: BTreeSet<_> = proven.selectors.clone();
         match self.store.entitled(selectors, wanted).await {
-            Ok(Entitled { id, ttl }) => {
-                Ok(Attested { id, ttl, again: None, evidence: Evidence::Proven(proven) })
+            Ok(Entitled { id, terms }) => {
+                Ok(Attested { id, terms, again: None, evidence: Evidence::Proven(proven) })
             }
             Err(StoreError::Refused(refusal)) => {
                 Err(disbelieved(&proven.attestor, refusal.as_str(), &refusal, asks))

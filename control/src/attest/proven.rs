@@ -14,14 +14,16 @@ pub struct Proven {
     pub selectors: BTreeSet<Selector>,
     /// What the audit keeps of the proof: small, and nothing that proves anything again.
     pub evidence: serde_json::Value,
-    /// If it is good with one key only, decided in the commit: by what it is known again.
-    pub used: Option<ProofUse>,
+    /// By what it is known again.
+    pub proof: ProofUse,
+    /// Whether it is good with one key only, decided in the commit.
+    pub one_key: bool,
 }
 
 /// A proof that is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProofUse {
-    /// SHA-256 of what was signed of it.
+    /// SHA-256 of what was signed of a token, of the public key of a certificate: of what has one form only.
     pub sha256: [u8; 32],
     /// From then on it proves nothing.
     pub ends: SystemTime,

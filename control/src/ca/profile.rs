@@ -34,6 +34,8 @@ pub struct LeafRequest<'a> {
     pub instance: Option<InstanceId>,
     /// The certified key.
     pub key: &'a PublicKey,
+    /// Its DNS names, for clients that check names instead of identities.
+    pub dns: &'a [String],
     /// Its life from now.
     pub ttl: Duration,
 }
@@ -99,6 +101,9 @@ pub(super) fn leaf(
     let mut params = CertificateParams::default();
     params.distinguished_name = leaf_subject(request)?;
     params.subject_alt_names = vec![SanType::URI(request.id.as_str().try_into()?)];
+    for name in request.dns {
+        params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+    }
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =

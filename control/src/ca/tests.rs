@@ -28,7 +28,7 @@ fn id(path: &str) -> SpiffeId {
 
 fn sign(authority: &Authority, path: &str, ttl: Duration) -> (SignedLeaf, InstanceId) {
     let instance = InstanceId::random().unwrap();
-    let request = LeafRequest { id: &id(path), instance: Some(instance), key: &key(), ttl };
+    let request = LeafRequest { id: &id(path), instance: Some(instance), key: &key(), dns: &[], ttl };
     (authority.sign(&request).unwrap(), instance)
 }
 
@@ -51,7 +51,13 @@ async fn leaf_says_what_was_asked_and_verifies_with_the_bundle() {
     let request = crate::issue::tests_csr(&key, &id("/shop/orders"));
     let instance = InstanceId::random().unwrap();
     let leaf = authority
-        .sign(&LeafRequest { id: &id("/shop/orders"), instance: Some(instance), key: &request, ttl: DAY })
+        .sign(&LeafRequest {
+            id: &id("/shop/orders"),
+            instance: Some(instance),
+            key: &request,
+            dns: &[],
+            ttl: DAY,
+        })
         .unwrap();
     let profile = check_leaf(&leaf.chain[0]).unwrap();
     assert_eq!(profile.id, id("/shop/orders"));
@@ -83,7 +89,7 @@ async fn rotated_intermediate_signs_at_once_and_the_old_leaves_stay_valid() {
     let key = WorkloadKey::generate().unwrap();
     let request = crate::issue::tests_csr(&key, &id("/orders"));
     let sign = || {
-        let ask = LeafRequest { id: &id("/orders"), instance: None, key: &request, ttl: DAY };
+        let ask = LeafRequest { id: &id("/orders"), instance: None, key: &request, dns: &[], ttl: DAY };
         authority.sign(&ask).unwrap()
     };
     let before = sign();

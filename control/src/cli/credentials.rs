@@ -118,7 +118,7 @@ impl Credentials {
         let channel = connect::tls(control, self.client_config()?).await?;
         let key = WorkloadKey::generate().map_err(|error| CliError::failed(error.to_string()))?;
         let csr = key.csr(Some(self.svid.id())).map_err(|error| CliError::failed(error.to_string()))?;
-        let request = RenewRequest { csr, version: version() };
+        let request = RenewRequest { csr, version: version(), ..RenewRequest::default() };
         let renewed = IdentityClient::new(channel).renew(request).await?.into_inner();
         let chain = renewed.svid.map(|svid| svid.chain).unwrap_or_default();
         let bundle = self

@@ -18,7 +18,7 @@ use signet_proto::spiffe::TrustDomain;
 
 use crate::audit::SinkAddress;
 use crate::duration::Span;
-use crate::issue::IssueSettings;
+use crate::issue::{DEFAULT_REQUEST_TTL, IssueSettings, KeyAlgorithm, KeyAlgorithms};
 use crate::registry::{self, TtlBounds};
 use crate::store::{DEFAULT_TEMPLATE_LIMIT, Location, LocationError, MAX_REQUEST_TTL};
 use crate::telemetry::log::LogFormat;
@@ -194,6 +194,10 @@ struct Settings {
     /// Most identities that one template gives [default: 20000]
     #[arg(long, value_name = "COUNT", env = "SIGNET_TEMPLATE_LIMIT", value_parser = clap::value_parser!(u64).range(1..))]
     template_limit: Option<u64>,
+    /// Kinds of keys that get an SVID: p256, p384, ed25519, and rsa, of 2048 to 4096 bits
+    /// [default: p256,p384,ed25519]
+    #[arg(long, value_name = "KINDS", env = "SIGNET_KEY_ALGORITHMS", value_delimiter = ',')]
+    key_algorithms: Option<Vec<KeyAlgorithm>>,
     /// Proofs of who asks besides join tokens, by name: tables, so only in the file
     #[arg(skip)]
     attestors: Option<toml::Table>,
@@ -338,6 +342,7 @@ impl Settings {
             template_limit: self.template_limit.or(file.template_limit),
             attestors: self.attestors.or_else(|| file.attestors.clone()),
             request_ttl: self.request_ttl.or(file.request_ttl),
+            key_algorithms: self.key_algorithms.or_else(|| file.key_algorithms.clone()),
         }
     }
 }
@@ -395,9 +400,10 @@ impl Origins<'_> {
             settings.store_password_file.as_deref(),
             &data_dir,
         )?;
+        let ttl = self.ttl_bounds(settings.min_ttl, settings.default_ttl, intermediate_ttl)?;
         Ok(Config {
             store,
-            ttl: self.ttl_bounds(settings.min_ttl, settings.default_ttl, intermediate_ttl)?,
+            ttl,
             trust_domain: match settings.trust_domain {
                 Some(domain) => domain,
                 None => "mesh.local".parse().map_err(|error| self.wrong("trust-domain", "a name", &error))?,
@@ -417,7 +423,11 @@ impl Origins<'_> {
             connections_kept: self.connections_kept(settings.connections_kept)?,
             accept_older_store: false,
             attestors: self.attestors(settings.attestors)?,
-            issue: IssueSettings { request_ttl: self.request_ttl(settings.request_ttl)? },
+            issue: IssueSettings {
+                ttl,
+                keys: self.keys(settings.key_algorithms)?,
+                request_ttl: self.request_ttl(settings.request_ttl)?,
+            },
         })
     }
 
@@ -461,8 +471,14 @@ impl Origins<'_> {
         Ok(every)
     }
 
+    fn keys(&self, named: Option<Vec<KeyAlgorithm>>) -> Result<KeyAlgorithms, ConfigError> {
+        let Some(named) = named else { return Ok(KeyAlgorithms::default()) };
+        KeyAlgorithms::new(&named)
+            .ok_or_else(|| self.wrong("key-algorithms", "at least one of p256, p384, ed25519, rsa", &"none"))
+    }
+
     fn request_ttl(&self, life: Option<Span>) -> Result<Duration, ConfigError> {
-        let life = life.map_or(IssueSettings::default().request_ttl, |span| span.0);
+        let life = life.map_or(DEFAULT_REQUEST_TTL, |span| span.0);
         if life < SHORTEST_TTL || life > MAX_REQUEST_TTL {
             return Err(self.wrong("request-ttl", format!("1s to {}", Span(MAX_REQUEST_TTL)), &Span(life)));
         }

@@ -1,24 +1,20 @@
-//! Signing requests (PKCS#10, RFC 2986): proof that the caller has the key, and nothing else. The name in
-//! the SVID comes from the registry, never from here.
+//! Signing requests (PKCS#10, RFC 2986): proof that the caller has the key, and what it asks for. The name in the SVID
+//! comes from the registry, never from here.
 
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ED25519, UnparsedPublicKey, VerificationAlgorithm,
-};
-use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SignatureAlgorithm};
-use signet_proto::spiffe::SpiffeId;
+use std::collections::BTreeSet;
+
+use aws_lc_rs::signature::UnparsedPublicKey;
+use signet_proto::spiffe::{KeyKind, PublicKeyError, SpiffeId};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::oid_registry::{
-    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_SIG_ECDSA_WITH_SHA256,
-    OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ED25519, Oid,
-};
 use x509_parser::prelude::FromDer;
-use x509_parser::x509::{AlgorithmIdentifier, X509Version};
+use x509_parser::x509::X509Version;
 
+use super::keys::{KeyAlgorithms, Scheme};
 use crate::ca::PublicKey;
 
-/// A request for one P-256 key is about 300 bytes; a P-384 one with a long name below 3 KiB.
+/// A request for one P-256 key is about 300 bytes; one for RSA-4096 with a long name below 3 KiB.
 const MAX_BYTES: usize = 4096;
 
 /// Why a signing request is refused.
@@ -31,24 +27,51 @@ pub enum CsrError {
     /// Not PKCS#10, or something after it.
     #[error("signing request is not one PKCS#10 request in DER: {0}")]
     Malformed(&'static str),
-    /// A key or signature of another kind.
+    /// A key that nobody certifies.
+    #[error("signing request has {found}: expected a key of {allowed}")]
+    Key {
+        /// What it is.
+        found: PublicKeyError,
+        /// What would do.
+        allowed: KeyAlgorithms,
+    },
+    /// A key of a kind that is not certified here.
     #[error(
-        "key of the signing request: expected ECDSA P-256 with SHA-256, ECDSA P-384 with SHA-384 or Ed25519"
+        "signing request has a key of {found}: expected one of {allowed}, as control's `key-algorithms` says"
     )]
-    Algorithm,
+    NotAllowed {
+        /// What it is.
+        found: KeyAlgorithms,
+        /// What would do.
+        allowed: KeyAlgorithms,
+    },
     /// The signature is not by the key.
     #[error("signing request is not signed by the key it asks a certificate for")]
     Signature,
     /// It asks for another identity's name.
     #[error("signing request asks for another name than `{0}`: leave names out, or ask for exactly that one")]
     ForeignName(SpiffeId),
+    /// It asks for a name of a kind that no SVID has.
+    #[error(
+        "signing request asks for an address, e-mail or other name: an SVID has its SPIFFE ID and DNS names only"
+    )]
+    OtherName,
 }
 
-/// Checks a request and takes its key.
+/// A request that holds.
+#[derive(Debug)]
+pub struct SigningRequest {
+    /// The key to be certified.
+    pub key: PublicKey,
+    /// DNS names that it asks for: whether it gets them is not decided here.
+    pub dns: BTreeSet<String>,
+}
+
+/// Checks a request. What it costs is bounded by `allowed` before anything is verified.
 ///
 /// # Errors
 /// Why it is refused.
-pub fn verify(der: &[u8], assigned: &SpiffeId) -> Result<PublicKey, CsrError> {
+pub fn verify(der: &[u8], assigned: &SpiffeId, allowed: &KeyAlgorithms) -> Result<SigningRequest, CsrError> {
     if der.len() > MAX_BYTES {
         return Err(CsrError::TooLarge(der.len()));
     }
@@ -61,32 +84,29 @@ pub fn verify(der: &[u8], assigned: &SpiffeId) -> Result<PublicKey, CsrError> {
     if info.version != X509Version::V1 {
         return Err(CsrError::Malformed("its version is not 1"));
     }
-    let kind = Kind::of(&info.subject_pki.algorithm, &request.signature_algorithm)?;
-    let key = info.subject_pki.subject_public_key.as_ref();
-    let exact = |bits: &x509_parser::der_parser::asn1_rs::BitString<'_>| bits.unused_bits == 0;
-    if !exact(&info.subject_pki.subject_public_key) || !exact(&request.signature_value) {
+    // One encoding per key, so that its hash is its name; an RSA key of a size that is cheap to verify.
+    let kind = KeyKind::of_spki(info.subject_pki.raw)
+        .map_err(|found| CsrError::Key { found, allowed: allowed.clone() })?;
+    if !allowed.allow(kind) {
+        return Err(CsrError::NotAllowed { found: KeyAlgorithms::of(kind), allowed: allowed.clone() });
+    }
+    if request.signature_value.unused_bits != 0 {
         return Err(CsrError::Malformed("a bit string is not whole bytes"));
     }
-    if !kind.fits(key) {
-        return Err(CsrError::Algorithm);
-    }
-    // One way to write a request: outside of what is signed nothing can be varied either.
+    let scheme = Scheme::of(kind);
+    // One way to write a request, and to sign it: outside of what is signed nothing can be varied either.
     let signature = der_element(0x03, &[&[0], request.signature_value.as_ref()].concat());
-    if der_element(0x30, &[info.raw, kind.signature_algorithm, &signature].concat()) != der {
-        return Err(CsrError::Malformed("it is not in DER"));
+    if der_element(0x30, &[info.raw, scheme.signature, &signature].concat()) != der {
+        return Err(CsrError::Malformed("it is not in DER, or not signed as goes with its key"));
     }
+    let key = info.subject_pki.subject_public_key.as_ref();
     // `raw` is the slice that `info` was parsed from: what is verified is what is read (invariant 12).
-    UnparsedPublicKey::new(kind.verification, key)
+    UnparsedPublicKey::new(scheme.verification, key)
         .verify(info.raw, request.signature_value.as_ref())
         .map_err(|_| CsrError::Signature)?;
-    require_no_foreign_name(&request, assigned)?;
-    Ok(PublicKey { bytes: key.to_vec(), algorithm: kind.certified })
+    let dns = names(&request, assigned)?;
+    Ok(SigningRequest { key: PublicKey { bytes: key.to_vec(), algorithm: scheme.certified }, dns })
 }
-
-/// ecdsa-with-SHA256, ecdsa-with-SHA384 (RFC 5758 3.2) and Ed25519 (RFC 8410 3): AlgorithmIdentifier in DER.
-const ECDSA_SHA256: &[u8] = &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
-const ECDSA_SHA384: &[u8] = &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
-const ED25519_ID: &[u8] = &[0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70];
 
 /// Tag, shortest length, content. Content is bounded by the size of a request.
 fn der_element(tag: u8, content: &[u8]) -> Vec<u8> {
@@ -106,72 +126,10 @@ fn der_element(tag: u8, content: &[u8]) -> Vec<u8> {
     element
 }
 
-struct Kind {
-    signature_algorithm: &'static [u8],
-    verification: &'static dyn VerificationAlgorithm,
-    certified: &'static SignatureAlgorithm,
-    key_length: usize,
-    uncompressed_point: bool,
-}
-
-impl Kind {
-    fn of(key: &AlgorithmIdentifier<'_>, signature: &AlgorithmIdentifier<'_>) -> Result<Self, CsrError> {
-        if signature.parameters.is_some() {
-            return Err(CsrError::Algorithm);
-        }
-        if key.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
-            let curve: Oid<'_> = key
-                .parameters
-                .as_ref()
-                .and_then(|parameters| parameters.as_oid().ok())
-                .ok_or(CsrError::Algorithm)?;
-            if curve == OID_EC_P256 && signature.algorithm == OID_SIG_ECDSA_WITH_SHA256 {
-                return Ok(Self {
-                    signature_algorithm: ECDSA_SHA256,
-                    verification: &ECDSA_P256_SHA256_ASN1,
-                    certified: &PKCS_ECDSA_P256_SHA256,
-                    key_length: 65,
-                    uncompressed_point: true,
-                });
-            }
-            if curve == OID_NIST_EC_P384 && signature.algorithm == OID_SIG_ECDSA_WITH_SHA384 {
-                return Ok(Self {
-                    signature_algorithm: ECDSA_SHA384,
-                    verification: &ECDSA_P384_SHA384_ASN1,
-                    certified: &PKCS_ECDSA_P384_SHA384,
-                    key_length: 97,
-                    uncompressed_point: true,
-                });
-            }
-        }
-        if key.algorithm == OID_SIG_ED25519
-            && key.parameters.is_none()
-            && signature.algorithm == OID_SIG_ED25519
-        {
-            return Ok(Self {
-                signature_algorithm: ED25519_ID,
-                verification: &ED25519,
-                certified: &PKCS_ED25519,
-                key_length: 32,
-                uncompressed_point: false,
-            });
-        }
-        Err(CsrError::Algorithm)
-    }
-
-    /// One encoding per key, so that its hash is its name. That the point is on the curve is checked when
-    /// the signature is verified.
-    fn fits(&self, key: &[u8]) -> bool {
-        key.len() == self.key_length && (!self.uncompressed_point || key.first() == Some(&4))
-    }
-}
-
-/// Names are ignored, except that nobody may even ask for the identity of another: that is a mistake or an
-/// attack, and is told apart from silence.
-fn require_no_foreign_name(
-    request: &X509CertificationRequest<'_>,
-    assigned: &SpiffeId,
-) -> Result<(), CsrError> {
+/// The DNS names asked for. Nobody may even ask for the identity of another: that is a mistake or an attack, and is told
+/// apart from silence. The subject is ignored.
+fn names(request: &X509CertificationRequest<'_>, assigned: &SpiffeId) -> Result<BTreeSet<String>, CsrError> {
+    let mut dns = BTreeSet::new();
     for attribute in request.certification_request_info.iter_attributes() {
         let ParsedCriAttribute::ExtensionRequest(requested) = attribute.parsed_attribute() else {
             continue;
@@ -183,8 +141,11 @@ fn require_no_foreign_name(
                         match name {
                             GeneralName::URI(uri) if *uri == assigned.as_str() => {}
                             GeneralName::URI(_) => return Err(CsrError::ForeignName(assigned.clone())),
+                            GeneralName::DNSName(name) => {
+                                dns.insert((*name).to_owned());
+                            }
                             GeneralName::Invalid(..) => return Err(CsrError::Malformed("a name is invalid")),
-                            _ => {}
+                            _ => return Err(CsrError::OtherName),
                         }
                     }
                 }
@@ -195,13 +156,16 @@ fn require_no_foreign_name(
             }
         }
     }
-    Ok(())
+    Ok(dns)
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rcgen::{CertificateParams, KeyPair, PublicKeyData, SanType};
+    use rcgen::{
+        CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519,
+        PKCS_RSA_SHA256, PublicKeyData, RsaKeySize, SanType, SignatureAlgorithm,
+    };
 
     use super::*;
 
@@ -209,26 +173,70 @@ mod tests {
         "spiffe://mesh.local/orders".parse().unwrap()
     }
 
+    fn verify(der: &[u8], assigned: &SpiffeId) -> Result<SigningRequest, CsrError> {
+        super::verify(der, assigned, &KeyAlgorithms::default())
+    }
+
+    fn uri(name: &str) -> SanType {
+        SanType::URI(name.try_into().unwrap())
+    }
+
+    fn signed_by(key: &KeyPair, names: Vec<SanType>) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names;
+        params.serialize_request(key).unwrap().der().to_vec()
+    }
+
     fn request(algorithm: &'static SignatureAlgorithm, names: &[&str]) -> Vec<u8> {
         let key = KeyPair::generate_for(algorithm).unwrap();
-        let mut params = CertificateParams::default();
-        params.subject_alt_names =
-            names.iter().map(|name| SanType::URI((*name).try_into().unwrap())).collect();
-        params.serialize_request(&key).unwrap().der().to_vec()
+        signed_by(&key, names.iter().map(|name| uri(name)).collect())
     }
 
     #[test]
     fn the_three_kinds_of_keys_are_taken() {
         for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
-            let key = verify(&request(algorithm, &[]), &id()).unwrap();
-            assert_eq!(key.algorithm(), algorithm);
+            let request = verify(&request(algorithm, &[]), &id()).unwrap();
+            assert_eq!(request.key.algorithm(), algorithm);
         }
     }
 
     #[test]
-    fn rsa_and_p521_keys_are_refused() {
-        for algorithm in [&rcgen::PKCS_RSA_SHA256, &rcgen::PKCS_ECDSA_P521_SHA512] {
-            assert_eq!(verify(&request(algorithm, &[]), &id()).unwrap_err(), CsrError::Algorithm);
+    fn kinds_that_are_not_allowed_are_refused_with_those_that_are() {
+        let p521 = verify(&request(&rcgen::PKCS_ECDSA_P521_SHA512, &[]), &id()).unwrap_err();
+        assert!(p521.to_string().ends_with("expected a key of p256, p384, ed25519"), "{p521}");
+        let rsa = verify(&request(&PKCS_RSA_SHA256, &[]), &id()).unwrap_err();
+        assert!(rsa.to_string().contains("a key of rsa: expected one of p256, p384, ed25519,"), "{rsa}");
+        let only = KeyAlgorithms::of(KeyKind::P384);
+        assert!(super::verify(&request(&PKCS_ECDSA_P256_SHA256, &[]), &id(), &only).is_err());
+        assert!(super::verify(&request(&PKCS_ECDSA_P384_SHA384, &[]), &id(), &only).is_ok());
+    }
+
+    #[test]
+    fn rsa_is_taken_where_it_is_allowed_of_a_size_that_is_cheap_to_verify() {
+        let rsa = KeyAlgorithms::of(KeyKind::Rsa);
+        for (size, algorithm, taken) in [
+            (RsaKeySize::_2048, &PKCS_RSA_SHA256, true),
+            (RsaKeySize::_4096, &PKCS_RSA_SHA256, true),
+            (RsaKeySize::_2048, &rcgen::PKCS_RSA_SHA512, false),
+        ] {
+            let key = KeyPair::generate_rsa_for(algorithm, size).unwrap();
+            let verified = super::verify(&signed_by(&key, Vec::new()), &id(), &rsa);
+            assert_eq!(verified.is_ok(), taken, "{verified:?}");
+        }
+    }
+
+    #[test]
+    fn dns_names_are_read_and_names_of_other_kinds_refused() {
+        let key = KeyPair::generate().unwrap();
+        let name = |name: &str| SanType::DnsName(name.try_into().unwrap());
+        let asked = signed_by(&key, vec![name("b.example"), uri(id().as_str()), name("a.example")]);
+        let dns = verify(&asked, &id()).unwrap().dns;
+        assert_eq!(dns.into_iter().collect::<Vec<_>>(), ["a.example", "b.example"]);
+        for other in [
+            SanType::IpAddress([127, 0, 0, 1].into()),
+            SanType::Rfc822Name("a@example.org".try_into().unwrap()),
+        ] {
+            assert_eq!(verify(&signed_by(&key, vec![other]), &id()).unwrap_err(), CsrError::OtherName);
         }
     }
 

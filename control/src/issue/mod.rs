@@ -1,7 +1,8 @@
 //! From a signing request to an SVID: checks, signature, record.
 //!
 //! ```text
-//!   CSR ─▶ csr::verify (size, algorithm, self-signature over the parsed bytes, no foreign name)
+//!   CSR ─▶ csr::verify (size, kind of key, self-signature over the parsed bytes, no foreign name)
+//!       ─▶ policy::grant (life within bounds, DNS names of the workload)
 //!       ─▶ who asks (attest room, or the SVID of the connection) ─▶ Authority::sign
 //!       ─▶ store: workload active + instance live + token unspent + key unused + row + audit event, one commit
 //!       ─▶ only then the SVID is given out
@@ -11,6 +12,8 @@
 //! before it wins, and the signature made meanwhile is thrown away unseen.
 
 mod csr;
+mod keys;
+mod policy;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,13 +26,18 @@ use signet_proto::spiffe::{InstanceId, InstanceIdError, SpiffeId, SpiffeIdError}
 
 use crate::attest::Attested;
 use crate::audit::RequestId;
-use crate::ca::{Authority, CaError, LeafRequest, SignedLeaf};
-use crate::store::model::{ASK_AGAIN, Attestation, Evidence, Issuance, Renewal};
+use crate::ca::{Authority, CaError, LeafRequest, PublicKey, SignedLeaf};
+use crate::registry::TtlBounds;
+use crate::store::model::{ASK_AGAIN, Attestation, Evidence, Issuance, Renewal, Terms};
 use crate::store::{HeldRequest, NewRequest, Refusal, Store, StoreError};
 use crate::telemetry::metrics::{self, Issue};
 use crate::time;
 
-pub use csr::{CsrError, verify as verify_request};
+pub use csr::{CsrError, SigningRequest, verify as verify_request};
+pub use keys::{KeyAlgorithm, KeyAlgorithms, UnknownAlgorithm};
+pub use policy::NotGranted;
+
+use policy::{Asked, Granted, Occasion, grant};
 
 /// Versions of programs are for the inventory; nobody needs more than this.
 const MAX_VERSION: usize = 64;
@@ -45,11 +53,8 @@ pub struct Issued {
     pub leaf: SignedLeaf,
 }
 
-impl Default for IssueSettings {
-    fn default() -> Self {
-        Self { request_ttl: Duration::from_secs(86_400) }
-    }
-}
+/// How long a request waits for approval unless told otherwise.
+pub const DEFAULT_REQUEST_TTL: Duration = Duration::from_secs(86_400);
 
 /// Why no SVID is given out.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +63,9 @@ pub enum IssueError {
     /// The signing request is not acceptable.
     #[error(transparent)]
     Csr(#[from] CsrError),
+    /// It asks for what it may not have.
+    #[error(transparent)]
+    Policy(#[from] NotGranted),
     /// The version text is not acceptable.
     #[error("version: expected at most {MAX_VERSION} printable ASCII characters")]
     Version,
@@ -90,6 +98,7 @@ impl IssueError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Csr(_) => "bad_csr",
+            Self::Policy(error) => error.reason(),
             Self::Version => "bad_version",
             Self::NoInstance => "no_instance",
             Self::Held(_) => "held",
@@ -128,8 +137,12 @@ pub struct Issuer {
 }
 
 /// What operators decide about issuance for the mesh as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct IssueSettings {
+    /// Lives of SVIDs where a workload has no bounds of its own.
+    pub ttl: TtlBounds,
+    /// Kinds of keys that are certified.
+    pub keys: KeyAlgorithms,
     /// How long a request may wait for approval.
     pub request_ttl: Duration,
 }
@@ -149,11 +162,12 @@ impl Issuer {
         &self,
         attested: Attested,
         request: &[u8],
+        ttl: Option<Duration>,
         version: &str,
         address: IpAddr,
         request_id: Option<RequestId>,
     ) -> Result<Issued, IssueError> {
-        let result = self.first(attested, request, version, address, request_id).await;
+        let result = self.first(attested, request, ttl, version, address, request_id).await;
         metrics::issued(Issue::Attest, result.as_ref().err().map(IssueError::reason));
         result
     }
@@ -166,10 +180,11 @@ impl Issuer {
         &self,
         peer: &PeerIdentity,
         request: &[u8],
+        ttl: Option<Duration>,
         version: &str,
         request_id: Option<RequestId>,
     ) -> Result<Issued, IssueError> {
-        let result = self.next(peer, request, version, request_id).await;
+        let result = self.next(peer, request, ttl, version, request_id).await;
         metrics::issued(Issue::Renew, result.as_ref().err().map(IssueError::reason));
         result
     }
@@ -182,8 +197,8 @@ impl Issuer {
     pub async fn own(&self, ttl: Duration) -> Result<Svid, IssueError> {
         let id = own_id(&self.authority)?;
         let key = WorkloadKey::generate()?;
-        let request = csr::verify(&key.csr(Some(&id))?, &id)?;
-        let leaf = self.sign(&LeafRequest { id: &id, instance: None, key: &request, ttl })?;
+        let request = csr::verify(&key.csr(Some(&id))?, &id, &KeyAlgorithms::default())?;
+        let leaf = self.sign(&LeafRequest { id: &id, instance: None, key: &request.key, dns: &[], ttl })?;
         self.store.record_own(leaf.issuance.clone()).await?;
         let mut chain = leaf.chain;
         chain.push(self.authority.root().certificate().clone());
@@ -195,17 +210,19 @@ impl Issuer {
         &self,
         attested: Attested,
         request: &[u8],
+        ttl: Option<Duration>,
         version: &str,
         address: IpAddr,
         request_id: Option<RequestId>,
     ) -> Result<Issued, IssueError> {
         let version = check_version(version)?;
-        let Attested { id, ttl, again, evidence } = attested;
-        let key = match csr::verify(request, &id) {
+        let Attested { id, terms, again, evidence } = attested;
+        let asked = match self.read(request, &id, ttl, &terms, Occasion::First) {
             // A spent token answers nobody but its instance, whatever is wrong.
             Err(_) if again.is_some() => return Err(StoreError::from(Refusal::TokenSpent).into()),
-            key => key?,
+            asked => asked?,
         };
+        let (key, Granted { ttl, dns }) = asked;
         let again = match &evidence {
             Evidence::JoinToken { .. } => again,
             Evidence::Proven(_) | Evidence::Svid { .. } => {
@@ -216,7 +233,8 @@ impl Issuer {
             }
         };
         let instance = again.map_or_else(InstanceId::random, Ok)?;
-        let leaf = self.sign(&LeafRequest { id: &id, instance: Some(instance), key: &key, ttl })?;
+        let leaf =
+            self.sign(&LeafRequest { id: &id, instance: Some(instance), key: &key, dns: &dns, ttl })?;
         let csr_sha256 = crate::sha256(request);
         let attestation = Attestation { instance, evidence, csr_sha256, version, address, request_id };
         match self.store.record_attestation(leaf.issuance.clone(), attestation.clone()).await {
@@ -251,24 +269,35 @@ impl Issuer {
         &self,
         peer: &PeerIdentity,
         request: &[u8],
+        ttl: Option<Duration>,
         version: &str,
         request_id: Option<RequestId>,
     ) -> Result<Issued, IssueError> {
         let version = check_version(version)?;
         let instance = peer.instance.ok_or(IssueError::NoInstance)?;
-        let key = csr::verify(request, &peer.id)?;
-        let workload = self.store.workload(peer.id.clone()).await?;
-        let leaf = self.sign(&LeafRequest {
-            id: &peer.id,
-            instance: Some(instance),
-            key: &key,
-            ttl: workload.life(time::now()),
-        })?;
+        let terms = self.store.workload(peer.id.clone()).await?.terms();
+        let (key, Granted { ttl, dns }) = self.read(request, &peer.id, ttl, &terms, Occasion::Next)?;
+        let leaf =
+            self.sign(&LeafRequest { id: &peer.id, instance: Some(instance), key: &key, dns: &dns, ttl })?;
         let presented =
             peer.handles.iter().map(|handle| (handle.issuer_sha256, handle.serial.clone())).collect();
         let renewal = Renewal { instance, presented, version, request_id };
         self.store.record_renewal(leaf.issuance.clone(), renewal).await?;
         Ok(Issued { id: peer.id.clone(), instance, leaf })
+    }
+
+    /// The key of a signing request, and what an SVID for it may be.
+    fn read(
+        &self,
+        request: &[u8],
+        id: &SpiffeId,
+        ttl: Option<Duration>,
+        terms: &Terms,
+        occasion: Occasion,
+    ) -> Result<(PublicKey, Granted), IssueError> {
+        let SigningRequest { key, dns } = csr::verify(request, id, &self.settings.keys)?;
+        let granted = grant(self.settings.ttl, terms, &Asked { ttl, dns }, occasion, time::now())?;
+        Ok((key, granted))
     }
 
     fn sign(&self, request: &LeafRequest<'_>) -> Result<SignedLeaf, CaError> {
@@ -314,6 +343,6 @@ pub fn refusal(error: &IssueError) -> Option<&Refusal> {
 
 /// The key in a request of `key`, for tests of other rooms.
 #[cfg(test)]
-pub(crate) fn tests_csr(key: &WorkloadKey, id: &SpiffeId) -> crate::ca::PublicKey {
-    csr::verify(&key.csr(Some(id)).unwrap(), id).unwrap()
+pub(crate) fn tests_csr(key: &WorkloadKey, id: &SpiffeId) -> PublicKey {
+    csr::verify(&key.csr(Some(id)).unwrap(), id, &KeyAlgorithms::default()).unwrap().key
 }

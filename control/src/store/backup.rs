@@ -42,6 +42,7 @@ pub(super) const TABLES: &[&str] = &[
     "restriction",
     "held_request",
     "held_decision",
+    "revoked_proof",
     "audit_key",
     "audit_checkpoint",
     "proof_use",

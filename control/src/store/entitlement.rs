@@ -8,12 +8,11 @@ use signet_proto::spiffe::SpiffeId;
 
 use super::change::Change;
 use super::mesh::Topics;
-use super::model::{Actor, Entitled, WorkloadStatus, life};
+use super::model::{Actor, Entitled, Terms, WorkloadStatus};
 use super::sql::{Sql, Value};
 use super::{Refusal, Store, StoreError, registrations, workloads};
 use crate::audit::Action;
 use crate::registry::{Declaration, Name, Selector, choose, matching};
-use crate::time;
 
 /// A proof that fits more workloads than this is too broad to choose by.
 const MOST_MATCHES: usize = 64;
@@ -28,13 +27,24 @@ impl Store {
         proven: BTreeSet<Selector>,
         wanted: Option<SpiffeId>,
     ) -> Result<Entitled, StoreError> {
-        let now = time::now();
         self.read(move |sql| {
             let (id, declaration) = find(sql, &proven, wanted.as_ref())?;
             let ttl = declaration.ttl.default.ok_or_else(|| {
                 StoreError::Damaged(format!("workload `{}` without a ttl", declaration.name))
             })?;
-            Ok(Entitled { ttl: life(ttl, declaration.until, now), id })
+            let template = match &declaration.name {
+                Name::Template(template) => Some(template),
+                Name::Identity(_) => None,
+            };
+            let dns = registrations::filled(&id, template, declaration.dns)?;
+            let terms = Terms {
+                ttl,
+                ttl_min: declaration.ttl.min,
+                ttl_max: declaration.ttl.max,
+                dns: dns.iter().map(ToString::to_string).collect(),
+                until: declaration.until,
+            };
+            Ok(Entitled { id, terms })
         })
         .await
     }

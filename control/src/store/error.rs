@@ -214,6 +214,14 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+    /// What proved an instance that was revoked proves no other.
+    #[error(
+        "the proof gave an instance that was revoked: another token, or a certificate for another key, is needed"
+    )]
+    ProofRevoked,
+    /// The workload ends sooner than it did when the SVID was signed.
+    #[error("the workload was changed in this moment: nothing is issued; ask again")]
+    ChangedMeanwhile,
     /// There is a bounded number of them.
     #[error(
         "there are as many freezes and rules about approval as can be: set some on a wider scope instead"
@@ -245,6 +253,7 @@ impl Refusal {
                 | Self::RequestUsed(_)
                 | Self::TooManyRequests
                 | Self::Frozen { .. }
+                | Self::ChangedMeanwhile
         )
     }
 
@@ -282,6 +291,8 @@ impl Refusal {
             Self::NotIndependent { .. } => "not_independent",
             Self::TooManyRequests => "too_many_requests",
             Self::Frozen { .. } => "frozen",
+            Self::ProofRevoked => "proof_revoked",
+            Self::ChangedMeanwhile => "changed_meanwhile",
             Self::TooManyRestrictions => "too_many_restrictions",
             Self::OtherTemplate(_) => "other_template",
             Self::TooManyMatches => "too_many_matches",

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::model::{Issuance, WorkloadStatus};
-use super::restrictions::CONCERNS;
+use super::restrictions::{CONCERNS, Freeze};
 use super::revocations::certificate_name;
 use super::sql::{Row, Sql, Value};
 use super::tokens::{self, Found};
@@ -27,6 +27,8 @@ pub(super) struct Asked<'a> {
     pub(super) presented: &'a Presented,
     /// Of a join token.
     pub(super) secret_sha256: Option<&'a [u8; 32]>,
+    /// Of a proof of another kind.
+    pub(super) proof_sha256: Option<&'a [u8; 32]>,
 }
 
 /// What the store says about it.
@@ -40,8 +42,10 @@ pub(super) struct Facts {
     token: Option<Found>,
     /// The strictest rule about approval on a subtree that it is in.
     rule: Approval,
-    /// Issuance to new instances is frozen.
-    is_frozen: bool,
+    /// What is frozen, at the hardest.
+    freeze: Option<Freeze>,
+    /// An instance that it gave was revoked.
+    proof_is_revoked: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -70,7 +74,7 @@ impl<'a> Asked<'a> {
     /// Without proof.
     pub(super) fn about(issuance: &'a Issuance, instance: &'a InstanceId) -> Self {
         let Issuance { spiffe_id: id, spki_sha256, .. } = issuance;
-        Self { id, instance, spki_sha256, presented: &[], secret_sha256: None }
+        Self { id, instance, spki_sha256, presented: &[], secret_sha256: None, proof_sha256: None }
     }
 }
 
@@ -82,6 +86,7 @@ impl Facts {
             Value::from(asked.spki_sha256),
             Value::from(crate::hex::encode(asked.spki_sha256)),
             Value::from(asked.secret_sha256),
+            Value::from(asked.proof_sha256),
         ];
         let mut places = String::from("NULL");
         for (issuer_sha256, serial) in asked.presented {
@@ -97,7 +102,8 @@ impl Facts {
                     EXISTS (SELECT 1 FROM certificate c JOIN instance o ON o.id = c.instance
                             WHERE c.spki_sha256 = ?3 AND o.status = 'revoked'),
                     (SELECT max(value) FROM restriction WHERE kind = 'approval' AND {CONCERNS}),
-                    EXISTS (SELECT 1 FROM restriction WHERE kind = 'freeze' AND {CONCERNS}),
+                    (SELECT min(value) FROM restriction WHERE kind = 'freeze' AND {CONCERNS}),
+                    EXISTS (SELECT 1 FROM revoked_proof WHERE proof_sha256 = ?6),
                     t.*
              FROM (SELECT 1) AS asked
              LEFT JOIN workload w ON w.spiffe_id = ?1
@@ -124,8 +130,13 @@ impl Facts {
             Some(_) => row.parsed(9)?,
             None => Approval::None,
         };
-        let token = match row.get::<Option<String>>(11)? {
-            Some(_) => Some(Found::read(row, 11)?),
+        // `all` is less than `new`.
+        let freeze = match row.get::<Option<String>>(10)? {
+            Some(_) => Some(row.parsed(10)?),
+            None => None,
+        };
+        let token = match row.get::<Option<String>>(12)? {
+            Some(_) => Some(Found::read(row, 12)?),
             None => None,
         };
         Ok(Self {
@@ -139,7 +150,8 @@ impl Facts {
             },
             token,
             rule,
-            is_frozen: row.get(10)?,
+            freeze,
+            proof_is_revoked: row.get(11)?,
         })
     }
 
@@ -174,9 +186,22 @@ impl Facts {
         self.workload.as_ref().map_or(Approval::None, |workload| workload.approval).max(self.rule)
     }
 
-    /// Whether new instances get nothing.
-    pub(super) fn is_frozen(&self) -> bool {
-        self.is_frozen
+    /// No instance that the proof gave was revoked.
+    pub(super) fn require_good_proof(&self) -> Result<(), Refusal> {
+        if self.proof_is_revoked { Err(Refusal::ProofRevoked) } else { Ok(()) }
+    }
+
+    /// What nobody gets.
+    pub(super) fn freeze(&self) -> Option<Freeze> {
+        self.freeze
+    }
+
+    /// Nothing outlives the workload, whatever was known of that when it was signed.
+    pub(super) fn require_end(&self, not_after: SystemTime) -> Result<(), Refusal> {
+        match self.workload.as_ref().and_then(|workload| workload.until) {
+            Some(until) if not_after > until => Err(Refusal::ChangedMeanwhile),
+            _ => Ok(()),
+        }
     }
 
     /// Nothing that was presented is revoked.
@@ -241,7 +266,8 @@ mod tests {
             key: Key::default(),
             token: None,
             rule: Approval::None,
-            is_frozen: false,
+            freeze: None,
+            proof_is_revoked: false,
         }
     }
 
@@ -305,6 +331,14 @@ mod tests {
         );
         let gone = with(|facts| facts.workload = None).judge_renewal(&id(), second(100));
         assert!(matches!(gone, Err(StoreError::NotFound { .. })));
+    }
+
+    #[test]
+    fn no_svid_outlives_its_workload() {
+        assert_eq!(good().require_end(second(101)), Ok(()));
+        assert_eq!(good().require_end(second(102)), Err(Refusal::ChangedMeanwhile));
+        let for_ever = with(|facts| facts.workload.as_mut().unwrap().until = None);
+        assert_eq!(for_ever.require_end(second(1_000_000)), Ok(()));
     }
 
     #[test]

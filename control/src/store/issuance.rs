@@ -9,6 +9,7 @@ use super::change::Change;
 use super::facts::{Asked, Facts, Standing};
 use super::model::{Actor, Attestation, Evidence, Issuance, Renewal};
 use super::requests::{self, Approved};
+use super::restrictions::Freeze;
 use super::sql::values;
 use super::tokens::Redeemed;
 use super::{Refusal, Store, StoreError, entitlement, lapse, leases, proof_uses, restrictions, tokens};
@@ -93,7 +94,9 @@ fn attest(
             Evidence::JoinToken { secret_sha256 } => {
                 Asked { secret_sha256: Some(secret_sha256), ..Asked::about(issuance, &new.instance) }
             }
-            Evidence::Proven(_) => Asked::about(issuance, &new.instance),
+            Evidence::Proven(proven) => {
+                Asked { proof_sha256: Some(&proven.proof.sha256), ..Asked::about(issuance, &new.instance) }
+            }
             Evidence::Svid { instance, presented } => Asked { presented, ..Asked::about(issuance, instance) },
         },
     )?;
@@ -109,7 +112,10 @@ fn attest(
             }
             redeemed == Redeemed::Again
         }
-        Evidence::Proven(_) => facts.has_instance(),
+        Evidence::Proven(_) => {
+            facts.require_good_proof()?;
+            facts.has_instance()
+        }
         Evidence::Svid { .. } => {
             facts.require_unlisted()?;
             false
@@ -121,8 +127,8 @@ fn attest(
         Evidence::JoinToken { .. } if again => {}
         Evidence::JoinToken { secret_sha256 } => tokens::spend(change, secret_sha256, &new.instance)?,
         Evidence::Proven(proven) => {
-            if let Some(used) = &proven.used {
-                proof_uses::bind(change, used, &issuance.spki_sha256)?;
+            if proven.one_key {
+                proof_uses::bind(change, &proven.proof, &issuance.spki_sha256)?;
             }
         }
         Evidence::Svid { instance, .. } => succeed(change, issuance, instance, new.request_id)?,
@@ -132,11 +138,16 @@ fn attest(
         Evidence::Svid { instance, .. } => Some(instance.to_string()),
         Evidence::JoinToken { .. } | Evidence::Proven(_) => None,
     };
+    let proof = match &new.evidence {
+        Evidence::Proven(proven) => Some(proven.proof),
+        Evidence::JoinToken { .. } | Evidence::Svid { .. } => None,
+    };
     // Asked again: the same instance, with its newest SVID.
     change.sql.post(
         "INSERT INTO instance (id, spiffe_id, status, proof, version, attested_at_ms, renewals,
-                                   serial, not_before_ms, not_after_ms, predecessor, address, evidence)
-             VALUES (?1, ?2, 'active', ?8, ?3, ?4, 0, ?5, ?6, ?7, ?9, ?10, ?11)
+                                   serial, not_before_ms, not_after_ms, predecessor, address, evidence,
+                                   proof_sha256, proof_ends_ms)
+             VALUES (?1, ?2, 'active', ?8, ?3, ?4, 0, ?5, ?6, ?7, ?9, ?10, ?11, ?12, ?13)
              ON CONFLICT (id) DO UPDATE SET version = excluded.version, serial = excluded.serial,
                not_before_ms = excluded.not_before_ms,
                not_after_ms = CASE WHEN instance.not_after_ms > excluded.not_after_ms
@@ -150,11 +161,22 @@ fn attest(
             issuance.not_before,
             issuance.not_after,
             new.evidence.proof(),
-            predecessor,
+            predecessor.as_deref(),
             new.address.to_string(),
-            new.evidence.facts()
+            new.evidence.facts(),
+            proof.map(|proof| proof.sha256),
+            proof.map(|proof| proof.ends)
         ],
     )?;
+    if let Some(predecessor) = &predecessor {
+        // What proved the first of a line proves the others: revoked with any of them.
+        change.sql.post(
+            "UPDATE instance SET proof_sha256 = (SELECT p.proof_sha256 FROM instance p WHERE p.id = ?2),
+                                 proof_ends_ms = (SELECT p.proof_ends_ms FROM instance p WHERE p.id = ?2)
+             WHERE id = ?1",
+            values![new.instance.to_string(), predecessor],
+        )?;
+    }
     insert(change, issuance, Some(&new.instance))?;
     let mut detail = json!({
         "instance": new.instance.to_string(),
@@ -186,7 +208,8 @@ fn require_let_in(
     facts: &Facts,
     again: bool,
 ) -> Result<Option<Approved>, StoreError> {
-    if facts.is_frozen() {
+    facts.require_end(issuance.not_after)?;
+    if facts.freeze().is_some() {
         restrictions::require_not_frozen(&change.sql, &issuance.spiffe_id)?;
     }
     let known = again || matches!(new.evidence, Evidence::Svid { .. });
@@ -225,7 +248,13 @@ fn succeed(
 fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Result<(), StoreError> {
     let instance = renewal.instance.to_string();
     let asked = Asked { presented: &renewal.presented, ..Asked::about(issuance, &renewal.instance) };
-    match Facts::read(&change.sql, &asked)?.judge_renewal(&issuance.spiffe_id, change.at)? {
+    let facts = Facts::read(&change.sql, &asked)?;
+    let standing = facts.judge_renewal(&issuance.spiffe_id, change.at)?;
+    facts.require_end(issuance.not_after)?;
+    if facts.freeze() == Some(Freeze::All) {
+        restrictions::require_not_frozen(&change.sql, &issuance.spiffe_id)?;
+    }
+    match standing {
         Standing::Live => {}
         Standing::TakenForLapsed => lapse::revive(change, &instance, &issuance.spiffe_id).map(drop)?,
     }

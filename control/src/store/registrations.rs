@@ -273,8 +273,21 @@ fn dns(name: &Name, template: Option<&Template>, text: &str) -> Result<BTreeSet<
     let damaged = |error: &dyn std::fmt::Display| StoreError::Damaged(format!("`{name}`: dns: {error}"));
     let names: BTreeSet<DnsName> =
         text.lines().map(str::parse).collect::<Result<_, _>>().map_err(|error| damaged(&error))?;
-    let (Some(template), Name::Identity(id)) = (template, name) else { return Ok(names) };
-    let values = template.values_of(id).ok_or_else(|| damaged(&"its template does not give it"))?;
+    match name {
+        Name::Identity(id) => filled(id, template, names),
+        Name::Template(_) => Ok(names),
+    }
+}
+
+/// The names of an identity; of one that a template gives, with its values filled in.
+pub(super) fn filled(
+    id: &SpiffeId,
+    template: Option<&Template>,
+    names: BTreeSet<DnsName>,
+) -> Result<BTreeSet<DnsName>, StoreError> {
+    let Some(template) = template else { return Ok(names) };
+    let strange = || StoreError::Damaged(format!("`{id}`: its template does not give it"));
+    let values = template.values_of(id).ok_or_else(strange)?;
     // A name that a later change of the template cannot fill here is one that this identity does not have.
     Ok(names.iter().filter_map(|name| name.fill(&values).ok()?.parse().ok()).collect())
 }

@@ -245,6 +245,14 @@ pub(super) fn end_instance(change: &Change<'_>, instance: &str, status: &str) ->
         "UPDATE instance SET status = ?2, ended_at_ms = ?3 WHERE id = ?1",
         values![instance, status, change.at],
     )?;
+    if status == "revoked" {
+        change.sql.post(
+            "INSERT INTO revoked_proof (proof_sha256, ends_at_ms)
+             SELECT proof_sha256, proof_ends_ms FROM instance WHERE id = ?1 AND proof_sha256 IS NOT NULL
+             ON CONFLICT (proof_sha256) DO NOTHING",
+            values![instance],
+        )?;
+    }
     leases::remove(change, instance)
 }
 

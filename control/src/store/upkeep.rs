@@ -6,7 +6,7 @@ use super::sql::values;
 use super::{Store, StoreError};
 
 /// Of each kind at most `?2` that ended before `?1`.
-pub(super) const ENDED: [&str; 5] = [
+pub(super) const ENDED: [&str; 6] = [
     "DELETE FROM certificate WHERE serial IN
        (SELECT serial FROM certificate WHERE not_after_ms < ?1 LIMIT ?2)",
     "DELETE FROM instance WHERE id IN
@@ -18,6 +18,8 @@ pub(super) const ENDED: [&str; 5] = [
        (SELECT secret_sha256 FROM join_token WHERE expires_at_ms < ?1 LIMIT ?2)",
     "DELETE FROM proof_use WHERE proof_sha256 IN
        (SELECT proof_sha256 FROM proof_use WHERE ends_at_ms < ?1 LIMIT ?2)",
+    "DELETE FROM revoked_proof WHERE proof_sha256 IN
+       (SELECT proof_sha256 FROM revoked_proof WHERE ends_at_ms < ?1 LIMIT ?2)",
     "DELETE FROM held_request WHERE id IN
        (SELECT id FROM held_request WHERE state IN ('denied', 'expired', 'used') AND expires_at_ms < ?1
         LIMIT ?2)",

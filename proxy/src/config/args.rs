@@ -154,6 +154,10 @@ pub struct Keys {
     #[arg(long, value_name = "ID", env = "SIGNET_SPIFFE_ID")]
     pub spiffe_id: Option<SpiffeId>,
 
+    /// Life of the SVIDs, within the bounds of the workload [default: the workload's usual one]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_SVID_TTL")]
+    pub svid_ttl: Option<Timeout>,
+
     /// PEM chain of an SVID that something else keeps fresh, leaf first
     #[arg(long, value_name = "FILE", env = "SIGNET_SVID_FILE")]
     pub svid_file: Option<PathBuf>,
@@ -203,6 +207,7 @@ impl Keys {
             join_file: self.join_file.or(other.join_file),
             attest: self.attest.or(other.attest),
             spiffe_id: self.spiffe_id.or(other.spiffe_id),
+            svid_ttl: self.svid_ttl.or(other.svid_ttl),
             svid_file: self.svid_file.or(other.svid_file),
             key_file: self.key_file.or(other.key_file),
             bundle_file: self.bundle_file.or(other.bundle_file),

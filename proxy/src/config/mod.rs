@@ -98,6 +98,12 @@ pub enum ConfigError {
         /// The ticket's.
         expected: TrustDomain,
     },
+    /// A life that no SVID can have.
+    #[error("`svid-ttl`: an SVID lives for at least a second, found {found:?}")]
+    Life {
+        /// What was asked for.
+        found: Duration,
+    },
     /// No identity source.
     #[error(
         "no identity source: expected `join` or `join-file` (a ticket of `signet token create`, or an introduction of `signet token introduction` with `attest`), or `svid-file`, `key-file` and `bundle-file`"

@@ -6,6 +6,7 @@ use signet_proto::ticket::JoinTicket;
 
 use super::ConfigError;
 use super::args::Keys;
+use super::values::Timeout;
 use crate::identity::files::Files;
 use crate::identity::{Joining, Proof};
 
@@ -73,5 +74,12 @@ fn joining(key: &'static str, ticket: JoinTicket, keys: &Keys) -> Result<Joining
     if let Some(found) = spiffe_id.clone().filter(|id| *id.trust_domain() != trust_domain) {
         return Err(ConfigError::OtherDomain { found, expected: trust_domain });
     }
-    Ok(Joining { control, trust_domain, root_sha256, proof, spiffe_id })
+    let ttl_seconds = match keys.svid_ttl {
+        None => 0,
+        Some(Timeout(life)) => {
+            let seconds = u32::try_from(life.as_secs()).ok().filter(|seconds| *seconds > 0);
+            seconds.ok_or(ConfigError::Life { found: life })?
+        }
+    };
+    Ok(Joining { control, trust_domain, root_sha256, proof, spiffe_id, ttl_seconds })
 }

@@ -29,6 +29,8 @@ pub struct Joining {
     pub proof: Proof,
     /// Which identity is wanted, if the proof may fit several.
     pub spiffe_id: Option<SpiffeId>,
+    /// The life of its SVIDs in seconds; 0: the usual one of its workload.
+    pub ttl_seconds: u32,
 }
 
 /// A key and the request to certify it. The same for all tries: if only the answer of a try was lost, control knows
@@ -44,12 +46,13 @@ impl Request {
         Ok(Self { csr: key.csr(None)?, key })
     }
 
-    fn message(&self, proof: Message, wanted: Option<&SpiffeId>) -> v1::AttestRequest {
+    fn message(&self, proof: Message, wanted: Option<&SpiffeId>, ttl_seconds: u32) -> v1::AttestRequest {
         v1::AttestRequest {
             proof: Some(proof),
             csr: self.csr.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             spiffe_id: wanted.map(ToString::to_string).unwrap_or_default(),
+            ttl_seconds,
         }
     }
 }
@@ -68,7 +71,7 @@ pub(super) async fn attest(
     let wanted = before.or(joining.spiffe_id.as_ref());
     let answered = async {
         let proof = joining.proof.present(&mut client, domain, &request.csr).await?;
-        send(&mut client, request.message(proof, wanted)).await
+        send(&mut client, request.message(proof, wanted, joining.ttl_seconds)).await
     };
     let answer = answered.await.inspect_err(|error| {
         if error.blames_the_replica() {
@@ -113,7 +116,7 @@ pub async fn attest_by_svid(control: &Addresses, mesh: &Mesh) -> Result<(), Iden
     let tls = client_config(Some(&svid), Arc::clone(&trust), expected, &[ALPN_H2])?;
     let (_, mut client) = reach(control, &tls).await?;
     let proof = Message::Svid(v1::SvidProof {});
-    let answer = send(&mut client, request.message(proof, Some(svid.id()))).await?;
+    let answer = send(&mut client, request.message(proof, Some(svid.id()), 0)).await?;
     let next = checked(answer.svid, &request.key, &trust)?;
     if next.id() != svid.id() {
         return Err(ControlError::Unusable(format!("it issued `{}` to `{}`", next.id(), svid.id())).into());

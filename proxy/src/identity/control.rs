@@ -119,7 +119,7 @@ pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, s
             continue;
         }
         let mut revoked = false;
-        while let Err(error) = renew_once(&control, &mesh).await {
+        while let Err(error) = renew_once(&joining, &control, &mesh).await {
             metrics::rotation(if error.is_final() { "refused" } else { "failed" });
             let left = not_after.duration_since(signet_proto::clock::now()).unwrap_or_default();
             revoked |= error.because().is_some_and(because::is_revoked);
@@ -189,12 +189,15 @@ pub(super) fn limited<T>(message: T, deadline: Duration) -> tonic::Request<T> {
     request
 }
 
-async fn renew_once(control: &Addresses, mesh: &Mesh) -> Result<(), IdentityError> {
+async fn renew_once(joining: &Joining, control: &Addresses, mesh: &Mesh) -> Result<(), IdentityError> {
     let no_svid = || ControlError::Unusable("no SVID to renew".into());
     let (svid, trust) = mesh.credentials().ok_or_else(no_svid)?;
     let key = WorkloadKey::generate()?;
-    let request =
-        v1::RenewRequest { csr: key.csr(Some(svid.id()))?, version: env!("CARGO_PKG_VERSION").into() };
+    let request = v1::RenewRequest {
+        csr: key.csr(Some(svid.id()))?,
+        version: env!("CARGO_PKG_VERSION").into(),
+        ttl_seconds: joining.ttl_seconds,
+    };
     let expected = control_id(svid.id().trust_domain())?;
     let tls = client_config(Some(&svid), Arc::clone(&trust), expected, &[ALPN_H2])?;
     let (place, mut client) = reach(control, &tls).await?;

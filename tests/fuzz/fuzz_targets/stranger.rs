@@ -10,13 +10,17 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
-use signet_control::issue::verify_request;
+use signet_control::issue::{KeyAlgorithms, verify_request};
 use signet_proto::spiffe::SpiffeId;
 use signet_proto::ticket::JoinTicket;
 use signet_proto::v1::attest_request::Proof;
 use signet_proto::v1::{AttestRequest, ChallengeRequest, RenewRequest};
 
 static ASSIGNED: LazyLock<SpiffeId> = LazyLock::new(|| "spiffe://mesh.local/orders".parse().expect("fixed"));
+static KEYS: LazyLock<KeyAlgorithms> = LazyLock::new(|| {
+    let all = ["p256", "p384", "ed25519", "rsa"].map(|name| name.parse().expect("a kind"));
+    KeyAlgorithms::new(&all).expect("some")
+});
 
 fuzz_target!(|input: &[u8]| {
     if let Ok(text) = std::str::from_utf8(input) {
@@ -43,10 +47,10 @@ fuzz_target!(|input: &[u8]| {
 
 /// Accepted are only requests in the one form that they have; any byte more or less is refused.
 fn request(der: &[u8]) {
-    if verify_request(der, &ASSIGNED).is_err() {
+    if verify_request(der, &ASSIGNED, &KEYS).is_err() {
         return;
     }
     let longer = [der, &[0]].concat();
-    assert!(verify_request(&longer, &ASSIGNED).is_err());
-    assert!(verify_request(&der[..der.len() - 1], &ASSIGNED).is_err());
+    assert!(verify_request(&longer, &ASSIGNED, &KEYS).is_err());
+    assert!(verify_request(&der[..der.len() - 1], &ASSIGNED, &KEYS).is_err());
 }

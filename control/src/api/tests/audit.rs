@@ -196,7 +196,7 @@ async fn audit_names_the_call_of_what_was_done_and_of_what_was_refused() {
         proof: proof(),
         csr,
         version: "test".into(),
-        spiffe_id: String::new(),
+        ..v1::AttestRequest::default()
     };
     let refused = stranger.attest(attest(vec![1, 2, 3])).await.unwrap_err();
     let (actor, action, said) = mesh.newest(id).await;

@@ -37,7 +37,7 @@ async fn lost_answer_to_a_join_is_given_again_to_the_same_key() {
             proof: Some(proof(&ticket)),
             csr,
             version: "test".into(),
-            spiffe_id: String::new(),
+            ..v1::AttestRequest::default()
         };
         IdentityClient::new(channel.clone()).attest(request).await
     };
@@ -50,5 +50,55 @@ async fn lost_answer_to_a_join_is_given_again_to_the_same_key() {
         let refused = attest(csr).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated);
         assert!(refused.message().starts_with("unknown or used or expired token"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn svid_has_the_life_and_the_dns_names_that_are_asked_for_within_those_of_the_workload() {
+    let mut mesh = Mesh::start().await;
+    let dns = vec!["a.example".to_owned(), "b.example".to_owned()];
+    let request = v1::CreateWorkloadRequest {
+        spiffe_id: "spiffe://mesh.local/named".into(),
+        owner: "team".into(),
+        purpose: "test".into(),
+        ttl_max: Some(crate::time::duration_to_proto(Duration::from_secs(7200))),
+        dns,
+        ..v1::CreateWorkloadRequest::default()
+    };
+    mesh.operator.create_workload(request).await.unwrap();
+    let ask = async |mesh: &mut Mesh, names: &[&str], ttl_seconds: u32| {
+        let ticket = mesh.ticket("named").await;
+        let pinned = pinned_client_config(ticket.root_sha256, control(), &[ALPN_H2]).unwrap();
+        let channel = dial(&ticket.control[0], pinned).await.unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names =
+            names.iter().map(|name| rcgen::SanType::DnsName((*name).try_into().unwrap())).collect();
+        let request = v1::AttestRequest {
+            proof: Some(proof(&ticket)),
+            csr: params.serialize_request(&key).unwrap().der().to_vec(),
+            ttl_seconds,
+            ..v1::AttestRequest::default()
+        };
+        let issued = IdentityClient::new(channel).attest(request).await?.into_inner().svid.unwrap();
+        let life = issued.not_after.unwrap().seconds - issued.not_before.unwrap().seconds;
+        let (_, leaf) = x509_parser::parse_x509_certificate(&issued.chain[0]).unwrap();
+        let names = leaf.subject_alternative_name().unwrap().unwrap().value.general_names.clone();
+        let dns = names.iter().filter_map(|name| match name {
+            x509_parser::extensions::GeneralName::DNSName(name) => Some((*name).to_owned()),
+            _ => None,
+        });
+        Ok::<_, tonic::Status>((life, dns.collect::<Vec<_>>()))
+    };
+    let (life, dns) = ask(&mut mesh, &[], 0).await.unwrap();
+    assert_eq!((life, dns.len()), (3610, 2), "as usual, and 10 s for slow clocks");
+    let (life, dns) = ask(&mut mesh, &["b.example"], 600).await.unwrap();
+    assert_eq!((life, dns), (610, vec!["b.example".to_owned()]));
+    for (names, ttl, said) in
+        [(&["c.example"][..], 0, "has only a.example, b.example"), (&[], 7201, "lives from 1m to 2h")]
+    {
+        let refused = ask(&mut mesh, names, ttl).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains(said), "{refused}");
     }
 }

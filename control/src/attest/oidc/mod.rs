@@ -149,9 +149,9 @@ impl JwtAttestors {
         let config = &attestor.config;
         let selectors = profile::selectors(name, config.profile, &config.claims, &claims)?;
         let evidence = evidence(&token, text, &claims, ends);
-        let used = (config.reuse == Reuse::SameKey)
-            .then(|| ProofUse { sha256: crate::sha256(token.signed()), ends: ends + config.leeway });
-        Ok(Proven { attestor: name.to_owned(), selectors, evidence, used })
+        let proof = ProofUse { sha256: crate::sha256(token.signed()), ends: ends + config.leeway };
+        let one_key = config.reuse == Reuse::SameKey;
+        Ok(Proven { attestor: name.to_owned(), selectors, evidence, proof, one_key })
     }
 }
 

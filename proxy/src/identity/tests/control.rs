@@ -80,6 +80,7 @@ impl Control {
             root_sha256: sha256(&self.0.root),
             proof,
             spiffe_id: None,
+            ttl_seconds: 0,
         }
     }
 
