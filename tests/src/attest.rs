@@ -197,7 +197,7 @@ impl Stranger {
             proof: Some(proof),
             csr: self.csr.clone(),
             version: VERSION.to_owned(),
-            spiffe_id: String::new(),
+            ..AttestRequest::default()
         };
         let answer = self.client.clone().attest(request).await?.into_inner();
         Ok(answer.svid.expect("an answer holds the SVID"))
