@@ -41,6 +41,8 @@ pub(crate) struct Setting {
     pub(crate) grpc: Seat,
     pub(crate) http: Seat,
     pub(crate) pod: Option<Pod>,
+    /// Where the store is, unless it is in the data directory.
+    pub(crate) store: Option<String>,
     pub(crate) options: Vec<String>,
 }
 
@@ -101,6 +103,15 @@ impl Control {
     /// When nobody answers.
     pub async fn readyz(&self) -> std::io::Result<u16> {
         Ok(self.place().get(self.http, "/readyz").await?.status)
+    }
+
+    /// What `/readyz` says now, and its status.
+    ///
+    /// # Panics
+    /// When nobody answers.
+    pub async fn readiness(&self) -> (u16, String) {
+        let reply = self.place().get(self.http, "/readyz").await.expect("/readyz answers");
+        (reply.status, reply.body)
     }
 
     /// `/metrics` of this one.
@@ -288,6 +299,32 @@ impl Control {
         let _ = self.signet(&["audit", "verify"]).await.succeeded();
     }
 
+    /// `signet-control run` as it is always started, by a test that expects it to refuse.
+    #[must_use]
+    pub fn attempt(&self) -> Client {
+        let client = Client::at(&binaries().control).within(&self.setting.directory);
+        self.place().client(client.args(self.setting.arguments()))
+    }
+
+    /// Another verb of `signet-control`, on the same data directory and store.
+    #[must_use]
+    pub fn upkeep(&self, arguments: &[&str]) -> Client {
+        let client =
+            Client::at(&binaries().control).args(arguments).arg("--data-dir").arg(&self.setting.data);
+        self.place().client(client.args(self.setting.store.iter().flat_map(|url| ["--store", url])))
+    }
+
+    /// Starts control again, this once with one more option.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub async fn restart_control_with(&mut self, option: &str) {
+        let mut setting = self.setting.clone();
+        setting.options.push(option.to_owned());
+        let Self { grpc, http, control, .. } = Self::start(setting).await;
+        (self.grpc, self.http, self.control) = (grpc, http, control);
+    }
+
     fn place(&self) -> Place<'_> {
         self.setting.pod.as_ref().map_or(Place::Loopback, Place::Pod)
     }
@@ -297,12 +334,28 @@ impl Setting {
     fn run(&self) -> Process {
         let place = self.pod.as_ref().map_or(Place::Loopback, Place::Pod);
         let mut command = place.command(&binaries().control, None);
-        command.current_dir(&self.directory).arg("run").arg("--data-dir").arg(&self.data);
-        command.args(["--trust-domain", TRUST_DOMAIN, "--min-ttl", "2s", "--log-format", "json"]);
-        command.args(["--grpc-listen", &self.grpc.listen.to_string()]);
-        command.args(["--http-listen", &self.http.listen.to_string()]);
-        command.args(&self.options);
+        command.current_dir(&self.directory).args(self.arguments());
         Process::start("signet-control", command)
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let (data, grpc, http) = (self.data.display(), self.grpc.listen, self.http.listen);
+        let mut arguments = vec!["run".to_owned()];
+        for (name, value) in [
+            ("--data-dir", data.to_string()),
+            ("--trust-domain", TRUST_DOMAIN.to_owned()),
+            ("--min-ttl", "2s".to_owned()),
+            ("--log-format", "json".to_owned()),
+            ("--grpc-listen", grpc.to_string()),
+            ("--http-listen", http.to_string()),
+        ] {
+            arguments.extend([name.to_owned(), value]);
+        }
+        if let Some(url) = &self.store {
+            arguments.extend(["--store".to_owned(), url.clone()]);
+        }
+        arguments.extend(self.options.iter().cloned());
+        arguments
     }
 }
 

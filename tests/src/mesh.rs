@@ -117,6 +117,16 @@ impl Mesh {
         self.replicas = start_at_once(settings).await;
     }
 
+    /// Has control, of which there is one and which does not run, begin on another engine at its next start: on an
+    /// empty store, with the same directory, seal key and ports.
+    pub async fn move_to(&mut self, store: Store) {
+        self.database = match store {
+            Store::Sqlite => None,
+            Store::Postgres => Some(Database::start().await),
+        };
+        self.replicas[0].setting.store = self.database.as_ref().map(Database::url);
+    }
+
     /// What a statement selects from the store behind control's back: rows of columns, as text.
     ///
     /// # Panics
@@ -215,7 +225,8 @@ impl MeshBuilder {
             Store::Sqlite => None,
             Store::Postgres => Some(self.prepare_database(shared).await),
         };
-        let settings = self.settings(shared);
+        let url = database.as_ref().map(Database::url);
+        let settings = self.settings(shared, url.as_deref());
         let replicas = if self.at_once {
             start_at_once(settings).await
         } else {
@@ -239,11 +250,11 @@ impl MeshBuilder {
         let migrate = Client::at(&binaries().control).args(["migrate", "--store", &url]);
         let _ = place.client(migrate).run().await.succeeded();
         let seal_key = shared.join("seal.key").display().to_string();
-        self.options.extend(["--store".to_owned(), url, "--seal-key-file".to_owned(), seal_key]);
+        self.options.extend(["--seal-key-file".to_owned(), seal_key]);
         database
     }
 
-    fn settings(&self, shared: &Path) -> Vec<Setting> {
+    fn settings(&self, shared: &Path, store: Option<&str>) -> Vec<Setting> {
         let seats: Vec<(Seat, Seat)> = (0..self.replicas).map(|number| self.seats(number)).collect();
         let mut options = self.options.clone();
         // One alone is named by its listener's address.
@@ -256,7 +267,8 @@ impl MeshBuilder {
             std::fs::create_dir(&directory).expect("our own directory");
             let data = self.data.clone().unwrap_or_else(|| directory.join("data"));
             let pod = self.pods.get(number).cloned();
-            Setting { directory, data, grpc, http, pod, options: options.clone() }
+            let store = store.map(str::to_owned);
+            Setting { directory, data, grpc, http, pod, store, options: options.clone() }
         };
         seats.into_iter().enumerate().map(setting).collect()
     }

@@ -266,7 +266,9 @@ impl Duties {
         metrics::store_reachable(counts.is_ok());
         let counts = counts?;
         let committed = self.store.committed().borrow().revision;
-        metrics::revision_lag(committed.saturating_sub(self.state.borrow().processed));
+        let told = self.state.borrow().processed;
+        metrics::published(told);
+        metrics::revision_lag(committed.saturating_sub(told));
         metrics::leads(self.store.leads());
         metrics::counts(counts.live_svids, counts.workloads);
         metrics::edges(self.store.edges_kept().await?);

@@ -5,5 +5,7 @@
 
 mod full_disk;
 mod killed;
+mod observed;
 mod redeem;
 mod restarted;
+mod restored;
