@@ -121,6 +121,8 @@ async fn grpc_channel(
 /// When it fails, or there is nobody to connect to.
 pub async fn handshake(address: SocketAddr, config: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
+    // Or each small call waits for the acknowledgement of the one before.
+    stream.set_nodelay(true)?;
     let name = ServerName::IpAddress(address.ip().into());
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }

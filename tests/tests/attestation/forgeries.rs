@@ -13,7 +13,7 @@ use signet_tests::oidc::Provider;
 use signet_tests::proxy::ProxyBuilder;
 use signet_tests::report::measured;
 use tokio::net::TcpListener;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{believes, mesh_with, refusal, registration};
 
@@ -41,8 +41,12 @@ async fn every_forged_token_gets_the_same_answer() {
 
     let stranger = Stranger::connect(mesh.grpc).await.expect("control is up");
     let good = minted.accepted.get("good").expect("one is");
+    let mut forged = minted.refused.clone();
+    let large = forged.remove("larger_than_any").expect("one is");
+    let large = answer(&stranger, &large).await.expect_err("it is too large to be read");
+    assert_eq!(large.code(), Code::OutOfRange, "{large}");
     let mut answers = BTreeMap::new();
-    for (name, token) in minted.refused.clone().into_iter().chain(written_otherwise(good)) {
+    for (name, token) in forged.into_iter().chain(written_otherwise(good)) {
         let refused = match answer(&stranger, &token).await {
             Ok(svid) => panic!("{name}: an SVID: {svid:?}"),
             Err(status) => format!("{:?}: {}", status.code(), status.message()),
