@@ -168,8 +168,11 @@ impl Edge {
             self.explain(cause.clone());
         }
         self.newest_first();
+        // The two kinds are told by the two ends: neither pushes out what the other says.
         while self.causes.len() > MOST_CAUSES
-            && let Some(oldest) = self.causes.iter().rposition(|cause| cause.reason != OTHER)
+            && let crowded = self.more_told()
+            && let Some(oldest) =
+                self.causes.iter().rposition(|cause| cause.refused == crowded && cause.reason != OTHER)
         {
             let Cause { refused, count, last_at_ms, .. } = self.causes.remove(oldest);
             self.explain(Cause {
@@ -182,6 +185,12 @@ impl Edge {
             });
             self.newest_first();
         }
+    }
+
+    /// The kind that has more causes.
+    fn more_told(&self) -> Refused {
+        let denied = self.causes.iter().filter(|cause| cause.refused == Refused::Denied).count();
+        if denied * 2 > self.causes.len() { Refused::Denied } else { Refused::Unreached }
     }
 
     fn newest_first(&mut self) {
@@ -290,6 +299,18 @@ mod tests {
         edge.add(&increment(1, 50, Vec::new()));
         assert_eq!((edge.first_at, edge.last_at), (time::from_millis(50), time::from_millis(105)));
         assert_eq!((edge.protocol, edge.refused_at), (Some(Spoken::Tcp), None));
+    }
+
+    #[test]
+    fn a_caller_does_not_push_out_why_it_was_denied() {
+        let mut edge = Edge::new(&increment(0, 0, Vec::new()));
+        edge.add(&increment(0, 0, vec![cause(1, 1, 1)]));
+        for reason in 0..30 {
+            edge.add(&increment(0, 0, vec![cause(3 * reason, 1, 100)]));
+        }
+        let denied: Vec<_> = edge.causes.iter().filter(|cause| cause.refused == Refused::Denied).collect();
+        assert_eq!((denied.len(), &*denied[0].reason, edge.denied), (1, "r1", 1));
+        assert_eq!((edge.causes.len(), edge.unreached), (MOST_CAUSES, 30));
     }
 
     proptest! {

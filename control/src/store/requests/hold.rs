@@ -7,6 +7,7 @@ use serde_json::json;
 use signet_proto::spiffe::SpiffeId;
 
 use super::{HeldId, HeldRequest, HeldState, find};
+use crate::attest::Proven;
 use crate::audit::{Action, RequestId};
 use crate::registry::{Approval, Name};
 use crate::store::change::Change;
@@ -14,10 +15,12 @@ use crate::store::model::{Actor, Evidence, Issuance};
 use crate::store::restrictions::InForce;
 use crate::store::sql::{Sql, values};
 use crate::store::tokens::Redeemed;
-use crate::store::{Refusal, Store, StoreError, entitlement, registrations, tokens, workloads};
+use crate::store::{Refusal, Store, StoreError, entitlement, proof_uses, registrations, tokens, workloads};
 
 /// Of one identity.
 const MOST_OF_ONE: u64 = 100;
+/// Of one registration: a template's proofs are many, and must not keep out the requests of everybody else.
+const MOST_OF_REGISTRATION: u64 = 1_000;
 /// Of all.
 const MOST: u64 = 10_000;
 
@@ -104,7 +107,11 @@ fn hold(change: &mut Change<'_>, new: &NewRequest) -> Result<HeldRequest, StoreE
         }
         return Ok(known);
     }
-    require_room(&change.sql, &new.spiffe_id)?;
+    require_room(&change.sql, &new.spiffe_id, &registration)?;
+    // A proof that is good with one key asks with one: people are not shown the same job over and over.
+    if let Evidence::Proven(Proven { proof, one_key: true, .. }) = &new.evidence {
+        proof_uses::bind(change, proof, &new.spki_sha256)?;
+    }
     let (token_sha256, token_by) = match &new.evidence {
         Evidence::JoinToken { secret_sha256 } => {
             (Some(*secret_sha256), tokens::creator(&change.sql, secret_sha256)?)
@@ -185,13 +192,20 @@ fn require_proven(change: &Change<'_>, new: &NewRequest) -> Result<Name, StoreEr
     }
 }
 
-fn require_room(sql: &Sql<'_>, id: &SpiffeId) -> Result<(), StoreError> {
+fn require_room(sql: &Sql<'_>, id: &SpiffeId, registration: &Name) -> Result<(), StoreError> {
     let of_one = sql.one::<u64>(
         "SELECT count(*) FROM held_request WHERE spiffe_id = ?1 AND state IN ('pending', 'approved')",
         values![id.as_str()],
     )?;
+    let of_registration = sql.one::<u64>(
+        "SELECT count(*) FROM held_request WHERE registration = ?1 AND state IN ('pending', 'approved')",
+        values![registration.as_str()],
+    )?;
     let of_all = "SELECT count(*) FROM held_request WHERE state IN ('pending', 'approved')";
-    if of_one >= MOST_OF_ONE || sql.one::<u64>(of_all, &[])? >= MOST {
+    if of_one >= MOST_OF_ONE
+        || of_registration >= MOST_OF_REGISTRATION
+        || sql.one::<u64>(of_all, &[])? >= MOST
+    {
         return Err(Refusal::TooManyRequests.into());
     }
     Ok(())

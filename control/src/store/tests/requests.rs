@@ -23,6 +23,7 @@ both_engines!(
     freeze_of_renewals_stops_them_too,
     no_svid_outlives_a_workload_that_ends_sooner_since,
     proof_of_a_revoked_instance_proves_no_other,
+    proof_of_one_key_is_held_with_one_key,
 );
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -404,5 +405,31 @@ async fn proof_of_a_revoked_instance_proves_no_other(fixture: Fixture) {
     fixture.store.revoke(target, "stolen".into(), operator()).await.unwrap();
     assert_eq!(refusal(fixture.issue(&with(1)).await), Refusal::ProofRevoked);
     fixture.issue(&with(2)).await.unwrap();
+}
+
+async fn proof_of_one_key_is_held_with_one_key(fixture: Fixture) {
+    let selector: Selector = "ci:repository:shop/web".parse().unwrap();
+    let selectors = BTreeSet::from([selector]);
+    let web = Declaration {
+        selectors: selectors.clone(),
+        approval: Approval::One,
+        ..declared("spiffe://mesh.local/web")
+    };
+    fixture.store.create_workload(web, operator()).await.unwrap();
+    let with_the_job = |csr| {
+        let proof = crate::attest::ProofUse { sha256: [9; 32], ends: time::now() + HOUR };
+        let evidence = serde_json::json!({});
+        let selectors = selectors.clone();
+        let proven =
+            crate::attest::Proven { attestor: "ci".into(), selectors, evidence, proof, one_key: true };
+        let (issuance, attestation) = held("web", 1, csr);
+        (issuance, Attestation { evidence: model::Evidence::Proven(proven), ..attestation })
+    };
+    let asked = with_the_job(1);
+    let request = fixture.ask(&asked, DAY).await.unwrap();
+    let another = fixture.ask(&with_the_job(2), DAY).await;
+    assert_eq!(refusal(another), Refusal::ProofUsed, "people see it once");
+    fixture.approve(request.id, person("ada")).await.unwrap();
+    fixture.issue(&asked).await.unwrap();
     fixture.verified_events().await;
 }
