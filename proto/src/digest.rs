@@ -122,18 +122,10 @@ pub fn endpoints(endpoints: &[v1::Endpoint]) -> Digest {
     sorted("endpoints", endpoints.iter().map(endpoint))
 }
 
-/// Of addresses where somebody is.
+/// Of services: each with the digest of its endpoints, and only those that have some.
 #[must_use]
-pub fn addresses<'a>(addresses: impl IntoIterator<Item = &'a str>) -> Digest {
-    sorted("addresses", addresses.into_iter().map(|address| item([address.as_bytes()])))
-}
-
-/// Of services: each with the digest of its endpoints, and only those that have some; and of the addresses.
-#[must_use]
-pub fn services<'a>(services: impl IntoIterator<Item = (&'a str, &'a Digest)>, addresses: &Digest) -> Digest {
-    let services = services.into_iter().map(|(id, endpoints)| item([id.as_bytes(), endpoints]));
-    let services = sorted("services", services);
-    sorted("section", [item([&b"services"[..], &services]), item([&b"addresses"[..], addresses])])
+pub fn services<'a>(services: impl IntoIterator<Item = (&'a str, &'a Digest)>) -> Digest {
+    sorted("services", services.into_iter().map(|(id, endpoints)| item([id.as_bytes(), endpoints])))
 }
 
 /// Fields, each after its length.
@@ -285,7 +277,7 @@ mod tests {
                 if backwards {
                     list.reverse();
                 }
-                services(list.iter().map(|(id, digest)| (*id, digest)), &addresses([]))
+                services(list.iter().map(|(id, digest)| (*id, digest)))
             };
             prop_assert_eq!(section(&one, false), section(&one, true));
             prop_assert_eq!(section(&one, false) == section(&other, false), one == other);
@@ -296,9 +288,7 @@ mod tests {
     fn fields_and_items_do_not_run_into_each_other() {
         assert_ne!(policies(["ab", "c"]), policies(["a", "bc"]));
         assert_ne!(policies(["a"]), policies(["a", "a"]));
-        assert_ne!(policies([]), addresses([]));
-        let none = addresses([]);
-        assert_ne!(services([], &none), services([], &addresses(["10.0.0.1"])));
+        assert_ne!(policies([]), services([]));
     }
 
     #[test]

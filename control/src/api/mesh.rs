@@ -143,11 +143,10 @@ impl Watch {
         let lease =
             Lease { instance: member.instance, spiffe_id: id.clone(), address: member.address, listeners };
         let now = time::now();
-        let follows_reach = upstreams.iter().any(|upstream| matches!(upstream, Pattern::Subtree(_)));
         let claim = claim.unwrap_or_else(|| u64::try_from(time::to_millis(now)).unwrap_or_default());
-        let new = NewWatcher { version, lease: lease.clone(), claim, follows_reach };
+        let new = NewWatcher { version, lease: lease.clone(), claim };
         let opened = rooms.watchers.open(&new, now);
-        let following = rooms.endpoints.follow(opened.stream, &opened.bell, &id, &upstreams);
+        let following = rooms.endpoints.follow(opened.stream, &opened.bell, &upstreams);
         rooms.endpoints.hold(opened.stream, &lease);
         tracing::info!(%id, instance = %member.instance, address = %member.address, "watch stream opened");
         let view = View::new(id, have);

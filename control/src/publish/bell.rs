@@ -36,7 +36,7 @@ pub enum Moved {
     /// None.
     #[default]
     None,
-    /// These, and who can be called is as before; or only addresses.
+    /// These.
     Some(HashSet<SpiffeId>),
     /// Any of them.
     All,
@@ -77,22 +77,18 @@ impl Bell {
         self.ring(|rung| rung.ended = Some(why));
     }
 
-    /// One service moved; `None`: addresses did.
-    pub(super) fn service(&self, id: Option<&SpiffeId>) {
+    /// One service moved.
+    pub(super) fn service(&self, id: &SpiffeId) {
         self.ring(|rung| match &mut rung.services {
             Moved::All => {}
             Moved::Some(known) => {
-                known.extend(id.cloned());
+                known.insert(id.clone());
                 if known.len() > MOST_SERVICES {
                     rung.services = Moved::All;
                 }
             }
-            Moved::None => rung.services = Moved::Some(id.cloned().into_iter().collect()),
+            Moved::None => rung.services = Moved::Some(HashSet::from([id.clone()])),
         });
-    }
-
-    pub(super) fn all_services(&self) {
-        self.ring(|rung| rung.services = Moved::All);
     }
 
     fn ring(&self, what: impl FnOnce(&mut Rung)) {
@@ -138,8 +134,8 @@ mod tests {
     async fn what_happens_before_it_is_asked_is_there_once() {
         let bell = Bell::default();
         bell.state();
-        bell.service(Some(&"spiffe://td/a".parse().unwrap()));
-        bell.service(Some(&"spiffe://td/a".parse().unwrap()));
+        bell.service(&"spiffe://td/a".parse().unwrap());
+        bell.service(&"spiffe://td/a".parse().unwrap());
         bell.rung().await;
         let rung = bell.take();
         assert!(rung.state && !rung.can_wait());
@@ -151,10 +147,10 @@ mod tests {
     fn memory_of_what_moved_is_bounded() {
         let bell = Bell::default();
         for number in 0..=MOST_SERVICES {
-            bell.service(Some(&format!("spiffe://td/a{number}").parse().unwrap()));
+            bell.service(&format!("spiffe://td/a{number}").parse().unwrap());
         }
         assert_eq!(bell.take().services, Moved::All);
-        bell.service(None);
+        bell.service(&"spiffe://td/a".parse().unwrap());
         let mut rung = bell.take();
         assert!(rung.can_wait() && !rung.is_nothing());
         rung.join(Rung { services: Moved::All, ..Rung::default() });

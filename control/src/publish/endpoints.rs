@@ -8,20 +8,19 @@
 //! identity or instance; nothing but a start, and the loss of contact with other replicas, looks at all of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use signet_proto::handshake::Revocations;
-use signet_proto::policy::{Pattern, ancestors};
+use signet_proto::policy::{Pattern, Subtree, ancestors};
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 use signet_proto::v1;
 
 use super::bell::Bell;
 use super::by_identity::{Name, below};
 use super::following::Following;
-use super::published::{Addresses, Published};
+use super::published::Published;
 use super::state::Added;
 use crate::store::model::Lease;
 
@@ -44,7 +43,7 @@ pub(super) struct Table {
     /// Held by no stream: until when.
     waiting: BTreeSet<(Instant, InstanceId)>,
     /// Followers of subtrees, by their prefix.
-    around: HashMap<Arc<str>, Around>,
+    around: HashMap<Arc<str>, HashMap<u64, Arc<Bell>>>,
 }
 
 /// An identity that has instances, or followers.
@@ -54,16 +53,6 @@ struct Service {
     entries: Vec<Entry>,
     published: Arc<Published>,
     followers: HashMap<u64, Arc<Bell>>,
-}
-
-/// What is around identities.
-#[derive(Debug, Default)]
-struct Around {
-    followers: HashMap<u64, Arc<Bell>>,
-    /// How many instances are at each.
-    counts: BTreeMap<IpAddr, usize>,
-    addresses: Arc<Addresses>,
-    stale: bool,
 }
 
 #[derive(Debug)]
@@ -190,9 +179,9 @@ impl Endpoints {
         gone.into_iter().collect()
     }
 
-    /// Follows the endpoints of these identities, and in these subtrees of those whom `id` may call. Rings `bell`.
+    /// Follows the endpoints of these identities and subtrees. Rings `bell`.
     #[must_use]
-    pub fn follow(&self, stream: u64, bell: &Arc<Bell>, id: &SpiffeId, upstreams: &[Pattern]) -> Following {
+    pub fn follow(&self, stream: u64, bell: &Arc<Bell>, upstreams: &[Pattern]) -> Following {
         let mut table = self.table.lock();
         for upstream in upstreams {
             match upstream {
@@ -200,12 +189,13 @@ impl Endpoints {
                     table.service(id).followers.insert(stream, Arc::clone(bell));
                 }
                 Pattern::Subtree(subtree) => {
-                    table.around(subtree.prefix()).followers.insert(stream, Arc::clone(bell));
+                    let around = table.around.entry(Arc::clone(subtree.prefix())).or_default();
+                    around.insert(stream, Arc::clone(bell));
                 }
             }
         }
         drop(table);
-        Following::new(stream, id.clone(), upstreams, Arc::clone(&self.table))
+        Following::new(stream, upstreams, Arc::clone(&self.table))
     }
 }
 
@@ -215,26 +205,9 @@ impl Table {
         self.services.get(id.as_str()).map(|service| &service.published)
     }
 
-    /// All that `pattern` means.
-    pub(super) fn matching<'a>(
-        &'a self,
-        pattern: &'a Pattern,
-    ) -> Box<dyn Iterator<Item = &'a Arc<Published>> + 'a> {
-        match pattern {
-            Pattern::Exact(id) => Box::new(self.published(id).into_iter()),
-            Pattern::Subtree(subtree) => {
-                Box::new(below(&self.services, subtree.prefix()).map(|(_, service)| &service.published))
-            }
-        }
-    }
-
-    /// The addresses of all instances below a prefix that is followed.
-    pub(super) fn addresses(&mut self, prefix: &str) -> Arc<Addresses> {
-        let Some(around) = self.around.get_mut(prefix) else { return Arc::default() };
-        if std::mem::take(&mut around.stale) {
-            around.addresses = Arc::new(around.addresses.next(around.counts.keys()));
-        }
-        Arc::clone(&around.addresses)
+    /// All below.
+    pub(super) fn below<'a>(&'a self, subtree: &'a Subtree) -> impl Iterator<Item = &'a Arc<Published>> {
+        below(&self.services, subtree.prefix()).map(|(_, service)| &service.published)
     }
 
     pub(super) fn unfollow(&mut self, stream: u64, exact: &[SpiffeId], prefixes: &[Arc<str>]) {
@@ -248,8 +221,8 @@ impl Table {
         }
         for prefix in prefixes {
             if let Some(around) = self.around.get_mut(prefix) {
-                around.followers.remove(&stream);
-                if around.followers.is_empty() {
+                around.remove(&stream);
+                if around.is_empty() {
                     self.around.remove(prefix);
                 }
             }
@@ -261,16 +234,6 @@ impl Table {
             entries: Vec::new(),
             published: Arc::new(Published::new(id.clone(), Vec::new(), None)),
             followers: HashMap::new(),
-        })
-    }
-
-    fn around(&mut self, prefix: &Arc<str>) -> &mut Around {
-        let Self { services, around, .. } = self;
-        around.entry(Arc::clone(prefix)).or_insert_with(|| {
-            let mut new = Around { stale: true, ..Around::default() };
-            let entries = below(services, prefix).flat_map(|(_, service)| &service.entries);
-            entries.for_each(|entry| *new.counts.entry(entry.lease.address).or_default() += 1);
-            new
         })
     }
 
@@ -309,7 +272,7 @@ impl Table {
         self.set_held(instance, held);
         let after = self.lease(&instance).cloned();
         if before != after {
-            self.moved(&id, before.as_ref(), after.as_ref());
+            self.moved(&id);
         }
     }
 
@@ -319,8 +282,8 @@ impl Table {
         let Some(id) = self.instances.remove(&instance) else { return };
         let Some(service) = self.services.get_mut(id.as_str()) else { return };
         let Ok(at) = service.at(&instance) else { return };
-        let entry = service.entries.remove(at);
-        self.moved(&id, Some(&entry.lease), None);
+        service.entries.remove(at);
+        self.moved(&id);
         if self.services.get(id.as_str()).is_some_and(Service::is_nobodys) {
             self.services.remove(id.as_str());
         }
@@ -332,17 +295,16 @@ impl Table {
     }
 
     /// Tells whoever follows `id`.
-    fn moved(&mut self, id: &SpiffeId, before: Option<&Lease>, after: Option<&Lease>) {
+    fn moved(&mut self, id: &SpiffeId) {
         let Self { services, around, .. } = self;
         for prefix in ancestors(id) {
-            if let Some(around) = around.get_mut(prefix) {
-                around.count(before.map(|lease| lease.address), after.map(|lease| lease.address));
-                around.followers.values().for_each(|bell| bell.service(Some(id)));
+            if let Some(followers) = around.get(prefix) {
+                followers.values().for_each(|bell| bell.service(id));
             }
         }
         if let Some(service) = services.get_mut(id.as_str()) {
             service.publish(id);
-            service.followers.values().for_each(|bell| bell.service(Some(id)));
+            service.followers.values().for_each(|bell| bell.service(id));
         }
     }
 }
@@ -370,25 +332,6 @@ impl Service {
         let next = Published::new(id.clone(), endpoints.collect(), Some(&self.published));
         if next.digest != self.published.digest {
             self.published = Arc::new(next);
-        }
-    }
-}
-
-impl Around {
-    fn count(&mut self, before: Option<IpAddr>, after: Option<IpAddr>) {
-        if let Some(address) = after {
-            let count = self.counts.entry(address).or_default();
-            *count += 1;
-            self.stale |= *count == 1;
-        }
-        if let Some(address) = before
-            && let Some(count) = self.counts.get_mut(&address)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&address);
-                self.stale = true;
-            }
         }
     }
 }

@@ -137,7 +137,7 @@ impl Publisher {
         let current = self.state.borrow().clone();
         let next = current.advance(read, &self.trust_domain)?;
         self.read = newest;
-        let Some((mut next, difference)) = next else {
+        let Some((mut next, concerned)) = next else {
             // Nothing that a proxy sees: nobody is woken.
             self.state.send_if_modified(|state| {
                 Arc::make_mut(state).processed = newest.revision;
@@ -154,7 +154,7 @@ impl Publisher {
         if went_back {
             self.watchers.start_over(newest.revision, replace);
         } else {
-            self.watchers.publish(before.revision, newest.revision, &difference, replace);
+            self.watchers.publish(before.revision, newest.revision, &concerned, replace);
         }
         metrics::published(newest.revision);
         let gone = self.endpoints.drop_added(&added);

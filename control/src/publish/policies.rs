@@ -1,13 +1,11 @@
-//! All policy documents: read once when they change, found by whom they protect and by whom they let call.
+//! All policy documents: read once when they change, found by whom they protect.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use signet_proto::digest::{self, Digest};
-use signet_proto::policy::{
-    Document, Effect, MAX_DOCUMENTS, Mode, Pattern, PolicySet, ancestors, parse_json,
-};
+use signet_proto::policy::{Document, MAX_DOCUMENTS, Pattern, PolicySet, ancestors, parse_json};
 use signet_proto::spiffe::SpiffeId;
 
 use crate::store::model::Policy;
@@ -16,13 +14,9 @@ use crate::telemetry::metrics;
 /// The documents as of one commit.
 #[derive(Debug, Default)]
 pub struct PolicySection {
-    /// Counts the sections of this process.
-    pub(super) number: u64,
     /// In the order of names.
     documents: Vec<Arc<Stored>>,
     protecting: Found,
-    /// By whom their rules allow; made when somebody follows a subtree.
-    allowing: OnceLock<Found>,
     subsets: Mutex<HashMap<Box<[usize]>, Arc<PolicySubset>>>,
     unreadable: Option<String>,
     compiled: OnceLock<PolicySet>,
@@ -44,20 +38,6 @@ pub enum Concerned {
     Those(Vec<Pattern>),
 }
 
-/// What a change of documents means to whom.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PolicyChange {
-    /// Whose documents changed.
-    pub protected: Concerned,
-    /// Who may call more, or less.
-    pub callers: Concerned,
-}
-
-/// Whom one identity may possibly call, by the documents that have a rule for it. No decision: ports, requests and
-/// denials are looked at where the connection is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reach(BTreeSet<Pattern>);
-
 #[derive(Debug)]
 struct Stored {
     name: String,
@@ -78,11 +58,11 @@ struct Found {
 impl PolicySection {
     /// The section with these documents, of which only what changed is read; and whom the difference is about.
     #[must_use]
-    pub fn next(&self, policies: Vec<Policy>) -> (Self, PolicyChange) {
+    pub fn next(&self, policies: Vec<Policy>) -> (Self, Concerned) {
         let mut known: BTreeMap<&str, &Arc<Stored>> =
             self.documents.iter().map(|stored| (stored.name.as_str(), stored)).collect();
         let mut documents = Vec::with_capacity(policies.len());
-        let (mut protected, mut callers) = (Concerned::nobody(), Concerned::nobody());
+        let mut protected = Concerned::nobody();
         for policy in policies {
             let before = known.remove(policy.name.as_str());
             if let Some(same) = before.filter(|stored| *stored.text == *policy.document) {
@@ -92,15 +72,13 @@ impl PolicySection {
             let stored = Stored::read(policy);
             for changed in before.map(Arc::as_ref).into_iter().chain([&stored]) {
                 protected.add(changed.target.clone());
-                changed.callers().for_each(|caller| callers.add(caller));
             }
             documents.push(Arc::new(stored));
         }
         for removed in known.into_values() {
             protected.add(removed.target.clone());
-            removed.callers().for_each(|caller| callers.add(caller));
         }
-        (Self { number: self.number + 1, ..Self::of(documents) }, PolicyChange { protected, callers })
+        (Self::of(documents), protected)
     }
 
     fn of(mut documents: Vec<Arc<Stored>>) -> Self {
@@ -143,20 +121,6 @@ impl PolicySection {
         subset
     }
 
-    /// Whom `id` may possibly call.
-    #[must_use]
-    pub fn reach(&self, id: &SpiffeId) -> Reach {
-        let allowing = self.allowing.get_or_init(|| {
-            let mut found = Found::default();
-            for (number, stored) in self.documents.iter().enumerate() {
-                stored.callers().for_each(|caller| found.add(caller.as_ref(), number));
-            }
-            found
-        });
-        let stored = allowing.of(id).into_iter().filter_map(|number| self.documents.get(number));
-        Reach(stored.filter_map(|stored| stored.target.clone()).collect())
-    }
-
     /// Compiled, as a proxy that all of it concerns would have it; for explanations.
     #[must_use]
     pub fn compiled(&self) -> &PolicySet {
@@ -178,12 +142,6 @@ impl Concerned {
         Self::Those(Vec::new())
     }
 
-    /// Whether nobody is.
-    #[must_use]
-    pub fn is_nobody(&self) -> bool {
-        *self == Self::nobody()
-    }
-
     /// `None`: everybody.
     fn add(&mut self, who: Option<Pattern>) {
         match (&mut *self, who) {
@@ -198,19 +156,6 @@ impl Concerned {
     }
 }
 
-impl Reach {
-    /// Whether `id` is among them.
-    #[must_use]
-    pub fn contains(&self, id: &SpiffeId) -> bool {
-        self.0.iter().any(|pattern| pattern.matches(id))
-    }
-
-    /// The targets of the documents.
-    pub(super) fn patterns(&self) -> impl Iterator<Item = &Pattern> {
-        self.0.iter()
-    }
-}
-
 impl Stored {
     /// A document that cannot be read is sent as it is to those it is for: they deny (invariant 1).
     fn read(policy: Policy) -> Self {
@@ -220,16 +165,6 @@ impl Stored {
             Err(_) => policy.target.parse().ok(),
         };
         Self { name: policy.name, text: policy.document.into(), target, parsed }
-    }
-
-    /// Whom its rules allow; `None` is anybody.
-    fn callers(&self) -> impl Iterator<Item = Option<Pattern>> {
-        let rules = self.parsed.iter().flat_map(|document| &document.rules);
-        let allowing = rules.filter(|rule| rule.effect == Effect::Allow && rule.mode == Mode::Enforce);
-        allowing.flat_map(|rule| match &rule.from {
-            None => vec![None],
-            Some(from) => from.iter().cloned().map(Some).collect(),
-        })
     }
 }
 
@@ -288,7 +223,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn documents_are_found_by_whom_they_protect_and_whom_they_allow_like_one_by_one(
+        fn documents_are_found_by_whom_they_protect_like_one_by_one(
             patterns in proptest::collection::vec((PATTERN, PATTERN, any::<bool>()), 0..12),
             who in "spiffe://td(/[ab]){1,4}",
         ) {
@@ -310,10 +245,6 @@ pub(super) mod tests {
             let mut found: Vec<_> = section.subset(&who).documents.iter().map(ToString::to_string).collect();
             found.sort();
             prop_assert_eq!(found, protecting);
-            let allowed = patterns.iter()
-                .filter(|(_, from, anyone)| *anyone || matches(from))
-                .map(|(target, _, _)| target.parse().unwrap());
-            prop_assert_eq!(section.reach(&who), Reach(allowed.collect()));
         }
 
         #[test]
@@ -332,11 +263,8 @@ pub(super) mod tests {
                 Concerned::Those(patterns) => patterns.iter().any(|pattern| pattern.matches(id)),
             };
             for who in who.iter().map(|who| id(who)) {
-                if !concerned(&change.protected, &who) {
+                if !concerned(&change, &who) {
                     prop_assert_eq!(one.subset(&who).digest, other.subset(&who).digest);
-                }
-                if !concerned(&change.callers, &who) {
-                    prop_assert_eq!(one.reach(&who), other.reach(&who));
                 }
             }
             let fresh = section(documents(&after));
@@ -353,8 +281,7 @@ pub(super) mod tests {
         let before = section(vec![one.clone()]);
         let (after, change) = before.next(vec![one, other]);
         assert!(Arc::ptr_eq(&before.documents[0], &after.documents[0]));
-        assert_eq!(change.protected, Concerned::Those(vec!["spiffe://td/b".parse().unwrap()]));
-        assert!(change.callers.is_nobody(), "a denial lets nobody call");
+        assert_eq!(change, Concerned::Those(vec!["spiffe://td/b".parse().unwrap()]));
         let subset = after.subset(&id("spiffe://td/a"));
         assert!(Arc::ptr_eq(&subset, &after.subset(&id("spiffe://td/a"))));
     }
@@ -366,6 +293,6 @@ pub(super) mod tests {
         assert_eq!(section.subset(&id("spiffe://td/a")).documents.len(), 1);
         assert!(section.compiled().unreadable().is_some());
         let (_, change) = section.next(Vec::new());
-        assert_eq!(change.protected, Concerned::Everyone);
+        assert_eq!(change, Concerned::Everyone);
     }
 }

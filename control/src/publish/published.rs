@@ -1,8 +1,6 @@
-//! What streams are told of one service, and of addresses: made once for all of them, with the difference to what
-//! was before.
+//! What streams are told of one service: made once for all of them, with the difference to what was before.
 
-use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 
 use signet_proto::digest::{self, Digest};
 use signet_proto::spiffe::SpiffeId;
@@ -17,21 +15,6 @@ pub(super) struct Published {
     pub(super) digest: Digest,
     /// From what was before.
     change: Option<(Digest, v1::ServiceChange)>,
-}
-
-/// Addresses of instances, in order.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Addresses {
-    pub(super) list: Vec<String>,
-    pub(super) digest: Digest,
-    change: Option<(Digest, Moves)>,
-}
-
-/// Addresses that are gone, and such that are new.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Moves {
-    pub(super) removed: Vec<String>,
-    pub(super) added: Vec<String>,
 }
 
 impl Published {
@@ -59,40 +42,6 @@ impl Published {
     /// What is different when there is nothing any more.
     pub(super) fn removal(&self) -> v1::ServiceChange {
         difference(&self.id, &self.endpoints, &[])
-    }
-}
-
-impl Addresses {
-    pub(super) fn of(list: Vec<String>) -> Self {
-        Self { digest: digest::addresses(list.iter().map(String::as_str)), list, change: None }
-    }
-
-    /// The same with what was before.
-    pub(super) fn next<'a>(&self, addresses: impl Iterator<Item = &'a IpAddr>) -> Self {
-        let mut list: Vec<_> = addresses.map(ToString::to_string).collect();
-        list.sort_unstable();
-        let next = Self::of(list);
-        let moves = next.moves_from(self);
-        Self { change: Some((self.digest, moves)), ..next }
-    }
-
-    pub(super) fn moves_from(&self, before: &Self) -> Moves {
-        if let Some((from, moves)) = &self.change
-            && *from == before.digest
-        {
-            return moves.clone();
-        }
-        let (old, new): (HashSet<_>, HashSet<_>) = (before.list.iter().collect(), self.list.iter().collect());
-        Moves {
-            removed: before.list.iter().filter(|address| !new.contains(address)).cloned().collect(),
-            added: self.list.iter().filter(|address| !old.contains(address)).cloned().collect(),
-        }
-    }
-}
-
-impl Default for Addresses {
-    fn default() -> Self {
-        Self::of(Vec::new())
     }
 }
 

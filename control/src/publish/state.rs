@@ -72,15 +72,6 @@ pub struct Added {
     pub keys: Vec<[u8; 32]>,
 }
 
-/// What a new state means to whom.
-#[derive(Debug)]
-pub struct Difference {
-    /// Whoever has to be told something.
-    pub concerned: Concerned,
-    /// Whoever may have more or fewer to call.
-    pub callers: Concerned,
-}
-
 impl MeshState {
     /// Nothing, before anything was read.
     #[must_use]
@@ -100,7 +91,7 @@ impl MeshState {
         }
     }
 
-    /// The next state, or `None` if nothing in it changed.
+    /// The next state and whoever has to be told something of it, or `None` if nothing in it changed.
     ///
     /// # Errors
     /// When what was stored cannot be understood.
@@ -108,7 +99,7 @@ impl MeshState {
         &self,
         read: MeshRead,
         trust_domain: &TrustDomain,
-    ) -> Result<Option<(Self, Difference)>, StoreError> {
+    ) -> Result<Option<(Self, Concerned)>, StoreError> {
         let MeshRead { commit, roots, policies, revocations, went_back: _ } = read;
         if roots.is_none() && policies.is_none() && revocations.is_none() {
             return Ok(None);
@@ -116,7 +107,6 @@ impl MeshState {
         let everyone = roots.is_some() || revocations.is_some();
         let mut next =
             Self { generation: self.generation + 1, commit, processed: commit.revision, ..self.clone() };
-        let mut callers = Concerned::nobody();
         let mut concerned = if everyone { Concerned::Everyone } else { Concerned::nobody() };
         if let Some(roots) = roots {
             next.bundles = Arc::new(BundleSection::new(v1::Bundles {
@@ -128,17 +118,16 @@ impl MeshState {
             }));
         }
         if let Some(policies) = policies {
-            let (section, change) = self.policies.next(policies);
+            let (section, protected) = self.policies.next(policies);
             next.policies = Arc::new(section);
-            callers = change.callers;
             if !everyone {
-                concerned = change.protected;
+                concerned = protected;
             }
         }
         if let Some(revocations) = revocations {
             next.revocations = Arc::new(RevocationSection::new(revocations)?);
         }
-        Ok(Some((next, Difference { concerned, callers })))
+        Ok(Some((next, concerned)))
     }
 }
 

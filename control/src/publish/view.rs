@@ -50,7 +50,7 @@ impl View {
     ) -> Option<(v1::WatchResponse, StateDigest)> {
         let policies = state.policies.subset(&self.id);
         let first = !self.begun;
-        let changes = following.refresh(&state.policies, if first { Moved::All } else { moved });
+        let changes = following.refresh(if first { Moved::All } else { moved });
         let now = StateDigest {
             bundles: state.bundles.digest,
             policies: policies.digest,

@@ -17,7 +17,6 @@ use super::bell::{Bell, Ended};
 use super::book::{Book, Entry};
 use super::by_identity::ByIdentity;
 use super::policies::Concerned;
-use super::state::Difference;
 use crate::store::model::{Lease, Standing};
 use crate::telemetry::metrics;
 
@@ -35,8 +34,6 @@ pub struct NewWatcher {
     pub lease: Lease,
     /// Grows with each stream of the instance, at whatever replica: the greatest is the newest.
     pub claim: u64,
-    /// Whether it wants to hear of whomever it may call.
-    pub follows_reach: bool,
 }
 
 /// A stream in the table.
@@ -105,8 +102,6 @@ struct Table {
     next: u64,
     streams: HashMap<InstanceId, Watcher>,
     by_identity: ByIdentity<InstanceId>,
-    /// Of those, who follows whom it may call.
-    following_reach: ByIdentity<InstanceId>,
     book: Book,
     /// Of whom more is known than was written down.
     unwritten: HashSet<InstanceId>,
@@ -163,9 +158,6 @@ impl Watchers {
             old.bell.end(Ended::Superseded);
         }
         table.by_identity.insert(spiffe_id, *instance);
-        if new.follows_reach {
-            table.following_reach.insert(spiffe_id, *instance);
-        }
         metrics::streams(table.streams.len());
         Opened { stream, bell }
     }
@@ -198,20 +190,16 @@ impl Watchers {
 
     /// Enters a change from after revision `after` up to `revision`, puts it in force by `replace`, and wakes those
     /// that it concerns. Whoever opens a stream meanwhile either owes it or sees it.
-    pub fn publish(&self, after: u64, revision: u64, difference: &Difference, replace: impl FnOnce()) {
+    pub fn publish(&self, after: u64, revision: u64, concerned: &Concerned, replace: impl FnOnce()) {
         let mut table = self.table.lock();
-        let Table { streams, by_identity, following_reach, book, .. } = &mut *table;
-        let generation = book.enter(after, revision, difference.concerned.clone());
+        let Table { streams, by_identity, book, .. } = &mut *table;
+        let generation = book.enter(after, revision, concerned.clone());
         replace();
-        for instance in whom(by_identity, &difference.concerned) {
+        for instance in whom(by_identity, concerned) {
             let Some(watcher) = streams.get_mut(instance) else { continue };
             let entry = Entry::of(generation, book);
             watcher.owe(entry, book);
             watcher.bell.state();
-        }
-        for instance in whom(following_reach, &difference.callers) {
-            let Some(watcher) = streams.get(instance) else { continue };
-            watcher.bell.all_services();
         }
         drop(table);
         self.progressed.notify_waiters();
@@ -229,7 +217,6 @@ impl Watchers {
             watcher.opening_written = watcher.departed;
             unwritten.insert(*instance);
             watcher.bell.state();
-            watcher.bell.all_services();
         }
         self.touched.notify_one();
         drop(table);
@@ -480,7 +467,6 @@ impl Table {
         if !self.streams.contains_key(instance) {
             self.by_identity.remove(spiffe_id, instance);
         }
-        self.following_reach.remove(spiffe_id, instance);
     }
 }
 

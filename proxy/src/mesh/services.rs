@@ -58,13 +58,6 @@ impl Services {
         }
     }
 
-    /// The same, with addresses at which instances are of which nothing else is known.
-    #[must_use]
-    pub fn with_addresses(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
-        self.meshed.extend(addresses);
-        self
-    }
-
     /// The same with the memory of what was known before.
     #[must_use]
     pub fn after(mut self, before: &Self) -> Self {

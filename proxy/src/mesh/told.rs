@@ -1,7 +1,7 @@
 //! What control told this proxy, as digests and as the services of which it tells only changes: by it both ends know
 //! that they agree, and control need not send again what is here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use signet_proto::digest::{self, Digest, StateDigest};
@@ -24,7 +24,6 @@ pub(super) struct Told {
 #[derive(Debug, Clone, Default)]
 struct Known {
     services: BTreeMap<String, Service>,
-    addresses: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -74,7 +73,7 @@ impl Told {
 
 impl Known {
     fn whole(section: &v1::Services) -> Self {
-        let mut known = Self { addresses: section.addresses.iter().cloned().collect(), ..Self::default() };
+        let mut known = Self::default();
         for v1::Service { spiffe_id, endpoints } in &section.services {
             known.update(spiffe_id, &[], endpoints);
         }
@@ -85,10 +84,6 @@ impl Known {
         for v1::ServiceChange { spiffe_id, removed, added } in &changes.changes {
             self.update(spiffe_id, removed, added);
         }
-        for address in &changes.removed_addresses {
-            self.addresses.remove(address);
-        }
-        self.addresses.extend(changes.added_addresses.iter().cloned());
     }
 
     fn update(&mut self, id: &str, removed: &[String], added: &[v1::Endpoint]) {
@@ -108,21 +103,17 @@ impl Known {
     }
 
     fn digest(&self) -> Digest {
-        let addresses = digest::addresses(self.addresses.iter().map(String::as_str));
-        let services = self.services.iter().map(|(id, service)| (id.as_str(), &service.digest));
-        digest::services(services, &addresses)
+        digest::services(self.services.iter().map(|(id, service)| (id.as_str(), &service.digest)))
     }
 
     fn services(&self) -> Services {
-        let services: Services = self
-            .services
+        self.services
             .iter()
             .filter_map(|(id, service)| {
                 let id: SpiffeId = id.parse().ok()?;
                 Some((id, service.instances.values().flatten().filter_map(endpoint).collect()))
             })
-            .collect();
-        services.with_addresses(self.addresses.iter().filter_map(|address| address.parse().ok()))
+            .collect()
     }
 }
 
@@ -135,6 +126,8 @@ fn endpoint(endpoint: &v1::Endpoint) -> Option<Endpoint> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -153,7 +146,7 @@ mod tests {
             spiffe_id: format!("spiffe://td/s{id}"),
             endpoints: endpoints(instances),
         });
-        v1::Services { services: services.collect(), addresses: vec!["10.0.0.1".into()] }
+        v1::Services { services: services.collect() }
     }
 
     fn difference(before: &Mesh, after: &Mesh) -> v1::ServiceChanges {
@@ -169,7 +162,7 @@ mod tests {
                 added: come.map(|(instance, port)| endpoint(*instance, *port)).collect(),
             }
         };
-        v1::ServiceChanges { changes: ids.into_iter().map(change).collect(), ..Default::default() }
+        v1::ServiceChanges { changes: ids.into_iter().map(change).collect() }
     }
 
     fn mesh() -> impl Strategy<Value = Mesh> {
@@ -216,15 +209,5 @@ mod tests {
         message.services = Some(v1::Services::default());
         assert!(told.take(&message));
         assert!(told.digest([]).is_some());
-    }
-
-    #[test]
-    fn who_may_not_be_called_is_no_stranger() {
-        use super::super::Behind;
-        let mut told = Told::default();
-        let services = v1::Services { addresses: vec!["10.0.0.9".into()], ..v1::Services::default() };
-        told.take(&v1::WatchResponse { services: Some(services), ..v1::WatchResponse::default() });
-        assert_eq!(told.services().behind("10.0.0.9:80".parse().unwrap()), Behind::Unclear);
-        assert_eq!(told.services().behind("10.0.0.8:80".parse().unwrap()), Behind::Stranger);
     }
 }

@@ -1,6 +1,4 @@
 use super::super::bell::Moved;
-use super::super::policies::PolicySection;
-use super::super::policies::tests::document;
 use super::*;
 use crate::store::model::Listener;
 
@@ -17,31 +15,23 @@ fn lease(port: u16) -> Lease {
     }
 }
 
-/// A stream of `orders`, which may call everybody unless documents say otherwise.
+/// A stream, and what its proxy is told.
 struct Stream {
     following: Following,
     bell: Arc<Bell>,
-    policies: PolicySection,
 }
 
 impl Stream {
     fn open(endpoints: &Endpoints, upstream: &str) -> Self {
         let bell = Arc::new(Bell::default());
-        let orders = "spiffe://mesh.local/orders".parse().unwrap();
-        let following = endpoints.follow(1, &bell, &orders, &[upstream.parse().unwrap()]);
-        let all = document("all", "spiffe://mesh.local/*", r#""allow":{}"#);
-        let mut stream = Self { following, bell, policies: PolicySection::default().next(vec![all]).0 };
-        stream.refresh(Moved::All);
-        stream
-    }
-
-    fn refresh(&mut self, moved: Moved) -> Option<v1::ServiceChanges> {
-        self.following.refresh(&self.policies, moved)
+        let mut following = endpoints.follow(1, &bell, &[upstream.parse().unwrap()]);
+        following.refresh(Moved::All);
+        Self { following, bell }
     }
 
     fn moved(&mut self) -> Option<v1::ServiceChanges> {
         let moved = self.bell.take().services;
-        self.refresh(moved)
+        self.following.refresh(moved)
     }
 
     fn ports(&mut self) -> Vec<u32> {
@@ -173,25 +163,6 @@ fn subtree_brings_those_below_as_they_come_and_go() {
     assert!(none.bell.take().is_nothing(), "nobody else is woken");
     endpoints.remove(lease.instance);
     assert!(all.ports().is_empty());
-}
-
-#[test]
-fn of_a_subtree_only_those_come_that_policy_lets_one_call_but_all_addresses() {
-    let endpoints = Endpoints::default();
-    endpoints.hold(1, &lease(15443));
-    let mut stream = Stream::open(&endpoints, "spiffe://mesh.local/*");
-    assert_eq!(stream.ports(), [15443]);
-    stream.policies = stream.policies.next(Vec::new()).0;
-    let changes = stream.refresh(Moved::None).expect("it may no longer call");
-    assert_eq!(changes.changes[0].removed.len(), 1);
-    assert!(stream.ports().is_empty());
-    assert_eq!(stream.following.whole().addresses, ["10.0.0.7"], "who is there is no stranger");
-    let mine =
-        document("p", "spiffe://mesh.local/payments", r#""allow":{"from":["spiffe://mesh.local/orders"]}"#);
-    stream.policies = stream.policies.next(vec![mine]).0;
-    let changes = stream.refresh(Moved::None).unwrap();
-    assert_eq!(changes.changes[0].added.len(), 1);
-    assert!(changes.added_addresses.is_empty());
 }
 
 #[test]

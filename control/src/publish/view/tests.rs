@@ -43,7 +43,7 @@ impl Orders {
         let id: SpiffeId = "spiffe://mesh.local/orders".parse().unwrap();
         let bell = Arc::new(Bell::default());
         let upstream = "spiffe://mesh.local/payments".parse().unwrap();
-        let following = endpoints.follow(1, &bell, &id, &[upstream]);
+        let following = endpoints.follow(1, &bell, &[upstream]);
         Self { view: View::new(id, have), following, endpoints, bell }
     }
 

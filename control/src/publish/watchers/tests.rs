@@ -8,7 +8,7 @@ fn watcher(name: &str) -> NewWatcher {
         address: "10.0.0.1".parse().unwrap(),
         listeners: vec![],
     };
-    NewWatcher { version: "1".into(), lease, claim: 1, follows_reach: false }
+    NewWatcher { version: "1".into(), lease, claim: 1 }
 }
 
 fn at() -> SystemTime {
@@ -54,9 +54,8 @@ impl Mesh {
             None => Concerned::Everyone,
             Some(target) => Concerned::Those(vec![format!("spiffe://mesh.local/{target}").parse().unwrap()]),
         };
-        let difference = Difference { concerned, callers: Concerned::nobody() };
         let replace = || self.generation.set(self.generation.get() + 1);
-        self.watchers.publish(before, self.revision.get(), &difference, replace);
+        self.watchers.publish(before, self.revision.get(), &concerned, replace);
         self.revision.get()
     }
 
