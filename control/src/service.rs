@@ -102,7 +102,7 @@ impl Service {
             None => Store::open(config.store, &domain)?,
             Some(replica) => Store::open_as(config.store, &domain, &replica)?,
         };
-        let store = store.with_template_limit(config.template_limit);
+        let store = store.with_limits(config.limits);
         let authority = Arc::new(
             Authority::open(store.clone(), domain.clone(), &config.seal_key_file, config.intermediate_ttl)
                 .await?,

@@ -28,6 +28,8 @@ use crate::mesh::{Mesh, allow, id};
 use crate::wait::breath;
 
 const ATTESTERS: usize = 4;
+/// What control is told when it meets it for long: all of it is for one workload.
+pub const NO_QUOTA: [&str; 2] = ["--issuance-quota", "0"];
 const RENEWALS: u64 = 2;
 /// A call that takes longer counts as not answered.
 const PATIENCE_PER_CALL: Duration = Duration::from_secs(10);

@@ -128,6 +128,7 @@ fn spawn(
     let mut command = Command::new(program);
     command.current_dir(directory).arg("run").arg("--data-dir").arg(directory.join("data"));
     command.args(["--trust-domain", TRUST_DOMAIN, "--default-ttl", TTL, "--log-format", "json"]);
+    command.args(["--issuance-quota", "0"]);
     command.args(["--grpc-listen", &grpc.to_string(), "--http-listen", &http.to_string()]);
     if let Some(store) = store {
         command.args(["--store", store]);

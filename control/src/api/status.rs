@@ -181,7 +181,7 @@ impl ToStatus for IssueError {
                 Refusal::KeyRevoked | Refusal::KeyOfAnother => Code::InvalidArgument,
                 // Whoever asks again may get it then.
                 Refusal::Frozen { .. } => Code::FailedPrecondition,
-                Refusal::TooManyRequests => Code::ResourceExhausted,
+                Refusal::TooManyRequests | Refusal::QuotaUsed { .. } => Code::ResourceExhausted,
                 Refusal::ChangedMeanwhile => Code::Unavailable,
                 _ => Code::PermissionDenied,
             },

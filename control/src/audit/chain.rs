@@ -193,6 +193,8 @@ pub enum Action {
     IssuanceFrozen,
     /// It goes on.
     IssuanceUnfrozen,
+    /// An identity got as many SVIDs in an hour as one may: something asks in a loop, or it is too little.
+    QuotaUsed,
     /// The key that signs checkpoints was made.
     AuditKeyCreated,
     /// Control was told to start on a store that lacks events.
@@ -236,6 +238,7 @@ impl Action {
             Self::ApprovalNotRequired => "approval.not_required",
             Self::IssuanceFrozen => "issuance.frozen",
             Self::IssuanceUnfrozen => "issuance.unfrozen",
+            Self::QuotaUsed => "svid.quota_used",
             Self::AuditKeyCreated => "audit.key_created",
             Self::OlderStoreAccepted => "store.older_accepted",
         }

@@ -20,7 +20,7 @@ use crate::audit::SinkAddress;
 use crate::duration::Span;
 use crate::issue::{DEFAULT_REQUEST_TTL, IssueSettings, KeyAlgorithm, KeyAlgorithms};
 use crate::registry::{self, TtlBounds};
-use crate::store::{DEFAULT_TEMPLATE_LIMIT, Location, LocationError, MAX_REQUEST_TTL};
+use crate::store::{Limits, Location, LocationError, MAX_REQUEST_TTL};
 use crate::telemetry::log::LogFormat;
 
 pub use attestors::{AttestorConfig, TableError};
@@ -194,6 +194,9 @@ struct Settings {
     /// Most identities that one template gives [default: 20000]
     #[arg(long, value_name = "COUNT", env = "SIGNET_TEMPLATE_LIMIT", value_parser = clap::value_parser!(u64).range(1..))]
     template_limit: Option<u64>,
+    /// Most SVIDs that one identity gets in an hour; 0: any number [default: 10000]
+    #[arg(long, value_name = "COUNT", env = "SIGNET_ISSUANCE_QUOTA")]
+    issuance_quota: Option<u64>,
     /// Kinds of keys that get an SVID: p256, p384, ed25519, and rsa, of 2048 to 4096 bits
     /// [default: p256,p384,ed25519]
     #[arg(long, value_name = "KINDS", env = "SIGNET_KEY_ALGORITHMS", value_delimiter = ',')]
@@ -236,8 +239,8 @@ pub struct Config {
     pub audit_sinks: Vec<SinkAddress>,
     /// How long edges are kept that are silent.
     pub connections_kept: Duration,
-    /// Most identities that one template gives.
-    pub template_limit: u64,
+    /// What issuance is bounded by.
+    pub limits: Limits,
     /// Start although the store is older than its newest checkpoint.
     pub accept_older_store: bool,
     /// Proofs of who asks besides join tokens, by name.
@@ -340,6 +343,7 @@ impl Settings {
             audit_sink: self.audit_sink.or_else(|| file.audit_sink.clone()),
             connections_kept: self.connections_kept.or(file.connections_kept),
             template_limit: self.template_limit.or(file.template_limit),
+            issuance_quota: self.issuance_quota.or(file.issuance_quota),
             attestors: self.attestors.or_else(|| file.attestors.clone()),
             request_ttl: self.request_ttl.or(file.request_ttl),
             key_algorithms: self.key_algorithms.or_else(|| file.key_algorithms.clone()),
@@ -418,7 +422,10 @@ impl Origins<'_> {
             intermediate_ttl,
             log_format: settings.log_format.unwrap_or_default(),
             audit_checkpoint_every: self.checkpoint_every(settings.audit_checkpoint_every)?,
-            template_limit: self.template_limit(settings.template_limit)?,
+            limits: Limits {
+                template_limit: self.template_limit(settings.template_limit)?,
+                issuance_quota: settings.issuance_quota.unwrap_or(Limits::default().issuance_quota),
+            },
             audit_sinks: self.sinks(settings.audit_sink.unwrap_or_default())?,
             connections_kept: self.connections_kept(settings.connections_kept)?,
             accept_older_store: false,
@@ -457,7 +464,7 @@ impl Origins<'_> {
     }
 
     fn template_limit(&self, limit: Option<u64>) -> Result<u64, ConfigError> {
-        match limit.unwrap_or(DEFAULT_TEMPLATE_LIMIT) {
+        match limit.unwrap_or(Limits::default().template_limit) {
             0 => Err(self.wrong("template-limit", "1 or more", &0)),
             limit => Ok(limit),
         }

@@ -53,7 +53,8 @@ pub(super) const TABLES: &[&str] = &[
 /// What is of the moment. How far copies of the audit are, too: a restored store is behind them, and goes by what they
 /// hold themselves, or begins again.
 #[cfg(test)]
-pub(super) const OPERATIONAL: &[&str] = &["endpoint", "session", "replica", "commit_mark", "audit_copy"];
+pub(super) const OPERATIONAL: &[&str] =
+    &["endpoint", "session", "replica", "commit_mark", "audit_copy", "issuance_count"];
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

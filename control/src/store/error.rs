@@ -222,6 +222,20 @@ pub enum Refusal {
     /// The workload ends sooner than it did when the SVID was signed.
     #[error("the workload was changed in this moment: nothing is issued; ask again")]
     ChangedMeanwhile,
+    /// It got as many in this hour as an identity may.
+    #[error(
+        "`{id}` got {quota} SVIDs since {}, as many as an identity gets in an hour: ask again after {}; does something \
+         ask in a loop? (`issuance-quota` of control)",
+        crate::time::rfc3339(*until - crate::store::quota::WINDOW), crate::time::rfc3339(*until)
+    )]
+    QuotaUsed {
+        /// Which.
+        id: SpiffeId,
+        /// How many an identity may.
+        quota: u64,
+        /// From then on it gets more.
+        until: SystemTime,
+    },
     /// There is a bounded number of them.
     #[error(
         "there are as many freezes and rules about approval as can be: set some on a wider scope instead"
@@ -253,6 +267,7 @@ impl Refusal {
                 | Self::RequestUsed(_)
                 | Self::TooManyRequests
                 | Self::Frozen { .. }
+                | Self::QuotaUsed { .. }
                 | Self::ChangedMeanwhile
         )
     }
@@ -292,6 +307,7 @@ impl Refusal {
             Self::TooManyRequests => "too_many_requests",
             Self::Frozen { .. } => "frozen",
             Self::ProofRevoked => "proof_revoked",
+            Self::QuotaUsed { .. } => "quota_used",
             Self::ChangedMeanwhile => "changed_meanwhile",
             Self::TooManyRestrictions => "too_many_restrictions",
             Self::OtherTemplate(_) => "other_template",

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::model::{Issuance, WorkloadStatus};
+use super::quota::Issued;
 use super::restrictions::{CONCERNS, Freeze};
 use super::revocations::certificate_name;
 use super::sql::{Row, Sql, Value};
@@ -46,6 +47,8 @@ pub(super) struct Facts {
     freeze: Option<Freeze>,
     /// An instance that it gave was revoked.
     proof_is_revoked: bool,
+    /// What the identity got in its newest hour.
+    issued: Option<Issued>,
 }
 
 #[derive(Debug, Clone)]
@@ -104,10 +107,11 @@ impl Facts {
                     (SELECT max(value) FROM restriction WHERE kind = 'approval' AND {CONCERNS}),
                     (SELECT min(value) FROM restriction WHERE kind = 'freeze' AND {CONCERNS}),
                     EXISTS (SELECT 1 FROM revoked_proof WHERE proof_sha256 = ?6),
-                    t.*
+                    q.since_ms, q.issued, t.*
              FROM (SELECT 1) AS asked
              LEFT JOIN workload w ON w.spiffe_id = ?1
              LEFT JOIN instance i ON i.id = ?2 AND i.spiffe_id = ?1
+             LEFT JOIN issuance_count q ON q.spiffe_id = ?1
              LEFT JOIN (SELECT {token} FROM join_token WHERE secret_sha256 = ?5) AS t ON 1 = 1"
         );
         let row = sql.row(&query, &values)?;
@@ -135,8 +139,12 @@ impl Facts {
             Some(_) => Some(row.parsed(10)?),
             None => None,
         };
-        let token = match row.get::<Option<String>>(12)? {
-            Some(_) => Some(Found::read(row, 12)?),
+        let issued = match row.get(12)? {
+            Some(since) => Some(Issued { since, count: row.get(13)? }),
+            None => None,
+        };
+        let token = match row.get::<Option<String>>(14)? {
+            Some(_) => Some(Found::read(row, 14)?),
             None => None,
         };
         Ok(Self {
@@ -152,6 +160,7 @@ impl Facts {
             rule,
             freeze,
             proof_is_revoked: row.get(11)?,
+            issued,
         })
     }
 
@@ -189,6 +198,11 @@ impl Facts {
     /// No instance that the proof gave was revoked.
     pub(super) fn require_good_proof(&self) -> Result<(), Refusal> {
         if self.proof_is_revoked { Err(Refusal::ProofRevoked) } else { Ok(()) }
+    }
+
+    /// What the identity has got with this one.
+    pub(super) fn one_more(&self, id: &SpiffeId, quota: u64, now: SystemTime) -> Result<Issued, Refusal> {
+        Issued::one_more(self.issued, id, quota, now)
     }
 
     /// What nobody gets.
@@ -268,6 +282,7 @@ mod tests {
             rule: Approval::None,
             freeze: None,
             proof_is_revoked: false,
+            issued: None,
         }
     }
 

@@ -12,7 +12,9 @@ use super::requests::{self, Approved};
 use super::restrictions::Freeze;
 use super::sql::values;
 use super::tokens::Redeemed;
-use super::{Refusal, Store, StoreError, entitlement, lapse, leases, proof_uses, restrictions, tokens};
+use super::{
+    Limits, Refusal, Store, StoreError, entitlement, lapse, leases, proof_uses, restrictions, tokens,
+};
 use crate::audit::{Action, RequestId};
 use crate::registry::Approval;
 use crate::time;
@@ -28,8 +30,8 @@ impl Store {
         issuance: Issuance,
         attestation: Attestation,
     ) -> Result<(), StoreError> {
-        let limit = self.template_limit;
-        self.write(move |change| attest(change, &issuance, &attestation, limit)).await
+        let limits = self.limits;
+        self.write(move |change| attest(change, &issuance, &attestation, limits)).await
     }
 
     /// The instance that was attested a moment ago in the same way with the same key, and has not renewed since: its
@@ -61,7 +63,8 @@ impl Store {
     /// # Errors
     /// The [`Refusal`] that says why it must not be given out.
     pub async fn record_renewal(&self, issuance: Issuance, renewal: Renewal) -> Result<(), StoreError> {
-        self.write(move |change| renew(change, &issuance, &renewal)).await
+        let quota = self.limits.issuance_quota;
+        self.write(move |change| renew(change, &issuance, &renewal, quota)).await
     }
 
     /// Records an SVID of control itself.
@@ -81,12 +84,12 @@ fn attest(
     change: &mut Change<'_>,
     issuance: &Issuance,
     new: &Attestation,
-    template_limit: u64,
+    limits: Limits,
 ) -> Result<(), StoreError> {
     let id = &issuance.spiffe_id;
     let actor = Actor::anonymous(new.address).in_call(new.request_id);
     if let Evidence::Proven(proven) = &new.evidence {
-        entitlement::admit(change, id, &proven.selectors, &actor, template_limit)?;
+        entitlement::admit(change, id, &proven.selectors, &actor, limits.template_limit)?;
     }
     let facts = Facts::read(
         &change.sql,
@@ -122,6 +125,7 @@ fn attest(
         }
     };
     facts.require_own_key()?;
+    let issued = facts.one_more(id, limits.issuance_quota, change.at)?;
     let approved = require_let_in(change, issuance, new, &facts, again)?;
     match &new.evidence {
         Evidence::JoinToken { .. } if again => {}
@@ -196,7 +200,8 @@ fn attest(
         detail.insert("request".to_owned(), json!(request.to_string()));
         detail.insert("approved_by".to_owned(), json!(by));
     }
-    audit(change, issuance, &actor, Action::SvidIssued, &detail)
+    audit(change, issuance, &actor, Action::SvidIssued, &detail)?;
+    issued.keep(change, id, limits.issuance_quota)
 }
 
 /// A new instance may come in: nothing is frozen, and as many agreed as have to. One that was let in before, and
@@ -245,7 +250,12 @@ fn succeed(
     )
 }
 
-fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Result<(), StoreError> {
+fn renew(
+    change: &mut Change<'_>,
+    issuance: &Issuance,
+    renewal: &Renewal,
+    quota: u64,
+) -> Result<(), StoreError> {
     let instance = renewal.instance.to_string();
     let asked = Asked { presented: &renewal.presented, ..Asked::about(issuance, &renewal.instance) };
     let facts = Facts::read(&change.sql, &asked)?;
@@ -254,6 +264,7 @@ fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Res
     if facts.freeze() == Some(Freeze::All) {
         restrictions::require_not_frozen(&change.sql, &issuance.spiffe_id)?;
     }
+    let issued = facts.one_more(&issuance.spiffe_id, quota, change.at)?;
     match standing {
         Standing::Live => {}
         Standing::TakenForLapsed => lapse::revive(change, &instance, &issuance.spiffe_id).map(drop)?,
@@ -270,7 +281,8 @@ fn renew(change: &mut Change<'_>, issuance: &Issuance, renewal: &Renewal) -> Res
             issuance.not_after
         ])?;
     let actor = Actor::identity(&issuance.spiffe_id).in_call(renewal.request_id);
-    audit(change, issuance, &actor, Action::SvidRenewed, &json!({ "instance": instance }))
+    audit(change, issuance, &actor, Action::SvidRenewed, &json!({ "instance": instance }))?;
+    issued.keep(change, &issuance.spiffe_id, quota)
 }
 
 fn insert(change: &Change<'_>, issuance: &Issuance, instance: Option<&InstanceId>) -> Result<(), StoreError> {

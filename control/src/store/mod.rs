@@ -37,6 +37,7 @@ pub mod model;
 mod news;
 mod policies;
 mod proof_uses;
+mod quota;
 mod readers;
 mod registrations;
 mod requests;
@@ -84,6 +85,7 @@ use change::Change;
 use follow::{Channels, Follower};
 use model::Commit;
 use news::News;
+use quota::DEFAULT_ISSUANCE_QUOTA;
 use readers::Readers;
 use schema::Engine;
 use sql::postgres::PostgresSession;
@@ -92,7 +94,7 @@ use sql::{Purpose, Session, Sql};
 use writer::{Publish, Writer};
 
 /// Identities that one template gives unless told otherwise: a broad issuer must not make rows without bound.
-pub const DEFAULT_TEMPLATE_LIMIT: u64 = 20_000;
+const DEFAULT_TEMPLATE_LIMIT: u64 = 20_000;
 const QUEUE_DEADLINE: Duration = Duration::from_secs(5);
 /// The only replica of an embedded store.
 const EMBEDDED: &str = "embedded";
@@ -104,8 +106,22 @@ const SHARED_READERS: usize = 4;
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    limits: Limits,
+}
+
+/// What operators bound issuance by, for the mesh as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
     /// Most identities that one template gives.
-    template_limit: u64,
+    pub template_limit: u64,
+    /// Most SVIDs that one identity gets in an hour; 0: any number.
+    pub issuance_quota: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { template_limit: DEFAULT_TEMPLATE_LIMIT, issuance_quota: DEFAULT_ISSUANCE_QUOTA }
+    }
 }
 
 struct Inner {
@@ -175,7 +191,7 @@ impl Store {
                 replica: replica.to_owned(),
                 _lock: opened.lock,
             }),
-            template_limit: DEFAULT_TEMPLATE_LIMIT,
+            limits: Limits::default(),
         })
     }
 
@@ -218,10 +234,10 @@ impl Store {
         })
     }
 
-    /// The same, in which one template gives at most so many identities.
+    /// The same, with other limits.
     #[must_use]
-    pub fn with_template_limit(self, template_limit: u64) -> Self {
-        Self { template_limit, ..self }
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// This replica's name.

@@ -62,6 +62,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(8, "0008_claims.sql", "claims of streams", oldest: 1),
     migration!(9, "0009_approval.sql", "requests that wait for approval", oldest: 1),
     migration!(10, "0010_revoked_proofs.sql", "proofs of revoked instances", oldest: 1),
+    migration!(11, "0011_quota.sql", "how many SVIDs each identity got", oldest: 1),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.

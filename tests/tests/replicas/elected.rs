@@ -17,7 +17,7 @@ const INTERMEDIATE_LIFE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_that_elect_at_the_same_moment_rotate_once() {
-    let options = ["--intermediate-ttl", "60s", "--default-ttl", "20s"];
+    let options = ["--intermediate-ttl", "60s", "--default-ttl", "20s", "--issuance-quota", "0"];
     let mut mesh = Mesh::on(Store::Postgres).replicas(3).at_once().options(&options).start().await;
     let worker = id("/worker");
     mesh.workload(&worker).await;

@@ -4,7 +4,7 @@ use signet_tests::apps::{Nginx, Postgres};
 use signet_tests::client::{Client, noise, pgbench};
 use signet_tests::control::Control;
 use signet_tests::faults::{self, Faults};
-use signet_tests::load::Load;
+use signet_tests::load::{Load, NO_QUOTA};
 use signet_tests::mesh::{Mesh, Store, allow, id};
 use signet_tests::report::{hey_without_failures, measured, percentiles, pgbench_without_failures};
 use signet_tests::{PATIENCE, eventually};
@@ -15,7 +15,7 @@ const REPLICAS: usize = 3;
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proxies_of_a_killed_replica_go_on_elsewhere_and_no_app_notices() {
     const PROXIES: u64 = 3;
-    let mut mesh = Mesh::on(Store::Postgres).replicas(REPLICAS).start().await;
+    let mut mesh = Mesh::on(Store::Postgres).replicas(REPLICAS).options(&NO_QUOTA).start().await;
     let (nginx, postgres) = (Nginx::start().await, Postgres::start().await);
     let (frontend, web, ledger, worker) = (id("/frontend"), id("/web"), id("/ledger"), id("/worker"));
     for workload in [&frontend, &web, &ledger, &worker] {

@@ -2,7 +2,7 @@
 //! is there afterwards, and the store is sound.
 
 use signet_tests::faults::Faults;
-use signet_tests::load::{Load, is_sound};
+use signet_tests::load::{Load, NO_QUOTA, is_sound};
 use signet_tests::mesh::{Mesh, Store, id};
 use signet_tests::on_both_engines;
 use signet_tests::report::measured;
@@ -10,7 +10,7 @@ use signet_tests::report::measured;
 on_both_engines!(killed_at_any_point_control_keeps_all_that_it_answered);
 
 async fn killed_at_any_point_control_keeps_all_that_it_answered(store: Store) {
-    let mut mesh = Mesh::on(store).start().await;
+    let mut mesh = Mesh::on(store).options(&NO_QUOTA).start().await;
     let worker = id("/worker");
     mesh.workload(&worker).await;
     let mut faults = Faults::begin();

@@ -4,7 +4,7 @@
 use signet_tests::apps::Nginx;
 use signet_tests::client::{Client, noise};
 use signet_tests::faults::{self, Faults};
-use signet_tests::load::{Load, is_sound};
+use signet_tests::load::{Load, NO_QUOTA, is_sound};
 use signet_tests::mesh::{Mesh, Store, allow, id};
 use signet_tests::postgres::End;
 use signet_tests::report::{hey_without_failures, measured, percentiles};
@@ -15,7 +15,8 @@ use tokio::time::Instant;
 async fn postgres_restarted_under_load_loses_nothing_that_was_answered() {
     // Two: after a crash, PostgreSQL gives the number of a transaction that was lost to the next one,
     // whosever it is.
-    let (mut mesh, nginx) = (Mesh::on(Store::Postgres).replicas(2).start().await, Nginx::start().await);
+    let (mut mesh, nginx) =
+        (Mesh::on(Store::Postgres).replicas(2).options(&NO_QUOTA).start().await, Nginx::start().await);
     let (worker, frontend, web) = (id("/worker"), id("/frontend"), id("/web"));
     mesh.workload(&worker).await;
     mesh.policy(&allow("web", &web, &[&frontend])).await;

@@ -13,7 +13,35 @@ both_engines!(
     key_is_certified_for_one_identity_and_never_after_its_revocation,
     refused_known_token_is_in_the_audit_but_cannot_fill_it,
     redeem_whose_answer_was_lost_is_answered_again_to_the_same_key_only,
+    identity_gets_its_quota_of_an_hour_and_the_audit_says_so_once,
 );
+
+async fn identity_gets_its_quota_of_an_hour_and_the_audit_says_so_once(fixture: Fixture) {
+    let bounded = fixture.store.clone().with_limits(Limits { issuance_quota: 2, ..Limits::default() });
+    let (instance, first) = fixture.instance("orders", 1, HOUR).await;
+    let next = || issuance("orders", time::now() + HOUR * 2);
+    bounded.record_renewal(next(), renewal(instance, &first)).await.unwrap();
+    fixture.token("orders", 2).await;
+    for _ in 0..3 {
+        let renewed = bounded.record_renewal(next(), renewal(instance, &first)).await;
+        assert!(matches!(refusal(renewed), Refusal::QuotaUsed { quota: 2, .. }));
+    }
+    let joined = bounded.record_attestation(next(), attestation(2)).await;
+    assert!(matches!(refusal(joined), Refusal::QuotaUsed { .. }));
+    fixture.store.redeemable_token([2; 32], time::now()).await.expect("its token is for later");
+    fixture.token("payments", 3).await;
+    let other = issuance("payments", time::now() + HOUR);
+    bounded.record_attestation(other, attestation(3)).await.expect("another identity has its own quota");
+
+    let events = fixture.store.newest_events(100, Some(id("orders").to_string())).await.unwrap();
+    let told: Vec<_> = events.iter().filter(|event| event.action == "svid.quota_used").collect();
+    assert_eq!(told.len(), 1, "{events:?}");
+    assert!(told[0].detail.contains("\"issued\":2"), "{told:?}");
+
+    let unbounded = fixture.store.clone().with_limits(Limits { issuance_quota: 0, ..Limits::default() });
+    unbounded.record_renewal(next(), renewal(instance, &first)).await.unwrap();
+    fixture.verified_events().await;
+}
 
 async fn of_a_hundred_redeems_of_one_token_one_wins(fixture: Fixture) {
     fixture.token("orders", 1).await;
