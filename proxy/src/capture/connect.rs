@@ -130,7 +130,9 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Authority, usize)>, ConnectError> {
     let target = request.path.unwrap_or_default();
     let authority: Authority =
         target.parse().map_err(|_| ConnectError::Malformed("its target is not HOST:PORT"))?;
-    let named = !authority.host().is_empty() && authority.port_u16().is_some_and(|port| port != 0);
+    // The root of all names is nobody's.
+    let host = authority.host().trim_matches(['[', ']', '.']);
+    let named = !host.is_empty() && authority.port_u16().is_some_and(|port| port != 0);
     if !named || target.contains('@') {
         return Err(ConnectError::Malformed("its target is not HOST:PORT"));
     }
@@ -167,6 +169,8 @@ mod tests {
             "CONNECT db.internal:0 HTTP/1.1\r\n\r\n",
             "CONNECT db.internal:99999 HTTP/1.1\r\n\r\n",
             "CONNECT :80 HTTP/1.1\r\n\r\n",
+            "CONNECT .:80 HTTP/1.1\r\n\r\n",
+            "CONNECT []:80 HTTP/1.1\r\n\r\n",
             "CONNECT user@db.internal:80 HTTP/1.1\r\n\r\n",
             "CONNECT http://db.internal:80/ HTTP/1.1\r\n\r\n",
             "CONNECT db.internal:80 HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
