@@ -231,7 +231,8 @@ async fn a_proof_that_is_good_with_one_key_proves_nothing_with_another(fixture: 
     attest(3, None).await.unwrap();
     let (one, other) = tokio::join!(attest(4, Some(9)), attest(5, Some(9)));
     assert_eq!([one.is_ok(), other.is_ok()].iter().filter(|won| **won).count(), 1, "of two at once one");
-    assert_eq!(fixture.store.prune_ended(ends, 100).await.unwrap(), 0, "as long as it lives");
+    assert_eq!(fixture.store.prune_ended(ends, 100).await.unwrap(), 1, "the count of the hour before");
+    assert_eq!(refusal(attest(2, Some(7)).await), Refusal::ProofUsed, "as long as it lives");
     let after = ends + Duration::from_secs(1);
     assert!(fixture.store.prune_ended(after, 100).await.unwrap() >= 3);
     attest(2, Some(7)).await.unwrap();
