@@ -37,7 +37,7 @@ const ALWAYS: [&str; 25] = [
     "signet_control_calls_total",
     "signet_control_handshake_failures_total",
 ];
-const DUTIES: [&str; 11] = [
+const DUTIES: [&str; 12] = [
     "audit",
     "checkpoint",
     "endpoints",
@@ -49,6 +49,7 @@ const DUTIES: [&str; 11] = [
     "refusals",
     "replicas",
     "requests",
+    "templates",
 ];
 
 async fn metrics_and_health_say_how_control_is(store: Store) {
