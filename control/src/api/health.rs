@@ -22,9 +22,12 @@ const ROOT_WARNING: Duration = Duration::from_secs(90 * 24 * 3600);
 const UNHEARD: Duration = Duration::from_secs(10);
 /// What a certificate's start is backdated by, and more than the way to the database.
 const CLOCK_MS: u64 = 3_000;
-const LEAST_ROOM: u64 = 64 * 1024 * 1024;
-/// One part in so many has to be free.
+/// One part in so many of a disk has to be free,
 const LEAST_PART: u64 = 20;
+/// but at least so much of a small one,
+const LEAST_ROOM: u64 = 64 * 1024 * 1024;
+/// and no more than this of a large one: control fills it in weeks.
+const ENOUGH_ROOM: u64 = 2 * 1024 * 1024 * 1024;
 
 /// What it is read from. Cheap to clone.
 #[derive(Clone)]
@@ -136,7 +139,7 @@ fn clock(ahead_ms: i64) -> Option<String> {
 }
 
 fn room(free: u64, all: u64) -> Option<String> {
-    (free < LEAST_ROOM || free < all / LEAST_PART).then(|| {
+    (free < (all / LEAST_PART).clamp(LEAST_ROOM, ENOUGH_ROOM)).then(|| {
         let megabytes = free / (1024 * 1024);
         format!("the disk of the data directory is nearly full: {megabytes} MiB left")
     })
@@ -169,6 +172,7 @@ mod tests {
         let gigabyte = 1024 * 1024 * 1024;
         assert_eq!(room(gigabyte, 10 * gigabyte), None);
         assert!(room(gigabyte, 100 * gigabyte).is_some());
+        assert_eq!(room(3 * gigabyte, 100 * gigabyte), None);
         assert!(room(gigabyte / 1024, gigabyte / 512).unwrap().contains("1 MiB left"));
     }
 }

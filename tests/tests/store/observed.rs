@@ -56,7 +56,8 @@ async fn metrics_and_health_say_how_control_is(store: Store) {
     let sink = tempfile::tempdir().unwrap();
     let sink = format!("file:{}", sink.path().join("audit.jsonl").display());
     let options = ["--audit-checkpoint-every", "1s", "--audit-sink", &sink];
-    let mesh = Mesh::on(store).options(&options).start().await;
+    let disk = SmallDisk::of_megabytes(1024);
+    let mesh = Mesh::on(store).options(&options).data_in(&disk.path().join("data")).start().await;
     let app = RequestApp::start().await;
     let _pair = mesh.pair(&id("/frontend"), &id("/web"), "http://", app.address).await;
     mesh.policy(&allow("web", &id("/web"), &[&id("/frontend")])).await;
