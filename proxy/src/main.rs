@@ -3,13 +3,14 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
-use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signet_proxy::capture::rules::{self, Rules, State};
 use signet_proxy::config::{Arguments, Capture, Command, Config, RunArguments};
-use signet_proxy::telemetry::{log, metrics};
+use signet_proxy::telemetry::log::{self, Filter};
+use signet_proxy::telemetry::metrics;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// What the configuration says cannot be done: another try will not help.
@@ -18,18 +19,18 @@ const EXIT_CONFIGURATION: u8 = 2;
 const EXIT_CAPTURE: u8 = 3;
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::parse().command {
+    let arguments = match Arguments::read().command {
         Command::Run(arguments) => arguments,
         Command::Capture(command) => return capture(&command),
     };
-    let config = match load(*arguments) {
-        Ok(config) => config,
+    let (config, log) = match load(*arguments) {
+        Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("signet-proxy: {error:#}");
             return ExitCode::from(EXIT_CONFIGURATION);
         }
     };
-    match run(config) {
+    match run(config, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "signet-proxy ends");
@@ -80,13 +81,13 @@ fn capture(command: &Capture) -> ExitCode {
     })
 }
 
-fn load(arguments: RunArguments) -> anyhow::Result<Config> {
+fn load(arguments: RunArguments) -> anyhow::Result<(Config, Arc<Filter>)> {
     let config = Config::load(arguments)?;
-    log::install(config.log_format).context("`SIGNET_LOG`")?;
-    Ok(config)
+    let log = log::install(config.log_format).context("`SIGNET_LOG`")?;
+    Ok((config, log))
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+fn run(config: Config, log: Arc<Filter>) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let metrics = metrics::install().context("cannot install the metrics recorder")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -95,7 +96,7 @@ fn run(config: Config) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     let ended = runtime.block_on(async {
         let stopped = stop_signal()?;
-        signet_proxy::run::run(config, metrics, stopped).await
+        signet_proxy::run::run(config, metrics, log, stopped).await
     });
     runtime.shutdown_background();
     ended

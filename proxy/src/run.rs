@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Health};
+use crate::admin::{self, Admin, Health};
 use crate::capture::limits::Limits;
 use crate::capture::own::Own;
 use crate::capture::{Callers, Intake, Listener};
@@ -24,6 +24,7 @@ use crate::outbound::{self, Destinations, Outbound};
 use crate::sightings::Sightings;
 use crate::sightings::report::Reports;
 use crate::telemetry::CloseReason;
+use crate::telemetry::log::Filter;
 
 /// After one side has finished, how long the other may be silent.
 const HALF_CLOSED: Duration = Duration::from_secs(300);
@@ -60,6 +61,7 @@ pub struct Shared {
 pub async fn run(
     config: Config,
     metrics: PrometheusHandle,
+    log: Arc<Filter>,
     stopped: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let connections = Arc::new(Connections::default());
@@ -79,13 +81,22 @@ pub async fn run(
     announce("metrics", &health_listener);
     let health_port = health_listener.port();
     let duties = TaskTracker::new();
-    duties.spawn(admin::serve(health_listener, health, stop.clone()));
+    duties.spawn(admin::serve_health(health_listener, health, stop.clone()));
     duties.spawn(expire_rules(Arc::clone(&mesh), stop.clone()));
 
     // Bound before joining, so that control can be told the real ports and a taken port spends no ticket.
     let inbound = bind(config.inbound, Callers::All, |listener| &listener.listen).await.context("inbound")?;
     let outbound =
         bind(config.outbound, Callers::Loopback, |listener| &listener.listen).await.context("outbound")?;
+    let admin_listener = match &config.admin_listen {
+        Some(entrance) => Some(
+            Listener::bind(entrance, Callers::Loopback)
+                .await
+                .context("admin-listen (another address, or `none`)")?,
+        ),
+        None => None,
+    };
+    let for_us = [health_port, admin_listener.as_ref().and_then(Listener::port)].into_iter().flatten();
     let shared = Arc::new(Shared {
         mesh: Arc::clone(&mesh),
         connections: Arc::clone(&connections),
@@ -93,9 +104,20 @@ pub async fn run(
         tasks: intake.tasks().clone(),
         drain: drain.clone(),
         idle: Idle { open: config.idle_timeout, half_closed: HALF_CLOSED.min(config.idle_timeout) },
-        own: own(&inbound, &outbound, health_port, &config.source),
+        own: own(&inbound, &outbound, for_us, &config.source),
         limits: Limits::new(config.max_connections, config.max_connections_per_identity),
     });
+
+    if let Some(listener) = admin_listener {
+        announce("admin", &listener);
+        let admin = Admin {
+            shared: Arc::clone(&shared),
+            config: config.effective,
+            source: if mesh_is_controlled { "control" } else { "files" },
+            log,
+        };
+        duties.spawn(admin::serve(listener, admin, stop.clone()));
+    }
 
     let work = async {
         match config.source {
@@ -214,7 +236,7 @@ fn announce(direction: &str, listener: &Listener) {
 fn own(
     inbound: &[(Listener, config::Inbound)],
     outbound: &[(Listener, config::Outbound)],
-    health: Option<u16>,
+    for_us: impl Iterator<Item = u16>,
     source: &Source,
 ) -> Own {
     let captured = |settings: &config::Inbound| settings.forward == App::Original;
@@ -222,7 +244,7 @@ fn own(
         let listeners = inbound.iter().filter(move |(_, settings)| captured(settings) == wanted);
         listeners.filter_map(|(listener, _)| listener.port())
     };
-    let others = ports(true).chain(outbound.iter().filter_map(|(listener, _)| listener.port())).chain(health);
+    let others = ports(true).chain(outbound.iter().filter_map(|(listener, _)| listener.port())).chain(for_us);
     let control = match source {
         Source::Control(joining) => joining.control.clone(),
         Source::Files(_) => Vec::new(),

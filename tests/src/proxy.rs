@@ -224,6 +224,9 @@ impl ProxyBuilder {
         command.current_dir(self.directory.path()).arg("run").args(&self.arguments);
         let port = if self.pod.is_some() { METRICS_PORT } else { 0 };
         command.args(["--metrics-listen", &format!("127.0.0.1:{port}"), "--log-format", "json"]);
+        if !self.arguments.iter().any(|argument| argument == "--admin-listen") {
+            command.args(["--admin-listen", "127.0.0.1:0"]);
+        }
         if let Some(pod) = &self.pod {
             // What a socket needs to be transparent.
             let privileges = ["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"];

@@ -145,7 +145,8 @@ impl Mesh {
         };
         let ticket_file = self.directory.join(format!("{}.ticket", plan.name));
         write_private(&ticket_file, ticket)?;
-        let mut arguments = words(&["run", "--log-format", "json", "--metrics-listen", "127.0.0.1:0"]);
+        let mut arguments = words(&["run", "--log-format", "json"]);
+        arguments.extend(words(&["--metrics-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]));
         arguments.extend(["--join-file".to_owned(), ticket_file.display().to_string()]);
         if let (Some((_, protocol)), Some(app)) = (plan.app, app) {
             arguments.extend(["--inbound".to_owned(), format!("127.0.0.1:0={protocol}{app}")]);

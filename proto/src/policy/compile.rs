@@ -26,7 +26,8 @@ pub struct PolicySet {
     subtrees: HashMap<Arc<str>, Vec<Arc<CompiledDocument>>>,
     /// The `until` of all rules that decide, sorted.
     changes: Vec<SystemTime>,
-    count: usize,
+    /// As they were given, in the order of names.
+    documents: Vec<Document>,
     unreadable: Option<Arc<str>>,
 }
 
@@ -70,7 +71,7 @@ impl PolicySet {
         if let Some([document, _]) = documents.array_windows().find(|[one, other]| one.name == other.name) {
             return Err(CompileError::DuplicateDocument { name: document.name.clone() });
         }
-        let mut set = Self { count: documents.len(), ..Self::default() };
+        let mut set = Self { documents: documents.clone(), ..Self::default() };
         for document in documents {
             check(&document)?;
             set.add(document);
@@ -92,16 +93,22 @@ impl PolicySet {
         Self { unreadable: Some(why.into()), ..Self::default() }
     }
 
+    /// The documents, in the order of their names.
+    #[must_use]
+    pub fn documents(&self) -> &[Document] {
+        &self.documents
+    }
+
     /// How many documents there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.count
+        self.documents.len()
     }
 
     /// Whether there are no documents, so that everything is denied.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.documents.is_empty()
     }
 
     /// Why everything is denied, when the policy could not be read.

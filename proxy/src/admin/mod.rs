@@ -1,93 +1,72 @@
-//! Port 15020: metrics and health, for scrapers and orchestrators. Read only, and nothing secret in it. It may
-//! be reachable from outside, so it has bounds of its own.
+//! Two listeners: [`health`] (15020), which scrapers and orchestrators may reach, and the admin listener
+//! (15021), where those who operate this machine look in and act. The second one is on loopback or a unix
+//! socket only, and never a destination of the proxy.
+//!
+//! Whoever can reach loopback could be a web page in somebody's browser. So the host must be this machine, a
+//! request that a page sends is refused, and what changes anything takes a header that no form can send.
+//!
+//! A new endpoint is a line in [`endpoints`] and a function that takes [`Admin`] and [`Ask`].
+
+mod ask;
+mod config;
+mod endpoints;
+mod health;
+mod identity;
+mod log;
+mod policy;
+mod reply;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics_exporter_prometheus::PrometheusHandle;
-
 use tokio_util::sync::CancellationToken;
 
+pub use self::ask::Ask;
+pub use self::health::{Health, serve as serve_health};
+pub use self::reply::{Refused, Reply};
 use crate::capture::{Intake, Listener, Socket};
-use crate::mesh::Mesh;
+use crate::config::Effective;
+use crate::run::Shared;
+use crate::telemetry::log::Filter;
 
 const MOST_CONNECTIONS: usize = 64;
-const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// A scraper that keeps its connection gets a new one now and then.
-const LONGEST_LIFE: Duration = Duration::from_secs(600);
+/// From the first byte of a head to its last, and from one request to the next.
+const HEAD_DEADLINE: Duration = Duration::from_secs(60);
 
-/// What the answers are made of.
-pub struct Health {
-    /// Ready means: there is a snapshot.
-    pub mesh: Arc<Mesh>,
-    /// The numbers.
-    pub metrics: PrometheusHandle,
-    /// Cancelled once the proxy is on its way out: not ready any more.
-    pub drain: CancellationToken,
+/// What the admin listener shows and changes.
+pub struct Admin {
+    /// All that the connections of this proxy share.
+    pub shared: Arc<Shared>,
+    /// The configuration in force, and where each value came from.
+    pub config: Effective,
+    /// Where the identity comes from: `control` or `files`.
+    pub source: &'static str,
+    /// What is logged.
+    pub log: Arc<Filter>,
 }
 
-/// Serves until `stop`.
-pub async fn serve(listener: Listener, health: Health, stop: CancellationToken) {
-    let health = Arc::new(health);
+/// Serves until `stop`: while the proxy drains, too.
+pub async fn serve(listener: Listener, admin: Admin, stop: CancellationToken) {
+    let admin = Arc::new(admin);
     let intake = Intake::new(MOST_CONNECTIONS, stop);
-    intake.accept(listener, "health", |stream, _| connection(Arc::clone(&health), stream)).await;
+    intake.accept(listener, "admin", |stream, _| connection(Arc::clone(&admin), stream)).await;
 }
 
-async fn connection(health: Arc<Health>, stream: Socket) {
-    let service = service_fn(move |request| {
-        let answer = answer(&health, &request);
-        async move { Ok::<_, Infallible>(answer) }
+async fn connection(admin: Arc<Admin>, stream: Socket) {
+    let over_tcp = matches!(stream, Socket::Tcp(_));
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let admin = Arc::clone(&admin);
+        async move { Ok::<_, Infallible>(endpoints::answer(&admin, request, over_tcp).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .serve_connection(TokioIo::new(stream), service);
-    if let Ok(Err(error)) = tokio::time::timeout(LONGEST_LIFE, connection).await {
-        tracing::debug!(%error, "connection to metrics and health ended");
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "connection to the admin listener ended");
     }
-}
-
-fn answer(health: &Health, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-    }
-    match request.uri().path() {
-        "/metrics" => {
-            health.metrics.run_upkeep();
-            let mut response = text(StatusCode::OK, health.metrics.render());
-            let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            response.headers_mut().insert(CONTENT_TYPE, format);
-            response
-        }
-        "/livez" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => ready(health),
-        _ => text(StatusCode::NOT_FOUND, "expected /metrics, /livez or /readyz\n"),
-    }
-}
-
-/// 200 with identity and policy in hand; otherwise 503 and what is missing, a line each.
-fn ready(health: &Health) -> Response<Full<Bytes>> {
-    let mut missing = health.mesh.missing();
-    if health.drain.is_cancelled() {
-        missing.push("draining: this proxy is shutting down");
-    }
-    if missing.is_empty() {
-        text(StatusCode::OK, "ready\n")
-    } else {
-        text(StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n")
-    }
-}
-
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response
 }

@@ -1,15 +1,17 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::Deserialize;
 use signet_proto::spiffe::SpiffeId;
 
 use super::attest::Attest;
+use super::effective::Given;
 use super::listeners::{Inbound, Outbound, Route};
-use super::values::{Cidr, Count, Timeout, Unknown};
+use super::values::{AdminEntrance, Cidr, Count, Timeout, Unknown};
 use crate::capture::rules::Mode;
 use crate::telemetry::log::Format;
 
@@ -20,6 +22,32 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Arguments {
+    /// Those of this process. Ends it when they are wrong or ask for help.
+    #[must_use]
+    pub fn read() -> Self {
+        Self::try_read(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Those of a command line.
+    ///
+    /// # Errors
+    /// When they are wrong, or ask for help.
+    pub fn try_read<T: Into<OsString> + Clone>(
+        line: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(line)?;
+        let mut arguments = Self::from_arg_matches(&matches)?;
+        if let (Command::Run(run), Some((name, matches))) = (&mut arguments.command, matches.subcommand())
+            && let Some(command) = command.find_subcommand(name)
+        {
+            run.given = Given::of(command, matches);
+        }
+        Ok(arguments)
+    }
 }
 
 /// What to do.
@@ -99,6 +127,10 @@ pub struct RunArguments {
     /// All other keys.
     #[command(flatten)]
     pub keys: Keys,
+
+    /// Where the values came from.
+    #[arg(skip)]
+    pub given: Given,
 }
 
 /// Keys that are spelled alike as flag and in the file.
@@ -178,6 +210,11 @@ pub struct Keys {
     #[arg(long, value_name = "IP:PORT", env = "SIGNET_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
 
+    /// For operators of this machine (`GET /` lists what there is): a loopback address, a unix socket, or `none`
+    /// [default: 127.0.0.1:15021]
+    #[arg(long, value_name = "IP:PORT|unix:PATH|none", env = "SIGNET_ADMIN_LISTEN")]
+    pub admin_listen: Option<AdminEntrance>,
+
     /// How long connections may take to end on SIGTERM [default: 30s]
     #[arg(long, value_name = "DURATION", env = "SIGNET_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<Timeout>,
@@ -213,6 +250,7 @@ impl Keys {
             bundle_file: self.bundle_file.or(other.bundle_file),
             policy_file: self.policy_file.or(other.policy_file),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
+            admin_listen: self.admin_listen.or(other.admin_listen),
             drain_timeout: self.drain_timeout.or(other.drain_timeout),
             idle_timeout: self.idle_timeout.or(other.idle_timeout),
             log_format: self.log_format.or(other.log_format),

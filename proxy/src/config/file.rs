@@ -32,11 +32,12 @@ pub enum FileError {
     },
 }
 
-/// Reads a configuration file.
-pub(super) fn read(path: &Path) -> Result<Keys, FileError> {
+/// Reads a configuration file; also as it is written.
+pub(super) fn read(path: &Path) -> Result<(Keys, toml::Table), FileError> {
     let text =
         std::fs::read_to_string(path).map_err(|error| FileError::Read { path: path.to_path_buf(), error })?;
-    parse(path, &text)
+    let keys = parse(path, &text)?;
+    Ok((keys, text.parse().unwrap_or_default()))
 }
 
 pub(super) fn parse(path: &Path, text: &str) -> Result<Keys, FileError> {

@@ -3,6 +3,7 @@
 
 mod args;
 mod attest;
+mod effective;
 mod file;
 mod listeners;
 mod source;
@@ -17,10 +18,11 @@ use signet_proto::spiffe::{SpiffeId, TrustDomain};
 
 pub use args::{Arguments, Capture, Command, InstallArguments, Keys, RunArguments};
 pub use attest::Attest;
+pub use effective::{Effective, Given, Origin, Setting};
 pub use file::FileError;
 pub use listeners::{App, Destination, Inbound, Outbound, Place, Route};
 pub use source::Source;
-pub use values::{Cidr, Entrance, Protocol, Requested, Unknown};
+pub use values::{AdminEntrance, Cidr, Entrance, Protocol, Requested, Timeout, Unknown};
 
 use crate::telemetry::log::Format;
 use source::source;
@@ -44,12 +46,16 @@ pub struct Config {
     pub max_connections_per_identity: usize,
     /// Metrics and health.
     pub metrics_listen: SocketAddr,
+    /// For operators of this machine.
+    pub admin_listen: Option<Entrance>,
     /// How long connections may take to end on shutdown.
     pub drain_timeout: Duration,
     /// How long nothing may move on an open connection.
     pub idle_timeout: Duration,
     /// How the log looks.
     pub log_format: Format,
+    /// All of it as it was written, and where.
+    pub effective: Effective,
 }
 
 /// Why the configuration cannot be used. Each names the key and what was expected.
@@ -156,18 +162,21 @@ impl Config {
     /// # Errors
     /// When something is missing, contradictory or unreadable.
     pub fn load(arguments: RunArguments) -> Result<Self, ConfigError> {
-        let file = match &arguments.config {
-            Some(path) => file::read(path)?,
-            None => Keys::default(),
+        let (file, table) = match &arguments.config {
+            Some(path) => file::read(path).map(|(keys, table)| (keys, Some(table)))?,
+            None => (Keys::default(), None),
         };
+        let written = arguments.config.as_deref().zip(table.as_ref());
+        let effective = Effective::new(&arguments.given, written);
         let keys = arguments.keys.or(file);
         let (inbound, outbound) = (&keys.inbound, &keys.outbound);
         if inbound.is_empty() && outbound.is_empty() {
             return Err(ConfigError::NoListener);
         }
         let metrics_listen = keys.metrics_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 15020)));
-        distinct(&keys, metrics_listen)?;
-        without_loops(&keys, metrics_listen)?;
+        let AdminEntrance(admin_listen) = keys.admin_listen.clone().unwrap_or_default();
+        distinct(&keys, metrics_listen, admin_listen.as_ref())?;
+        without_loops(&keys, metrics_listen, admin_listen.as_ref())?;
         let source = source(&keys)?;
         if matches!(source, Source::Files(_)) {
             all_addressed(&keys)?;
@@ -183,16 +192,20 @@ impl Config {
             max_connections: keys.max_connections.map_or(10_000, |count| count.0),
             max_connections_per_identity: keys.max_connections_per_identity.map_or(5_000, |count| count.0),
             metrics_listen,
+            admin_listen,
             drain_timeout: keys.drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.0),
             idle_timeout: keys.idle_timeout.map_or(Duration::from_secs(24 * 3600), |timeout| timeout.0),
             log_format: keys.log_format.unwrap_or_default(),
+            effective,
         })
     }
 }
 
-fn distinct(keys: &Keys, metrics: SocketAddr) -> Result<(), ConfigError> {
+fn distinct(keys: &Keys, metrics: SocketAddr, admin: Option<&Entrance>) -> Result<(), ConfigError> {
     let mut listeners = BTreeSet::from([Entrance::Tcp(metrics)]);
-    for listen in entrances(keys).filter(|entrance| entrance.address().is_none_or(|a| a.port() != 0)) {
+    for listen in
+        entrances(keys).chain(admin).filter(|entrance| entrance.address().is_none_or(|a| a.port() != 0))
+    {
         if !listeners.insert(listen.clone()) {
             return Err(ConfigError::SameAddress(listen.clone()));
         }
@@ -211,9 +224,9 @@ fn distinct(keys: &Keys, metrics: SocketAddr) -> Result<(), ConfigError> {
 }
 
 /// What can be seen in the configuration; the rest is refused connection by connection.
-fn without_loops(keys: &Keys, metrics: SocketAddr) -> Result<(), ConfigError> {
+fn without_loops(keys: &Keys, metrics: SocketAddr, admin: Option<&Entrance>) -> Result<(), ConfigError> {
     let own = |to: SocketAddr| {
-        entrances(keys).filter_map(Entrance::address).chain([metrics]).any(|address| {
+        entrances(keys).chain(admin).filter_map(Entrance::address).chain([metrics]).any(|address| {
             address.port() == to.port()
                 && (address.ip() == to.ip() || (address.ip().is_unspecified() && to.ip().is_loopback()))
         })

@@ -49,6 +49,11 @@ pub enum Entrance {
     Unix(PathBuf),
 }
 
+/// Where operators of this machine come in, if anywhere: never from elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AdminEntrance(pub Option<Entrance>);
+
 /// `HOST:PORT` as an app names it: a name, or an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
@@ -135,6 +140,29 @@ impl FromStr for Entrance {
         text.parse()
             .map(Self::Tcp)
             .map_err(|_| format!("expected PORT, IP:PORT or unix:PATH such as 15443, found `{text}`"))
+    }
+}
+
+impl Default for AdminEntrance {
+    fn default() -> Self {
+        Self(Some(Entrance::Tcp(SocketAddr::from(([127, 0, 0, 1], 15021)))))
+    }
+}
+
+impl FromStr for AdminEntrance {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self(None));
+        }
+        let expected = || {
+            format!("expected a loopback address such as 127.0.0.1:15021, unix:PATH or none, found `{text}`")
+        };
+        match text.parse::<Entrance>().map_err(|_| expected())? {
+            Entrance::Tcp(address) if !address.ip().to_canonical().is_loopback() => Err(expected()),
+            entrance => Ok(Self(Some(entrance))),
+        }
     }
 }
 
@@ -257,4 +285,4 @@ macro_rules! from_text {
     )+};
 }
 
-from_text!(Entrance, Requested, Cidr, Timeout);
+from_text!(Entrance, AdminEntrance, Requested, Cidr, Timeout);

@@ -110,7 +110,9 @@ pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, s
     loop {
         let Some((svid, _)) = mesh.credentials() else { return };
         let not_after = svid.profile().not_after;
-        let delay = renewal_delay(not_after, signet_proto::clock::now());
+        let now = signet_proto::clock::now();
+        let delay = renewal_delay(not_after, now);
+        mesh.renews_at(now + delay);
         let woken = tokio::select! {
             () = stop.cancelled() => return,
             woken = sleep_on_both_clocks(delay) => woken,

@@ -11,7 +11,7 @@ mod told;
 pub mod watch;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
@@ -50,6 +50,7 @@ pub struct Mesh {
     current: ArcSwapOption<Snapshot>,
     inputs: Mutex<Inputs>,
     generation: latest::Sender<u64>,
+    next_renewal: Mutex<Option<SystemTime>>,
     connections: Arc<Connections>,
 }
 
@@ -61,6 +62,7 @@ impl Mesh {
             current: ArcSwapOption::empty(),
             inputs: Mutex::default(),
             generation: latest::Sender::new(0),
+            next_renewal: Mutex::default(),
             connections,
         }
     }
@@ -107,6 +109,17 @@ impl Mesh {
         let inputs = self.inputs.lock();
         let trust = Trust::new(inputs.bundles.iter().cloned(), inputs.revocations.clone());
         inputs.svid.clone().map(|svid| (svid, Arc::new(trust)))
+    }
+
+    /// When the SVID will be renewed, if that is up to us.
+    #[must_use]
+    pub fn next_renewal(&self) -> Option<SystemTime> {
+        *self.next_renewal.lock()
+    }
+
+    /// Notes when the SVID will be renewed.
+    pub(super) fn renews_at(&self, time: SystemTime) {
+        *self.next_renewal.lock() = Some(time);
     }
 
     /// The trust bundles in hand.

@@ -33,7 +33,10 @@ pub(crate) async fn joined(mesh: &Mesh, identity: &str, pod: &Pod, options: &[&s
     let name = identity.rsplit('/').next().unwrap();
     let ticket = file(mesh.directory(), &format!("ticket-{name}"), mesh.ticket(identity).await);
     let mut command = Command::new(&binaries().proxy);
-    command.args(["run", "--log-format", "json", "--join-file"]).arg(ticket).args(options);
+    command
+        .args(["run", "--log-format", "json", "--admin-listen", "none", "--join-file"])
+        .arg(ticket)
+        .args(options);
     let process = Process::start("signet-proxy", pod.wrap(&command, 0));
     let metrics = options.iter().skip_while(|option| **option != "--metrics-listen").nth(1);
     let port = metrics.and_then(|address| address.parse::<SocketAddr>().ok()).unwrap().port();

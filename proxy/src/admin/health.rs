@@ -1,0 +1,93 @@
+//! Port 15020: metrics and health, for scrapers and orchestrators. Read only, and nothing secret in it. It may
+//! be reachable from outside, so it has bounds of its own.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::capture::{Intake, Listener, Socket};
+use crate::mesh::Mesh;
+
+const MOST_CONNECTIONS: usize = 64;
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// A scraper that keeps its connection gets a new one now and then.
+const LONGEST_LIFE: Duration = Duration::from_secs(600);
+
+/// What the answers are made of.
+pub struct Health {
+    /// Ready means: there is a snapshot.
+    pub mesh: Arc<Mesh>,
+    /// The numbers.
+    pub metrics: PrometheusHandle,
+    /// Cancelled once the proxy is on its way out: not ready any more.
+    pub drain: CancellationToken,
+}
+
+/// Serves until `stop`.
+pub async fn serve(listener: Listener, health: Health, stop: CancellationToken) {
+    let health = Arc::new(health);
+    let intake = Intake::new(MOST_CONNECTIONS, stop);
+    intake.accept(listener, "health", |stream, _| connection(Arc::clone(&health), stream)).await;
+}
+
+async fn connection(health: Arc<Health>, stream: Socket) {
+    let service = service_fn(move |request| {
+        let answer = answer(&health, &request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Ok(Err(error)) = tokio::time::timeout(LONGEST_LIFE, connection).await {
+        tracing::debug!(%error, "connection to metrics and health ended");
+    }
+}
+
+fn answer(health: &Health, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+    }
+    match request.uri().path() {
+        "/metrics" => {
+            health.metrics.run_upkeep();
+            let mut response = text(StatusCode::OK, health.metrics.render());
+            let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, format);
+            response
+        }
+        "/livez" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => ready(health),
+        _ => text(StatusCode::NOT_FOUND, "expected /metrics, /livez or /readyz\n"),
+    }
+}
+
+/// 200 with identity and policy in hand; otherwise 503 and what is missing, a line each.
+fn ready(health: &Health) -> Response<Full<Bytes>> {
+    let mut missing = health.mesh.missing();
+    if health.drain.is_cancelled() {
+        missing.push("draining: this proxy is shutting down");
+    }
+    if missing.is_empty() {
+        text(StatusCode::OK, "ready\n")
+    } else {
+        text(StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n")
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+}
