@@ -19,6 +19,7 @@ pub mod control;
 pub mod forward;
 pub mod identity;
 pub mod inbound;
+pub mod living;
 pub mod mesh;
 pub mod outbound;
 pub mod run;

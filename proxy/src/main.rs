@@ -1,26 +1,30 @@
-//! `signet-proxy`: arguments, log, configuration, runtime, and the signals that end it.
+//! `signet-proxy`: arguments, log, configuration, runtime.
 
 #![forbid(unsafe_code)]
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signet_proxy::capture::rules::{self, Rules, State};
-use signet_proxy::config::{Arguments, Capture, Command, Config, RunArguments};
+use signet_proxy::config::{Arguments, Capture, Command, Config, RunArguments, WaitArguments};
+use signet_proxy::living::wait::until_ready;
 use signet_proxy::telemetry::log::{self, Filter};
 use signet_proxy::telemetry::metrics;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// What the configuration says cannot be done: another try will not help.
 const EXIT_CONFIGURATION: u8 = 2;
 /// The rules can be neither read nor changed.
 const EXIT_CAPTURE: u8 = 3;
+/// The program that was to be started cannot be; what shells say then.
+const EXIT_PROGRAM: u8 = 127;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::read().command {
         Command::Run(arguments) => arguments,
+        Command::Wait(arguments) => return wait(&arguments),
         Command::Capture(command) => return capture(&command),
     };
     let (config, log) = match load(*arguments) {
@@ -37,6 +41,23 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn wait(arguments: &WaitArguments) -> ExitCode {
+    let waited = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime");
+    let ready =
+        waited.and_then(|runtime| Ok(runtime.block_on(until_ready(&arguments.health, arguments.timeout.0))?));
+    if let Err(error) = ready {
+        eprintln!("signet-proxy: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let Some((program, rest)) = arguments.program.split_first() else { return ExitCode::SUCCESS };
+    let error = std::process::Command::new(program).args(rest).exec();
+    eprintln!("signet-proxy: the proxy is ready, but {} cannot be run: {error}", program.display());
+    ExitCode::from(EXIT_PROGRAM)
 }
 
 fn capture(command: &Capture) -> ExitCode {
@@ -94,10 +115,7 @@ fn run(config: Config, log: Arc<Filter>) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let ended = runtime.block_on(async {
-        let stopped = stop_signal()?;
-        signet_proxy::run::run(config, metrics, log, stopped).await
-    });
+    let ended = runtime.block_on(signet_proxy::run::run(config, metrics, log));
     runtime.shutdown_background();
     ended
 }
@@ -108,24 +126,4 @@ fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "cannot raise the limit on open files");
     }
-}
-
-/// Ends at the first SIGTERM or SIGINT; the second ends the process at once.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    Ok(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        tracing::info!(signal = name, "stopping");
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            std::process::exit(1);
-        });
-    })
 }

@@ -1,6 +1,5 @@
 //! A running proxy: its parts wired together, from the first listener to the last drained connection.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,18 +18,19 @@ use crate::control::Addresses;
 use crate::forward::opaque::Idle;
 use crate::identity::{control as joined, files};
 use crate::inbound::{self, Inbound};
+use crate::living::endings::Endings;
+use crate::living::{drain, notify};
 use crate::mesh::{Mesh, expire_rules, watch};
 use crate::outbound::{self, Destinations, Outbound};
 use crate::sightings::Sightings;
 use crate::sightings::report::Reports;
-use crate::telemetry::CloseReason;
 use crate::telemetry::log::Filter;
 
 /// After one side has finished, how long the other may be silent.
 const HALF_CLOSED: Duration = Duration::from_secs(300);
 /// How long control has to take our goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// How long cut connections and background tasks have to wind down.
+/// How long background tasks have to wind down.
 const WIND_DOWN: Duration = Duration::from_secs(2);
 
 /// What every connection needs.
@@ -44,7 +44,9 @@ pub struct Shared {
     pub sightings: Arc<Sightings>,
     /// Tasks that must end before the process does.
     pub tasks: TaskTracker,
-    /// Cancelled when the proxy is on its way out.
+    /// Cancelled when the proxy is on its way out, and says so: whoever hears of it should call elsewhere.
+    pub leaving: CancellationToken,
+    /// Cancelled when what is idle is closed, and nothing is kept for later any more.
     pub drain: CancellationToken,
     /// How long nothing may move.
     pub idle: Idle,
@@ -54,27 +56,23 @@ pub struct Shared {
     pub limits: Limits,
 }
 
-/// Runs until `stopped` ends, then drains.
+/// Runs until something ends it, then drains.
 ///
 /// # Errors
 /// When a listener cannot be bound, or the identity is refused at the start.
-pub async fn run(
-    config: Config,
-    metrics: PrometheusHandle,
-    log: Arc<Filter>,
-    stopped: impl Future<Output = ()>,
-) -> anyhow::Result<()> {
+pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) -> anyhow::Result<()> {
+    let living = config.living;
+    let endings = Endings::listen(living.exit_with)?;
     let connections = Arc::new(Connections::default());
     let mesh = Arc::new(Mesh::new(Arc::clone(&connections)));
-    let (drain, stop, goodbye) =
-        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let [leaving, accepting, drain, stop, goodbye] = std::array::from_fn(|_| CancellationToken::new());
     let sightings = Arc::<Sightings>::default();
     let reports = Arc::new(Reports::new(Arc::clone(&sightings))?);
     let mesh_is_controlled = matches!(config.source, Source::Control(_));
-    let intake = Intake::new(config.max_connections, drain.clone());
+    let intake = Intake::new(config.max_connections, accepting.clone());
     let outward = intake.beside(config.max_connections);
 
-    let health = Health { mesh: Arc::clone(&mesh), metrics, drain: drain.clone() };
+    let health = Health { mesh: Arc::clone(&mesh), metrics, leaving: leaving.clone() };
     let health_listener = Listener::bind(&Entrance::Tcp(config.metrics_listen), Callers::Loopback)
         .await
         .context("metrics-listen")?;
@@ -102,7 +100,8 @@ pub async fn run(
         connections: Arc::clone(&connections),
         sightings,
         tasks: intake.tasks().clone(),
-        drain: drain.clone(),
+        leaving: leaving.clone(),
+        drain,
         idle: Idle { open: config.idle_timeout, half_closed: HALF_CLOSED.min(config.idle_timeout) },
         own: own(&inbound, &outbound, for_us, &config.source),
         limits: Limits::new(config.max_connections, config.max_connections_per_identity),
@@ -151,13 +150,13 @@ pub async fn run(
                         .any(|(_, settings)| !matches!(settings.destination, Destination::Peer(..))),
                 };
                 // A renewal would take the goodbye back, and the drain is shorter than what is left of an SVID.
-                duties.spawn(joined::renew(joining, control, Arc::clone(&mesh), drain.clone()));
+                duties.spawn(joined::renew(joining, control, Arc::clone(&mesh), leaving.clone()));
                 let follow = watch::follow(
                     subscription,
                     Arc::clone(&mesh),
                     connections,
                     Arc::clone(&reports),
-                    drain.clone(),
+                    leaving.clone(),
                     goodbye.clone(),
                     stop.clone(),
                 );
@@ -195,13 +194,13 @@ pub async fn run(
         }
         std::future::pending::<anyhow::Result<()>>().await
     };
-    tokio::select! {
-        failed = work => failed?,
-        () = stopped => {}
-    }
+    let ending = tokio::select! {
+        failed = work => return failed,
+        ending = endings.first() => ending,
+    };
 
-    drain.cancel();
-    drained(&shared, config.drain_timeout).await;
+    notify::stopping();
+    drain::leave(&shared, &accepting, ending, living.patience).await;
     if mesh_is_controlled {
         let said = tokio::time::timeout(GOODBYE, goodbye.cancelled()).await;
         if said.is_ok() {
@@ -257,21 +256,7 @@ async fn ready(mesh: &Mesh) {
     let mut generations = mesh.generations();
     if generations.wait_for(|generation| *generation > 0).await.is_ok() {
         tracing::info!("ready: identity and policy in hand");
-    }
-}
-
-/// Lets connections finish until the deadline, then cuts what is left and says how many.
-async fn drained(shared: &Shared, deadline: Duration) {
-    shared.tasks.close();
-    tracing::info!(open = shared.connections.len(), ?deadline, "draining");
-    if tokio::time::timeout(deadline, shared.tasks.wait()).await.is_ok() {
-        tracing::info!("drained: every connection finished");
-        return;
-    }
-    tracing::warn!(cut = shared.connections.len(), "drain deadline passed, cutting what is open");
-    shared.connections.close_all(CloseReason::Drained);
-    if tokio::time::timeout(WIND_DOWN, shared.tasks.wait()).await.is_err() {
-        tracing::warn!(left = shared.tasks.len(), "connections did not wind down");
+        notify::ready();
     }
 }
 
@@ -285,6 +270,7 @@ impl Shared {
             connections,
             sightings: Arc::default(),
             tasks: TaskTracker::new(),
+            leaving: CancellationToken::new(),
             drain: CancellationToken::new(),
             idle: Idle { open: HALF_CLOSED, half_closed: HALF_CLOSED },
             own: Own::default(),

@@ -227,6 +227,10 @@ impl ProxyBuilder {
         if !self.arguments.iter().any(|argument| argument == "--admin-listen") {
             command.args(["--admin-listen", "127.0.0.1:0"]);
         }
+        if !self.arguments.iter().any(|argument| argument == "--drain-grace") {
+            // Nobody else calls when a test is over.
+            command.args(["--drain-grace", "0s"]);
+        }
         if let Some(pod) = &self.pod {
             // What a socket needs to be transparent.
             let privileges = ["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"];

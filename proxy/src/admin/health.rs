@@ -31,7 +31,7 @@ pub struct Health {
     /// The numbers.
     pub metrics: PrometheusHandle,
     /// Cancelled once the proxy is on its way out: not ready any more.
-    pub drain: CancellationToken,
+    pub leaving: CancellationToken,
 }
 
 /// Serves until `stop`.
@@ -76,7 +76,7 @@ fn answer(health: &Health, request: &Request<Incoming>) -> Response<Full<Bytes>>
 /// 200 with identity and policy in hand; otherwise 503 and what is missing, a line each.
 fn ready(health: &Health) -> Response<Full<Bytes>> {
     let mut missing = health.mesh.missing();
-    if health.drain.is_cancelled() {
+    if health.leaving.is_cancelled() {
         missing.push("draining: this proxy is shutting down");
     }
     if missing.is_empty() {

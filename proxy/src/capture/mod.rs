@@ -52,8 +52,8 @@ impl Intake {
         &self.tasks
     }
 
-    /// Accepts until told to stop and serves every connection in a task of its own; the first one beyond the
-    /// bound waits here, the others with the kernel. An accept that fails
+    /// Accepts until told to stop and serves every connection in a task of its own; those beyond the bound wait
+    /// with the kernel, so that none is lost when somebody else accepts from now on. An accept that fails
     /// never ends the loop: running out of descriptors is waited out (RUSTSEC-2024-0376, ztunnel 1585).
     pub async fn accept<S, F>(&self, listener: Listener, purpose: &'static str, serve: S)
     where
@@ -62,18 +62,19 @@ impl Intake {
     {
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
         loop {
-            let accepted = tokio::select! {
-                () = self.stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
+            let next = async {
+                let slot = Arc::clone(&self.slots).acquire_owned().await;
+                (slot, listener.accept().await)
             };
+            let (slot, accepted) = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                next = next => next,
+            };
+            let Ok(slot) = slot else { return };
             match accepted {
                 Ok((stream, remote)) => {
                     backoff.reset();
-                    let slot = tokio::select! {
-                        () = self.stop.cancelled() => return,
-                        slot = Arc::clone(&self.slots).acquire_owned() => slot,
-                    };
-                    let Ok(slot) = slot else { return };
                     let story = serve(stream, remote);
                     self.tasks.spawn(async move {
                         story.await;

@@ -11,7 +11,7 @@ use signet_proto::spiffe::SpiffeId;
 use super::attest::Attest;
 use super::effective::Given;
 use super::listeners::{Inbound, Outbound, Route};
-use super::values::{AdminEntrance, Cidr, Count, Timeout, Unknown};
+use super::values::{AdminEntrance, Cidr, Count, Entrance, Grace, ProcessId, Timeout, Unknown};
 use crate::capture::rules::Mode;
 use crate::telemetry::log::Format;
 
@@ -55,9 +55,33 @@ impl Arguments {
 pub enum Command {
     /// Run the proxy
     Run(Box<RunArguments>),
+    /// Wait until a proxy is ready, for whatever must start after it
+    Wait(WaitArguments),
     /// Turn this network namespace's connections to the proxy (nftables)
     #[command(subcommand)]
     Capture(Capture),
+}
+
+/// Who waits, and for how long.
+#[derive(Debug, Args)]
+#[command(after_help = WAIT_EXAMPLES)]
+pub struct WaitArguments {
+    /// Where the proxy tells its health: its `metrics-listen`, or unix:PATH
+    #[arg(
+        long,
+        value_name = "IP:PORT|unix:PATH",
+        default_value = "127.0.0.1:15020",
+        env = "SIGNET_METRICS_LISTEN"
+    )]
+    pub health: Entrance,
+
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub timeout: Timeout,
+
+    /// Program to run in place of this one once the proxy is ready, with its arguments
+    #[arg(last = true, value_name = "PROGRAM")]
+    pub program: Vec<OsString>,
 }
 
 /// What to do with the rules of a network namespace.
@@ -215,9 +239,17 @@ pub struct Keys {
     #[arg(long, value_name = "IP:PORT|unix:PATH|none", env = "SIGNET_ADMIN_LISTEN")]
     pub admin_listen: Option<AdminEntrance>,
 
-    /// How long connections may take to end on SIGTERM [default: 30s]
+    /// How long new connections are still taken in after SIGTERM, for callers who have not heard of it [default: 5s]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_DRAIN_GRACE")]
+    pub drain_grace: Option<Grace>,
+
+    /// How long connections may take to end after that [default: 30s]
     #[arg(long, value_name = "DURATION", env = "SIGNET_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<Timeout>,
+
+    /// End when this process has ended, as when it is the job that this proxy is for
+    #[arg(long, value_name = "PID", env = "SIGNET_EXIT_WITH_PID")]
+    pub exit_with_pid: Option<ProcessId>,
 
     /// How long nothing may move on an open connection [default: 24h]
     #[arg(long, value_name = "DURATION", env = "SIGNET_IDLE_TIMEOUT")]
@@ -251,7 +283,9 @@ impl Keys {
             policy_file: self.policy_file.or(other.policy_file),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
             admin_listen: self.admin_listen.or(other.admin_listen),
+            drain_grace: self.drain_grace.or(other.drain_grace),
             drain_timeout: self.drain_timeout.or(other.drain_timeout),
+            exit_with_pid: self.exit_with_pid.or(other.exit_with_pid),
             idle_timeout: self.idle_timeout.or(other.idle_timeout),
             log_format: self.log_format.or(other.log_format),
         }
@@ -290,7 +324,22 @@ Examples:
     signet-proxy run --svid-file tls/svid.pem --key-file tls/key.pem --bundle-file tls/bundle.pem \\
       --policy-file policy.yaml --inbound 15443=127.0.0.1:8080
 
+  Beside a job that ends by itself:
+    job & signet-proxy run --join-file ticket --outbound 127.0.0.1:7001=spiffe://prod.example/orders \\
+      --exit-with-pid $!
+
 Logs go to standard error; SIGNET_LOG=debug (or info,access=off) changes what is logged.";
+
+const WAIT_EXAMPLES: &str = "\
+Examples:
+  Start an app once its proxy is ready:
+    signet-proxy wait && exec orders
+    signet-proxy wait --timeout 2m -- orders --port 8080
+
+  A proxy whose health is elsewhere:
+    signet-proxy wait --health 127.0.0.1:9020
+
+Exit codes: 0 ready, 1 not ready in time (what is missing is told), 2 wrong options, 127 the program cannot be run.";
 
 const CAPTURE_EXAMPLES: &str = "\
 Examples:

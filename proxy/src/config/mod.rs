@@ -6,6 +6,7 @@ mod attest;
 mod effective;
 mod file;
 mod listeners;
+mod living;
 mod source;
 mod values;
 
@@ -16,11 +17,12 @@ use std::time::Duration;
 
 use signet_proto::spiffe::{SpiffeId, TrustDomain};
 
-pub use args::{Arguments, Capture, Command, InstallArguments, Keys, RunArguments};
+pub use args::{Arguments, Capture, Command, InstallArguments, Keys, RunArguments, WaitArguments};
 pub use attest::Attest;
 pub use effective::{Effective, Given, Origin, Setting};
 pub use file::FileError;
 pub use listeners::{App, Destination, Inbound, Outbound, Place, Route};
+pub use living::Living;
 pub use source::Source;
 pub use values::{AdminEntrance, Cidr, Entrance, Protocol, Requested, Timeout, Unknown};
 
@@ -48,8 +50,8 @@ pub struct Config {
     pub metrics_listen: SocketAddr,
     /// For operators of this machine.
     pub admin_listen: Option<Entrance>,
-    /// How long connections may take to end on shutdown.
-    pub drain_timeout: Duration,
+    /// How it starts and ends beside its app.
+    pub living: Living,
     /// How long nothing may move on an open connection.
     pub idle_timeout: Duration,
     /// How the log looks.
@@ -183,6 +185,7 @@ impl Config {
         } else if keys.policy_file.is_some() {
             return Err(ConfigError::PolicyFile);
         }
+        let living = Living::from(&keys);
         Ok(Self {
             source,
             inbound: keys.inbound,
@@ -193,7 +196,7 @@ impl Config {
             max_connections_per_identity: keys.max_connections_per_identity.map_or(5_000, |count| count.0),
             metrics_listen,
             admin_listen,
-            drain_timeout: keys.drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.0),
+            living,
             idle_timeout: keys.idle_timeout.map_or(Duration::from_secs(24 * 3600), |timeout| timeout.0),
             log_format: keys.log_format.unwrap_or_default(),
             effective,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::SignedDuration;
+use rustix::process::Pid;
 use serde::Deserialize;
 use signet_proto::spiffe::SpiffeId;
 
@@ -99,6 +100,16 @@ pub struct Cidr(pub IpNet);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Timeout(pub Duration);
+
+/// A duration such as `5s`, at most a year; `0s` is none at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Grace(pub Duration);
+
+/// The id of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "i32")]
+pub struct ProcessId(pub Pid);
 
 impl Entrance {
     /// The address, if it is TCP; unspecified without one.
@@ -231,13 +242,45 @@ impl FromStr for Timeout {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let longest = Duration::from_secs(365 * 24 * 3600);
-        text.parse::<SignedDuration>()
-            .ok()
-            .and_then(|duration| Duration::try_from(duration).ok())
-            .filter(|duration| !duration.is_zero() && *duration <= longest)
+        duration(text)
+            .filter(|duration| !duration.is_zero())
             .map(Self)
             .ok_or_else(|| format!("expected a duration such as 30s or 5m, found `{text}`"))
+    }
+}
+
+impl FromStr for Grace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        duration(text)
+            .map(Self)
+            .ok_or_else(|| format!("expected a duration such as 5s, or 0s for none, found `{text}`"))
+    }
+}
+
+/// At most a year.
+fn duration(text: &str) -> Option<Duration> {
+    let longest = Duration::from_secs(365 * 24 * 3600);
+    let duration = Duration::try_from(text.parse::<SignedDuration>().ok()?).ok()?;
+    (duration <= longest).then_some(duration)
+}
+
+impl TryFrom<i32> for ProcessId {
+    type Error = String;
+
+    fn try_from(id: i32) -> Result<Self, String> {
+        let pid = (id > 0).then(|| Pid::from_raw(id)).flatten();
+        pid.map(Self).ok_or_else(|| format!("expected the id of a process, found {id}"))
+    }
+}
+
+impl FromStr for ProcessId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let id: i32 = text.parse().map_err(|_| format!("expected the id of a process, found `{text}`"))?;
+        id.try_into()
     }
 }
 
@@ -285,4 +328,4 @@ macro_rules! from_text {
     )+};
 }
 
-from_text!(Entrance, AdminEntrance, Requested, Cidr, Timeout);
+from_text!(Entrance, AdminEntrance, Requested, Cidr, Timeout, Grace);

@@ -60,6 +60,14 @@ pub enum Content {
 }
 
 impl Content {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Opaque => "bytes",
+            Self::Http { .. } => "request",
+        }
+    }
+
     fn layer(&self) -> Layer<'_> {
         match self {
             Self::Connection => Layer::Connection,
@@ -226,6 +234,17 @@ impl Connections {
         for entry in self.all() {
             entry.close(reason);
         }
+    }
+
+    /// How many entries there are of each kind: which way, and what they carry.
+    #[must_use]
+    pub fn kinds(&self) -> HashMap<(Direction, &'static str), usize> {
+        let mut kinds = HashMap::new();
+        for entry in self.all() {
+            let subject = entry.subject.lock();
+            *kinds.entry((subject.direction, subject.content.kind())).or_default() += 1;
+        }
+        kinds
     }
 
     /// How many entries there are.

@@ -41,10 +41,15 @@ pub(super) async fn serve(
         if let Some(reason) = arrival.distrusted(&waiting) {
             return Err((reason, None));
         }
+        // Who was let in while we leave gets the stream that it came for.
+        let retired = match first {
+            Some(_) => &arrival.shared.drain,
+            None => &arrival.shared.leaving,
+        };
         let asked = tokio::select! {
             biased;
             reason = cut(Some(&waiting)) => return Err((reason, None)),
-            () = arrival.shared.drain.cancelled() => return Ok(()),
+            () = retired.cancelled() => return Ok(()),
             asked = tokio::time::timeout(idle, carrier.asked()) => asked,
         };
         let asked = match asked {

@@ -53,13 +53,13 @@ impl Subscription {
 }
 
 /// Follows control until `stop`; while it cannot be reached, what is known stays in force (invariant 11). Says
-/// goodbye when `drain` begins and cancels `said` then.
+/// goodbye when `leaving` begins and cancels `said` then.
 pub async fn follow(
     subscription: Subscription,
     mesh: Arc<Mesh>,
     connections: Arc<Connections>,
     reports: Arc<Reports>,
-    drain: CancellationToken,
+    leaving: CancellationToken,
     said: CancellationToken,
     stop: CancellationToken,
 ) {
@@ -73,7 +73,7 @@ pub async fn follow(
             let ended = tokio::select! {
                 ended = stream(&subscription, claim, channel.clone(), &mesh, &told, &connections, &mut worked) => ended,
                 () = reports.send(channel.clone()) => Ok(()),
-                () = leave(channel, &drain, &said) => Ok(()),
+                () = leave(channel, &leaving, &said) => Ok(()),
             };
             if ended.as_ref().err().is_none_or(ControlError::blames_the_replica) {
                 subscription.control.failed(place);
@@ -85,7 +85,7 @@ pub async fn follow(
             ended = followed => ended,
         };
         metrics::control_connected(false);
-        if drain.is_cancelled() {
+        if leaving.is_cancelled() {
             // Opening the stream again would take the goodbye back.
             return;
         }
@@ -163,10 +163,10 @@ async fn stream(
     }
 }
 
-/// Says goodbye when the drain begins, and never ends: the stream goes on bringing changes until the process
+/// Says goodbye when the proxy begins to leave, and never ends: the stream goes on bringing changes until the process
 /// ends.
-async fn leave(channel: Channel, drain: &CancellationToken, said: &CancellationToken) {
-    drain.cancelled().await;
+async fn leave(channel: Channel, leaving: &CancellationToken, said: &CancellationToken) {
+    leaving.cancelled().await;
     let mut request = tonic::Request::new(v1::LeaveRequest {});
     request.set_timeout(CALL_DEADLINE);
     if let Err(status) = MeshClient::new(channel).leave(request).await {

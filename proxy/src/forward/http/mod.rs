@@ -18,12 +18,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 use self::exchange::Upgraded;
+use self::tracked::Tracked;
 use super::upstream::Upstream;
 use crate::causes::causes;
 use crate::connections::{Carrier, Registration, Subject};
@@ -112,6 +117,17 @@ impl Slot {
 }
 
 impl<U: Upstream> Http<U> {
+    /// One exchange; a client of HTTP/1 is told with the answer that there will be no other.
+    async fn answered(self: Arc<Self>, request: Request<Incoming>) -> Response<Tracked> {
+        let (shared, version) = (Arc::clone(&self.shared), self.version);
+        let mut response = Box::pin(self.exchange(request)).await;
+        let stays = response.status() != StatusCode::SWITCHING_PROTOCOLS;
+        if version == Version::Http1 && stays && shared.leaving.is_cancelled() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
     /// Serves the caller until it is done or the proxy drains.
     pub async fn serve<S>(self, caller: S) -> Ended
     where
@@ -122,7 +138,7 @@ impl<U: Upstream> Http<U> {
         let http = Arc::clone(&this);
         let service = service_fn(move |request| {
             let this = Arc::clone(&http);
-            async move { Ok::<_, Infallible>(Box::pin(this.exchange(request)).await) }
+            async move { Ok::<_, Infallible>(this.answered(request).await) }
         });
         let io = TokioIo::new(caller);
         let carrier = Arc::clone(&this.carrier);
@@ -140,7 +156,9 @@ impl<U: Upstream> Http<U> {
                     .auto_date_header(false)
                     .serve_connection(io, service)
                     .with_upgrades();
-                drive(&shared, &carrier, life, connection, |connection| connection.graceful_shutdown()).await
+                // Closed while idle, it may cross the next request: that is answered instead, if it comes in time.
+                let last = &shared.drain;
+                drive(last, &carrier, life, connection, |connection| connection.graceful_shutdown()).await
             }
             Version::Http2 => {
                 let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
@@ -158,7 +176,9 @@ impl<U: Upstream> Http<U> {
                     .keep_alive_timeout(PING.1)
                     .auto_date_header(false)
                     .serve_connection(io, service);
-                drive(&shared, &carrier, life, connection, |connection| connection.graceful_shutdown()).await
+                // GOAWAY crosses nothing (RFC 9113 s6.8), but who was let in while we leave came for a reason.
+                let last = if shared.leaving.is_cancelled() { &shared.drain } else { &shared.leaving };
+                drive(last, &carrier, life, connection, |connection| connection.graceful_shutdown()).await
             }
         };
         let upgraded = this.upgraded.lock().take();
@@ -169,8 +189,9 @@ impl<U: Upstream> Http<U> {
     }
 }
 
+/// Serves a connection, from `last` on only what has begun.
 async fn drive<C>(
-    shared: &Shared,
+    last: &CancellationToken,
     carrier: &Carrier,
     life: Duration,
     connection: C,
@@ -192,7 +213,7 @@ where
             }
             () = &mut over => return Ok(()),
             result = connection.as_mut() => return result.or_else(|error| caller_error(&error)),
-            () = shared.drain.cancelled(), if !draining => {
+            () = last.cancelled(), if !draining => {
                 draining = true;
                 graceful_shutdown(connection.as_mut());
             }

@@ -1,0 +1,7 @@
+//! Living beside an app: started in order ([`wait`]), ended with its job or by a signal ([`endings`]), and gone only
+//! after those who call have heard of it ([`drain`]). A supervisor that wants to know is told ([`notify`]).
+
+pub mod drain;
+pub mod endings;
+pub mod notify;
+pub mod wait;
