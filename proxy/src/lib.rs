@@ -13,6 +13,7 @@ pub mod backoff;
 pub mod balance;
 pub mod capture;
 mod causes;
+pub mod cli;
 pub mod config;
 pub mod connections;
 pub mod control;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signet_proxy::capture::rules::{self, Rules, State};
+use signet_proxy::cli;
 use signet_proxy::config::{Arguments, Capture, Command, Config, RunArguments, WaitArguments};
 use signet_proxy::living::wait::until_ready;
 use signet_proxy::telemetry::log::{self, Filter};
@@ -26,6 +27,9 @@ fn main() -> ExitCode {
         Command::Run(arguments) => arguments,
         Command::Wait(arguments) => return wait(&arguments),
         Command::Capture(command) => return capture(&command),
+        Command::Check(arguments) => return cli::check(*arguments),
+        Command::Tap(arguments) => return cli::tap(&arguments),
+        Command::Admin(arguments) => return cli::ask(arguments),
     };
     let (config, log) = match load(*arguments) {
         Ok(loaded) => loaded,

@@ -25,6 +25,7 @@ use crate::outbound::{self, Destinations, Outbound};
 use crate::sightings::Sightings;
 use crate::sightings::report::Reports;
 use crate::telemetry::log::Filter;
+use crate::telemetry::observers::Observers;
 
 /// After one side has finished, how long the other may be silent.
 const HALF_CLOSED: Duration = Duration::from_secs(300);
@@ -40,6 +41,8 @@ pub struct Shared {
     pub mesh: Arc<Mesh>,
     /// What is open.
     pub connections: Arc<Connections>,
+    /// Who looks on.
+    pub observers: Arc<Observers>,
     /// What was seen, for control.
     pub sightings: Arc<Sightings>,
     /// Tasks that must end before the process does.
@@ -98,6 +101,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) ->
     let shared = Arc::new(Shared {
         mesh: Arc::clone(&mesh),
         connections: Arc::clone(&connections),
+        observers: Arc::default(),
         sightings,
         tasks: intake.tasks().clone(),
         leaving: leaving.clone(),
@@ -268,6 +272,7 @@ impl Shared {
         Arc::new(Self {
             mesh: Arc::new(Mesh::new(Arc::clone(&connections))),
             connections,
+            observers: Arc::default(),
             sightings: Arc::default(),
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),

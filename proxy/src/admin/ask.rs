@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use super::reply::Refused;
 
 /// Says that no web page sent the request: a page needs leave to send it, which nobody here gives.
-pub(super) const MARK: HeaderName = HeaderName::from_static("signet-admin");
+pub const MARK: HeaderName = HeaderName::from_static("signet-admin");
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const LARGEST_BODY: usize = 64 * 1024;

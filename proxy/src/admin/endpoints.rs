@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use super::reply::Body;
-use super::{Admin, Ask, Refused, Reply, config, identity, log, policy};
+use super::{Admin, Ask, Refused, Reply, config, connections, identity, log, policy, tap};
 
 /// How long an endpoint may take until it begins to answer, unless it says otherwise itself.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
@@ -38,6 +38,15 @@ const ENDPOINTS: &[Endpoint] = &[
     }),
     get("/policy", "documents in force, and what of them could not be read", |admin, ask| {
         Box::pin(async move { policy::show(&admin, &ask) })
+    }),
+    get("/connections", "what is open now; filters, `sort` and `limit` in the query", |admin, ask| {
+        Box::pin(async move { connections::show(&admin, ask) })
+    }),
+    change("POST", "/connections/ID/close", "closes one", |admin, ask| {
+        Box::pin(async move { connections::close(&admin, &ask) })
+    }),
+    get("/tap", "connections and requests as they come, a line of JSON each", |admin, ask| {
+        Box::pin(async move { tap::stream(&admin, ask) })
     }),
     get("/log", "what is logged", |admin, ask| Box::pin(async move { log::show(&admin, &ask) })),
     change("PUT", "/log", r#"change it: {"filter": "debug,access=off", "for": "10m"}"#, |admin, ask| {

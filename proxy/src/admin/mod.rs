@@ -9,12 +9,14 @@
 
 mod ask;
 mod config;
+mod connections;
 mod endpoints;
 mod health;
 mod identity;
 mod log;
 mod policy;
 mod reply;
+mod tap;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
-pub use self::ask::Ask;
+pub use self::ask::{Ask, MARK};
 pub use self::health::{Health, serve as serve_health};
 pub use self::reply::{Refused, Reply};
 use crate::capture::{Intake, Listener, Socket};

@@ -3,11 +3,14 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// A body that may go on for as long as somebody reads it.
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -42,6 +45,12 @@ impl Reply {
     #[must_use]
     pub fn text(text: String) -> Self {
         Self::whole("text/plain; charset=utf-8", text)
+    }
+
+    /// Lines of JSON, for as long as they come.
+    pub fn lines(lines: impl Stream<Item = Arc<str>> + Send + 'static) -> Self {
+        let frames = lines.map(|line| Ok(Frame::data(Bytes::copy_from_slice(line.as_bytes()))));
+        Self { content: "application/x-ndjson", body: StreamBody::new(frames).boxed_unsync() }
     }
 
     /// Anything whole.

@@ -13,6 +13,9 @@ use super::effective::Given;
 use super::listeners::{Inbound, Outbound, Route};
 use super::values::{AdminEntrance, Cidr, Count, Entrance, Grace, ProcessId, Timeout, Unknown};
 use crate::capture::rules::Mode;
+use crate::cli::check::CheckArguments;
+use crate::cli::client::AskArguments;
+use crate::cli::tap::TapArguments;
 use crate::telemetry::log::Format;
 
 /// Signet's sidecar: mutual TLS and authorization by identity for one workload.
@@ -41,10 +44,14 @@ impl Arguments {
         let mut command = Self::command();
         let matches = command.try_get_matches_from_mut(line)?;
         let mut arguments = Self::from_arg_matches(&matches)?;
-        if let (Command::Run(run), Some((name, matches))) = (&mut arguments.command, matches.subcommand())
+        if let Some((name, matches)) = matches.subcommand()
             && let Some(command) = command.find_subcommand(name)
         {
-            run.given = Given::of(command, matches);
+            match &mut arguments.command {
+                Command::Run(run) => run.given = Given::of(command, matches),
+                Command::Check(check) => check.run.given = Given::of(command, matches),
+                _ => {}
+            }
         }
         Ok(arguments)
     }
@@ -57,6 +64,12 @@ pub enum Command {
     Run(Box<RunArguments>),
     /// Wait until a proxy is ready, for whatever must start after it
     Wait(WaitArguments),
+    /// Look over the configuration and the machine, and say how to put right what is wrong
+    Check(Box<CheckArguments>),
+    /// Show connections and requests of a running proxy as they come
+    Tap(Box<TapArguments>),
+    /// Ask a running proxy, or have it do something
+    Admin(AskArguments),
     /// Turn this network namespace's connections to the proxy (nftables)
     #[command(subcommand)]
     Capture(Capture),

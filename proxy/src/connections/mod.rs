@@ -265,6 +265,17 @@ impl Connections {
     }
 }
 
+/// Closes one connection, whoever holds its registration.
+#[derive(Debug)]
+pub struct Closer(Arc<Entry>);
+
+impl Closer {
+    /// The first reason counts.
+    pub fn close(&self, reason: CloseReason) {
+        self.0.close(reason);
+    }
+}
+
 /// A place in the table; gives it up when dropped.
 #[derive(Debug)]
 pub struct Registration {
@@ -307,6 +318,12 @@ impl Registration {
     #[must_use]
     pub fn peer_not_after(&self) -> SystemTime {
         self.entry.subject.lock().peer.not_after
+    }
+
+    /// What closes it from elsewhere.
+    #[must_use]
+    pub fn closer(&self) -> Closer {
+        Closer(Arc::clone(&self.entry))
     }
 
     /// Ends when it was told to close.

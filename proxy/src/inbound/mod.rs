@@ -24,6 +24,7 @@ use crate::forward::{Prefixed, Screened};
 use crate::mesh::Alpn;
 use crate::run::Shared;
 use crate::sightings::Seen;
+use crate::telemetry::observers::closed_by_operator;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol, metrics};
 use crate::tls::{self, OffersBoth};
 
@@ -57,9 +58,16 @@ pub async fn serve(shared: Arc<Shared>, inbound: Arc<Inbound>, socket: Socket, r
         source: None,
         destination: None,
         edge: None,
+        live: None,
     };
-    let mut record = AccessRecord::connection(facts);
-    if let Err((reason, detail)) = phases(&shared, &inbound, socket, &mut record).await {
+    let mut record = AccessRecord::connection(&shared.observers, facts);
+    let live = record.live();
+    let ended = tokio::select! {
+        biased;
+        ended = phases(&shared, &inbound, socket, &mut record) => ended,
+        () = closed_by_operator(live.as_deref()) => Err((CloseReason::ClosedByOperator, None)),
+    };
+    if let Err((reason, detail)) = ended {
         record.ended(reason, detail);
     }
 }
@@ -93,6 +101,7 @@ async fn phases(
     record.facts.source = Some(peer.id.clone());
     let _counted = shared.limits.identity(&peer.id).ok_or_else(|| limited("identity"))?;
     record.facts.edge = shared.sightings.caller(&peer.id, app.port());
+    record.shows();
     let certificate = shared.sightings.certificate(&peer);
     let spoken = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
 
@@ -117,6 +126,7 @@ async fn phases(
         _ => None,
     };
     let registration = arrival.register();
+    record.closes_with(&registration);
     let mut caller = Some(Prefixed::new(stream));
     tokio::select! {
         biased;
@@ -199,6 +209,7 @@ impl Arrival {
         match detected {
             Detected::Http(version) => {
                 record.protocol = version.into();
+                record.shows();
                 if refusal.is_none() {
                     record.let_in(self.certificate.clone());
                 }
@@ -228,6 +239,7 @@ impl Arrival {
                 record.protocol = Protocol::Opaque;
                 registration.carries(Content::Opaque);
                 self.authorize(registration, record)?;
+                record.shows();
                 record.let_in(self.certificate.clone());
                 let mut called = match called {
                     Some(called) => called,

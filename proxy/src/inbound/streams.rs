@@ -66,7 +66,7 @@ pub(super) async fn serve(
         let mut own = None;
         let record = match first.take() {
             Some(record) => record,
-            None => own.insert(AccessRecord::connection(facts.clone())),
+            None => own.insert(AccessRecord::connection(&arrival.shared.observers, facts.clone())),
         };
         let (ended, next) = one(arrival, registration, carrier, asked, record).await;
         let carried = ended.is_ok();
@@ -97,6 +97,7 @@ async fn one(
     asked: Asked,
     record: &mut AccessRecord,
 ) -> (Result<(), Refusal>, Option<Carrier>) {
+    record.closes_with(&registration);
     if let Err((answer, refusal)) = admit(arrival, &registration, &asked, record) {
         // Nothing is carried any more: the refusal takes the time it takes outside the table.
         drop(registration);

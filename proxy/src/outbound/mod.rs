@@ -29,6 +29,7 @@ use crate::forward::http::{Http, Slot, Version, cut};
 use crate::forward::opaque::{Idle, relay};
 use crate::forward::upstream::{Called, Upstream, UpstreamError};
 use crate::mesh::Alpn;
+use crate::telemetry::observers::closed_by_operator;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Meters, Protocol, metrics};
 
 /// Why an outbound connection ended before or while it was forwarded.
@@ -44,9 +45,16 @@ pub async fn serve(outbound: Arc<Outbound>, socket: Socket, remote: Remote) {
         source: outbound.shared.mesh.current().map(|snapshot| snapshot.svid.id().clone()),
         destination: None,
         edge: None,
+        live: None,
     };
-    let mut record = AccessRecord::connection(facts);
-    if let Err((reason, detail)) = phases(&outbound, socket, &mut record).await {
+    let mut record = AccessRecord::connection(&outbound.shared.observers, facts);
+    let live = record.live();
+    let ended = tokio::select! {
+        biased;
+        ended = phases(&outbound, socket, &mut record) => ended,
+        () = closed_by_operator(live.as_deref()) => Err((CloseReason::ClosedByOperator, None)),
+    };
+    if let Err((reason, detail)) = ended {
         record.ended(reason, detail);
     }
 }
@@ -74,6 +82,7 @@ async fn phases(outbound: &Outbound, socket: Socket, record: &mut AccessRecord) 
     };
     drop(snapshot);
     record.facts.destination = Some(calls.peer.callee.peer.clone());
+    record.shows();
     if outbound.destination == Destination::Connect {
         connect::grant(&mut caller).await.map_err(error)?;
     }
@@ -96,6 +105,7 @@ async fn forward(
     match detected {
         Detected::Http(version) => {
             record.protocol = version.into();
+            record.shows();
             let pool = match version {
                 Version::Http1 => &calls.http1,
                 Version::Http2 => &calls.http2,
@@ -120,10 +130,16 @@ async fn forward(
         }
         Detected::Opaque => {
             record.protocol = Protocol::Opaque;
+            record.shows();
             let way = match called {
                 Some(called) => Way::Plain(called),
                 None => Box::pin(calls.way(record.facts.remote.address())).await.map_err(error)?,
             };
+            let right = match &way {
+                Way::Plain(called) => called.registration.as_deref(),
+                Way::Tunnel(tunnel) => Some(&*tunnel.registration),
+            };
+            right.inspect(|right| record.closes_with(right));
             let meters = record.meters();
             match way {
                 Way::Plain(Called { stream, registration, .. }) => {
@@ -209,6 +225,7 @@ async fn stranger(
     };
     metrics::passed_through();
     record.protocol = Protocol::Plaintext;
+    record.shows();
     if connects {
         connect::grant(&mut caller).await.map_err(error)?;
     }

@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use signet_proto::policy::Verdict;
 use signet_proto::spiffe::SpiffeId;
 
+use super::observers::{Event, Kind, Live, Observers, Shown, milliseconds};
 use super::{CloseReason, Direction, metrics};
 use crate::capture::Remote;
+use crate::connections::Registration;
 use crate::sightings::{Edge, Ongoing, Seen};
 
 /// Bytes moved so far; shared between those that move them and the record.
@@ -37,7 +39,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    fn as_str(self) -> &'static str {
+    /// As in log and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
             Self::Opaque => "tcp",
@@ -74,6 +78,8 @@ pub struct Facts {
     pub destination: Option<SpiffeId>,
     /// Where control's inventory of an inbound connection is counted, once its caller is known.
     pub edge: Option<Arc<Edge>>,
+    /// Its place in the table of open connections.
+    pub live: Option<Arc<Live>>,
 }
 
 /// What is known of a connection or request. Logs and counts itself once, when it is dropped.
@@ -98,9 +104,16 @@ pub struct AccessRecord {
 impl AccessRecord {
     /// A connection that was just accepted.
     #[must_use]
-    pub fn connection(facts: Facts) -> Self {
+    pub fn connection(observers: &Arc<Observers>, mut facts: Facts) -> Self {
         metrics::connection_opened(facts.direction);
-        Self::new(facts, Protocol::Unknown, None)
+        facts.live = None;
+        let protocol = Protocol::Unknown;
+        let live = observers.opened(Shown { facts: facts.clone(), protocol, verdict: None, generation: 0 });
+        let meters = Arc::clone(&live.meters);
+        facts.live = Some(live);
+        let mut record = Self::new(facts, protocol, None);
+        record.meters = meters;
+        record
     }
 
     /// A request. Log lines escape what the client chose; here it is only bounded.
@@ -108,6 +121,9 @@ impl AccessRecord {
     pub fn request(facts: Facts, protocol: Protocol, method: &str, path: &str, request_id: String) -> Self {
         let bounded = |text: &str, most: usize| text.chars().take(most).collect::<String>();
         let head = Head { method: bounded(method, 32), path: bounded(path, 1024), request_id };
+        if let Some(live) = &facts.live {
+            live.request_began();
+        }
         Self::new(facts, protocol, Some(head))
     }
 
@@ -141,6 +157,31 @@ impl AccessRecord {
         }
         self.verdict = Some(verdict);
         self.generation = generation;
+        self.shows();
+    }
+
+    /// Brings the table of open connections up to date.
+    pub fn shows(&self) {
+        let Some(live) = self.facts.live.as_ref().filter(|_| self.head.is_none()) else { return };
+        let Self { protocol, generation, .. } = *self;
+        let facts = Facts { live: None, ..self.facts.clone() };
+        let news = live.show(Shown { facts, protocol, verdict: self.verdict.clone(), generation });
+        if news && live.observers.taps.any() {
+            live.observers.taps.tell(&self.event(Kind::Opened, None));
+        }
+    }
+
+    /// Its place in the table of open connections.
+    #[must_use]
+    pub fn live(&self) -> Option<Arc<Live>> {
+        self.facts.live.clone()
+    }
+
+    /// Has it end with its right when an operator closes it.
+    pub fn closes_with(&self, registration: &Registration) {
+        if let Some(live) = &self.facts.live {
+            live.closes_with(registration.closer());
+        }
     }
 
     /// Records that the connection was let in. `certificate` is in use while it lasts.
@@ -184,6 +225,10 @@ impl AccessRecord {
             return;
         }
         let took = self.started.elapsed();
+        let closed = self.facts.live.as_ref().is_some_and(|live| live.is_closing());
+        if closed && self.reason == CloseReason::Finished {
+            self.reason = CloseReason::ClosedByOperator;
+        }
         let to_app = self.meters.to_app.load(Ordering::Relaxed);
         let to_peer = self.meters.to_peer.load(Ordering::Relaxed);
         // A refused HTTP connection is answered request by request, and each of these counts itself.
@@ -218,15 +263,18 @@ impl AccessRecord {
                 metrics::bytes(self.facts.direction, to_app, to_peer);
             }
         }
-        let (bytes_in, bytes_out) = match self.facts.direction {
-            Direction::Inbound => (to_app, to_peer),
-            Direction::Outbound => (to_peer, to_app),
-        };
-        let verdict = match &self.verdict {
-            Some(verdict) if verdict.allowed => "allow",
-            Some(_) => "deny",
-            None => "none",
-        };
+        if let Some(live) = &self.facts.live {
+            let kind = if self.head.is_some() { Kind::Request } else { Kind::Closed };
+            match kind {
+                Kind::Request => live.request_ended(),
+                Kind::Opened | Kind::Closed => live.observers.closed(live.id),
+            }
+            if live.observers.taps.any() {
+                live.observers.taps.tell(&self.event(kind, Some(took)));
+            }
+        }
+        let (bytes_in, bytes_out) = self.bytes();
+        let verdict = self.said();
         tracing::info!(
             target: "access",
             kind = if self.head.is_some() { "request" } else { "connection" },
@@ -252,5 +300,53 @@ impl AccessRecord {
             detail = self.detail.as_deref(),
             generation = self.generation,
         );
+    }
+
+    /// In and out, seen from the called side.
+    fn bytes(&self) -> (u64, u64) {
+        let to_app = self.meters.to_app.load(Ordering::Relaxed);
+        let to_peer = self.meters.to_peer.load(Ordering::Relaxed);
+        match self.facts.direction {
+            Direction::Inbound => (to_app, to_peer),
+            Direction::Outbound => (to_peer, to_app),
+        }
+    }
+
+    fn said(&self) -> &'static str {
+        match &self.verdict {
+            Some(verdict) if verdict.allowed => "allow",
+            Some(_) => "deny",
+            None => "none",
+        }
+    }
+
+    /// What those who tap are told; `took` once it is over.
+    fn event(&self, kind: Kind, took: Option<Duration>) -> Event<'_> {
+        let Self { facts, head, verdict, .. } = self;
+        let over = took.map(|_| self.bytes());
+        Event {
+            event: kind,
+            time: jiff::Timestamp::try_from(signet_proto::clock::now()).unwrap_or_default().to_string(),
+            connection: facts.live.as_ref().map_or(0, |live| live.id),
+            direction: facts.direction.as_str(),
+            protocol: self.protocol.as_str(),
+            source: facts.source.as_ref().map(SpiffeId::as_str),
+            destination: facts.destination.as_ref().map(SpiffeId::as_str),
+            port: facts.port,
+            remote: facts.remote.to_string(),
+            verdict: self.said(),
+            policy: verdict.as_ref().and_then(|verdict| verdict.policy.as_deref()),
+            rule: verdict.as_ref().and_then(|verdict| verdict.rule.as_deref()),
+            method: head.as_ref().map(|head| head.method.as_str()),
+            path: head.as_ref().map(|head| head.path.as_str()),
+            status: self.status,
+            request_id: self.request_id(),
+            trace_id: None,
+            bytes_in: over.map(|(bytes_in, _)| bytes_in),
+            bytes_out: over.map(|(_, bytes_out)| bytes_out),
+            duration_ms: took.map(milliseconds),
+            close_reason: took.map(|_| self.reason.as_str()),
+            detail: self.detail.as_deref(),
+        }
     }
 }

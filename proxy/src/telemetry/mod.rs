@@ -4,6 +4,7 @@ mod access;
 mod labels;
 pub mod log;
 pub mod metrics;
+pub mod observers;
 
 pub use access::{AccessRecord, Facts, Meters, Protocol};
 
@@ -52,6 +53,8 @@ pub enum CloseReason {
     Denied,
     /// Nobody known is where our app wanted to go.
     UnknownDestination,
+    /// An operator closed it.
+    ClosedByOperator,
     /// The caller has too many connections already.
     Limited,
     /// Anything else; the log line has the details.
@@ -74,6 +77,7 @@ impl CloseReason {
             Self::HandshakeFailed => "handshake_failed",
             Self::Denied => "denied",
             Self::UnknownDestination => "unknown_destination",
+            Self::ClosedByOperator => "closed_by_operator",
             Self::Limited => "limited",
             Self::Error => "error",
         }
