@@ -27,3 +27,4 @@ pub mod run;
 pub mod sightings;
 pub mod telemetry;
 pub mod tls;
+pub mod upgrade;

@@ -18,7 +18,7 @@ use crate::control::Addresses;
 use crate::forward::opaque::Idle;
 use crate::identity::{control as joined, files};
 use crate::inbound::{self, Inbound};
-use crate::living::endings::Endings;
+use crate::living::endings::{Ending, Endings};
 use crate::living::{drain, notify};
 use crate::mesh::{Mesh, expire_rules, watch};
 use crate::outbound::{self, Destinations, Outbound};
@@ -26,6 +26,7 @@ use crate::sightings::Sightings;
 use crate::sightings::report::Reports;
 use crate::telemetry::log::Filter;
 use crate::telemetry::observers::Observers;
+use crate::upgrade::{Doors, Successors, start_on_signal};
 
 /// After one side has finished, how long the other may be silent.
 const HALF_CLOSED: Duration = Duration::from_secs(300);
@@ -65,7 +66,9 @@ pub struct Shared {
 /// When a listener cannot be bound, or the identity is refused at the start.
 pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) -> anyhow::Result<()> {
     let living = config.living;
-    let endings = Endings::listen(living.exit_with)?;
+    let quit = CancellationToken::new();
+    let mut endings = Endings::listen(living.exit_with, quit.clone())?;
+    let mut doors = Doors::find(living.upgrade_socket.as_deref()).await?;
     let connections = Arc::new(Connections::default());
     let mesh = Arc::new(Mesh::new(Arc::clone(&connections)));
     let [leaving, accepting, drain, stop, goodbye] = std::array::from_fn(|_| CancellationToken::new());
@@ -76,22 +79,27 @@ pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) ->
     let outward = intake.beside(config.max_connections);
 
     let health = Health { mesh: Arc::clone(&mesh), metrics, leaving: leaving.clone() };
-    let health_listener = Listener::bind(&Entrance::Tcp(config.metrics_listen), Callers::Loopback)
-        .await
-        .context("metrics-listen")?;
+    let health_entrance = Entrance::Tcp(config.metrics_listen);
+    let health_listener = doors.open(&health_entrance, Callers::Loopback).await.context("metrics-listen")?;
     announce("metrics", &health_listener);
     let health_port = health_listener.port();
     let duties = TaskTracker::new();
-    duties.spawn(admin::serve_health(health_listener, health, stop.clone()));
+    // Those for us are answered by one process only.
+    let (ours, answering) = (doors.ours(), stop.child_token());
+    duties.spawn(after(ours.clone(), admin::serve_health(health_listener, health, answering.clone())));
     duties.spawn(expire_rules(Arc::clone(&mesh), stop.clone()));
 
     // Bound before joining, so that control can be told the real ports and a taken port spends no ticket.
-    let inbound = bind(config.inbound, Callers::All, |listener| &listener.listen).await.context("inbound")?;
-    let outbound =
-        bind(config.outbound, Callers::Loopback, |listener| &listener.listen).await.context("outbound")?;
+    let inbound = open(&mut doors, config.inbound, Callers::All, |listener| &listener.listen)
+        .await
+        .context("inbound")?;
+    let outbound = open(&mut doors, config.outbound, Callers::Loopback, |listener| &listener.listen)
+        .await
+        .context("outbound")?;
     let admin_listener = match &config.admin_listen {
         Some(entrance) => Some(
-            Listener::bind(entrance, Callers::Loopback)
+            doors
+                .open(entrance, Callers::Loopback)
                 .await
                 .context("admin-listen (another address, or `none`)")?,
         ),
@@ -118,9 +126,22 @@ pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) ->
             config: config.effective,
             source: if mesh_is_controlled { "control" } else { "files" },
             log,
+            quit: living.allow_quit.then_some(quit),
         };
-        duties.spawn(admin::serve(listener, admin, stop.clone()));
+        duties.spawn(after(ours.clone(), admin::serve(listener, admin, answering.clone())));
     }
+    let control = Arc::new(Addresses::new(match &config.source {
+        Source::Control(joining) => joining.control.clone(),
+        Source::Files(_) => Vec::new(),
+    }));
+    let path = living.upgrade_socket.as_ref();
+    let successors = Successors {
+        listener: doors.for_successors(path).await.context("upgrade-socket")?,
+        shares: doors.shares(),
+        mesh: Arc::clone(&mesh),
+        control: mesh_is_controlled.then(|| Arc::clone(&control)),
+    };
+    duties.spawn(start_on_signal(path.is_some(), leaving.clone()).context("SIGUSR2")?);
 
     let work = async {
         match config.source {
@@ -134,8 +155,10 @@ pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) ->
                 });
             }
             Source::Control(joining) => {
-                let control = Arc::new(Addresses::new(joining.control.clone()));
-                joined::join(&joining, &control, &mesh).await?;
+                match doors.predecessor() {
+                    Some(running) => joined::take_over(&joining, running, &control, &mesh).await?,
+                    None => joined::join(&joining, &control, &mesh).await?,
+                }
                 let listeners = inbound.iter().filter_map(|(listener, settings)| match settings.forward {
                     App::At(app) => listener.port().map(|port| (port, app.port())),
                     App::Original => None,
@@ -168,6 +191,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) ->
             }
         }
         ready(&mesh).await;
+        doors.take_over().await;
+        notify::ready();
         for (listener, settings) in inbound {
             announce("inbound", &listener);
             if settings.forward == App::Original && !listener.take_foreign() {
@@ -198,13 +223,22 @@ pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) ->
         }
         std::future::pending::<anyhow::Result<()>>().await
     };
-    let ending = tokio::select! {
+    let (ending, successor) = tokio::select! {
         failed = work => return failed,
-        ending = endings.first() => ending,
+        ending = endings.first() => (ending, None),
+        ready = after(ours, successors.ready()) => (Ending::Upgrade, Some(ready)),
     };
 
-    notify::stopping();
-    drain::leave(&shared, &accepting, ending, living.patience).await;
+    let hurry = CancellationToken::new();
+    endings.listen_on(ending, hurry.clone());
+    match successor {
+        Some(successor) => {
+            answering.cancel();
+            successor.relieved().await;
+        }
+        None => notify::stopping(),
+    }
+    drain::leave(&shared, &accepting, ending, living.patience, &hurry).await;
     if mesh_is_controlled {
         let said = tokio::time::timeout(GOODBYE, goodbye.cancelled()).await;
         if said.is_ok() {
@@ -219,16 +253,22 @@ pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) ->
     Ok(())
 }
 
-async fn bind<L>(
+async fn open<L>(
+    doors: &mut Doors,
     listeners: Vec<L>,
     callers: Callers,
     entrance: impl Fn(&L) -> &Entrance,
 ) -> std::io::Result<Vec<(Listener, L)>> {
     let mut bound = Vec::new();
     for listener in listeners {
-        bound.push((Listener::bind(entrance(&listener), callers).await?, listener));
+        bound.push((doors.open(entrance(&listener), callers).await?, listener));
     }
     Ok(bound)
+}
+
+async fn after<T>(begin: CancellationToken, then: impl Future<Output = T>) -> T {
+    begin.cancelled().await;
+    then.await
 }
 
 fn announce(direction: &str, listener: &Listener) {
@@ -260,7 +300,6 @@ async fn ready(mesh: &Mesh) {
     let mut generations = mesh.generations();
     if generations.wait_for(|generation| *generation > 0).await.is_ok() {
         tracing::info!("ready: identity and policy in hand");
-        notify::ready();
     }
 }
 

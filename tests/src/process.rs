@@ -169,6 +169,11 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// SIGUSR2: a proxy starts its program anew.
+    pub fn start_successor(&self) {
+        self.signal(Signal::USR2);
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub async fn kill(&mut self) {
         self.may_end = true;

@@ -44,11 +44,9 @@ pub struct Proxy {
     pub process: Process,
     /// Where `/metrics`, `/livez` and `/readyz` are.
     pub admin: SocketAddr,
-    pod: Option<Pod>,
     inbound: Vec<SocketAddr>,
     outbound: Vec<SocketAddr>,
-    counts: (usize, usize),
-    _directory: TempDir,
+    builder: ProxyBuilder,
 }
 
 impl ProxyBuilder {
@@ -191,15 +189,7 @@ impl ProxyBuilder {
     pub async fn start_unready(self) -> Proxy {
         let process = self.process();
         let admin = addresses(&process, "metrics", 1).await[0];
-        Proxy {
-            process,
-            admin,
-            pod: self.pod,
-            inbound: Vec::new(),
-            outbound: Vec::new(),
-            counts: (self.inbounds, self.outbounds),
-            _directory: self.directory,
-        }
+        Proxy { process, admin, inbound: Vec::new(), outbound: Vec::new(), builder: self }
     }
 
     /// Starts it in the expectation that it refuses to run: its exit code, and all that it said.
@@ -250,7 +240,7 @@ impl Proxy {
     /// # Panics
     /// When it does not become ready.
     pub async fn become_ready(&mut self) {
-        let (inbounds, outbounds) = self.counts;
+        let (inbounds, outbounds) = (self.builder.inbounds, self.builder.outbounds);
         self.inbound = addresses(&self.process, "inbound", inbounds).await;
         self.outbound = addresses(&self.process, "outbound", outbounds).await;
         let (admin, place, logs) = (self.admin, self.place(), self.process.logs());
@@ -302,7 +292,35 @@ impl Proxy {
     }
 
     fn place(&self) -> Place<'_> {
-        self.pod.as_ref().map_or(Place::Loopback, Place::Pod)
+        self.builder.pod.as_ref().map_or(Place::Loopback, Place::Pod)
+    }
+
+    /// Starts it once more, as it was started; with `--upgrade-socket` the new process takes over.
+    #[must_use]
+    pub fn start_again(&self) -> Process {
+        self.builder.process()
+    }
+
+    /// The same with one more option.
+    #[must_use]
+    pub fn start_again_with(&mut self, name: &str, value: &str) -> Process {
+        let length = self.builder.arguments.len();
+        self.builder.option(name, value);
+        let process = self.builder.process();
+        self.builder.arguments.truncate(length);
+        process
+    }
+
+    /// Has a new process take over; returns the one that ran until then, which ends when its last connection does.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn upgrade(&mut self) -> Process {
+        self.process.expect_end();
+        let next = self.start_again();
+        next.wait_for_log("it takes over", |event| is_message(event, "took over from the running proxy"))
+            .await;
+        std::mem::replace(&mut self.process, next)
     }
 
     /// Successful rotations of its SVID so far.

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use super::reply::Body;
-use super::{Admin, Ask, Refused, Reply, config, connections, identity, log, policy, tap};
+use super::{Admin, Ask, Refused, Reply, config, connections, identity, log, policy, quit, tap};
 
 /// How long an endpoint may take until it begins to answer, unless it says otherwise itself.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
@@ -53,6 +53,9 @@ const ENDPOINTS: &[Endpoint] = &[
         Box::pin(async move { log::change(&admin, &ask) })
     }),
     change("POST", "/log", "the same", |admin, ask| Box::pin(async move { log::change(&admin, &ask) })),
+    change("POST", "/quit", "drain and end, as when the job is done (with `allow-quit`)", |admin, ask| {
+        Box::pin(async move { quit::quit(&admin, &ask) })
+    }),
 ];
 
 const fn get(path: &'static str, says: &'static str, answer: fn(Arc<Admin>, Ask) -> Answering) -> Endpoint {

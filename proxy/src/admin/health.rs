@@ -37,11 +37,14 @@ pub struct Health {
 /// Serves until `stop`.
 pub async fn serve(listener: Listener, health: Health, stop: CancellationToken) {
     let health = Arc::new(health);
-    let intake = Intake::new(MOST_CONNECTIONS, stop);
-    intake.accept(listener, "health", |stream, _| connection(Arc::clone(&health), stream)).await;
+    let intake = Intake::new(MOST_CONNECTIONS, stop.clone());
+    intake
+        .accept(listener, "health", |stream, _| connection(Arc::clone(&health), stream, stop.clone()))
+        .await;
 }
 
-async fn connection(health: Arc<Health>, stream: Socket) {
+/// A kept connection ends with `stop`: whoever asks next, asks the process that serves then.
+async fn connection(health: Arc<Health>, stream: Socket, stop: CancellationToken) {
     let service = service_fn(move |request| {
         let answer = answer(&health, &request);
         async move { Ok::<_, Infallible>(answer) }
@@ -50,7 +53,15 @@ async fn connection(health: Arc<Health>, stream: Socket) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .serve_connection(TokioIo::new(stream), service);
-    if let Ok(Err(error)) = tokio::time::timeout(LONGEST_LIFE, connection).await {
+    tokio::pin!(connection);
+    let life = async {
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(LONGEST_LIFE, life).await {
         tracing::debug!(%error, "connection to metrics and health ended");
     }
 }

@@ -15,6 +15,7 @@ mod health;
 mod identity;
 mod log;
 mod policy;
+mod quit;
 mod reply;
 mod tap;
 
@@ -49,6 +50,8 @@ pub struct Admin {
     pub source: &'static str,
     /// What is logged.
     pub log: Arc<Filter>,
+    /// Cancelled when the proxy is to end, if whoever asks here may say so.
+    pub quit: Option<CancellationToken>,
 }
 
 /// Serves until `stop`: while the proxy drains, too.

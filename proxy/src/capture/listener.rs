@@ -3,9 +3,11 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FileType, Mode, OFlags, fchmod};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
@@ -39,13 +41,16 @@ pub enum Callers {
     All,
     /// This machine or pod: we lend it our identity.
     Loopback,
+    /// Processes of our own user.
+    Ourselves,
 }
 
-/// A socket's path, removed with its listener if it is still the one that we made.
+/// A socket's path, removed with its listener if it is still the one that we made, and nobody else took it over.
 #[derive(Debug)]
 struct Place {
     path: PathBuf,
     file: (u64, u64),
+    left_behind: Arc<AtomicBool>,
 }
 
 impl Listener {
@@ -58,11 +63,76 @@ impl Listener {
             Entrance::Tcp(address) => tcp(*address),
             Entrance::Port(port) if callers == Callers::All => tcp((Ipv6Addr::UNSPECIFIED, *port).into()),
             Entrance::Port(port) => loopback(*port),
-            Entrance::Unix(path) => unix(path).await,
+            Entrance::Unix(path) => unix(path, callers).await,
         };
         bound
             .map(Self)
             .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {entrance}: {error}")))
+    }
+
+    /// One that another process bound for the same entrance.
+    ///
+    /// # Errors
+    /// When these sockets are something else.
+    pub fn adopt(entrance: &Entrance, sockets: Vec<OwnedFd>) -> io::Result<Self> {
+        let mut sockets = sockets.into_iter();
+        let (first, second) = (sockets.next(), sockets.next());
+        let Some(first) = first else { return Err(io::Error::other("no socket")) };
+        let listening = |socket: OwnedFd| {
+            let listener = std::net::TcpListener::from(socket);
+            listener.set_nonblocking(true)?;
+            let bound = canonical(listener.local_addr()?);
+            Ok::<_, io::Error>((TcpListener::from_std(listener)?, bound))
+        };
+        let kind = match (entrance, second) {
+            (Entrance::Tcp(_) | Entrance::Port(_), None) => {
+                let (listener, bound) = listening(first)?;
+                Kind::Tcp(listener, bound)
+            }
+            (Entrance::Tcp(_) | Entrance::Port(_), Some(second)) => {
+                let ((v4, bound), (v6, _)) = (listening(first)?, listening(second)?);
+                Kind::Loopback(v4, Some(v6), bound)
+            }
+            (Entrance::Unix(path), _) => {
+                let listener = std::os::unix::net::UnixListener::from(first);
+                listener.set_nonblocking(true)?;
+                let there = std::fs::symlink_metadata(path)?;
+                if !there.file_type().is_socket() || listener.local_addr()?.as_pathname() != Some(path) {
+                    return Err(io::Error::other("the socket of another path"));
+                }
+                let file = (there.dev(), there.ino());
+                Kind::Unix(
+                    UnixListener::from_std(listener)?,
+                    Place { path: path.clone(), file, left_behind: Arc::default() },
+                )
+            }
+        };
+        let listener = Self(kind);
+        match entrance.address().map(|wanted| wanted.port()) {
+            Some(wanted) if wanted != 0 && listener.port() != Some(wanted) => {
+                Err(io::Error::other("the socket of another port"))
+            }
+            _ => Ok(listener),
+        }
+    }
+
+    /// Its sockets, for [`Listener::adopt`] in another process.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<BorrowedFd<'_>> {
+        match &self.0 {
+            Kind::Tcp(listener, _) | Kind::Loopback(listener, None, _) => vec![listener.as_fd()],
+            Kind::Loopback(v4, Some(v6), _) => vec![v4.as_fd(), v6.as_fd()],
+            Kind::Unix(listener, _) => vec![listener.as_fd()],
+        }
+    }
+
+    /// To be set when another process has adopted it: what is in the file system stays then.
+    #[must_use]
+    pub fn left_behind(&self) -> Arc<AtomicBool> {
+        match &self.0 {
+            Kind::Unix(_, place) => Arc::clone(&place.left_behind),
+            Kind::Tcp(..) | Kind::Loopback(..) => Arc::default(),
+        }
     }
 
     /// The next connection.
@@ -157,7 +227,7 @@ fn is_without_ipv6(error: &io::Error) -> bool {
     matches!(code, Some(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::ADDRNOTAVAIL))
 }
 
-async fn unix(path: &Path) -> io::Result<Kind> {
+async fn unix(path: &Path, callers: Callers) -> io::Result<Kind> {
     if let Ok(there) = std::fs::symlink_metadata(path) {
         if !there.file_type().is_socket() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path is there and no socket"));
@@ -178,15 +248,21 @@ async fn unix(path: &Path) -> io::Result<Kind> {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "somebody put another file in its place"));
     }
     let itself = format!("/proc/self/fd/{}", bound.as_raw_fd());
-    std::fs::set_permissions(itself, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    if callers != Callers::Ourselves {
+        std::fs::set_permissions(itself, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    }
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     let listener = UnixListener::from_std(socket.into())?;
-    Ok(Kind::Unix(listener, Place { path: path.to_path_buf(), file: (there.st_dev, there.st_ino) }))
+    let file = (there.st_dev, there.st_ino);
+    Ok(Kind::Unix(listener, Place { path: path.to_path_buf(), file, left_behind: Arc::default() }))
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if self.left_behind.load(Ordering::Relaxed) {
+            return;
+        }
         let there = std::fs::symlink_metadata(&self.path);
         if there.is_ok_and(|there| (there.dev(), there.ino()) == self.file) {
             let _ = std::fs::remove_file(&self.path);
@@ -219,6 +295,36 @@ mod tests {
             assert_eq!(accepted.unwrap().1.address().unwrap(), caller.unwrap().local_addr().unwrap());
         }
         assert!(TcpStream::connect((Ipv4Addr::new(127, 0, 0, 2), port)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn adopted_listener_accepts_what_waited_for_the_one_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("app.sock");
+        for (entrance, callers) in [
+            (Entrance::Port(0), Callers::All),
+            (Entrance::Port(0), Callers::Loopback),
+            (Entrance::Unix(path.clone()), Callers::Ourselves),
+        ] {
+            let old = Listener::bind(&entrance, callers).await.unwrap();
+            let sockets = old.sockets().iter().map(|socket| socket.try_clone_to_owned().unwrap()).collect();
+            let new = Listener::adopt(&entrance, sockets).unwrap();
+            assert_eq!(new.port(), old.port());
+            let connect = async || match old.port() {
+                Some(port) => Socket::Tcp(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap()),
+                None => Socket::Unix(UnixStream::connect(&path).await.unwrap()),
+            };
+            let _waits = connect().await;
+            old.left_behind().store(true, Ordering::Relaxed);
+            drop(old);
+            new.accept().await.unwrap();
+        }
+        assert!(!path.exists(), "the last one that has it removes it");
+        let other = Listener::bind(&Entrance::Port(0), Callers::All).await.unwrap();
+        let port = other.port().unwrap();
+        let sockets = || other.sockets().iter().map(|socket| socket.try_clone_to_owned().unwrap()).collect();
+        assert!(Listener::adopt(&Entrance::Port(port + 1), sockets()).is_err(), "another port");
+        assert!(Listener::adopt(&Entrance::Unix(path), sockets()).is_err(), "no unix socket");
     }
 
     #[tokio::test]

@@ -264,6 +264,24 @@ pub struct Keys {
     #[arg(long, value_name = "PID", env = "SIGNET_EXIT_WITH_PID")]
     pub exit_with_pid: Option<ProcessId>,
 
+    /// Let whoever reaches the admin listener end this proxy (`POST /quit`), as a job does that is done
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        env = "SIGNET_ALLOW_QUIT"
+    )]
+    pub allow_quit: Option<bool>,
+
+    /// Where a new process of this proxy takes over the listeners of the running one, without a call lost
+    #[arg(long, value_name = "PATH", env = "SIGNET_UPGRADE_SOCKET")]
+    pub upgrade_socket: Option<PathBuf>,
+
+    /// How long connections may stay with a process that another one took over from [default: 10m]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_UPGRADE_DRAIN_TIMEOUT")]
+    pub upgrade_drain_timeout: Option<Timeout>,
+
     /// How long nothing may move on an open connection [default: 24h]
     #[arg(long, value_name = "DURATION", env = "SIGNET_IDLE_TIMEOUT")]
     pub idle_timeout: Option<Timeout>,
@@ -299,6 +317,9 @@ impl Keys {
             drain_grace: self.drain_grace.or(other.drain_grace),
             drain_timeout: self.drain_timeout.or(other.drain_timeout),
             exit_with_pid: self.exit_with_pid.or(other.exit_with_pid),
+            allow_quit: self.allow_quit.or(other.allow_quit),
+            upgrade_socket: self.upgrade_socket.or(other.upgrade_socket),
+            upgrade_drain_timeout: self.upgrade_drain_timeout.or(other.upgrade_drain_timeout),
             idle_timeout: self.idle_timeout.or(other.idle_timeout),
             log_format: self.log_format.or(other.log_format),
         }

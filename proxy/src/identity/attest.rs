@@ -1,7 +1,5 @@
 //! One attestation: a proof, a signing request, and what control made of them.
 
-use std::sync::Arc;
-
 use signet_proto::handshake::{
     ALPN_H2, KeyError, Revocations, Trust, WorkloadKey, client_config, pinned_client_config,
 };
@@ -15,6 +13,7 @@ use super::control::{IdentityError, adopt, checked, hex, limited, reach};
 use super::proof::Proof;
 use crate::control::{Addresses, CALL_DEADLINE, ControlError, control_id};
 use crate::mesh::Mesh;
+use crate::upgrade::Predecessor;
 
 /// Where control is, by what it is known, and how this proxy proves who it is.
 #[derive(Debug, Clone)]
@@ -45,16 +44,6 @@ impl Request {
         let key = WorkloadKey::generate()?;
         Ok(Self { csr: key.csr(None)?, key })
     }
-
-    fn message(&self, proof: Message, wanted: Option<&SpiffeId>, ttl_seconds: u32) -> v1::AttestRequest {
-        v1::AttestRequest {
-            proof: Some(proof),
-            csr: self.csr.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            spiffe_id: wanted.map(ToString::to_string).unwrap_or_default(),
-            ttl_seconds,
-        }
-    }
 }
 
 /// Proves who this is and takes the SVID. If there was an identity before, it must be the same.
@@ -71,14 +60,36 @@ pub(super) async fn attest(
     let wanted = before.or(joining.spiffe_id.as_ref());
     let answered = async {
         let proof = joining.proof.present(&mut client, domain, &request.csr).await?;
-        send(&mut client, request.message(proof, wanted, joining.ttl_seconds)).await
+        send(&mut client, message(request.csr.clone(), proof, wanted, joining.ttl_seconds)).await
     };
     let answer = answered.await.inspect_err(|error| {
         if error.blames_the_replica() {
             control.failed(place);
         }
     })?;
+    take(joining, answer, request, wanted, mesh)
+}
 
+/// The same where the running proxy of this workload is there to prove it.
+pub(super) async fn succeed(
+    joining: &Joining,
+    predecessor: &mut Predecessor,
+    request: &Request,
+    mesh: &Mesh,
+) -> Result<(), IdentityError> {
+    let answer = predecessor.certify(&request.csr, joining.ttl_seconds).await?;
+    take(joining, answer, request, joining.spiffe_id.as_ref(), mesh)
+}
+
+/// Believes what control answered only if it is for our key, from the mesh of our ticket, and what we wanted.
+fn take(
+    joining: &Joining,
+    answer: v1::AttestResponse,
+    request: &Request,
+    wanted: Option<&SpiffeId>,
+    mesh: &Mesh,
+) -> Result<(), IdentityError> {
+    let domain = &joining.trust_domain;
     let bundles = answer
         .bundles
         .iter()
@@ -104,24 +115,39 @@ pub(super) async fn attest(
     adopt(mesh, svid, |inputs| inputs.bundles = bundles)
 }
 
-/// Becomes a new instance with nothing but the SVID in hand as proof, over mutual TLS.
+/// Proves somebody else with our SVID, over mutual TLS: control's answer to the signing request of the process that
+/// takes over from this one. The key in it is not ours, and what comes back is of no use to us.
 ///
 /// # Errors
-/// When control cannot be reached or refuses; what is in force stays in force.
-pub async fn attest_by_svid(control: &Addresses, mesh: &Mesh) -> Result<(), IdentityError> {
+/// When control cannot be reached or refuses.
+pub async fn vouch(
+    control: &Addresses,
+    mesh: &Mesh,
+    csr: Vec<u8>,
+    ttl_seconds: u32,
+) -> Result<v1::AttestResponse, IdentityError> {
     let no_svid = || ControlError::Unusable("no SVID to prove ourselves with".into());
     let (svid, trust) = mesh.credentials().ok_or_else(no_svid)?;
-    let request = Request::new()?;
     let expected = control_id(svid.id().trust_domain())?;
-    let tls = client_config(Some(&svid), Arc::clone(&trust), expected, &[ALPN_H2])?;
-    let (_, mut client) = reach(control, &tls).await?;
+    let tls = client_config(Some(&svid), trust, expected, &[ALPN_H2])?;
+    let (place, mut client) = reach(control, &tls).await?;
     let proof = Message::Svid(v1::SvidProof {});
-    let answer = send(&mut client, request.message(proof, Some(svid.id()), 0)).await?;
-    let next = checked(answer.svid, &request.key, &trust)?;
-    if next.id() != svid.id() {
-        return Err(ControlError::Unusable(format!("it issued `{}` to `{}`", next.id(), svid.id())).into());
+    let request = message(csr, proof, Some(svid.id()), ttl_seconds);
+    send(&mut client, request).await.inspect_err(|error| {
+        if error.blames_the_replica() {
+            control.failed(place);
+        }
+    })
+}
+
+fn message(csr: Vec<u8>, proof: Message, wanted: Option<&SpiffeId>, ttl_seconds: u32) -> v1::AttestRequest {
+    v1::AttestRequest {
+        proof: Some(proof),
+        csr,
+        version: env!("CARGO_PKG_VERSION").into(),
+        spiffe_id: wanted.map(ToString::to_string).unwrap_or_default(),
+        ttl_seconds,
     }
-    adopt(mesh, next, |_| {})
 }
 
 async fn send(

@@ -15,7 +15,7 @@ use signet_proto::v1::identity_client::IdentityClient;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::attest::{Joining, Request, attest};
+use super::attest::{Joining, Request, attest, succeed};
 use super::patience::Patience;
 use super::proof::ProofError;
 use super::schedule::{Woken, renewal_delay, sleep_on_both_clocks};
@@ -23,6 +23,7 @@ use crate::backoff::Backoff;
 use crate::control::{Addresses, CALL_DEADLINE, ControlError, Place, channel, control_id};
 use crate::mesh::Mesh;
 use crate::telemetry::metrics;
+use crate::upgrade::{Predecessor, UpgradeError};
 
 const SHORTEST_RETRY: Duration = Duration::from_millis(200);
 
@@ -33,6 +34,9 @@ pub enum IdentityError {
     /// Control could not be asked, or said no.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The running proxy, from which this one takes over, could not help.
+    #[error(transparent)]
+    Upgrade(#[from] UpgradeError),
     /// There is no proof to send.
     #[error(transparent)]
     Proof(#[from] ProofError),
@@ -54,10 +58,13 @@ pub enum IdentityError {
 }
 
 impl IdentityError {
-    pub(super) fn is_final(&self) -> bool {
+    /// Whether the same request can never succeed.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
         match self {
             Self::Control(error) => error.is_final(),
             Self::Proof(_) => true,
+            Self::Upgrade(error) => !matches!(error, UpgradeError::Certificate { is_final: false, .. }),
             _ => false,
         }
     }
@@ -96,6 +103,36 @@ pub async fn join(joining: &Joining, control: &Addresses, mesh: &Mesh) -> Result
             // Another token may lie in the file by then, or control know another key of its issuer.
             Err(error) if error.is_disbelief() && joining.proof.is_repeatable() => {
                 tokio::time::sleep(patience.after(&error)).await;
+            }
+            Err(error) if error.is_final() => return Err(error),
+            Err(error) => tokio::time::sleep(patience.after(&error)).await,
+        }
+    }
+}
+
+/// Becomes a new instance of the workload whose running proxy this one takes over from: that one proves it. Where it
+/// cannot, this one joins like any other.
+///
+/// # Errors
+/// When there is no SVID to be had either way.
+pub async fn take_over(
+    joining: &Joining,
+    predecessor: &mut Predecessor,
+    control: &Addresses,
+    mesh: &Mesh,
+) -> Result<(), IdentityError> {
+    let mut patience = Patience::new(Duration::from_millis(100), Duration::from_secs(10));
+    let request = Request::new()?;
+    loop {
+        match succeed(joining, predecessor, &request, mesh).await {
+            Ok(()) => return Ok(()),
+            Err(
+                error @ IdentityError::Upgrade(
+                    UpgradeError::Gone(_) | UpgradeError::Certificate { is_final: true, .. },
+                ),
+            ) => {
+                tracing::warn!(%error, "joining without the running proxy");
+                return join(joining, control, mesh).await;
             }
             Err(error) if error.is_final() => return Err(error),
             Err(error) => tokio::time::sleep(patience.after(&error)).await,

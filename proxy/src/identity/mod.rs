@@ -11,5 +11,5 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
-pub use attest::{Joining, attest_by_svid};
+pub use attest::{Joining, vouch};
 pub use proof::{Proof, ProofError};

@@ -23,14 +23,42 @@ pub struct Patience {
     pub grace: Duration,
     /// For connections to end.
     pub deadline: Duration,
+    /// For those of a process that another one took over from.
+    pub upgrade: Duration,
 }
 
-/// Leaves: ends when nothing is open any more. `accepting` is cancelled when nothing new is taken in.
-pub async fn leave(shared: &Shared, accepting: &CancellationToken, ending: Ending, patience: Patience) {
+/// Leaves: ends when nothing is open any more. `accepting` is cancelled when nothing new is taken in, `hurry` by whoever
+/// does not want to wait for what a successor left here.
+pub async fn leave(
+    shared: &Shared,
+    accepting: &CancellationToken,
+    ending: Ending,
+    patience: Patience,
+    hurry: &CancellationToken,
+) {
     shared.leaving.cancel();
-    if ending.is_news() && !patience.grace.is_zero() {
-        tracing::info!(grace = ?patience.grace, "leaving: told to all who ask, and still accepting");
-        tokio::time::sleep(patience.grace).await;
+    match ending {
+        Ending::Signal(_) => {
+            tracing::info!(grace = ?patience.grace, "leaving: told to all who ask, and still accepting");
+            tokio::time::sleep(patience.grace).await;
+        }
+        Ending::Upgrade => {
+            accepting.cancel();
+            shared.tasks.close();
+            tracing::info!(open = shared.connections.len(), longest = ?patience.upgrade, "what is open stays here until it ends");
+            let idle = async {
+                // From then on an idle connection is closed, and not used once more.
+                tokio::time::sleep(patience.grace).await;
+                shared.drain.cancel();
+                tokio::time::sleep(patience.upgrade).await;
+            };
+            tokio::select! {
+                () = shared.tasks.wait() => {}
+                () = idle => {}
+                () = hurry.cancelled() => {}
+            }
+        }
+        Ending::Job(_) | Ending::Quit => {}
     }
     accepting.cancel();
     shared.drain.cancel();

@@ -8,6 +8,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// Why a proxy ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,14 +17,10 @@ pub enum Ending {
     Signal(&'static str),
     /// The process ended that it lives beside.
     Job(Pid),
-}
-
-impl Ending {
-    /// Whether others do not know yet, and still call. Nobody calls for an app that is gone.
-    #[must_use]
-    pub fn is_news(self) -> bool {
-        matches!(self, Self::Signal(_))
-    }
+    /// An operator or the app said that it is not needed any more (`POST /quit`).
+    Quit,
+    /// Another process serves in its place.
+    Upgrade,
 }
 
 /// Everything that may end this proxy.
@@ -31,6 +28,7 @@ pub struct Endings {
     terminate: Signal,
     interrupt: Signal,
     job: Option<(Pid, AsyncFd<OwnedFd>)>,
+    quit: CancellationToken,
 }
 
 /// Why one of them cannot be noticed.
@@ -58,7 +56,7 @@ impl Endings {
     ///
     /// # Errors
     /// When the process does not run, or the system refuses.
-    pub fn listen(job: Option<Pid>) -> Result<Self, EndingsError> {
+    pub fn listen(job: Option<Pid>, quit: CancellationToken) -> Result<Self, EndingsError> {
         let listen = |kind| signal(kind).map_err(EndingsError::Signals);
         let job = job.map(|pid| {
             let opened = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(io::Error::from);
@@ -69,43 +67,50 @@ impl Endings {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             job: job.transpose()?,
+            quit,
         })
     }
 
-    /// The first of them. From then on a second signal ends the process at once.
-    pub async fn first(mut self) -> Ending {
-        let job = self.job.take();
-        let ending = tokio::select! {
-            name = self.signal() => Ending::Signal(name),
-            pid = async {
-                match &job {
-                    // It is readable once the process has ended.
-                    Some((pid, process)) if process.readable().await.is_ok() => *pid,
-                    _ => std::future::pending().await,
-                }
-            } => Ending::Job(pid),
+    /// The first of them.
+    pub async fn first(&mut self) -> Ending {
+        let job = async |job: &Option<(Pid, AsyncFd<OwnedFd>)>| match job {
+            // It is readable once the process has ended.
+            Some((pid, process)) if process.readable().await.is_ok() => *pid,
+            _ => std::future::pending().await,
         };
+        tokio::select! {
+            name = terminated(&mut self.terminate, &mut self.interrupt) => Ending::Signal(name),
+            pid = job(&self.job) => Ending::Job(pid),
+            () = self.quit.cancelled() => Ending::Quit,
+        }
+    }
+
+    /// Says what it was, and listens on: a second signal ends the process at once. Where the first ending was none,
+    /// `hurry` is cancelled by the first signal.
+    pub fn listen_on(mut self, ending: Ending, hurry: CancellationToken) {
         match ending {
             Ending::Signal(signal) => tracing::info!(signal, "stopping"),
             Ending::Job(pid) => tracing::info!(%pid, "stopping: the process of `exit-with-pid` has ended"),
+            Ending::Quit => tracing::info!("stopping: asked to quit on the admin listener"),
+            Ending::Upgrade => {}
         }
         tokio::spawn(async move {
             if !matches!(ending, Ending::Signal(_)) {
-                let signal = self.signal().await;
-                tracing::info!(signal, "stopping already; another signal ends this proxy at once");
+                let signal = terminated(&mut self.terminate, &mut self.interrupt).await;
+                tracing::info!(signal, "stopping already; another signal ends this process at once");
+                hurry.cancel();
             }
-            self.signal().await;
+            terminated(&mut self.terminate, &mut self.interrupt).await;
             tracing::warn!("told to stop again: ending at once");
             std::process::exit(1);
         });
-        ending
     }
+}
 
-    async fn signal(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
+async fn terminated(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
     }
 }
 
@@ -128,7 +133,8 @@ mod tests {
     async fn proxy_ends_with_its_job_and_not_before() {
         let mut job = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let pid = Pid::from_child(&job);
-        let first = Endings::listen(Some(pid)).unwrap().first();
+        let mut endings = Endings::listen(Some(pid), CancellationToken::new()).unwrap();
+        let first = endings.first();
         tokio::pin!(first);
         tokio::select! {
             biased;
@@ -139,13 +145,15 @@ mod tests {
         assert_eq!(first.await, Ending::Job(pid));
         job.wait().unwrap();
         // Nobody has that number any more: there is nothing to wait for.
-        let error = Endings::listen(Some(pid)).err().unwrap().to_string();
+        let error = Endings::listen(Some(pid), CancellationToken::new()).err().unwrap().to_string();
         assert!(error.contains("`exit-with-pid`") && error.contains(&pid.to_string()), "{error}");
     }
 
-    #[test]
-    fn only_who_is_told_to_stop_waits_for_callers() {
-        assert!(Ending::Signal("SIGTERM").is_news());
-        assert!(!Ending::Job(Pid::INIT).is_news());
+    #[tokio::test]
+    async fn proxy_ends_when_it_is_told_that_it_is_not_needed() {
+        let quit = CancellationToken::new();
+        let mut endings = Endings::listen(None, quit.clone()).unwrap();
+        quit.cancel();
+        assert_eq!(endings.first().await, Ending::Quit);
     }
 }

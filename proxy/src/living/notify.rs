@@ -5,9 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::{env, io};
 
-/// This proxy serves.
+/// This proxy serves, and is the one to look after from now on.
 pub fn ready() {
-    tell("READY=1\nSTATUS=ready: identity and policy in hand");
+    tell(&format!("READY=1\nMAINPID={}\nSTATUS=ready: identity and policy in hand", std::process::id()));
 }
 
 /// It is on its way out.

@@ -52,6 +52,7 @@ fn describe() {
     describe_gauge!("signet_svid_expiry_timestamp_seconds", "End of the current SVID, Unix time");
     describe_counter!("signet_svid_rotations_total", "Attempts to get a new SVID, by result");
     describe_counter!("signet_reattestations_total", "Attempts to become a new instance, by result");
+    describe_counter!("signet_upgrades_total", "New processes that wanted to take over, by result");
     describe_gauge!("signet_control_connected", "1 while the stream from control is open");
     describe_gauge!("signet_snapshot_generation", "Snapshots that came into force");
     describe_counter!(
@@ -180,6 +181,11 @@ pub fn rotation(result: &'static str) {
 /// The instance was lost, and the proxy proved itself anew, or tried to.
 pub fn reattestation(result: &'static str) {
     counter!("signet_reattestations_total", "result" => result).increment(1);
+}
+
+/// A new process took over, or did not.
+pub fn upgrade(result: &'static str) {
+    counter!("signet_upgrades_total", "result" => result).increment(1);
 }
 
 /// When the SVID in force ends.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
+use signet_proto::handshake::{Svid, WorkloadKey};
 use signet_proto::v1::attest_request::Proof as Message;
 use signet_proto::{because, possession, spiffe::sha256};
 use tempfile::TempDir;
@@ -15,7 +16,7 @@ use tonic::Status;
 use zeroize::Zeroizing;
 
 use super::control::{join, renew};
-use super::{Joining, Proof, attest_by_svid};
+use super::{Joining, Proof, vouch};
 use crate::config::Attest;
 use crate::connections::Connections;
 use crate::control::Addresses;
@@ -220,15 +221,18 @@ async fn a_ticket_is_spent() {
 }
 
 #[tokio::test]
-async fn the_svid_in_hand_proves_as_well() {
+async fn the_svid_in_hand_proves_the_key_of_a_successor() {
     let control = Control::start(HOUR).await;
     let (_directory, proof) = by_token("eyJ.the.token");
     let (joining, mesh) = (control.joining(proof), mesh());
     let addresses = Addresses::new(joining.control.clone());
     join(&joining, &addresses, &mesh).await.unwrap();
     let first = serial(&mesh);
-    attest_by_svid(&addresses, &mesh).await.unwrap();
-    assert_ne!(serial(&mesh), first);
+    let key = WorkloadKey::generate().unwrap();
+    let answer = vouch(&addresses, &mesh, key.csr(None).unwrap(), 0).await.unwrap();
+    let chain = answer.svid.unwrap().chain.into_iter().map(Into::into).collect();
+    Svid::new(chain, key.signing_key().unwrap()).expect("it is for that key");
+    assert_eq!(serial(&mesh), first, "and changes nothing here");
     let proof = control.state(|state| state.attested.pop().unwrap().proof);
     assert!(matches!(proof, Some(Message::Svid(_))), "{proof:?}");
 }
