@@ -13,11 +13,13 @@ pub mod document;
 pub mod handshake;
 pub mod jose;
 pub mod json;
+pub mod locality;
 pub mod policy;
 pub mod possession;
 pub mod shares;
 pub mod spiffe;
 pub mod ticket;
+pub mod traffic;
 pub mod tunnel;
 pub mod verbs;
 

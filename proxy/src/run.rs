@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
+use signet_proto::locality::Locality;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin, Health};
+use crate::admission::Admission;
+use crate::balance::names::Names;
 use crate::capture::limits::Limits;
 use crate::capture::own::Own;
 use crate::capture::{Callers, Intake, Listener};
@@ -58,6 +61,12 @@ pub struct Shared {
     pub own: Own,
     /// How many connections one caller may have.
     pub limits: Limits,
+    /// What our apps are given at once, and of whom.
+    pub admission: Admission,
+    /// How peers that are named by DNS are found.
+    pub names: Names,
+    /// Where we run.
+    pub locality: Option<Locality>,
 }
 
 /// Runs until something ends it, then drains.
@@ -117,6 +126,9 @@ pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) ->
         idle: Idle { open: config.idle_timeout, half_closed: HALF_CLOSED.min(config.idle_timeout) },
         own: own(&inbound, &outbound, for_us, &config.source),
         limits: Limits::new(config.max_connections, config.max_connections_per_identity),
+        admission: Admission::default(),
+        names: Names::new(config.dns_servers),
+        locality: config.locality,
     });
 
     if let Some(listener) = admin_listener {
@@ -319,6 +331,9 @@ impl Shared {
             idle: Idle { open: HALF_CLOSED, half_closed: HALF_CLOSED },
             own: Own::default(),
             limits: Limits::new(1, 1),
+            admission: Admission::default(),
+            names: Names::default(),
+            locality: None,
         })
     }
 }

@@ -1,37 +1,117 @@
 //! Which endpoint of a peer is called, and which connection to it is used again.
+//!
+//! ```text
+//!   Services (control), Names (DNS), an address ──▶ Group: a Balancer behind a lock ──▶ Turn, for one call
+//! ```
+//!
+//! [`balancer`] decides and is pure; a [`Turn`] tells it how the call went, and that it is over.
 
+pub mod balancer;
+pub mod budget;
+mod ewma;
+pub mod names;
+pub mod outlier;
+mod random;
+pub mod split;
 pub mod tunnels;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::Instant;
 
+use parking_lot::Mutex;
+use signet_proto::locality::Locality;
+use signet_proto::spiffe::SpiffeId;
+
+use self::balancer::{Balancer, Outcome, Slot, Status};
+use self::random::Random;
 use crate::mesh::Endpoint;
+use crate::telemetry::metrics;
 
-/// Gives every endpoint its turn.
-#[derive(Debug, Default)]
-pub struct Rotation(AtomicUsize);
+/// The endpoints of one callee, for all who call it.
+#[derive(Debug)]
+pub struct Group {
+    peer: SpiffeId,
+    balancer: Mutex<Balancer>,
+}
 
-impl Rotation {
-    /// All endpoints, starting with the one whose turn it is; the rest is for when it cannot be reached.
-    pub fn order(&self, endpoints: &[Endpoint]) -> Vec<Endpoint> {
-        let turn = self.0.fetch_add(1, Ordering::Relaxed) % endpoints.len().max(1);
-        let (later, first) = endpoints.split_at(turn.min(endpoints.len()));
-        first.iter().chain(later).copied().collect()
+/// An endpoint for one call, which counts as outstanding for as long as this lives.
+#[derive(Debug)]
+pub struct Turn {
+    group: Arc<Group>,
+    slot: Slot,
+    endpoint: Endpoint,
+    since: Instant,
+    told: bool,
+}
+
+impl Group {
+    /// No endpoint of `peer` yet; we are at `locality`.
+    #[must_use]
+    pub fn new(peer: SpiffeId, locality: Option<Locality>) -> Self {
+        let balancer = Balancer::new(locality, Random::unpredicted(), Instant::now());
+        Self { peer, balancer: Mutex::new(balancer) }
+    }
+
+    /// These are the endpoints now.
+    pub fn update(&self, endpoints: &[Endpoint]) {
+        self.balancer.lock().update(endpoints, Instant::now());
+    }
+
+    /// The endpoint for one call, none of `tried`.
+    #[must_use]
+    pub fn choose(self: &Arc<Self>, tried: &[Slot]) -> Option<Turn> {
+        let now = Instant::now();
+        let (slot, endpoint) = self.balancer.lock().choose(tried, now)?;
+        Some(Turn { group: Arc::clone(self), slot, endpoint, since: now, told: false })
+    }
+
+    /// All endpoints and how they are.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<Status> {
+        self.balancer.lock().statuses(Instant::now())
+    }
+
+    fn ended(&self, slot: Slot, outcome: Outcome) {
+        let ejected = self.balancer.lock().ended(slot, outcome, Instant::now());
+        if let Some(why) = ejected {
+            metrics::ejected(why.as_str(), &self.peer);
+            tracing::warn!(peer = %self.peer, reason = why.as_str(), "endpoint ejected: it gets nothing for a while");
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Turn {
+    /// Which endpoint.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
 
-    #[test]
-    fn every_endpoint_has_its_turn_and_the_others_follow() {
-        let endpoints: Vec<_> =
-            (1..=3).map(|port| Endpoint { address: ([127, 0, 0, 1], port).into(), app_port: 80 }).collect();
-        let rotation = Rotation::default();
-        let orders: Vec<Vec<u16>> = (0..4)
-            .map(|_| rotation.order(&endpoints).iter().map(|endpoint| endpoint.address.port()).collect())
-            .collect();
-        assert_eq!(orders, [[1, 2, 3], [2, 3, 1], [3, 1, 2], [1, 2, 3]]);
-        assert!(rotation.order(&[]).is_empty());
+    /// Names it in what was tried.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// The endpoint answered just now. What comes after its first answer says nothing of it.
+    pub fn answered(&mut self) {
+        self.tell(Outcome::Answered(self.since.elapsed()));
+    }
+
+    /// The endpoint failed the call.
+    pub fn failed(&mut self) {
+        self.tell(Outcome::Failed(self.since.elapsed()));
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        if !std::mem::replace(&mut self.told, true) {
+            self.group.ended(self.slot, outcome);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.group.balancer.lock().released(self.slot);
     }
 }

@@ -34,9 +34,12 @@ pub struct Tunnel {
     pub made: Instant,
 }
 
-/// The connections to one peer that wait.
+/// The connections to one endpoint that wait. They close when the endpoint is called no more.
 #[derive(Default)]
-pub struct Tunnels(Mutex<Vec<Arc<Waiting>>>);
+pub struct Tunnels {
+    waiting: Mutex<Vec<Arc<Waiting>>>,
+    retired: CancellationToken,
+}
 
 struct Waiting {
     tunnel: Mutex<Option<Tunnel>>,
@@ -48,7 +51,7 @@ impl Tunnels {
     pub fn take(&self, shared: &Shared) -> Option<Tunnel> {
         let svid = Arc::clone(&shared.mesh.current()?.svid);
         loop {
-            let waiting = self.0.lock().pop()?;
+            let waiting = self.waiting.lock().pop()?;
             waiting.taken.cancel();
             if let Some(mut tunnel) = waiting.tunnel.lock().take()
                 && Arc::ptr_eq(&tunnel.svid, &svid)
@@ -71,19 +74,20 @@ impl Tunnels {
         }
         let closing = tunnel.registration.closing();
         let waiting = Arc::new(Waiting { tunnel: Mutex::new(Some(tunnel)), taken: CancellationToken::new() });
-        let mut all = self.0.lock();
+        let mut all = self.waiting.lock();
         all.retain(|waiting| waiting.tunnel.lock().is_some());
         if all.len() >= MOST_WAITING {
             return;
         }
         all.push(Arc::clone(&waiting));
         drop(all);
-        let drain = shared.drain.clone();
+        let (drain, retired) = (shared.drain.clone(), self.retired.clone());
         shared.tasks.spawn(async move {
             tokio::select! {
                 () = waiting.taken.cancelled() => return,
                 () = closing => {}
                 () = drain.cancelled() => {}
+                () = retired.cancelled() => {}
                 () = tokio::time::sleep(IDLE) => {}
             }
             let unwanted = waiting.tunnel.lock().take();
@@ -91,5 +95,11 @@ impl Tunnels {
                 tunnel.stream.close().await;
             }
         });
+    }
+}
+
+impl Drop for Tunnels {
+    fn drop(&mut self) {
+        self.retired.cancel();
     }
 }

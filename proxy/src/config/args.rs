@@ -11,7 +11,7 @@ use signet_proto::spiffe::SpiffeId;
 use super::attest::Attest;
 use super::effective::Given;
 use super::listeners::{Inbound, Outbound, Route};
-use super::values::{AdminEntrance, Cidr, Count, Entrance, Grace, ProcessId, Timeout, Unknown};
+use super::values::{AdminEntrance, Cidr, Count, Entrance, Grace, Label, ProcessId, Timeout, Unknown};
 use crate::capture::rules::Mode;
 use crate::cli::check::CheckArguments;
 use crate::cli::client::AskArguments;
@@ -181,16 +181,16 @@ pub struct Keys {
     pub inbound: Vec<Inbound>,
 
     /// Accept the app on IP:PORT or unix:PATH for the peer with that SPIFFE ID; :PORT chooses among its apps,
-    /// @IP:PORT says where it listens. `original`: for whom a captured connection was meant; `connect`: for whom
+    /// @HOST:PORT says where it listens, by address or DNS name. `original`: for whom a captured connection was meant; `connect`: for whom
     /// the app asks with HTTP CONNECT
     #[arg(
         long,
-        value_name = "[http://|tcp://]IP:PORT|unix:PATH=spiffe://ID[:PORT][@IP:PORT]|original|connect"
+        value_name = "[http://|tcp://]IP:PORT|unix:PATH=spiffe://ID[:PORT][@HOST:PORT]|original|connect"
     )]
     pub outbound: Vec<Outbound>,
 
     /// Who is behind a destination that the app uses, besides the endpoints that control knows
-    #[arg(long = "route", value_name = "[http://|tcp://]HOST:PORT=spiffe://ID[:PORT][@IP:PORT]")]
+    #[arg(long = "route", value_name = "[http://|tcp://]HOST:PORT=spiffe://ID[:PORT][@HOST:PORT]")]
     pub route: Vec<Route>,
 
     /// What becomes of captured connections whose destination is no known peer [default: refuse]
@@ -204,6 +204,15 @@ pub struct Keys {
     /// Inbound connections of one identity at once [default: 5000]
     #[arg(long, value_name = "COUNT", env = "SIGNET_MAX_CONNECTIONS_PER_IDENTITY")]
     pub max_connections_per_identity: Option<Count>,
+
+    /// Where this proxy runs, such as `eu-1/a`: endpoints of the same locality, or else of the same region, are
+    /// preferred
+    #[arg(long, value_name = "REGION[/ZONE]", env = "SIGNET_LOCALITY")]
+    pub locality: Option<Label>,
+
+    /// DNS servers for peers that are named by DNS [default: those of the system]
+    #[arg(long, value_name = "IP:PORT")]
+    pub dns_server: Vec<SocketAddr>,
 
     /// Join ticket, as printed by `signet token create`; with --attest also an introduction, as printed by
     /// `signet token introduction`
@@ -303,6 +312,8 @@ impl Keys {
             max_connections_per_identity: self
                 .max_connections_per_identity
                 .or(other.max_connections_per_identity),
+            locality: self.locality.or(other.locality),
+            dns_server: if self.dns_server.is_empty() { other.dns_server } else { self.dns_server },
             join: self.join.or(other.join),
             join_file: self.join_file.or(other.join_file),
             attest: self.attest.or(other.attest),
@@ -353,6 +364,9 @@ Examples:
   For apps that know an HTTP proxy, and for those that use a unix socket:
     signet-proxy run --join-file ticket --outbound 127.0.0.1:15002=connect \\
       --outbound unix:/run/app/orders.sock=spiffe://prod.example/orders
+
+  A peer that is not ours, found by DNS and known by its identity:
+    signet-proxy run --join-file ticket --outbound 127.0.0.1:7002=spiffe://partner.example/api@api.partner.example:443
 
   With certificates that something else rotates on disk:
     signet-proxy run --svid-file tls/svid.pem --key-file tls/key.pem --bundle-file tls/bundle.pem \\

@@ -60,12 +60,12 @@ pub enum Destination {
 }
 
 /// Where a peer is, as far as the configuration says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Place {
     /// Which of the peer's apps, by its port, if it has several.
     pub port: Option<u16>,
-    /// Where the peer listens, if not as control says.
-    pub address: Option<SocketAddr>,
+    /// Where the peer listens, by address or DNS name, if not as control says.
+    pub address: Option<Requested>,
 }
 
 /// Who is behind a destination that apps use.
@@ -89,7 +89,7 @@ struct OutboundTable {
     destination: Option<String>,
     peer: Option<SpiffeId>,
     port: Option<u16>,
-    address: Option<SocketAddr>,
+    address: Option<Requested>,
     #[serde(default)]
     protocol: Protocol,
     #[serde(default)]
@@ -102,7 +102,7 @@ struct RouteTable {
     destination: Requested,
     peer: SpiffeId,
     port: Option<u16>,
-    address: Option<SocketAddr>,
+    address: Option<Requested>,
     #[serde(default)]
     protocol: Protocol,
 }

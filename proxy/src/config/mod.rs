@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use signet_proto::locality::Locality;
 use signet_proto::spiffe::{SpiffeId, TrustDomain};
 
 pub use args::{Arguments, Capture, Command, InstallArguments, Keys, RunArguments, WaitArguments};
@@ -42,6 +43,10 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// What becomes of other destinations.
     pub unknown_destinations: Unknown,
+    /// Where this proxy runs.
+    pub locality: Option<Locality>,
+    /// Whom to ask for the names of peers; nobody: as the system does.
+    pub dns_servers: Vec<SocketAddr>,
     /// Connections at once, in each direction.
     pub max_connections: usize,
     /// Inbound connections of one identity at once.
@@ -128,7 +133,7 @@ pub enum ConfigError {
     NoListener,
     /// Without control nobody tells where a peer is.
     #[error(
-        "{listen}: with an SVID from files, `address` must say where `{peer}` listens (flag: {listen}={peer}@IP:PORT)"
+        "{listen}: with an SVID from files, `address` must say where `{peer}` listens (flag: {listen}={peer}@HOST:PORT)"
     )]
     NoAddress {
         /// The listener, or the route's destination.
@@ -192,6 +197,8 @@ impl Config {
             outbound: keys.outbound,
             routes: keys.route,
             unknown_destinations: keys.unknown_destinations.unwrap_or_default(),
+            locality: keys.locality.map(|label| label.0),
+            dns_servers: keys.dns_server,
             max_connections: keys.max_connections.map_or(10_000, |count| count.0),
             max_connections_per_identity: keys.max_connections_per_identity.map_or(5_000, |count| count.0),
             metrics_listen,

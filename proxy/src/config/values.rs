@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use jiff::SignedDuration;
 use rustix::process::Pid;
 use serde::Deserialize;
+use signet_proto::locality::{Locality, LocalityError};
 use signet_proto::spiffe::SpiffeId;
 
 use super::listeners::Place;
@@ -95,6 +96,11 @@ impl FromStr for Count {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Cidr(pub IpNet);
+
+/// A locality, such as `eu-1/a`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Label(pub Locality);
 
 /// A duration such as `30s` or `1h 30m`, longer than nothing and at most a year.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -238,6 +244,14 @@ impl FromStr for Cidr {
     }
 }
 
+impl FromStr for Label {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|error: LocalityError| format!("{error}, found `{text}`"))
+    }
+}
+
 impl FromStr for Timeout {
     type Err = String;
 
@@ -299,10 +313,10 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("expected IP:PORT such as 127.0.0.1:8080, found `{text}`"))
 }
 
-/// `spiffe://ID[:PORT][@IP:PORT]`: whom, which of its apps, and where.
+/// `spiffe://ID[:PORT][@HOST:PORT]`: whom, which of its apps, and where.
 pub(super) fn peer(text: &str) -> Result<(SpiffeId, Place), String> {
     let (peer, endpoint) = match text.split_once('@') {
-        Some((peer, endpoint)) => (peer, Some(address(endpoint)?)),
+        Some((peer, endpoint)) => (peer, Some(endpoint.parse()?)),
         None => (text, None),
     };
     let (peer, port) = match peer.rsplit_once(':') {
@@ -328,4 +342,4 @@ macro_rules! from_text {
     )+};
 }
 
-from_text!(Entrance, AdminEntrance, Requested, Cidr, Timeout, Grace);
+from_text!(Entrance, AdminEntrance, Requested, Cidr, Label, Timeout, Grace);

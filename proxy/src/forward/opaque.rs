@@ -25,6 +25,15 @@ pub struct Idle {
     pub half_closed: Duration,
 }
 
+impl Idle {
+    /// The same, or shorter.
+    #[must_use]
+    pub fn at_most(self, limit: Option<Duration>) -> Self {
+        let limit = limit.unwrap_or(Duration::MAX);
+        Self { open: self.open.min(limit), half_closed: self.half_closed.min(limit) }
+    }
+}
+
 /// How a relay ended otherwise than by both sides finishing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -10,11 +10,14 @@ use std::time::Duration;
 use http::StatusCode;
 use signet_proto::handshake::{ConfigError, Svid};
 use signet_proto::spiffe::SpiffeId;
+use signet_proto::tunnel::Refusal;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::Prefixed;
+use super::tunnel::StreamError;
 use crate::capture;
+use crate::config::Requested;
 use crate::connections::Registration;
 use crate::forward::http::Version;
 use crate::mesh::Alpn;
@@ -86,6 +89,12 @@ pub enum UpstreamError {
         /// Where to.
         address: SocketAddr,
     },
+    /// All of it, the handshake included, took longer than its service's document allows.
+    #[error("no connection within {0:?} (`timeouts.connect` of its service)")]
+    Late(Duration),
+    /// The name of the peer has no addresses.
+    #[error("`{0}` is not found by DNS: see the log for why")]
+    Name(Requested),
     /// The peer and we did not come together.
     #[error("{address}: {error}")]
     Handshake {
@@ -116,7 +125,8 @@ impl UpstreamError {
             Self::Loop { .. } => "loop",
             Self::Tls(_) => "tls",
             Self::Connect { .. } => "connect",
-            Self::Deadline { .. } => "connect_deadline",
+            Self::Deadline { .. } | Self::Late(_) => "connect_deadline",
+            Self::Name(_) => "dns",
             Self::Handshake { error, .. } => error.reason(),
             Self::Refused(_) => "refused_by_peer",
             Self::Http(_) => "http",
@@ -124,14 +134,36 @@ impl UpstreamError {
         }
     }
 
+    /// Whether another endpoint may do better, and is tried.
+    #[must_use]
+    pub fn is_of_this_endpoint(&self) -> bool {
+        match self {
+            Self::Connect { .. }
+            | Self::Deadline { .. }
+            | Self::Late(_)
+            | Self::Handshake { .. }
+            | Self::Http(_)
+            | Self::Loop { .. }
+            | Self::Distrusted(_) => true,
+            Self::Refused(error) => refusal(error).is_none_or(|refusal| refusal.code().is_of_this_endpoint()),
+            Self::NotReady
+            | Self::NoEndpoint(_)
+            | Self::SeveralApps { .. }
+            | Self::Name(_)
+            | Self::Tls(_) => false,
+        }
+    }
+
     /// What an HTTP client is told.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NotReady | Self::NoEndpoint(_) | Self::SeveralApps { .. } | Self::Connect { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::Deadline { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::NotReady
+            | Self::NoEndpoint(_)
+            | Self::SeveralApps { .. }
+            | Self::Name(_)
+            | Self::Connect { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Deadline { .. } | Self::Late(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Loop { .. } => StatusCode::LOOP_DETECTED,
             Self::Tls(_)
             | Self::Handshake { .. }
@@ -139,6 +171,14 @@ impl UpstreamError {
             | Self::Http(_)
             | Self::Distrusted(_) => StatusCode::BAD_GATEWAY,
         }
+    }
+}
+
+/// What a peer proxy answered to a stream that it did not take.
+fn refusal(error: &io::Error) -> Option<&Refusal> {
+    match error.get_ref()?.downcast_ref()? {
+        StreamError::Refused(refusal) => Some(refusal),
+        _ => None,
     }
 }
 

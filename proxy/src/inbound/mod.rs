@@ -17,7 +17,7 @@ use crate::capture::{Remote, Socket, original, reset_unless};
 use crate::config;
 use crate::connections::{Content, Registration, Subject};
 use crate::forward::detect::{Detected, detect, detect_only, detect_version};
-use crate::forward::http::{Http, Http2Support, Pool, Slot, Version, cut};
+use crate::forward::http::{Direct, Http, Http2Support, Pool, Slot, Version, cut};
 use crate::forward::opaque::relay;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
 use crate::forward::{Prefixed, Screened};
@@ -220,7 +220,7 @@ impl Arrival {
                 // Every request is decided on its own: a refused connection gets refusals with their reasons.
                 let http = Http {
                     shared: Arc::clone(&self.shared),
-                    pool,
+                    route: Direct(pool),
                     version,
                     subject: Some(self.subject.clone()),
                     authority: self.app.to_string(),
@@ -239,6 +239,7 @@ impl Arrival {
                 record.protocol = Protocol::Opaque;
                 registration.carries(Content::Opaque);
                 self.authorize(registration, record)?;
+                self.charge()?;
                 record.shows();
                 record.let_in(self.certificate.clone());
                 let mut called = match called {
@@ -268,6 +269,15 @@ impl Arrival {
     fn distrusted(&self, registration: &Registration) -> Option<CloseReason> {
         let snapshot = self.shared.mesh.current()?;
         registration.distrusted(&snapshot, self.handshake)
+    }
+
+    /// A connection of another protocol than HTTP counts as one request.
+    fn charge(&self) -> Result<(), Refusal> {
+        let snapshot = self.shared.mesh.current();
+        let service = snapshot.as_ref().and_then(|snapshot| snapshot.traffic.of(&self.subject.local));
+        let Some(rate) = service.and_then(|service| service.rate) else { return Ok(()) };
+        let charged = self.shared.admission.charge(&self.subject.peer.id, rate);
+        charged.map_err(|exceeded| (CloseReason::Limited, Some(exceeded.to_string())))
     }
 
     fn app(&self) -> App {

@@ -8,6 +8,7 @@ mod duty;
 mod services;
 mod snapshot;
 mod told;
+mod traffic;
 pub mod watch;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::sync::watch as latest;
 pub use duty::expire_rules;
 pub use services::{Behind, Endpoint, Services};
 pub use snapshot::{Alpn, Snapshot};
+pub use traffic::Traffic;
 
 use crate::connections::{Applied, Connections};
 use crate::telemetry::metrics;
@@ -40,6 +42,8 @@ pub struct Inputs {
     pub policy: Option<Arc<PolicySet>>,
     /// Where the peers listen.
     pub services: Arc<Services>,
+    /// How calls are made and taken.
+    pub traffic: Arc<Traffic>,
     /// Control's revision.
     pub revision: u64,
 }

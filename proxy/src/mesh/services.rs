@@ -2,16 +2,22 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use signet_proto::locality::Locality;
 use signet_proto::spiffe::SpiffeId;
 
 /// One listening instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Its mutual-TLS port.
     pub address: SocketAddr,
     /// The port of the app behind it.
     pub app_port: u16,
+    /// Which instance, if control says so: another one at the same address is another endpoint.
+    pub instance: Option<Arc<str>>,
+    /// Where it says that it runs.
+    pub locality: Option<Locality>,
 }
 
 /// Addresses of instances that are remembered.
@@ -96,7 +102,7 @@ mod tests {
     use super::*;
 
     fn endpoint(address: &str, app_port: u16) -> Endpoint {
-        Endpoint { address: address.parse().unwrap(), app_port }
+        Endpoint { address: address.parse().unwrap(), app_port, instance: None, locality: None }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use signet_proto::policy::PolicySet;
 use signet_proto::spiffe::SpiffeId;
 use signet_proto::tunnel;
 
-use super::{Inputs, Services};
+use super::{Inputs, Services, Traffic};
 
 /// Configurations that are kept for the next call; more are made anew.
 const MOST_CLIENTS: usize = 4096;
@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub policy: Arc<PolicySet>,
     /// Where peers listen.
     pub services: Arc<Services>,
+    /// How calls are made and taken.
+    pub traffic: Arc<Traffic>,
     /// For accepting.
     pub server: Arc<ServerConfig>,
     /// The same without HTTP/2, for apps that do not speak it.
@@ -84,6 +86,7 @@ impl Snapshot {
             trust,
             policy: Arc::clone(policy),
             services: Arc::clone(&inputs.services),
+            traffic: Arc::clone(&inputs.traffic),
             server,
             server_http1,
             clients: Arc::default(),
@@ -99,6 +102,7 @@ impl Snapshot {
             trust: Arc::clone(&self.trust),
             policy: Arc::clone(&self.policy),
             services: Arc::clone(&inputs.services),
+            traffic: Arc::clone(&inputs.traffic),
             server: Arc::clone(&self.server),
             server_http1: Arc::clone(&self.server_http1),
             clients: Arc::clone(&self.clients),

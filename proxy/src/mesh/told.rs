@@ -121,7 +121,8 @@ fn endpoint(endpoint: &v1::Endpoint) -> Option<Endpoint> {
     let address: IpAddr = endpoint.address.parse().ok()?;
     let port = u16::try_from(endpoint.port).ok()?;
     let app_port = u16::try_from(endpoint.app_port).ok()?;
-    Some(Endpoint { address: SocketAddr::new(address, port), app_port })
+    let instance = (!endpoint.instance.is_empty()).then(|| endpoint.instance.as_str().into());
+    Some(Endpoint { address: SocketAddr::new(address, port), app_port, instance, locality: None })
 }
 
 #[cfg(test)]

@@ -1,27 +1,27 @@
-//! The connections to one callee, and the callees that are known.
+//! The callees that are known, and what is known of each: its endpoints, and the connections to them.
 
-use std::collections::HashMap;
-use std::io;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use signet_proto::spiffe::SpiffeId;
-use signet_proto::tunnel::{self, Preamble};
+use signet_proto::traffic::{Budget as Terms, Service};
 
-use super::peer::{Boxed, Peer};
-use crate::balance::tunnels::{Tunnel, Tunnels};
-use crate::config::Protocol;
-use crate::forward::http::{Pool, Version, cut};
-use crate::forward::tunnel::Tunneled;
-use crate::forward::upstream::{Called, UpstreamError};
-use crate::mesh::Alpn;
+use super::lane::Lane;
+use super::peer::Target;
+use crate::balance::balancer::Slot;
+use crate::balance::budget::Budget;
+use crate::balance::names::Name;
+use crate::balance::split::Split;
+use crate::balance::{Group, Turn};
+use crate::config::{Protocol, Requested};
+use crate::forward::upstream::UpstreamError;
+use crate::mesh::{Alpn, Endpoint, Services, Snapshot};
 use crate::run::Shared;
+use crate::telemetry::metrics;
 
-/// How long a peer may take to answer a request for a stream.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// Callees whose connections are kept for the next call.
 const MOST_CALLEES: usize = 1024;
 
@@ -37,30 +37,37 @@ pub(super) struct Callee {
 }
 
 /// Where a callee is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Whereabouts {
     /// At any of the endpoints that control knows, with this port of the app if it has several.
     Anywhere(Option<u16>),
     /// At those of them whose app is at this address.
     App(SocketAddr),
-    /// Where the configuration says, with this port of the app.
-    Address(SocketAddr, Option<u16>),
+    /// Where the configuration says, by address or name, with this port of the app.
+    Address(Requested, Option<u16>),
 }
 
 /// A callee at work.
 pub(super) struct Calls {
-    pub(super) peer: Peer,
-    pub(super) http1: Arc<Pool<Peer>>,
-    pub(super) http2: Arc<Pool<Peer>>,
-    pub(super) tunnels: Tunnels,
+    pub(super) callee: Callee,
+    pub(super) shared: Arc<Shared>,
+    pub(super) group: Arc<Group>,
+    lanes: Mutex<HashMap<Endpoint, Arc<Lane>>>,
+    /// Its addresses, if the configuration gives it a name.
+    name: Option<Arc<Name>>,
+    /// What its endpoints were last taken from.
+    taken: Mutex<Taken>,
+    budget: Mutex<Option<Budget>>,
+    /// Whose turn it is among the legs of its document.
+    split: Mutex<Option<(Arc<Service>, Split)>>,
 }
 
-/// How bytes get to the peer.
-pub(super) enum Way {
-    /// A connection of their own.
-    Plain(Called<Boxed>),
-    /// A stream on a connection to a Signet proxy.
-    Tunnel(Box<Tunnel>),
+#[derive(Default)]
+enum Taken {
+    #[default]
+    Nothing,
+    Services(Weak<Services>),
+    Addresses(Arc<[SocketAddr]>),
 }
 
 /// The callees at work. Those that nobody calls make room.
@@ -93,56 +100,172 @@ impl Callees {
 impl Calls {
     /// No connection yet.
     fn new(shared: &Arc<Shared>, callee: Callee) -> Self {
-        let peer = Peer::new(Arc::clone(shared), callee);
-        let pool = |version| Arc::new(Pool::new(Arc::clone(shared), peer.clone(), version));
-        let (http1, http2) = (pool(Version::Http1), pool(Version::Http2));
-        Self { http1, http2, tunnels: Tunnels::default(), peer }
+        let name = match &callee.whereabouts {
+            Whereabouts::Address(place, _) if place.address().is_none() => {
+                Some(shared.names.follow(place, &shared.tasks, &shared.drain))
+            }
+            _ => None,
+        };
+        Self {
+            group: Arc::new(Group::new(callee.peer.clone(), shared.locality.clone())),
+            callee,
+            shared: Arc::clone(shared),
+            lanes: Mutex::default(),
+            name,
+            taken: Mutex::default(),
+            budget: Mutex::default(),
+            split: Mutex::default(),
+        }
     }
 
-    /// A way for bytes from `source`: a stream on a connection that waits, or on a new one.
-    pub(super) async fn way(&self, source: Option<SocketAddr>) -> Result<Way, UpstreamError> {
-        let to = |port| Preamble { source, ..Preamble::to_port(port) };
-        while let Some(mut tunnel) = self.tunnels.take(&self.peer.shared) {
-            let preamble = to(tunnel.port);
-            match opened(&mut tunnel, &preamble).await {
-                Ok(()) => return Ok(Way::Tunnel(Box::new(tunnel))),
-                Err(refused) if refused.kind() == io::ErrorKind::PermissionDenied => {
-                    return Err(UpstreamError::Refused(refused));
-                }
-                // The peer has vanished without a word: the others that wait are no better.
-                Err(silent) if silent.kind() == io::ErrorKind::TimedOut => break,
-                // It ended while it waited.
-                Err(_) => {}
+    /// Waits for the first answer of DNS, if one is needed.
+    pub(super) async fn located(&self) -> Result<(), UpstreamError> {
+        match (&self.name, &self.callee.whereabouts) {
+            (Some(name), Whereabouts::Address(place, _)) if name.addresses().await.is_none() => {
+                Err(UpstreamError::Name(place.clone()))
             }
+            _ => Ok(()),
         }
-        // Who answers at a configured address may be no Signet proxy, and need not know this protocol.
-        let alpn = match self.peer.callee.whereabouts {
+    }
+
+    /// An endpoint that was not tried for this call, and the connections to it.
+    pub(super) fn choose(&self, tried: &[Slot]) -> Result<Option<(Arc<Lane>, Turn)>, UpstreamError> {
+        self.settle()?;
+        let Some(turn) = self.group.choose(tried) else {
+            return match tried {
+                [] => Err(UpstreamError::NoEndpoint(self.callee.peer.clone())),
+                _ => Ok(None),
+            };
+        };
+        let mut lanes = self.lanes.lock();
+        let lane = lanes.entry(turn.endpoint().clone()).or_insert_with(|| {
+            let (shared, peer) = (Arc::clone(&self.shared), self.callee.peer.clone());
+            Arc::new(Lane::new(Target { shared, peer, endpoint: turn.endpoint().clone() }))
+        });
+        Ok(Some((Arc::clone(lane), turn)))
+    }
+
+    /// What is offered for bytes. Who answers at a configured address may be no Signet proxy, and need not know
+    /// its protocol.
+    pub(super) fn alpn_of_bytes(&self) -> Alpn {
+        match self.callee.whereabouts {
             Whereabouts::Address(..) => Alpn::None,
             Whereabouts::Anywhere(_) | Whereabouts::App(_) => Alpn::Signet,
-        };
-        let (called, app_port) = self.peer.reach(alpn).await?;
-        Ok(match (called, NonZeroU16::new(app_port)) {
-            (Called { stream, registration: Some(registration), svid: Some(svid) }, Some(port))
-                if stream.get_ref().get_ref().1.alpn_protocol() == Some(tunnel::ALPN) =>
-            {
-                let stream = Tunneled::initiator(stream.into_inner());
-                let mut tunnel = Tunnel { stream, registration, svid, port, made: Instant::now() };
-                opened(&mut tunnel, &to(port)).await.map_err(UpstreamError::Refused)?;
-                Way::Tunnel(Box::new(tunnel))
-            }
-            (called, _) => Way::Plain(called),
-        })
+        }
     }
-}
 
-/// Opens a stream and waits for its answer, for as long as the peer has its right. Servers may speak first, so
-/// nothing is left for the app's first bytes to push along.
-async fn opened(tunnel: &mut Tunnel, preamble: &Preamble) -> io::Result<()> {
-    tunnel.stream.open(preamble)?;
-    tokio::select! {
-        biased;
-        reason = cut(Some(&tunnel.registration)) => Err(io::Error::new(io::ErrorKind::PermissionDenied, reason.as_str())),
-        answered = tokio::time::timeout(ANSWER_DEADLINE, tunnel.stream.answered()) =>
-            answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+    /// A call begins: it pays for a part of a retry.
+    pub(super) fn deposit(&self, terms: Terms) {
+        let now = Instant::now();
+        self.budget.lock().get_or_insert_with(|| Budget::new(terms, now)).deposit(terms, now);
+    }
+
+    /// Takes a retry from the budget.
+    pub(super) fn withdraw(&self, terms: Terms) -> bool {
+        let now = Instant::now();
+        let granted = self.budget.lock().get_or_insert_with(|| Budget::new(terms, now)).withdraw(terms, now);
+        if !granted {
+            metrics::retry_budget_exhausted(&self.callee.peer);
+        }
+        granted
+    }
+
+    /// Whose turn it is among the legs of `service`, of those that can be used.
+    pub(super) fn turn_of(&self, service: &Arc<Service>, usable: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut split = self.split.lock();
+        let is_same =
+            split.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, service) || known == service);
+        if !is_same {
+            *split = Some((Arc::clone(service), Split::new(service.split.iter().map(|leg| leg.weight))));
+        }
+        split.as_mut().and_then(|(_, split)| split.next(usable))
+    }
+
+    /// An endpoint could not be connected; `last`: and no other is tried.
+    pub(super) fn unreached(&self, error: &UpstreamError, last: bool) {
+        if last {
+            self.shared.sightings.unreached(&self.callee.peer, self.port(), error.reason());
+        } else {
+            metrics::upstream_failed(error.reason(), &self.callee.peer);
+        }
+    }
+
+    /// The port of the app that is meant, 0 if that is not known.
+    fn port(&self) -> u16 {
+        match &self.callee.whereabouts {
+            Whereabouts::Anywhere(Some(port)) | Whereabouts::Address(_, Some(port)) => *port,
+            Whereabouts::App(app) => app.port(),
+            Whereabouts::Address(_, None) => 0,
+            Whereabouts::Anywhere(None) => {
+                let snapshot = self.shared.mesh.current();
+                let known =
+                    snapshot.as_ref().and_then(|snapshot| snapshot.services.of(&self.callee.peer).first());
+                known.map_or(0, |endpoint| endpoint.app_port)
+            }
+        }
+    }
+
+    /// Takes the endpoints as they are now, if they changed. Connections to those that are gone go with them.
+    pub(super) fn settle(&self) -> Result<(), UpstreamError> {
+        let snapshot = self.shared.mesh.current().ok_or(UpstreamError::NotReady)?;
+        let mut taken = self.taken.lock();
+        let (now, endpoints) = match &self.callee.whereabouts {
+            Whereabouts::Address(place, port) => {
+                let addresses: Arc<[SocketAddr]> = match (&*taken, &self.name) {
+                    (_, Some(name)) => name.known().ok_or_else(|| UpstreamError::Name(place.clone()))?,
+                    (Taken::Addresses(_), None) => return Ok(()),
+                    (_, None) => place.address().into_iter().collect(),
+                };
+                if matches!(&*taken, Taken::Addresses(known) if Arc::ptr_eq(known, &addresses)) {
+                    return Ok(());
+                }
+                let endpoint = |address: &SocketAddr| Endpoint {
+                    address: *address,
+                    app_port: port.unwrap_or_default(),
+                    instance: None,
+                    locality: None,
+                };
+                let endpoints = addresses.iter().map(endpoint).collect();
+                (Taken::Addresses(addresses), endpoints)
+            }
+            Whereabouts::Anywhere(_) | Whereabouts::App(_) => {
+                let services = &snapshot.services;
+                if matches!(&*taken, Taken::Services(known) if std::ptr::eq(known.as_ptr(), Arc::as_ptr(services)))
+                {
+                    return Ok(());
+                }
+                (Taken::Services(Arc::downgrade(services)), self.endpoints(&snapshot)?)
+            }
+        };
+        self.group.update(&endpoints);
+        let there: BTreeSet<_> = endpoints.iter().map(|endpoint| endpoint.address).collect();
+        self.lanes
+            .lock()
+            .retain(|endpoint, _| there.contains(&endpoint.address) && endpoints.contains(endpoint));
+        *taken = now;
+        Ok(())
+    }
+
+    /// The endpoints of the app that is meant. Several apps behind one identity are never mixed.
+    fn endpoints(&self, snapshot: &Snapshot) -> Result<Vec<Endpoint>, UpstreamError> {
+        let Callee { peer, whereabouts, .. } = &self.callee;
+        let known = snapshot.services.of(peer);
+        let at = |meant: &dyn Fn(&Endpoint) -> bool| {
+            known.iter().filter(|endpoint| meant(endpoint)).cloned().collect()
+        };
+        Ok(match whereabouts {
+            Whereabouts::App(app) => {
+                at(&|known| known.address.ip() == app.ip() && known.app_port == app.port())
+            }
+            Whereabouts::Anywhere(Some(port)) => at(&|known| known.app_port == *port),
+            Whereabouts::Anywhere(None) => {
+                let ports: BTreeSet<u16> = known.iter().map(|endpoint| endpoint.app_port).collect();
+                if ports.len() > 1 {
+                    return Err(UpstreamError::SeveralApps { peer: peer.clone(), ports });
+                }
+                known.to_vec()
+            }
+            Whereabouts::Address(..) => Vec::new(),
+        })
     }
 }

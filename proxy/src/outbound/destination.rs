@@ -17,7 +17,7 @@ use crate::run::Shared;
 pub struct Destinations {
     routes: HashMap<Requested, (SpiffeId, Place, Protocol)>,
     pub(super) unknown: Unknown,
-    callees: Callees,
+    pub(super) callees: Arc<Callees>,
 }
 
 /// One outbound listener at work.
@@ -28,7 +28,7 @@ pub struct Outbound {
     pub(super) destination: Destination,
     pub(super) balancers: Balancers,
     protocol: Protocol,
-    destinations: Arc<Destinations>,
+    pub(super) destinations: Arc<Destinations>,
 }
 
 /// What the app asked for.
@@ -79,7 +79,7 @@ impl Destinations {
         let routes = routes
             .into_iter()
             .map(|Route { destination, peer, place, protocol }| (destination, (peer, place, protocol)));
-        Self { routes: routes.collect(), unknown, callees: Callees::default() }
+        Self { routes: routes.collect(), unknown, callees: Arc::default() }
     }
 }
 
@@ -135,8 +135,8 @@ impl Outbound {
     pub(super) fn meant(&self, asked: Asked<'_>, snapshot: &Snapshot) -> Meant {
         let callee = |peer: &SpiffeId, place: &Place, protocol| Callee {
             peer: peer.clone(),
-            whereabouts: match place.address {
-                Some(address) => Whereabouts::Address(address, place.port),
+            whereabouts: match &place.address {
+                Some(address) => Whereabouts::Address(address.clone(), place.port),
                 None => Whereabouts::Anywhere(place.port),
             },
             protocol,

@@ -6,8 +6,10 @@
 
 mod calls;
 mod destination;
+mod lane;
 mod passthrough;
 mod peer;
+mod trip;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -15,20 +17,20 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
-use self::calls::{Calls, Way};
+use self::calls::{Callees, Calls};
 use self::destination::{Asked, DestinationError, Meant};
 pub use self::destination::{Destinations, Outbound};
+use self::lane::Way;
 pub(crate) use self::peer::Boxed;
-use self::peer::Peer;
+use self::trip::{Call, Connected, Outgoing};
 use crate::capture::{Remote, Socket, connect, reset_unless};
 use crate::config::{Destination, Protocol as Declared, Requested, Unknown};
 use crate::connections::Registration;
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_version};
-use crate::forward::http::{Http, Slot, Version, cut};
+use crate::forward::http::{Http, Slot, cut};
 use crate::forward::opaque::{Idle, relay};
-use crate::forward::upstream::{Called, Upstream, UpstreamError};
-use crate::mesh::Alpn;
+use crate::forward::upstream::{Called, UpstreamError};
 use crate::telemetry::observers::closed_by_operator;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Meters, Protocol, metrics};
 
@@ -81,7 +83,7 @@ async fn phases(outbound: &Outbound, socket: Socket, record: &mut AccessRecord) 
         }
     };
     drop(snapshot);
-    record.facts.destination = Some(calls.peer.callee.peer.clone());
+    record.facts.destination = Some(calls.callee.peer.clone());
     record.shows();
     if outbound.destination == Destination::Connect {
         connect::grant(&mut caller).await.map_err(error)?;
@@ -92,30 +94,31 @@ async fn phases(outbound: &Outbound, socket: Socket, record: &mut AccessRecord) 
 /// detect -> pick endpoint -> handshake -> forward.
 async fn forward(
     outbound: &Outbound,
-    calls: &Calls,
+    calls: &Arc<Calls>,
     mut caller: Prefixed<Socket>,
     record: &mut AccessRecord,
 ) -> Result<(), Refusal> {
     let shared = &outbound.shared;
-    let (detected, called) = match calls.peer.callee.protocol {
+    let callees = &outbound.destinations.callees;
+    let (detected, begun) = match calls.callee.protocol {
         Declared::Tcp => (Detected::Opaque, None),
         Declared::Http => (detect_version(&mut caller).await.map_err(error)?, None),
-        Declared::Detect => Box::pin(found_out(&calls.peer, &mut caller)).await?,
+        Declared::Detect => Box::pin(found_out(callees, calls, &mut caller)).await?,
     };
     match detected {
         Detected::Http(version) => {
             record.protocol = version.into();
             record.shows();
-            let pool = match version {
-                Version::Http1 => &calls.http1,
-                Version::Http2 => &calls.http2,
+            let begun = match begun {
+                Some((mut call, connected)) => {
+                    call.adopt(version, connected).await;
+                    Some(call)
+                }
+                None => None,
             };
-            if let Some(called) = called {
-                pool.adopt(called).await;
-            }
             let http = Http {
                 shared: Arc::clone(shared),
-                pool: Arc::clone(pool),
+                route: Outgoing::new(Arc::clone(callees), Arc::clone(calls), version, begun),
                 version,
                 subject: None,
                 authority: record.facts.requested.as_deref().unwrap_or(&outbound.listen).to_owned(),
@@ -130,27 +133,35 @@ async fn forward(
         }
         Detected::Opaque => {
             record.protocol = Protocol::Opaque;
-            record.shows();
-            let way = match called {
-                Some(called) => Way::Plain(called),
-                None => Box::pin(calls.way(record.facts.remote.address())).await.map_err(error)?,
+            let (call, Connected { with: way, lane, turn: _outstanding }) = match begun {
+                Some((call, Connected { with, lane, turn })) => {
+                    (call, Connected { with: Way::Plain(with), lane, turn })
+                }
+                None => {
+                    let mut call = Call::begin(callees, calls).await.map_err(error)?;
+                    let connected = Box::pin(call.way(record.facts.remote.address())).await.map_err(error)?;
+                    (call, connected)
+                }
             };
+            record.facts.destination = Some(call.callee().clone());
+            record.shows();
             let right = match &way {
                 Way::Plain(called) => called.registration.as_deref(),
                 Way::Tunnel(tunnel) => Some(&*tunnel.registration),
             };
             right.inspect(|right| record.closes_with(right));
             let meters = record.meters();
+            let idle = shared.idle.at_most(call.timeouts().idle);
             match way {
                 Way::Plain(Called { stream, registration, .. }) => {
-                    carry(&mut caller, stream, registration.as_deref(), &meters, shared.idle).await
+                    carry(&mut caller, stream, registration.as_deref(), &meters, idle).await
                 }
                 Way::Tunnel(tunnel) => {
                     let mut tunnel = *tunnel;
                     let right = Some(&*tunnel.registration);
-                    let ended = carry(&mut caller, &mut tunnel.stream, right, &meters, shared.idle).await;
+                    let ended = carry(&mut caller, &mut tunnel.stream, right, &meters, idle).await;
                     if ended.is_ok() {
-                        calls.tunnels.keep(shared, tunnel);
+                        lane.tunnels.keep(shared, tunnel);
                     }
                     ended
                 }
@@ -179,15 +190,17 @@ async fn carry(
 /// Detects what the caller speaks. The peer is connected while the caller is silent, and may lose its right
 /// meanwhile.
 async fn found_out(
-    peer: &Peer,
+    callees: &Callees,
+    calls: &Arc<Calls>,
     caller: &mut Prefixed<Socket>,
-) -> Result<(Detected, Option<Called<Boxed>>), Refusal> {
+) -> Result<(Detected, Option<(Call, Connected<Called<Boxed>>)>), Refusal> {
     let mut rest = None;
     let (tell, told) = oneshot::channel();
     let connect = async {
-        let Called { stream, registration, svid } = peer.connect(Alpn::None).await?;
+        let mut call = Call::begin(callees, calls).await?;
+        let Connected { with: Called { stream, registration, svid }, lane, turn } = call.connection().await?;
         let _ = tell.send(registration.clone());
-        rest = Some((registration, svid));
+        rest = Some((call, registration, svid, lane, turn));
         Ok::<_, UpstreamError>(stream)
     };
     let lost = async {
@@ -201,8 +214,10 @@ async fn found_out(
         reason = lost => return Err((reason, None)),
         detected = detect(caller, connect) => detected.map_err(error)?,
     };
-    let called = stream.zip(rest).map(|(stream, (registration, svid))| Called { stream, registration, svid });
-    Ok((detected, called))
+    let begun = stream.zip(rest).map(|(stream, (call, registration, svid, lane, turn))| {
+        (call, Connected { with: Called { stream, registration, svid }, lane, turn })
+    });
+    Ok((detected, begun))
 }
 
 /// A destination that is no known peer.

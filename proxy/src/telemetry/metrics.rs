@@ -49,6 +49,22 @@ fn describe() {
     describe_counter!("signet_passthrough_total", "Connections to unknown destinations that were let pass");
     describe_counter!("signet_accept_errors_total", "Failed accepts, by reason");
     describe_counter!("signet_upstream_failures_total", "Endpoints that could not be reached, by reason");
+    describe_counter!(
+        "signet_rate_limited_total",
+        "Requests and connections beyond the rate of their caller"
+    );
+    describe_counter!("signet_shed_total", "Requests that the app had no room for, by reason");
+    describe_counter!("signet_ejections_total", "Endpoints that get nothing for a while, by reason");
+    describe_counter!("signet_retries_total", "Requests that were sent again, by reason");
+    describe_counter!(
+        "signet_retry_budget_exhausted_total",
+        "Retries that were not made for too many others"
+    );
+    describe_counter!("signet_dns_failures_total", "Lookups of peers' names that failed");
+    describe_counter!(
+        "signet_traffic_unreadable_total",
+        "Service documents that could not be read, and have no effect"
+    );
     describe_gauge!("signet_svid_expiry_timestamp_seconds", "End of the current SVID, Unix time");
     describe_counter!("signet_svid_rotations_total", "Attempts to get a new SVID, by result");
     describe_counter!("signet_reattestations_total", "Attempts to become a new instance, by result");
@@ -171,6 +187,42 @@ pub fn accept_error(reason: &'static str) {
 pub fn upstream_failed(reason: &'static str, destination: &SpiffeId) {
     counter!("signet_upstream_failures_total", "reason" => reason, "destination" => identity(destination))
         .increment(1);
+}
+
+/// A caller made more requests than its rate.
+pub fn rate_limited(source: &SpiffeId) {
+    counter!("signet_rate_limited_total", "source" => identity(source)).increment(1);
+}
+
+/// A request was answered that there is no room for it.
+pub fn shed(reason: &'static str) {
+    counter!("signet_shed_total", "reason" => reason).increment(1);
+}
+
+/// An endpoint of a peer gets nothing for a while.
+pub fn ejected(reason: &'static str, destination: &SpiffeId) {
+    counter!("signet_ejections_total", "reason" => reason, "destination" => identity(destination))
+        .increment(1);
+}
+
+/// A request was sent again.
+pub fn retried(reason: &'static str) {
+    counter!("signet_retries_total", "reason" => reason).increment(1);
+}
+
+/// A request could have been sent again, but too many were.
+pub fn retry_budget_exhausted(destination: &SpiffeId) {
+    counter!("signet_retry_budget_exhausted_total", "destination" => identity(destination)).increment(1);
+}
+
+/// A service document could not be read.
+pub fn traffic_unreadable() {
+    counter!("signet_traffic_unreadable_total").increment(1);
+}
+
+/// DNS did not answer for the name of a peer.
+pub fn lookup_failed() {
+    counter!("signet_dns_failures_total").increment(1);
 }
 
 /// A new SVID came into force, or did not.

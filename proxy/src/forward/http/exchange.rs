@@ -9,22 +9,23 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
-use super::load::Sending;
 use super::pool::Place;
-use super::respond::{Form, answer};
+use super::replay::Replay;
+use super::respond::{Form, answer, answer_later};
+use super::route::{Route, Trip};
+use super::send::{Repeatable, Sent};
 use super::tracked::{BodyError, Flow, Tracked, linger};
 use super::{Ended, Http, Version, cut, framing, headers};
+use crate::admission::{Permit, Shed};
+use crate::balance::Turn;
 use crate::causes::causes;
 use crate::connections::{Content, Registration, Subject};
 use crate::forward::opaque::{Idle, relay};
-use crate::forward::upstream::{Upstream, UpstreamError};
+use crate::forward::upstream::UpstreamError;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters, Protocol};
 
-/// How often one request is sent, where that is safe.
-const MOST_TRIES: usize = 3;
-
 /// A request that got no response.
-enum Failure {
+pub(super) enum Failure {
     Unreachable(Arc<UpstreamError>),
     Broken(hyper::Error),
     Cut(CloseReason),
@@ -32,7 +33,7 @@ enum Failure {
     Unasked,
 }
 
-impl<U: Upstream> Http<U> {
+impl<R: Route> Http<R> {
     pub(super) async fn exchange(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Tracked> {
         let request_id = headers::request_id(request.headers_mut());
         let form = Form::of(request.headers());
@@ -60,6 +61,14 @@ impl<U: Upstream> Http<U> {
                 return answer(form, status, &why, record, self.only_one);
             }
         };
+        let permit = match self.admit().await {
+            Ok(permit) => permit,
+            Err((status, why, after)) => {
+                self.ignore(request);
+                record.ended(CloseReason::Limited, Some(why.clone()));
+                return answer_later(form, status, &why, record, after);
+            }
+        };
         headers::to_forwarded_form(&mut request, self.version, &self.authority);
         if let Some(subject) = &self.subject {
             headers::state_identity(request.headers_mut(), &subject.local, &subject.peer);
@@ -68,8 +77,18 @@ impl<U: Upstream> Http<U> {
         let upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
         headers::end_hop(request.headers_mut(), self.version);
 
-        let (mut response, Place { peer, load }) =
-            match self.forward(request, &record, registration.as_ref()).await {
+        let mut trip = match self.route.set_out().await {
+            Ok(trip) => trip,
+            Err(error) => return self.failed(form, record, Failure::Unreachable(Arc::new(error))),
+        };
+        if let Some(callee) = trip.callee()
+            && record.facts.destination.as_ref() != Some(callee)
+        {
+            record.facts.destination = Some(callee.clone());
+        }
+        let idle = trip.timeouts().idle.unwrap_or(self.shared.idle.open);
+        let (mut response, Place { peer, load, turn }) =
+            match self.forward(&mut trip, request, &record, registration.as_ref(), idle).await {
                 Ok(forwarded) => forwarded,
                 Err(failure) => return self.failed(form, record, failure),
             };
@@ -77,7 +96,8 @@ impl<U: Upstream> Http<U> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(caller) = upgrade else { return self.failed(form, record, Failure::Unasked) };
             let called = hyper::upgrade::on(&mut response);
-            *self.upgraded.lock() = Some(Upgraded { caller, called, record, registration, peer });
+            *self.upgraded.lock() =
+                Some(Upgraded { caller, called, record, registration, peer, _held: (turn, permit) });
             headers::end_hop(response.headers_mut(), self.version);
             return response.map(|_| Tracked::empty());
         }
@@ -85,10 +105,9 @@ impl<U: Upstream> Http<U> {
         framing::settle(response.headers_mut());
         let flow = Flow::of_responses(self.facts.direction);
         let meters = vec![Arc::clone(&self.meters), record.meters()];
-        let idle = self.shared.idle.open;
         response.map(|body| {
             let mut body = Tracked::response(body, flow, meters, record, registration, idle);
-            body.keep(load);
+            body.keep(load, turn, permit);
             body
         })
     }
@@ -125,24 +144,53 @@ impl<U: Upstream> Http<U> {
         }
     }
 
+    /// What the document of our own service says of requests to our app. The error: status, explanation, and when to
+    /// come again.
+    async fn admit(&self) -> Result<Option<Permit>, (StatusCode, String, Duration)> {
+        let Some(subject) = &self.subject else { return Ok(None) };
+        let snapshot = self.shared.mesh.current();
+        let Some(service) = snapshot.as_ref().and_then(|snapshot| snapshot.traffic.of(&subject.local)) else {
+            return Ok(None);
+        };
+        let (rate, limits) = (service.rate, service.limits);
+        drop(snapshot);
+        if let Some(rate) = rate {
+            self.shared.admission.charge(&subject.peer.id, rate).map_err(|exceeded| {
+                (StatusCode::TOO_MANY_REQUESTS, exceeded.to_string(), exceeded.retry_after)
+            })?;
+        }
+        let Some(limits) = limits else { return Ok(None) };
+        let permit = self.shared.admission.enter(subject.port, limits).await;
+        let shed = |shed: Shed| (StatusCode::SERVICE_UNAVAILABLE, shed.to_string(), limits.wait);
+        permit.map(Some).map_err(shed)
+    }
+
     /// Sends the request and awaits the head of its response, for as long as something moves.
     async fn forward(
         &self,
+        trip: &mut R::Trip,
         request: Request<Incoming>,
         record: &AccessRecord,
         registration: Option<&Arc<Registration>>,
+        idle: Duration,
     ) -> Result<(Response<Incoming>, Place), Failure> {
-        let repeatable = request.method().is_idempotent() && request.body().is_end_stream();
-        let repeat = repeatable.then(|| head_of(&request));
-        let idle = self.shared.idle.open;
+        let bodiless = request.body().is_end_stream();
+        let replay = (!bodiless).then(Replay::default);
+        // Requests of an app may be sent again by the proxy at the other end, too: here those that are safe.
+        let outbound = self.facts.direction == Direction::Outbound;
+        let repeatable = outbound || (bodiless && request.method().is_idempotent());
+        let repeat = repeatable.then(|| Repeatable::new(&request, replay.clone()));
         let flow = Flow::of_requests(self.facts.direction);
         let meters = vec![Arc::clone(&self.meters), record.meters()];
         let linger = (self.version == Version::Http1).then(|| self.shared.tasks.clone());
         let expects = self.version == Version::Http1 && framing::expects_continue(request.headers());
         let mut request =
             request.map(|body| Tracked::request(body, flow, meters, registration.cloned(), idle, linger));
-        let (progress, sending) = (Arc::default(), Arc::default());
-        request.body_mut().report_to(&progress, &sending);
+        let sent = Sent { progress: Arc::default(), sending: Arc::default(), idle };
+        request.body_mut().report_to(&sent.progress, &sent.sending);
+        if let (true, Some(replay)) = (repeatable, &replay) {
+            request.body_mut().remember_in(replay);
+        }
         if expects {
             let asked = CancellationToken::new();
             request.body_mut().wait_for(&asked);
@@ -152,58 +200,10 @@ impl<U: Upstream> Http<U> {
                 }
             });
         }
-        let still = async {
-            // As long as the body goes on, the called side has nothing to answer yet.
-            while tokio::time::timeout(idle, progress.notified()).await.is_ok() {}
-        };
         tokio::select! {
             biased;
             reason = cut(registration.map(Arc::as_ref)) => Err(Failure::Cut(reason)),
-            answered = self.send(request, repeat, &sending) => answered,
-            () = still => Err(Failure::Slow(idle)),
-        }
-    }
-
-    /// Sends a request until it is answered: one that was not sent at all again on another connection, and if
-    /// it may be repeated (RFC 9110 s9.2.2) also one whose connection broke for what others did on it.
-    async fn send(
-        &self,
-        mut request: Request<Tracked>,
-        repeat: Option<Request<Tracked>>,
-        sending: &Arc<Sending>,
-    ) -> Result<(Response<Incoming>, Place), Failure> {
-        let (mut kept, mut used_before) = self.pool.take().await.map_err(Failure::Unreachable)?;
-        let mut tries = 1;
-        loop {
-            // Held from before the request, as an upgrade ends the task that holds it otherwise.
-            let place = kept.place();
-            if let Some(load) = &place.load {
-                load.watch(sending);
-            }
-            let unanswered = match kept.send(request).await {
-                Ok(response) => {
-                    self.pool.give_back(kept);
-                    return Ok((response, place));
-                }
-                Err(unanswered) => unanswered,
-            };
-            let refused = unanswered.reset == Some(h2::Reason::REFUSED_STREAM);
-            let may_repeat = match unanswered.reset {
-                // Nobody looked at it (RFC 9113 s8.7).
-                Some(_) => refused,
-                None => used_before || self.version == Version::Http2 && tries == 1,
-            };
-            request = match (unanswered.unsent, &repeat) {
-                (Some(unsent), _) if tries < MOST_TRIES => unsent,
-                (None, Some(repeat)) if tries < MOST_TRIES && may_repeat => head_of(repeat),
-                _ => return Err(Failure::Broken(unanswered.error)),
-            };
-            let next = match refused {
-                true => self.pool.take().await.map(|(kept, _)| kept),
-                false => self.pool.after(&place).await,
-            };
-            (kept, used_before) = (next.map_err(Failure::Unreachable)?, false);
-            tries += 1;
+            answered = self.send(trip, request, repeat, &sent) => answered,
         }
     }
 
@@ -230,7 +230,7 @@ impl<U: Upstream> Http<U> {
                 (StatusCode::BAD_GATEWAY, self.called_reset(), text)
             }
             Failure::Slow(idle) => {
-                let text = format!("no answer within {} s", idle.as_secs());
+                let text = format!("no answer within {idle:?}");
                 (StatusCode::GATEWAY_TIMEOUT, CloseReason::Idle, text)
             }
         };
@@ -269,12 +269,13 @@ pub(super) struct Upgraded {
     record: AccessRecord,
     registration: Option<Arc<Registration>>,
     peer: Option<Arc<Registration>>,
+    _held: (Option<Turn>, Option<Permit>),
 }
 
 impl Upgraded {
     /// Carries bytes until both sides are done or the right to it is lost.
     pub(super) async fn relay(self, meters: &Meters, idle: Idle) -> Ended {
-        let Self { caller, called, mut record, registration, peer } = self;
+        let Self { caller, called, mut record, registration, peer, _held } = self;
         let (caller, called) = match tokio::try_join!(caller, called) {
             Ok((caller, called)) => (TokioIo::new(caller), TokioIo::new(called)),
             Err(error) => return Err((CloseReason::Error, Some(causes(&error)))),
@@ -304,13 +305,4 @@ impl From<Version> for Protocol {
             Version::Http2 => Self::Http2,
         }
     }
-}
-
-fn head_of<B>(request: &Request<B>) -> Request<Tracked> {
-    let mut head = Request::new(Tracked::empty());
-    *head.method_mut() = request.method().clone();
-    *head.uri_mut() = request.uri().clone();
-    *head.version_mut() = request.version();
-    *head.headers_mut() = request.headers().clone();
-    head
 }

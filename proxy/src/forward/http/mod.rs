@@ -1,8 +1,8 @@
 //! HTTP/1.x and HTTP/2: each request is decided on its own, told who calls, and forwarded on a connection
 //! that is kept for the next one. The protocol of the caller's side is also that of the called side.
 //!
-//! `serve` owns the caller's connection, `exchange` is the story of one request, `pool` keeps connections to
-//! the called side, `respond` says no in a way that the client understands.
+//! `serve` owns the caller's connection, `exchange` is the story of one request, `send` sends it
+//! until it is answered, `pool` keeps connections to the called side, `respond` says no in a way that the client understands.
 
 mod exchange;
 mod framing;
@@ -10,7 +10,10 @@ mod headers;
 mod load;
 mod pool;
 mod probe;
+mod replay;
 mod respond;
+mod route;
+mod send;
 mod tracked;
 
 use std::convert::Infallible;
@@ -29,7 +32,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::exchange::Upgraded;
 use self::tracked::Tracked;
-use super::upstream::Upstream;
 use crate::causes::causes;
 use crate::connections::{Carrier, Registration, Subject};
 use crate::run::Shared;
@@ -37,6 +39,7 @@ use crate::telemetry::{CloseReason, Direction, Facts, Meters};
 
 pub use pool::Pool;
 pub use probe::Http2Support;
+pub use route::{Direct, Route, Stop, Trip};
 
 /// From the first byte of a request head to its last; also how long a kept-alive connection waits.
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
@@ -81,11 +84,11 @@ pub enum Version {
 }
 
 /// Forwards the requests of one caller's connection.
-pub struct Http<U: Upstream> {
+pub struct Http<R: Route> {
     /// What all connections of this proxy share.
     pub shared: Arc<Shared>,
-    /// Connections to the called side.
-    pub pool: Arc<Pool<U>>,
+    /// Where its requests go.
+    pub route: R,
     /// What is spoken.
     pub version: Version,
     /// Present where requests are decided: inbound.
@@ -116,7 +119,7 @@ impl Slot {
     }
 }
 
-impl<U: Upstream> Http<U> {
+impl<R: Route> Http<R> {
     /// One exchange; a client of HTTP/1 is told with the answer that there will be no other.
     async fn answered(self: Arc<Self>, request: Request<Incoming>) -> Response<Tracked> {
         let (shared, version) = (Arc::clone(&self.shared), self.version);

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::load::Load;
 use super::tracked::Tracked;
 use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, MOST_STREAMS, PING, STREAM_WINDOW, Version, cut};
+use crate::balance::Turn;
 use crate::causes::causes;
 use crate::connections::Registration;
 use crate::forward::upstream::{Called, Upstream, UpstreamError};
@@ -77,6 +78,8 @@ pub(super) struct Place {
     pub(super) peer: Option<Arc<Registration>>,
     /// For HTTP/2.
     pub(super) load: Option<Load>,
+    /// Of an endpoint that was chosen for the request.
+    pub(super) turn: Option<Turn>,
 }
 
 enum Sender {
@@ -88,7 +91,9 @@ enum Sender {
 pub(super) struct Unanswered {
     pub(super) error: hyper::Error,
     /// The called side reset this request alone: its connection is as good as before.
-    pub(super) reset: Option<h2::Reason>,
+    pub(super) reset: bool,
+    /// The called side says that nobody looked at it (RFC 9113 s6.8, s8.7).
+    pub(super) unprocessed: bool,
     /// The request itself, if it was not sent at all.
     pub(super) unsent: Option<http::Request<Tracked>>,
 }
@@ -314,7 +319,7 @@ impl Kept {
     /// What a request on it holds of it.
     pub(super) fn place(&mut self) -> Place {
         let load = matches!(self.sender, Sender::Http2(_)).then(|| std::mem::take(&mut self.load));
-        Place { peer: self.peer.as_ref().and_then(Weak::upgrade), load }
+        Place { peer: self.peer.as_ref().and_then(Weak::upgrade), load, turn: None }
     }
 
     /// Sends a request and awaits the head of its response.
@@ -325,9 +330,13 @@ impl Kept {
         let unanswered = |mut error: hyper::client::conn::TrySendError<_>| {
             let (unsent, error) = (error.take_message(), error.into_error());
             let http2 = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-            let reset =
-                http2.filter(|cause| cause.is_reset() && cause.is_remote()).and_then(h2::Error::reason);
-            Box::new(Unanswered { error, reset, unsent })
+            let remote = http2.filter(|cause| cause.is_remote());
+            let reset = remote.is_some_and(h2::Error::is_reset);
+            let unprocessed = remote.is_some_and(|cause| {
+                // A stream that is told of GOAWAY came after the last one that was looked at.
+                cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM)
+            });
+            Box::new(Unanswered { error, reset, unprocessed, unsent })
         };
         match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await.map_err(unanswered),

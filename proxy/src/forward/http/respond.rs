@@ -1,6 +1,8 @@
 //! Answers of our own: what happened and how to find it in the log, in the form that the client understands.
 
-use http::header::{CONNECTION, CONTENT_TYPE};
+use std::time::Duration;
+
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::headers::REQUEST_ID;
@@ -8,6 +10,7 @@ use super::tracked::{Flow, Tracked};
 use crate::telemetry::{AccessRecord, Protocol};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const RESOURCE_EXHAUSTED: &str = "8";
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// In what form a client expects an answer.
@@ -59,6 +62,24 @@ pub(super) fn answer(
     insert(response.headers_mut(), REQUEST_ID, &request_id);
     if close {
         insert(response.headers_mut(), CONNECTION, "close");
+    }
+    response
+}
+
+/// The same for a caller that may come again later.
+pub(super) fn answer_later(
+    form: Form,
+    status: StatusCode,
+    text: &str,
+    record: AccessRecord,
+    after: Duration,
+) -> Response<Tracked> {
+    let mut response = answer(form, status, text, record, false);
+    let headers = response.headers_mut();
+    // In whole seconds (RFC 9110 s10.2.3), and never at once.
+    insert(headers, RETRY_AFTER, &after.as_secs_f64().ceil().max(1.0).to_string());
+    if form == Form::Grpc {
+        insert(headers, GRPC_STATUS, RESOURCE_EXHAUSTED);
     }
     response
 }

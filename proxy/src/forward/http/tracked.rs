@@ -16,6 +16,9 @@ use tokio_util::task::TaskTracker;
 
 use super::headers::remove_identity;
 use super::load::{Load, Sending};
+use super::replay::Replay;
+use crate::admission::Permit;
+use crate::balance::Turn;
 use crate::connections::Registration;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters};
 
@@ -66,8 +69,10 @@ pub(super) struct Tracked {
     progress: Option<Arc<Notify>>,
     /// Where its connection can see whether it gets away.
     sending: Option<Arc<Sending>>,
-    /// The place on a shared connection that this body takes.
-    _load: Option<Load>,
+    /// Remembers what was sent.
+    replay: Option<Replay>,
+    /// The place on a shared connection that this body takes, the endpoint's turn, and the place at our app.
+    _held: (Option<Load>, Option<Turn>, Option<Permit>),
 }
 
 /// Reads on for a while after the answer, so that a client that is still sending gets to read it: to close
@@ -153,7 +158,8 @@ impl Tracked {
             linger: None,
             progress: None,
             sending: None,
-            _load: None,
+            replay: None,
+            _held: (None, None, None),
         }
     }
 
@@ -189,9 +195,14 @@ impl Tracked {
         self.sending = Some(Arc::clone(sending));
     }
 
-    /// Keeps a place on a shared connection until this body has ended.
-    pub(super) fn keep(&mut self, load: Option<Load>) {
-        self._load = load;
+    /// Remembers in `replay` what is sent of it.
+    pub(super) fn remember_in(&mut self, replay: &Replay) {
+        self.replay = Some(replay.clone());
+    }
+
+    /// Keeps what the request holds until this body has ended.
+    pub(super) fn keep(&mut self, load: Option<Load>, turn: Option<Turn>, permit: Option<Permit>) {
+        self._held = (load, turn, permit);
     }
 
     /// Asks the client for its body only when the called side does, or says nothing for a while.
@@ -208,6 +219,11 @@ impl Tracked {
     /// No body at all.
     pub(super) fn empty() -> Self {
         Self::new(Source::Local(Full::default()), Flow::ToApp, Vec::new())
+    }
+
+    /// A body that was sent before.
+    pub(super) fn repeated(body: Bytes) -> Self {
+        Self::new(Source::Local(Full::from(body)), Flow::ToApp, Vec::new())
     }
 
     /// The body of a forwarded response.
@@ -264,6 +280,12 @@ impl Tracked {
         for meters in &self.meters {
             let counter = if self.flow == Flow::ToApp { &meters.to_app } else { &meters.to_peer };
             counter.fetch_add(count, Ordering::Relaxed);
+        }
+        if let Some(replay) = &self.replay {
+            match frame.data_ref() {
+                Some(data) => replay.sent(data),
+                None => replay.lose(),
+            }
         }
         // Servers that merge trailers into the header fields would take one for our word.
         if let Some(trailers) = frame.trailers_mut() {
@@ -324,8 +346,16 @@ impl Body for Tracked {
             Poll::Ready(Some(Ok(frame))) => {
                 self.moved(frame);
                 let more = !self.is_end_stream();
+                if let Some(replay) = self.replay.as_ref().filter(|_| !more) {
+                    replay.ended();
+                }
                 if let Some(sending) = &self.sending {
                     sending.handed_over(more);
+                }
+            }
+            Poll::Ready(None) => {
+                if let Some(replay) = &self.replay {
+                    replay.ended();
                 }
             }
             Poll::Ready(Some(Err(error))) => {
@@ -334,7 +364,7 @@ impl Body for Tracked {
                     record.ended(CloseReason::Error, Some(detail));
                 }
             }
-            _ => {}
+            Poll::Pending => {}
         }
         polled
     }

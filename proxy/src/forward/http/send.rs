@@ -1,0 +1,299 @@
+//! One request, sent until it is answered: to the next endpoint if one cannot be connected, and again where that is
+//! safe. Once a byte of an answer was passed on nothing is sent again.
+//!
+//! | what happened | is it sent again? |
+//! | --- | --- |
+//! | no connection, or the request was not sent at all | always: nobody saw it |
+//! | REFUSED_STREAM, or GOAWAY without it | always: nobody looked at it (RFC 9113 s8.7, s6.8) |
+//! | a connection that was kept broke | idempotent methods: it may have been closed long ago |
+//! | broke otherwise, took too long, answered with such a status | as the service's `retries` say, from its budget |
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use signet_proto::traffic::{Condition, Retries};
+use tokio::sync::Notify;
+
+use super::exchange::Failure;
+use super::load::Sending;
+use super::pool::{Kept, Place, Pool, Unanswered};
+use super::replay::Replay;
+use super::route::{Stop, Trip};
+use super::tracked::Tracked;
+use super::{Http, Route, Version};
+use crate::backoff::unit_random;
+use crate::forward::upstream::{Upstream, UpstreamError};
+use crate::telemetry::metrics;
+
+/// How often one request is sent where that is safe, whatever the document says.
+const MOST_SENT: u32 = 3;
+/// How many endpoints are connected for one request, and for how long.
+const MOST_CONNECTED: u32 = 8;
+const CONNECTS_DEADLINE: Duration = Duration::from_secs(12);
+/// Before the first retry that may hit an endpoint that is not well; twice as much before the next.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// A request that can be sent again.
+pub(super) struct Repeatable {
+    head: Request<Tracked>,
+    body: Option<Replay>,
+}
+
+/// What goes along with the body that is being sent.
+pub(super) struct Sent {
+    /// Told of every frame.
+    pub(super) progress: Arc<Notify>,
+    /// How it gets away.
+    pub(super) sending: Arc<Sending>,
+    /// How long nothing may move.
+    pub(super) idle: Duration,
+}
+
+/// Why a request may be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    Unsent,
+    Unprocessed,
+    Stale,
+    Reset,
+    Timeout,
+    Status,
+}
+
+impl Repeatable {
+    /// The head of `request`, and what `replay` remembers of its body, if it has one.
+    pub(super) fn new<B>(request: &Request<B>, body: Option<Replay>) -> Self {
+        let mut head = Request::new(Tracked::empty());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.version_mut() = request.version();
+        *head.headers_mut() = request.headers().clone();
+        Self { head, body }
+    }
+
+    fn request(&self) -> Option<Request<Tracked>> {
+        let body = match &self.body {
+            None => Bytes::new(),
+            Some(body) => body.whole()?,
+        };
+        Some(Self::new(&self.head, None).head.map(|_| Tracked::repeated(body)))
+    }
+}
+
+impl Again {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unsent => "unsent",
+            Self::Unprocessed => "unprocessed",
+            Self::Stale => "stale",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Status => "status",
+        }
+    }
+
+    /// Whether the request did not reach anybody who looked at it.
+    fn is_safe(self) -> bool {
+        matches!(self, Self::Unsent | Self::Unprocessed)
+    }
+}
+
+/// A connection that carries a request.
+struct Carried<U: Upstream> {
+    stop: Stop<U>,
+    kept: Kept,
+    used_before: bool,
+}
+
+impl<R: Route> Http<R> {
+    /// Sends a request until it is answered.
+    pub(super) async fn send(
+        &self,
+        trip: &mut R::Trip,
+        mut request: Request<Tracked>,
+        repeat: Option<Repeatable>,
+        sent: &Sent,
+    ) -> Result<(Response<Incoming>, Place), Failure> {
+        let mut broken: Option<(Arc<Pool<R::Upstream>>, Place)> = None;
+        let mut tries = 0;
+        loop {
+            let Carried { mut stop, mut kept, used_before } = self.carried(trip, broken.take()).await?;
+            tries += 1;
+            // Held from before the request, as an upgrade ends the task that holds it otherwise.
+            let mut place = kept.place();
+            if let Some(load) = &place.load {
+                load.watch(&sent.sending);
+            }
+            let quiet = trip.timeouts().first_byte.unwrap_or(sent.idle).min(sent.idle);
+            let still = async {
+                // As long as the body goes on, the called side has nothing to answer yet.
+                while tokio::time::timeout(quiet, sent.progress.notified()).await.is_ok() {}
+            };
+            let answered = tokio::select! {
+                biased;
+                answered = kept.send(request) => Some(answered),
+                () = still => None,
+            };
+            let turn = stop.turn.as_mut();
+            let (again, failure, unsent) = match answered {
+                Some(Ok(response)) => {
+                    let ill = is_failure(response.status());
+                    if let Some(turn) = turn {
+                        if ill { turn.failed() } else { turn.answered() }
+                    }
+                    let retry = self.is_retried(trip.retries(), response.status(), response.headers());
+                    let next =
+                        if retry { self.again(trip, Again::Status, tries, repeat.as_ref()) } else { None };
+                    let Some(next) = next else {
+                        stop.pool.give_back(kept);
+                        place.turn = stop.turn;
+                        return Ok((response, place));
+                    };
+                    request = next;
+                    pause(tries).await;
+                    continue;
+                }
+                Some(Err(unanswered)) => {
+                    let Unanswered { error, unprocessed, reset, unsent } = *unanswered;
+                    let again = match (&unsent, unprocessed, reset) {
+                        (Some(_), ..) => Some(Again::Unsent),
+                        (None, true, _) => Some(Again::Unprocessed),
+                        // The called side gave up this request alone, and had looked at it.
+                        (None, false, true) => None,
+                        (None, false, false)
+                            if used_before || (self.version == Version::Http2 && tries == 1) =>
+                        {
+                            Some(Again::Stale)
+                        }
+                        (None, false, false) => Some(Again::Reset),
+                    };
+                    (again, Failure::Broken(error), unsent)
+                }
+                None => (Some(Again::Timeout), Failure::Slow(quiet), None),
+            };
+            if let Some(turn) = turn
+                && again != Some(Again::Unprocessed)
+            {
+                turn.failed();
+            }
+            let next = again.and_then(|again| match unsent {
+                Some(unsent) if tries < MOST_SENT => Some(unsent),
+                _ => self.again(trip, again, tries, repeat.as_ref()),
+            });
+            request = match next {
+                Some(next) => next,
+                None => return Err(failure),
+            };
+            if again == Some(Again::Timeout) {
+                pause(tries).await;
+            }
+            broken = Some((stop.pool, place));
+        }
+    }
+
+    /// A connection to the next endpoint that can be connected.
+    async fn carried(
+        &self,
+        trip: &mut R::Trip,
+        broken: Option<(Arc<Pool<R::Upstream>>, Place)>,
+    ) -> Result<Carried<R::Upstream>, Failure> {
+        let started = Instant::now();
+        let mut failure = None;
+        for connected in 1..=MOST_CONNECTED {
+            let again = broken.is_some() && failure.is_none();
+            let Some(mut stop) = trip.next(again).map_err(|error| Failure::Unreachable(error.into()))? else {
+                break;
+            };
+            let connect = async {
+                match &broken {
+                    // Those who shared it share its successor.
+                    Some((pool, place)) if Arc::ptr_eq(pool, &stop.pool) => {
+                        stop.pool.after(place).await.map(|kept| (kept, false))
+                    }
+                    // What else waits may be as stale as what just broke.
+                    Some(_) if self.version == Version::Http1 => {
+                        stop.pool.connect().await.map(|kept| (kept, false))
+                    }
+                    _ => stop.pool.take().await,
+                }
+            };
+            let limit = trip.timeouts().connect;
+            let made = match limit {
+                Some(limit) => tokio::time::timeout(limit, connect)
+                    .await
+                    .unwrap_or_else(|_| Err(Arc::new(UpstreamError::Late(limit)))),
+                None => connect.await,
+            };
+            let error = match made {
+                Ok((kept, used_before)) => return Ok(Carried { stop, kept, used_before }),
+                Err(error) => error,
+            };
+            if let Some(turn) = &mut stop.turn {
+                turn.failed();
+            }
+            let last = !error.is_of_this_endpoint()
+                || connected == MOST_CONNECTED
+                || started.elapsed() > CONNECTS_DEADLINE;
+            trip.unreached(&error, false);
+            failure = Some(error);
+            if last {
+                break;
+            }
+        }
+        let failure = failure.unwrap_or_else(|| Arc::new(UpstreamError::NotReady));
+        trip.unreached(&failure, true);
+        Err(Failure::Unreachable(failure))
+    }
+
+    fn is_retried(&self, retries: &Retries, status: StatusCode, headers: &HeaderMap) -> bool {
+        // Who says when to come back does not want to be asked again at once.
+        retries.on.contains(&Condition::Status(status.as_u16())) && !headers.contains_key(RETRY_AFTER)
+    }
+
+    /// The request once more, if that is allowed.
+    fn again(
+        &self,
+        trip: &R::Trip,
+        again: Again,
+        tries: u32,
+        repeat: Option<&Repeatable>,
+    ) -> Option<Request<Tracked>> {
+        let repeat = repeat?;
+        let retries = trip.retries();
+        let method = repeat.head.method();
+        let allowed = match again {
+            Again::Unsent | Again::Unprocessed => tries < MOST_SENT,
+            Again::Stale => tries < MOST_SENT && method.is_idempotent(),
+            Again::Reset => retries.on.contains(&Condition::Reset),
+            Again::Timeout => retries.on.contains(&Condition::Timeout),
+            Again::Status => true,
+        };
+        let free = again.is_safe() || again == Again::Stale;
+        if !allowed || (!free && (tries >= retries.attempts || !retries.allows(method.as_str()))) {
+            return None;
+        }
+        let request = repeat.request()?;
+        if !free && !trip.grants_retry() {
+            return None;
+        }
+        metrics::retried(again.as_str());
+        Some(request)
+    }
+}
+
+/// Whether the endpoint, rather than the request, is at fault.
+fn is_failure(status: StatusCode) -> bool {
+    status.is_server_error()
+        && status != StatusCode::NOT_IMPLEMENTED
+        && status != StatusCode::HTTP_VERSION_NOT_SUPPORTED
+}
+
+/// Longer each time, and never the same for all.
+async fn pause(tries: u32) {
+    let longest = PAUSE.saturating_mul(1 << tries.saturating_sub(1).min(4));
+    tokio::time::sleep(longest.mul_f64(0.5 + unit_random() / 2.0)).await;
+}
