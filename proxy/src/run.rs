@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin, Health};
 use crate::admission::Admission;
+use crate::balance::Groups;
 use crate::balance::names::Names;
 use crate::capture::limits::Limits;
 use crate::capture::own::Own;
@@ -63,6 +64,8 @@ pub struct Shared {
     pub limits: Limits,
     /// What our apps are given at once, and of whom.
     pub admission: Admission,
+    /// Everybody whom we call.
+    pub groups: Groups,
     /// How peers that are named by DNS are found.
     pub names: Names,
     /// Where we run.
@@ -127,6 +130,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) ->
         own: own(&inbound, &outbound, for_us, &config.source),
         limits: Limits::new(config.max_connections, config.max_connections_per_identity),
         admission: Admission::default(),
+        groups: Groups::default(),
         names: Names::new(config.dns_servers),
         locality: config.locality,
     });
@@ -332,6 +336,7 @@ impl Shared {
             own: Own::default(),
             limits: Limits::new(1, 1),
             admission: Admission::default(),
+            groups: Groups::default(),
             names: Names::default(),
             locality: None,
         })

@@ -17,6 +17,7 @@ mod log;
 mod policy;
 mod quit;
 mod reply;
+mod services;
 mod tap;
 
 use std::convert::Infallible;

@@ -15,7 +15,7 @@ mod random;
 pub mod split;
 pub mod tunnels;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -31,7 +31,30 @@ use crate::telemetry::metrics;
 #[derive(Debug)]
 pub struct Group {
     peer: SpiffeId,
+    /// Which of its apps, and where, as far as that is said.
+    place: String,
     balancer: Mutex<Balancer>,
+}
+
+/// Everybody who is called, for people to look at.
+#[derive(Debug, Default)]
+pub struct Groups(Mutex<Vec<Weak<Group>>>);
+
+impl Groups {
+    /// Shows this one, too, for as long as it lives.
+    pub fn show(&self, group: &Arc<Group>) {
+        let mut all = self.0.lock();
+        all.retain(|group| group.strong_count() > 0);
+        all.push(Arc::downgrade(group));
+    }
+
+    /// All of them, by peer and place.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Group>> {
+        let mut all: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
+        all.sort_by(|one, other| (&one.peer, &one.place).cmp(&(&other.peer, &other.place)));
+        all
+    }
 }
 
 /// An endpoint for one call, which counts as outstanding for as long as this lives.
@@ -47,9 +70,21 @@ pub struct Turn {
 impl Group {
     /// No endpoint of `peer` yet; we are at `locality`.
     #[must_use]
-    pub fn new(peer: SpiffeId, locality: Option<Locality>) -> Self {
+    pub fn new(peer: SpiffeId, place: String, locality: Option<Locality>) -> Self {
         let balancer = Balancer::new(locality, Random::unpredicted(), Instant::now());
-        Self { peer, balancer: Mutex::new(balancer) }
+        Self { peer, place, balancer: Mutex::new(balancer) }
+    }
+
+    /// Who is called.
+    #[must_use]
+    pub fn peer(&self) -> &SpiffeId {
+        &self.peer
+    }
+
+    /// Which of its apps, and where.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// These are the endpoints now.

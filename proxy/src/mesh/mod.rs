@@ -154,6 +154,12 @@ impl Mesh {
         Ok(applied)
     }
 
+    /// How calls are made and taken.
+    #[must_use]
+    pub fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.inputs.lock().traffic)
+    }
+
     /// Takes where the peers listen, if that changed. That gives nobody a right and takes none away: nothing is decided again.
     pub fn relocate(&self, services: Option<Services>, revision: u64) {
         let mut inputs = self.inputs.lock();

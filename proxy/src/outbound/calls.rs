@@ -1,6 +1,7 @@
 //! The callees that are known, and what is known of each: its endpoints, and the connections to them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -45,6 +46,18 @@ pub(super) enum Whereabouts {
     App(SocketAddr),
     /// Where the configuration says, by address or name, with this port of the app.
     Address(Requested, Option<u16>),
+}
+
+impl fmt::Display for Whereabouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anywhere(None) => f.write_str("its only app"),
+            Self::Anywhere(Some(port)) => write!(f, "its app on port {port}"),
+            Self::App(app) => write!(f, "its app at {app}"),
+            Self::Address(place, None) => write!(f, "at {place}"),
+            Self::Address(place, Some(port)) => write!(f, "at {place}, its app on port {port}"),
+        }
+    }
 }
 
 /// A callee at work.
@@ -106,8 +119,11 @@ impl Calls {
             }
             _ => None,
         };
+        let place = callee.whereabouts.to_string();
+        let group = Arc::new(Group::new(callee.peer.clone(), place, shared.locality.clone()));
+        shared.groups.show(&group);
         Self {
-            group: Arc::new(Group::new(callee.peer.clone(), shared.locality.clone())),
+            group,
             callee,
             shared: Arc::clone(shared),
             lanes: Mutex::default(),
