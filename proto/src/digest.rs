@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use crate::v1;
 
 /// The canonical form that this version computes.
-pub const FORM: u32 = 1;
+pub const FORM: u32 = 2;
 
 /// SHA-256 of one section.
 pub type Digest = [u8; 32];
@@ -29,6 +29,8 @@ pub struct StateDigest {
     pub revocations: Digest,
     /// Of the services.
     pub services: Digest,
+    /// Of the settings of the mesh.
+    pub mesh: Digest,
 }
 
 impl StateDigest {
@@ -41,6 +43,7 @@ impl StateDigest {
             policies: self.policies.to_vec(),
             revocations: self.revocations.to_vec(),
             services: self.services.to_vec(),
+            mesh: self.mesh.to_vec(),
         }
     }
 
@@ -51,6 +54,7 @@ impl StateDigest {
             ("policies", self.policies != other.policies),
             ("revocations", self.revocations != other.revocations),
             ("services", self.services != other.services),
+            ("mesh", self.mesh != other.mesh),
         ]
         .into_iter()
         .filter_map(|(section, differs)| differs.then_some(section))
@@ -68,6 +72,7 @@ impl StateDigest {
             policies: digest(&message.policies)?,
             revocations: digest(&message.revocations)?,
             services: digest(&message.services)?,
+            mesh: digest(&message.mesh)?,
         })
     }
 }
@@ -90,6 +95,12 @@ pub fn bundles(section: &v1::Bundles) -> Digest {
 #[must_use]
 pub fn policies<'a>(documents: impl IntoIterator<Item = &'a str>) -> Digest {
     sorted("policies", documents.into_iter().map(|document| item([document.as_bytes()])))
+}
+
+/// Of the settings of the mesh.
+#[must_use]
+pub fn mesh(section: &v1::MeshSettings) -> Digest {
+    sorted("mesh", [item([section.document.as_bytes()])])
 }
 
 /// Of revocations.
@@ -293,10 +304,15 @@ mod tests {
 
     #[test]
     fn digest_of_another_form_says_nothing() {
-        let digest =
-            StateDigest { bundles: [1; 32], policies: [2; 32], revocations: [3; 32], services: [4; 32] };
+        let digest = StateDigest {
+            bundles: [1; 32],
+            policies: [2; 32],
+            revocations: [3; 32],
+            services: [4; 32],
+            mesh: [6; 32],
+        };
         assert_eq!(StateDigest::read(&digest.message()), Some(digest));
-        assert_eq!(StateDigest::read(&v1::StateDigest { form: 2, ..digest.message() }), None);
+        assert_eq!(StateDigest::read(&v1::StateDigest { form: 1, ..digest.message() }), None);
         assert_eq!(StateDigest::read(&v1::StateDigest { services: vec![4; 31], ..digest.message() }), None);
         assert_eq!(StateDigest::read(&v1::StateDigest::default()), None);
         let other = StateDigest { services: [5; 32], bundles: [5; 32], ..digest };

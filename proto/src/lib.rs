@@ -16,6 +16,7 @@ pub mod json;
 pub mod locality;
 pub mod policy;
 pub mod possession;
+pub mod settings;
 pub mod shares;
 pub mod spiffe;
 pub mod ticket;

@@ -347,7 +347,6 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::capture::{Remote, Socket};
-    use crate::config::Unknown;
     use tokio::net::TcpStream;
 
     /// A future is as large as its largest moment, for the whole life of the connection (ztunnel 985).
@@ -362,7 +361,7 @@ mod tests {
         let settings: config::Inbound = format!("1={address}").parse().unwrap();
         let inbound = inbound::serve(Arc::clone(&shared), Arc::new(settings.into()), socket().await, remote);
         let settings = format!("{address}=spiffe://td/peer").parse().unwrap();
-        let destinations = Arc::new(Destinations::new(Vec::new(), Unknown::Refuse));
+        let destinations = Arc::new(Destinations::new(Vec::new(), None));
         let outbound = Outbound::new(shared, destinations, settings, address.clone(), None);
         let outbound = outbound::serve(Arc::new(outbound), socket().await, remote);
         let (inbound, outbound) = (size_of_val(&inbound), size_of_val(&outbound));

@@ -68,6 +68,34 @@ impl Envoy {
         self.add(carries, to, Some(socket), None)
     }
 
+    /// Accepts bytes that begin with the PROXY protocol. Into `log` go, of each connection that has ended, the address
+    /// that the header says and the text of its TLV 0xE0.
+    #[must_use]
+    pub fn told(self, to: SocketAddr, log: &Path) -> Self {
+        let mut told = self.add(Carries::Tcp, to, None, None);
+        let kind = |of: &str| format!("type.googleapis.com/envoy.extensions.{of}");
+        let listener = told.listeners.last_mut().expect("it was added");
+        listener["listener_filters"] = json!([{
+            "name": "envoy.filters.listener.proxy_protocol",
+            "typed_config": {
+                "@type": kind("filters.listener.proxy_protocol.v3.ProxyProtocol"),
+                "rules": [{ "tlv_type": 0xe0, "on_tlv_present": { "key": "told" } }],
+            },
+        }]);
+        let line = "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DYNAMIC_METADATA(envoy.filters.listener.proxy_protocol:told)%\n";
+        listener["filter_chains"][0]["filters"][0]["typed_config"]["access_log"] = json!([{
+            "name": "envoy.access_loggers.file",
+            "typed_config": {
+                "@type": kind("access_loggers.file.v3.FileAccessLog"),
+                "path": log,
+                "log_format": { "text_format_source": { "inline_string": line } },
+            },
+        }]);
+        // Without a header a connection is not passed on.
+        told.probed.extend(told.addresses.last().copied());
+        told
+    }
+
     /// Starts it and waits until it listens, which it does everywhere at once; the addresses are in the order they were asked for.
     ///
     /// # Panics

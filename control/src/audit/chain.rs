@@ -151,6 +151,10 @@ pub enum Action {
     PolicyApplied,
     /// A policy document was deleted.
     PolicyDeleted,
+    /// The settings of the mesh were applied.
+    MeshApplied,
+    /// The settings of the mesh were taken away: it is strict.
+    MeshDeleted,
     /// An identity was revoked.
     IdentityRevoked,
     /// An instance was revoked.
@@ -217,6 +221,8 @@ impl Action {
             Self::SvidRenewed => "svid.renewed",
             Self::PolicyApplied => "policy.applied",
             Self::PolicyDeleted => "policy.deleted",
+            Self::MeshApplied => "mesh.applied",
+            Self::MeshDeleted => "mesh.deleted",
             Self::IdentityRevoked => "identity.revoked",
             Self::InstanceRevoked => "instance.revoked",
             Self::CertificateRevoked => "certificate.revoked",

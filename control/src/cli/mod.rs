@@ -28,10 +28,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Verb};
+use args::{Cli, MeshVerb, Verb};
 use connect::Session;
 use error::CliError;
-use list::{Certificates, Connections, Identities, Instances, Workloads};
+use list::{Certificates, Connections, Identities, Instances, Outsiders, Workloads};
 use output::Output;
 
 /// Runs the command line of this process.
@@ -78,6 +78,7 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Verb::Validate(validate) => verbs::documents::validate(&validate, output),
         Verb::Token(verb) => verbs::workload::token(verb, &session, output).await,
         Verb::Policy(verb) => verbs::policy::run(verb, &session, output).await,
+        Verb::Mesh(MeshVerb::Show) => verbs::mesh::show(&session, output).await,
         Verb::Identities(query) => {
             list::run(&Identities::from(&query), &query.listing, &session, output).await
         }
@@ -85,9 +86,10 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
             list::run(&Certificates::from(&query), &query.listing, &session, output).await
         }
         Verb::Instances(query) => list::run(&Instances::from(&query), &query.listing, &session, output).await,
-        Verb::Connections(query) => {
-            list::run(&Connections::from(&query), &query.listing, &session, output).await
-        }
+        Verb::Connections(query) => match Outsiders::asked(&query) {
+            Some(outsiders) => list::run(&outsiders, &query.listing, &session, output).await,
+            None => list::run(&Connections::from(&query), &query.listing, &session, output).await,
+        },
         Verb::Workloads(query) => list::run(&Workloads::from(&query), &query.listing, &session, output).await,
         Verb::Revoke(what) => verbs::identities::revoke(what, &session, output).await,
         Verb::Audit(verb) => verbs::audit::run(verb, &session, output).await,

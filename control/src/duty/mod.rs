@@ -298,11 +298,13 @@ impl Duties {
             let ended = self.store.prune_ended(now - KEPT, PRUNE_BATCH).await?;
             let revisions = self.store.prune_revisions(KEPT_REVISIONS, PRUNE_BATCH).await?;
             let edges = self.store.prune_edges(now - self.connections_kept, PRUNE_BATCH).await?;
+            let outsiders = self.store.prune_outsiders(now - self.connections_kept, PRUNE_BATCH).await?;
             metrics::pruned("edges", edges);
+            metrics::pruned("outsiders", outsiders);
             metrics::pruned("revocations", revocations);
             metrics::pruned("ended", ended);
             metrics::pruned("revisions", revisions);
-            if revocations + ended + revisions + edges == 0 {
+            if revocations + ended + revisions + edges + outsiders == 0 {
                 return Ok(());
             }
             // Between batches everybody else has their turn.

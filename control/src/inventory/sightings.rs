@@ -2,6 +2,7 @@
 //! which a part is wrong is refused whole.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use prost_types::Timestamp;
@@ -9,6 +10,7 @@ use signet_proto::spiffe::SpiffeId;
 use signet_proto::v1;
 
 use super::edge::{Cause, Increment, Link, Refused, Spoken};
+use super::outsider::{Outsider, Way};
 use crate::time;
 
 const MOST_EDGES: usize = 256;
@@ -35,6 +37,8 @@ pub struct Sightings {
     pub number: u64,
     /// What happened at its edges.
     pub increments: Vec<Increment>,
+    /// Addresses without identity at the other end.
+    pub outsiders: Vec<Outsider>,
     /// Certificates in use, and when last.
     pub certificates: Vec<(CertificateName, SystemTime)>,
     /// Connections and edges that could not be counted.
@@ -63,8 +67,18 @@ impl Sightings {
         reporter: &SpiffeId,
         arrived: SystemTime,
     ) -> Result<Self, SightingsError> {
-        let v1::ReportSightingsRequest { run, number, callers, callees, certificates, overflow } = report;
-        if callers.len() + callees.len() > MOST_EDGES || certificates.len() > MOST_CERTIFICATES {
+        let v1::ReportSightingsRequest {
+            run,
+            number,
+            callers,
+            callees,
+            certificates,
+            overflow,
+            plaintext,
+            passed_through,
+        } = report;
+        let ends = callers.len() + callees.len() + plaintext.len() + passed_through.len();
+        if ends > MOST_EDGES || certificates.len() > MOST_CERTIFICATES {
             let most = format!("expected at most {MOST_EDGES} peers and {MOST_CERTIFICATES} certificates");
             return Err(wrong("callers, callees, certificates", most));
         }
@@ -75,6 +89,9 @@ impl Sightings {
         let callers = callers.into_iter().map(|caller| clock.caller(caller, reporter));
         let callees = callees.into_iter().map(|callee| clock.callee(callee, reporter));
         let mut increments = callers.chain(callees).collect::<Result<Vec<_>, _>>()?;
+        let plaintext = plaintext.iter().map(|seen| clock.outsider(seen, Way::Plaintext, reporter));
+        let passed = passed_through.iter().map(|seen| clock.outsider(seen, Way::Passthrough, reporter));
+        let outsiders = plaintext.chain(passed).collect::<Result<_, _>>()?;
         let read = increments.len();
         increments.retain(|increment| increment.link.fits());
         let overflow = count("overflow", overflow)? + (read - increments.len()) as u64;
@@ -82,6 +99,7 @@ impl Sightings {
             run: run.try_into().map_err(|_| wrong("run", "expected 16 bytes"))?,
             number,
             increments,
+            outsiders,
             certificates: certificates
                 .into_iter()
                 .map(|seen| clock.certificate(seen))
@@ -142,6 +160,32 @@ impl Clock {
             bytes_in: 0,
             bytes_out: 0,
             causes,
+        })
+    }
+
+    fn outsider(
+        &self,
+        seen: &v1::Outsider,
+        way: Way,
+        reporter: &SpiffeId,
+    ) -> Result<Outsider, SightingsError> {
+        const FIELD: &str = "plaintext, passed_through";
+        let address: IpAddr = seen.address.parse().map_err(|_| wrong(FIELD, "expected an IP address"))?;
+        let port = u16::try_from(seen.port).map_err(|_| wrong(FIELD, "expected a port of at most 65535"))?;
+        let last_at = self.time(seen.last_at.as_ref());
+        Ok(Outsider {
+            workload: reporter.clone(),
+            way,
+            address,
+            port,
+            protocol: Spoken::from_number(seen.protocol),
+            first_at: self.time(seen.first_at.as_ref()).min(last_at),
+            last_at,
+            connections: count("connections", seen.connections)?,
+            requests: count("requests", seen.requests)?,
+            bytes_in: count("bytes_in", seen.bytes_in)?,
+            bytes_out: count("bytes_out", seen.bytes_out)?,
+            denied: count("denied", seen.denied)?,
         })
     }
 
@@ -239,6 +283,20 @@ mod tests {
                 last_at: Some(time::to_proto(at(7))),
             }],
             overflow: 1,
+            plaintext: vec![v1::Outsider {
+                address: "10.0.0.9".into(),
+                port: 80,
+                protocol: v1::Protocol::Http1.into(),
+                first_at: Some(time::to_proto(at(1))),
+                last_at: Some(time::to_proto(at(2))),
+                connections: 7,
+                ..v1::Outsider::default()
+            }],
+            passed_through: vec![v1::Outsider {
+                address: "::1".into(),
+                port: 443,
+                ..v1::Outsider::default()
+            }],
         }
     }
 
@@ -254,6 +312,18 @@ mod tests {
             ]
         );
         assert_eq!(read.certificates, [(([2; 32], vec![3; 16]), at(7))]);
+        let seen: Vec<_> = read
+            .outsiders
+            .iter()
+            .map(|seen| (seen.workload.clone(), seen.way, seen.address.to_string(), seen.port, seen.last_at))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (id("orders"), Way::Plaintext, "10.0.0.9".into(), 80, at(2)),
+                (id("orders"), Way::Passthrough, "::1".into(), 443, at(10)),
+            ]
+        );
     }
 
     #[test]
@@ -270,7 +340,11 @@ mod tests {
     #[test]
     fn report_that_is_wrong_somewhere_is_refused_whole() {
         type Mutation = fn(&mut v1::ReportSightingsRequest);
-        let mutations: [Mutation; 18] = [
+        let mutations: [Mutation; 22] = [
+            |report| report.plaintext[0].address = "web.example".into(),
+            |report| report.plaintext[0].port = 65_536,
+            |report| report.passed_through[0].denied = u64::MAX,
+            |report| report.plaintext = vec![report.plaintext[0].clone(); MOST_EDGES],
             |report| report.run = vec![1; 15],
             |report| report.number = 0,
             |report| report.number = u64::MAX,

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use signet_proto::digest::{self, Digest};
 use signet_proto::handshake::Revocations;
+use signet_proto::settings;
 use signet_proto::spiffe::{InstanceId, SpiffeId, TrustDomain};
 use signet_proto::v1;
 
@@ -28,6 +29,8 @@ pub struct MeshState {
     pub policies: Arc<PolicySection>,
     /// Revocations.
     pub revocations: Arc<RevocationSection>,
+    /// The settings of the mesh.
+    pub settings: Arc<SettingsSection>,
     /// When the store turned out to be an older one than before, last.
     pub went_back: Option<WentBack>,
 }
@@ -47,6 +50,13 @@ pub struct WentBack {
 #[derive(Debug)]
 pub struct BundleSection {
     pub(super) message: v1::Bundles,
+    pub(super) digest: Digest,
+}
+
+/// The settings of the mesh, as they are sent.
+#[derive(Debug)]
+pub struct SettingsSection {
+    pub(super) message: v1::MeshSettings,
     pub(super) digest: Digest,
 }
 
@@ -87,6 +97,7 @@ impl MeshState {
                 message: v1::Revocations::default(),
                 index: Revocations::default(),
             }),
+            settings: Arc::new(SettingsSection::new(String::new())),
             went_back: None,
         }
     }
@@ -100,11 +111,11 @@ impl MeshState {
         read: MeshRead,
         trust_domain: &TrustDomain,
     ) -> Result<Option<(Self, Concerned)>, StoreError> {
-        let MeshRead { commit, roots, policies, revocations, went_back: _ } = read;
-        if roots.is_none() && policies.is_none() && revocations.is_none() {
+        let MeshRead { commit, roots, policies, revocations, settings, went_back: _ } = read;
+        if roots.is_none() && policies.is_none() && revocations.is_none() && settings.is_none() {
             return Ok(None);
         }
-        let everyone = roots.is_some() || revocations.is_some();
+        let everyone = roots.is_some() || revocations.is_some() || settings.is_some();
         let mut next =
             Self { generation: self.generation + 1, commit, processed: commit.revision, ..self.clone() };
         let mut concerned = if everyone { Concerned::Everyone } else { Concerned::nobody() };
@@ -127,6 +138,9 @@ impl MeshState {
         if let Some(revocations) = revocations {
             next.revocations = Arc::new(RevocationSection::new(revocations)?);
         }
+        if let Some(document) = settings {
+            next.settings = Arc::new(SettingsSection::new(document));
+        }
         Ok(Some((next, concerned)))
     }
 }
@@ -134,6 +148,19 @@ impl MeshState {
 impl BundleSection {
     fn new(message: v1::Bundles) -> Self {
         Self { digest: digest::bundles(&message), message }
+    }
+}
+
+impl SettingsSection {
+    /// A document that cannot be read is sent as it is: proxies are strict then.
+    fn new(document: String) -> Self {
+        if let Some(error) =
+            (!document.is_empty()).then(|| settings::parse_json(&document)).and_then(Result::err)
+        {
+            tracing::error!(%error, "the stored settings of the mesh cannot be read: it is strict; apply them anew");
+        }
+        let message = v1::MeshSettings { document };
+        Self { digest: digest::mesh(&message), message }
     }
 }
 

@@ -19,6 +19,7 @@ pub struct View {
     policies: Option<Digest>,
     revocations: Option<Digest>,
     services: Option<Digest>,
+    mesh: Option<Digest>,
 }
 
 impl View {
@@ -32,6 +33,7 @@ impl View {
             policies: have.map(|have| have.policies),
             revocations: have.map(|have| have.revocations),
             services: have.map(|have| have.services),
+            mesh: have.map(|have| have.mesh),
         }
     }
 
@@ -56,6 +58,7 @@ impl View {
             policies: policies.digest,
             revocations: state.revocations.digest,
             services: following.digest(),
+            mesh: state.settings.digest,
         };
         let mut message = v1::WatchResponse {
             revision: state.commit.revision,
@@ -73,6 +76,9 @@ impl View {
             let documents = policies.documents.iter().map(ToString::to_string).collect();
             message.policies = Some(v1::Policies { documents });
         }
+        if self.mesh.replace(now.mesh) != Some(now.mesh) {
+            message.mesh = Some(state.settings.message.clone());
+        }
         if self.services.replace(now.services) != Some(now.services) {
             // Changes are to what was told on this stream, not to what the proxy had before it.
             if first {
@@ -86,6 +92,7 @@ impl View {
             || message.bundles.is_some()
             || message.policies.is_some()
             || message.revocations.is_some()
+            || message.mesh.is_some()
             || message.services.is_some()
             || message.service_changes.is_some();
         news.then_some((message, now))

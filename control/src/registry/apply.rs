@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use signet_proto::document::ParseError;
 use signet_proto::policy::{CompileError, Document, PolicySet, parse_json};
+use signet_proto::settings::{self, Exception};
 use signet_proto::spiffe::TrustDomain;
 
 use super::claims::require_own;
-use super::document::{DocumentSet, File, SetError, policy_yaml, workload_yaml};
+use super::document::{DocumentSet, File, SetError, mesh_yaml, policy_yaml, workload_yaml};
 use super::label::OwnerLabel;
 use super::plan::{Plan, PlanOptions, Write, plan};
 use super::{Registry, TtlBounds};
@@ -26,13 +27,15 @@ pub struct Parts {
     pub workloads: bool,
     /// Policies.
     pub policies: bool,
+    /// The settings of the mesh.
+    pub mesh: bool,
 }
 
 impl Parts {
-    /// Both kinds.
-    pub const ALL: Self = Self { workloads: true, policies: true };
+    /// All kinds.
+    pub const ALL: Self = Self { workloads: true, policies: true, mesh: true };
     /// Policies alone.
-    pub const POLICIES: Self = Self { workloads: false, policies: true };
+    pub const POLICIES: Self = Self { workloads: false, policies: true, mesh: false };
 }
 
 /// Documents to be applied.
@@ -71,16 +74,16 @@ pub enum ApplyError {
     #[error(transparent)]
     Set(#[from] SetError),
     /// There is none.
-    #[error("no document in what is applied: expected `kind: Workload` or `kind: Policy`")]
+    #[error("no document in what is applied: expected `kind: Workload`, `kind: Policy` or `kind: Mesh`")]
     Empty,
-    /// A workload where only policies are applied.
-    #[error("{0}: expected policies alone: `signet apply` takes both")]
+    /// Another kind where only policies are applied.
+    #[error("{0}: expected policies alone: `signet apply` takes all kinds")]
     OnlyPolicies(String),
     /// They do not go together with what is in force.
     #[error("{0}")]
     Policies(CompileError),
     /// A stored policy cannot be written out.
-    #[error("policy `{name}` cannot be written out: {error}")]
+    #[error("`{name}` cannot be written out: {error}")]
     Unreadable {
         /// Which.
         name: String,
@@ -142,7 +145,7 @@ impl Registry {
         Ok(Applied { revision, committed_at: None, plan })
     }
 
-    /// Documents as YAML, in canonical form and order, workloads first; as far as `sight` reaches, without what is
+    /// Documents as YAML, in canonical form and order, the mesh's first, then workloads; as far as `sight` reaches, without what is
     /// retired, and without identities that templates gave.
     ///
     /// # Errors
@@ -177,8 +180,11 @@ fn read(
     bounds: TtlBounds,
 ) -> Result<DocumentSet, ApplyError> {
     let mut set = DocumentSet::read(files)?;
-    if let (false, Some(first)) = (parts.workloads, set.workloads.first()) {
-        return Err(ApplyError::OnlyPolicies(format!("{}:{}", first.file, first.line)));
+    let workload = set.workloads.first().filter(|_| !parts.workloads);
+    let mesh = set.mesh.first().filter(|_| !parts.mesh);
+    let other = workload.map(|placed| (&placed.file, placed.line));
+    if let Some((file, line)) = other.or(mesh.map(|placed| (&placed.file, placed.line))) {
+        return Err(ApplyError::OnlyPolicies(format!("{file}:{line}")));
     }
     let mut mistakes = Vec::new();
     for placed in &mut set.workloads {
@@ -205,6 +211,23 @@ fn read(
             });
         }
     }
+    for placed in &set.mesh {
+        let foreign = |exception: &&Exception| exception.target.trust_domain() != domain;
+        let exceptions = |key, exceptions: &[Exception]| {
+            exceptions.iter().find(foreign).map(|exception| (key, exception.target.to_string()))
+        };
+        let (permissive, strict) = (
+            exceptions("permissive", &placed.document.permissive),
+            exceptions("strict", &placed.document.strict),
+        );
+        mistakes.extend(permissive.into_iter().chain(strict).map(|(key, target)| ParseError {
+            file: placed.file.to_string(),
+            line: placed.line,
+            column: 1,
+            key: key.into(),
+            message: format!("expected targets of trust domain `{domain}`, found `{target}`"),
+        }));
+    }
     if mistakes.is_empty() {
         return Ok(set);
     }
@@ -216,7 +239,7 @@ fn read(
 fn scopes(set: &DocumentSet) -> Vec<Scope> {
     let workloads = set.workloads.iter().map(|placed| placed.document.name.scope());
     let policies = set.policies.iter().map(|placed| Scope::Of(placed.document.target.clone()));
-    workloads.chain(policies).collect()
+    workloads.chain(policies).chain(set.mesh.iter().map(|_| Scope::Everything)).collect()
 }
 
 /// What stands against a plan: decided in the commit.
@@ -267,6 +290,11 @@ fn write(
 ) -> Result<String, ApplyError> {
     let mine = |managed_by: Option<&OwnerLabel>| label.is_none() || label == managed_by;
     let mut texts = Vec::new();
+    let settings = documents.mesh.iter().filter(|managed| parts.mesh && mine(managed.managed_by.as_ref()));
+    for managed in settings.filter(|_| sight.sees(&Scope::Everything)) {
+        let text = settings::parse_json(&managed.document).and_then(|settings| mesh_yaml(&settings));
+        texts.push(text.map_err(|error| ApplyError::Unreadable { name: settings::KIND.into(), error })?);
+    }
     if parts.workloads {
         for registered in &documents.workloads {
             let declaration = &registered.declaration;

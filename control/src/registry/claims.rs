@@ -72,9 +72,11 @@ fn require_own_label(
         carries(registered.managed_by.as_ref()) && registered.declaration.status != WorkloadStatus::Retired
     });
     let policies = current.policies.iter().filter(|managed| carries(managed.managed_by.as_ref()));
+    let mesh = current.mesh.iter().filter(|managed| carries(managed.managed_by.as_ref()));
     let scopes: Vec<Scope> = workloads
         .map(|registered| registered.declaration.name.scope())
         .chain(policies.map(|managed| Scope::of_target(&managed.policy.target)))
+        .chain(mesh.map(|_| Scope::Everything))
         .collect();
     if scopes.is_empty() || permission.on_all(&scopes).is_ok() {
         Ok(())
@@ -226,6 +228,7 @@ mod tests {
                 registered(workload("spiffe://td/bank/vault", &[]), Some("default")),
             ],
             policies: vec![policy("bank-repo")],
+            mesh: None,
             changed: 1,
         };
         let ask = |label: &str, scope: &str| {

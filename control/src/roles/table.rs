@@ -49,11 +49,13 @@ pub fn needs(verb: Verb) -> Needs {
         | Verb::AdminTailAudit => Needs::Role(Role::Viewer, Mesh),
         Verb::AdminListWorkloads
         | Verb::AdminListPolicies
+        | Verb::AdminGetMesh
         | Verb::AdminExport
         | Verb::AdminListIdentities
         | Verb::AdminListCertificates
         | Verb::AdminListInstances
         | Verb::AdminListConnections
+        | Verb::AdminListOutsiders
         | Verb::AdminFollowInventory
         | Verb::AdminListRoles
         | Verb::AdminListRequests

@@ -29,12 +29,14 @@ const MATRIX: &str = "
     Admin.CreateToken        --- --  +-- +-    --- --    +-- +-
     Admin.GetIntroduction    --- ++  --- ++    --- ++    --- ++
     Admin.ApplyPolicy        --- --  +-- +-    --- --    +-- +-
+    Admin.GetMesh            +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.ListPolicies       +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.DeletePolicy       --- --  +-- +-    --- --    +-- +-
     Admin.Explain            +-- +-  +-- +-    +-- +-    +-- +-
     Admin.ListIdentities     +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.ListCertificates   +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.ListInstances      +-+ ++  +-+ ++    +-+ ++    +-+ ++
+    Admin.ListOutsiders      +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.ListConnections    +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.FollowInventory    +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.Revoke             --- --  +-- +-    --- --    +-- +-

@@ -36,6 +36,7 @@ pub(super) const TABLES: &[&str] = &[
     "instance",
     "certificate",
     "policy",
+    "mesh_settings",
     "revocation",
     "admin",
     "role_binding",
@@ -47,6 +48,7 @@ pub(super) const TABLES: &[&str] = &[
     "audit_checkpoint",
     "proof_use",
     "edge",
+    "outsider",
     "tally",
     "report_mark",
 ];

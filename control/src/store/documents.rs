@@ -9,7 +9,7 @@ use super::mesh::Topics;
 use super::model::{Actor, Commit, Documents, NewPolicy, Registered, WorkloadStatus};
 use super::registrations::{self, Listed};
 use super::sql::Sql;
-use super::{Refusal, Store, StoreError, policies, workloads};
+use super::{Refusal, Store, StoreError, policies, settings, workloads};
 use crate::audit::Action;
 use crate::registry::{
     Action as Planned, Change as PlannedChange, Declaration, FieldChange, Name, Plan, Write, require_own,
@@ -60,14 +60,14 @@ fn read(sql: &Sql<'_>) -> Result<Documents, StoreError> {
     let workloads = registrations::all(sql, Listed::Registered)?;
     let policies = policies::managed(sql)?;
     let newest = workloads.iter().map(|workload| workload.revision).max().unwrap_or_default();
-    // Policies leave no row behind: the log knows of their end.
-    let topics: Vec<String> = (0..=Topics::ALL.bits())
-        .filter(|bits| bits & Topics::POLICIES.bits() != 0)
-        .map(|bits| bits.to_string())
-        .collect();
+    let mesh = settings::read(sql)?;
+    // These leave no row behind: the log knows of their end.
+    let logged = Topics::POLICIES.with(Topics::MESH).bits();
+    let topics: Vec<String> =
+        (0..=Topics::ALL.bits()).filter(|bits| bits & logged != 0).map(|bits| bits.to_string()).collect();
     let logged: Option<u64> =
         sql.one(&format!("SELECT max(revision) FROM revision WHERE topics IN ({})", topics.join(", ")), &[])?;
-    Ok(Documents { workloads, policies, changed: newest.max(logged.unwrap_or_default()) })
+    Ok(Documents { workloads, policies, mesh, changed: newest.max(logged.unwrap_or_default()) })
 }
 
 fn apply(
@@ -96,13 +96,27 @@ fn apply(
                 let detail = json!({ "managed_by": plan.label.as_str(), "pruned": true });
                 change.audit(actor, Action::PolicyDeleted, &planned.name, &detail)?;
             }
+            Write::Mesh(Some(document)) => {
+                settings::write(change, document, &plan.label, actor, commit.revision)?;
+                let detail = json!({
+                    "change": planned.action.as_str(),
+                    "document": document,
+                    "managed_by": plan.label.as_str(),
+                });
+                change.audit(actor, Action::MeshApplied, &planned.name, &detail)?;
+            }
+            Write::Mesh(None) => {
+                settings::remove(change)?;
+                let detail = json!({ "managed_by": plan.label.as_str(), "pruned": true });
+                change.audit(actor, Action::MeshDeleted, &planned.name, &detail)?;
+            }
         }
     }
     Ok(commit)
 }
 
 /// One revision for all of it: for those whom the policies protect, or for everyone if identities are revoked or
-/// resumed.
+/// resumed, or if the settings of the mesh change.
 fn revise(
     change: &mut Change<'_>,
     current: &Documents,
@@ -134,6 +148,7 @@ fn revise(
                 topics = topics.with(Topics::POLICIES);
                 targets.insert(target);
             }
+            Write::Mesh(_) => topics = topics.with(Topics::MESH),
         }
     }
     match (names.as_slice(), topics) {

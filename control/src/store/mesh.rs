@@ -7,7 +7,7 @@ use signet_proto::spiffe::SpiffeId;
 
 use super::model::{Commit, MeshRead};
 use super::sql::{Sql, values};
-use super::{Store, StoreError, policies, revocations};
+use super::{Store, StoreError, policies, revocations, settings};
 use crate::time;
 
 /// Which parts of the mesh's view a revision changed.
@@ -21,8 +21,10 @@ impl Topics {
     pub const POLICIES: Self = Self(2);
     /// Revocations.
     pub const REVOCATIONS: Self = Self(4);
+    /// The settings of the mesh.
+    pub const MESH: Self = Self(8);
     /// All of it.
-    pub const ALL: Self = Self(7);
+    pub const ALL: Self = Self(15);
     /// A change that proxies do not see.
     pub const NONE: Self = Self(0);
 
@@ -75,6 +77,7 @@ impl Store {
                 roots: topics.has(Topics::BUNDLE).then(|| roots(sql)).transpose()?,
                 policies: topics.has(Topics::POLICIES).then(|| policies::all(sql)).transpose()?,
                 revocations: topics.has(Topics::REVOCATIONS).then(|| revocations::all(sql)).transpose()?,
+                settings: topics.has(Topics::MESH).then(|| settings_document(sql)).transpose()?,
             })
         })
         .await
@@ -159,6 +162,10 @@ fn changed_since(sql: &Sql<'_>, known: u64, newest: u64) -> Result<Topics, Store
         count += 1;
     }
     Ok(if count == newest.saturating_sub(known) { topics } else { Topics::ALL })
+}
+
+fn settings_document(sql: &Sql<'_>) -> Result<String, StoreError> {
+    Ok(settings::read(sql)?.map(|managed| managed.document).unwrap_or_default())
 }
 
 fn roots(sql: &Sql<'_>) -> Result<Vec<Vec<u8>>, StoreError> {

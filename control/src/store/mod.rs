@@ -35,6 +35,7 @@ mod location;
 mod mesh;
 pub mod model;
 mod news;
+mod outsiders;
 mod policies;
 mod proof_uses;
 mod quota;
@@ -45,6 +46,7 @@ mod restrictions;
 mod revocations;
 mod roles;
 mod schema;
+mod settings;
 mod sightings;
 mod sql;
 mod tokens;
@@ -68,7 +70,7 @@ pub use error::{Refusal, StoreError};
 pub use follow::Contact;
 pub use inventory::{
     CertificateOrder, CertificateQuery, ConnectionOrder, ConnectionQuery, Cursor, CursorError, InstanceQuery,
-    Listed, Page,
+    Listed, OutsiderQuery, Page,
 };
 pub use location::{Location, LocationError, Server};
 pub use mesh::{Concern, Topics};

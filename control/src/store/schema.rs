@@ -63,6 +63,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!(9, "0009_approval.sql", "requests that wait for approval", oldest: 1),
     migration!(10, "0010_revoked_proofs.sql", "proofs of revoked instances", oldest: 1),
     migration!(11, "0011_quota.sql", "how many SVIDs each identity got", oldest: 1),
+    migration!(12, "0012_mesh.sql", "settings of the mesh", oldest: 1),
+    migration!(13, "0013_outsiders.sql", "addresses without identity", oldest: 1),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.

@@ -11,7 +11,7 @@ use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::change::Change;
 use super::sql::{Row, Value, values};
-use super::{Store, StoreError};
+use super::{Store, StoreError, outsiders};
 use crate::inventory::{CertificateName, Edge, Increment, Link, Sightings, Spoken};
 
 /// Processes of one instance whose repeated reports are known.
@@ -82,6 +82,7 @@ impl Store {
                 sightings.increments.iter().partition(|increment| increment.link.destination == reporter);
             let mut dropped = count(change, &reporter, End::Destination, &called, bounds)?;
             dropped += count(change, &reporter, End::Source, &calling, bounds)?;
+            dropped += outsiders::count(change, &reporter, &sightings.outsiders)?;
             Ok(Counted::Now { dropped })
         })
         .await
@@ -218,7 +219,7 @@ fn count(
     Ok(wanted - kept)
 }
 
-fn tally(change: &Change<'_>, name: &str, more: u64) -> Result<(), StoreError> {
+pub(super) fn tally(change: &Change<'_>, name: &str, more: u64) -> Result<(), StoreError> {
     change.sql.post(
         "INSERT INTO tally (name, count) VALUES (?1, ?2)
          ON CONFLICT (name) DO UPDATE SET count = tally.count + excluded.count",

@@ -31,7 +31,13 @@ impl<'a> Place<'a> {
             return Ok(None);
         };
         let kind = self.below(entry);
-        let expected = known.iter().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(" or ");
+        let known_kinds: Vec<String> = known.iter().map(|kind| format!("`{kind}`")).collect();
+        let expected = match known_kinds.as_slice() {
+            [first @ .., second, last] if !first.is_empty() => {
+                format!("{}, {second} or {last}", first.join(", "))
+            }
+            kinds => kinds.join(" or "),
+        };
         let text = kind.text(&expected)?;
         match known.iter().find(|known| **known == text) {
             Some(known) => Ok(Some(known)),
@@ -90,6 +96,16 @@ impl<'a> Place<'a> {
             Value::Number(text) => Some(text),
             _ => None,
         }
+    }
+
+    /// The port at this place, written as one writes a port: `+80`, `080` (octal to some) and `8e3` are not.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn port(&self) -> Result<u16, ParseError> {
+        const EXPECTED: &str = "a port, a whole number from 1 to 65535";
+        let number = self.number().filter(|text| text.starts_with(|c: char| ('1'..='9').contains(&c)));
+        number.and_then(|text| text.parse().ok()).ok_or_else(|| self.expected(EXPECTED))
     }
 
     /// The moment at this place, in RFC 3339.

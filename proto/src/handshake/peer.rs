@@ -62,6 +62,19 @@ impl PeerIdentity {
         })
     }
 
+    /// The certificates it showed, DER, its leaf first.
+    pub fn chain(&self) -> impl Iterator<Item = &[u8]> {
+        self.chain.iter().map(AsRef::as_ref)
+    }
+
+    /// The common name of its leaf, if it has one that is text. Nothing is decided by it.
+    #[must_use]
+    pub fn common_name(&self) -> Option<String> {
+        let (_, leaf) = x509_parser::parse_x509_certificate(self.chain.first()?).ok()?;
+        let name = leaf.subject().iter_common_name().next()?.as_str().ok()?;
+        name.chars().all(|character| !character.is_control()).then(|| name.to_owned())
+    }
+
     /// The same without the certificates themselves, for who never verifies them again.
     #[must_use]
     pub fn without_chain(self) -> Self {

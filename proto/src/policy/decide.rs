@@ -88,11 +88,13 @@ pub enum Reason {
     ExpiredRule,
     /// The policy could not be read.
     PolicyUnreadable,
+    /// The caller has no identity, the port takes plaintext, and no deny rule matched.
+    Plaintext,
 }
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Allowed,
         Self::NoIdentity,
         Self::NoPolicy,
@@ -100,6 +102,7 @@ impl Reason {
         Self::DeniedByRule,
         Self::ExpiredRule,
         Self::PolicyUnreadable,
+        Self::Plaintext,
     ];
 
     /// The name in metrics, logs and responses; stable.
@@ -113,6 +116,7 @@ impl Reason {
             Self::DeniedByRule => "denied_by_rule",
             Self::ExpiredRule => "expired_rule",
             Self::PolicyUnreadable => "policy_unreadable",
+            Self::Plaintext => "plaintext",
         }
     }
 }
@@ -165,11 +169,11 @@ impl PolicySet {
 }
 
 impl Verdict {
-    fn denied(reason: Reason) -> Self {
+    pub(super) fn denied(reason: Reason) -> Self {
         Self { allowed: false, policy: None, rule: None, reason, audited: Vec::new() }
     }
 
-    fn by_rule(reason: Reason, (document, rule): (&CompiledDocument, &CompiledRule)) -> Self {
+    pub(super) fn by_rule(reason: Reason, (document, rule): (&CompiledDocument, &CompiledRule)) -> Self {
         Self {
             allowed: reason == Reason::Allowed,
             policy: Some(Arc::clone(&document.name)),

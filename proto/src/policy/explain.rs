@@ -82,6 +82,7 @@ impl PolicySet {
                 None => format!("Denied: no rule lets {what}; policy `{policy}` has no rule that could."),
             },
             Reason::NoIdentity => "Denied: the peer presented no identity.".to_owned(),
+            Reason::Plaintext => self.explain_plaintext(request),
         }
     }
 

@@ -22,6 +22,7 @@ mod explain;
 mod parse;
 mod path;
 mod pattern;
+mod plaintext;
 mod read;
 #[cfg(test)]
 mod testing;

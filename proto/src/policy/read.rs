@@ -54,7 +54,7 @@ fn rule(place: &Place<'_>) -> Result<Rule, ParseError> {
         name,
         effect,
         from: conditions.list("from", "a list of identities", MAX_PATTERNS, pattern)?,
-        ports: conditions.list("ports", "a list of ports", MAX_PORTS, port)?,
+        ports: conditions.list("ports", "a list of ports", MAX_PORTS, Place::port)?,
         http: conditions.optional("http").map(|place| http(&place)).transpose()?,
         until: fields.optional("until").map(|place| place.time()).transpose()?,
         mode: fields.optional("mode").map(|place| mode(&place)).transpose()?.unwrap_or_default(),
@@ -85,17 +85,6 @@ fn name(place: &Place<'_>) -> Result<String, ParseError> {
 
 fn pattern(place: &Place<'_>) -> Result<Pattern, ParseError> {
     place.parsed("a SPIFFE ID, or one that ends in `/*` for all below it")
-}
-
-fn port(place: &Place<'_>) -> Result<u16, ParseError> {
-    const EXPECTED: &str = "a port, a whole number from 1 to 65535";
-    match place.number() {
-        // `+80`, `080` (octal to some) and `8e3` are not how one writes a port.
-        Some(text) if text.starts_with(|c: char| ('1'..='9').contains(&c)) => {
-            text.parse().map_err(|_| place.expected(EXPECTED))
-        }
-        _ => Err(place.expected(EXPECTED)),
-    }
 }
 
 /// A token of RFC 9110 section 5.6.2, compared exactly.

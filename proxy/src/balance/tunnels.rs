@@ -56,8 +56,9 @@ impl Tunnels {
             if let Some(mut tunnel) = waiting.tunnel.lock().take()
                 && Arc::ptr_eq(&tunnel.svid, &svid)
                 && tunnel.made.elapsed() < AGE
-                && tunnel.registration.peer_not_after().min(svid.profile().not_after)
-                    > signet_proto::clock::now()
+                && tunnel.registration.peer_not_after().is_some_and(|not_after| {
+                    not_after.min(svid.profile().not_after) > signet_proto::clock::now()
+                })
                 && tunnel.registration.close_reason().is_none()
                 && tunnel.stream.is_quiet()
             {

@@ -17,6 +17,7 @@ pub struct Limits {
     addresses: Shares<Host>,
     identities: Shares<SpiffeId>,
     per_identity: usize,
+    plaintext: Shares<()>,
 }
 
 /// A connection that is not past its handshake.
@@ -36,6 +37,7 @@ impl Limits {
             addresses: Shares::default(),
             identities: Shares::default(),
             per_identity,
+            plaintext: Shares::default(),
         }
     }
 
@@ -51,6 +53,12 @@ impl Limits {
     #[must_use]
     pub fn identity(&self, id: &SpiffeId) -> Option<Share<SpiffeId>> {
         self.identities.take(id.clone(), self.per_identity)
+    }
+
+    /// A place for a connection without identity: all of those have together what one identity has.
+    #[must_use]
+    pub fn plaintext(&self) -> Option<Share<()>> {
+        self.plaintext.take((), self.per_identity)
     }
 }
 

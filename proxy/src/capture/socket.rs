@@ -34,6 +34,17 @@ pub enum Remote {
     },
 }
 
+impl Socket {
+    /// The address that was called, canonical, if it has one.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok().map(canonical),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 impl Remote {
     /// The address, canonical.
     #[must_use]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 use signet_proto::spiffe::SpiffeId;
 
-use super::values::{Cidr, Entrance, Protocol, Requested, address, declared, peer};
+use super::values::{Cidr, Entrance, Protocol, Requested, Statement, address, declared, peer};
 
 /// A listener for peers.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -22,6 +22,16 @@ pub struct Inbound {
     /// Load balancers, who begin with a PROXY protocol header.
     #[serde(default)]
     pub proxy_protocol_from: Vec<Cidr>,
+    /// How requests tell the app who calls.
+    #[serde(default = "usual_statements")]
+    pub identity: Vec<Statement>,
+    /// Whether each connection to the app begins with a PROXY protocol header, which tells it too.
+    #[serde(default)]
+    pub send_proxy: bool,
+}
+
+fn usual_statements() -> Vec<Statement> {
+    vec![Statement::Xfcc]
 }
 
 /// Where the app of an inbound connection listens.
@@ -161,12 +171,19 @@ impl FromStr for Inbound {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (text, proxy_protocol_from) = options(text)?;
+        let (text, Options { proxy_protocol_from, identity, send_proxy }) = options(text)?;
         let (listen, app) = text.split_once('=').ok_or_else(|| {
             format!("expected [IP:]PORT=IP:PORT such as 15443=127.0.0.1:8080, found `{text}`")
         })?;
         let (protocol, app) = declared(app);
-        Ok(Self { listen: listen.parse()?, forward: app.parse()?, protocol, proxy_protocol_from })
+        Ok(Self {
+            listen: listen.parse()?,
+            forward: app.parse()?,
+            protocol,
+            proxy_protocol_from,
+            identity: identity.unwrap_or_else(usual_statements),
+            send_proxy,
+        })
     }
 }
 
@@ -174,7 +191,12 @@ impl FromStr for Outbound {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (text, proxy_protocol_from) = options(text)?;
+        let (text, Options { proxy_protocol_from, identity, send_proxy }) = options(text)?;
+        if identity.is_some() || send_proxy {
+            return Err(
+                "`identity` and `send-proxy` are for inbound listeners: they tell our app who calls".into()
+            );
+        }
         let (listen, destination) = text.split_once('=').ok_or_else(|| {
             format!(
                 "expected IP:PORT=SPIFFE-ID such as 127.0.0.1:7001=spiffe://prod.example/orders, found `{text}`"
@@ -212,13 +234,33 @@ fn unnamed(text: &str) -> Option<Destination> {
     }
 }
 
-/// `REST[,proxy-protocol-from=CIDR]...`
-fn options(text: &str) -> Result<(&str, Vec<Cidr>), String> {
+/// What may follow a listener, after commas.
+#[derive(Default)]
+struct Options {
+    proxy_protocol_from: Vec<Cidr>,
+    identity: Option<Vec<Statement>>,
+    send_proxy: bool,
+}
+
+/// `REST[,proxy-protocol-from=CIDR]...[,identity=WAY[+WAY]...][,send-proxy]`
+fn options(text: &str) -> Result<(&str, Options), String> {
     let mut parts = text.split(',');
     let rest = parts.next().unwrap_or_default();
-    let from = parts.map(|option| match option.split_once('=') {
-        Some(("proxy-protocol-from", addresses)) => addresses.parse(),
-        _ => Err(format!("expected proxy-protocol-from=CIDR after the comma, found `{option}`")),
-    });
-    Ok((rest, from.collect::<Result<_, _>>()?))
+    let mut options = Options::default();
+    for option in parts {
+        match option.split_once('=') {
+            Some(("proxy-protocol-from", addresses)) => options.proxy_protocol_from.push(addresses.parse()?),
+            Some(("identity", "none")) => options.identity = Some(Vec::new()),
+            Some(("identity", ways)) => {
+                options.identity = Some(ways.split('+').map(str::parse).collect::<Result<_, _>>()?);
+            }
+            None if option == "send-proxy" => options.send_proxy = true,
+            _ => {
+                return Err(format!(
+                    "expected proxy-protocol-from=CIDR, identity=WAY or send-proxy after the comma, found `{option}`"
+                ));
+            }
+        }
+    }
+    Ok((rest, options))
 }

@@ -25,7 +25,7 @@ pub use file::FileError;
 pub use listeners::{App, Destination, Inbound, Outbound, Place, Route};
 pub use living::Living;
 pub use source::Source;
-pub use values::{AdminEntrance, Cidr, Entrance, Protocol, Requested, Timeout, Unknown};
+pub use values::{AdminEntrance, Cidr, Entrance, Protocol, Requested, Statement, Timeout, Unknown};
 
 use crate::telemetry::log::Format;
 use source::source;
@@ -42,7 +42,7 @@ pub struct Config {
     /// Who is behind the destinations that our app uses.
     pub routes: Vec<Route>,
     /// What becomes of other destinations.
-    pub unknown_destinations: Unknown,
+    pub unknown_destinations: Option<Unknown>,
     /// Where this proxy runs.
     pub locality: Option<Locality>,
     /// Whom to ask for the names of peers; nobody: as the system does.
@@ -196,7 +196,7 @@ impl Config {
             inbound: keys.inbound,
             outbound: keys.outbound,
             routes: keys.route,
-            unknown_destinations: keys.unknown_destinations.unwrap_or_default(),
+            unknown_destinations: keys.unknown_destinations,
             locality: keys.locality.map(|label| label.0),
             dns_servers: keys.dns_server,
             max_connections: keys.max_connections.map_or(10_000, |count| count.0),

@@ -11,6 +11,7 @@ use jiff::SignedDuration;
 use rustix::process::Pid;
 use serde::Deserialize;
 use signet_proto::locality::{Locality, LocalityError};
+use signet_proto::settings::UnknownDestinations;
 use signet_proto::spiffe::SpiffeId;
 
 use super::listeners::Place;
@@ -28,15 +29,56 @@ pub enum Protocol {
     Tcp,
 }
 
+/// A way to tell an app who calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Statement {
+    /// `x-forwarded-client-cert`, as Envoy writes it.
+    Xfcc,
+    /// `client-cert` (RFC 9440).
+    ClientCert,
+    /// `client-cert` and `client-cert-chain`.
+    ClientCertChain,
+}
+
+impl Statement {
+    const ALL: [(&'static str, Self); 3] = [
+        ("xfcc", Self::Xfcc),
+        ("client-cert", Self::ClientCert),
+        ("client-cert-chain", Self::ClientCertChain),
+    ];
+}
+
+impl FromStr for Statement {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|(name, _)| *name == text);
+        found.map(|(_, statement)| statement).ok_or_else(|| {
+            format!(
+                "expected xfcc, client-cert, client-cert-chain, or several with `+` between, found `{text}`"
+            )
+        })
+    }
+}
+
 /// What becomes of a captured connection whose destination is no known peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Unknown {
-    /// It ends.
-    #[default]
+    /// It ends, whatever the mesh says.
     Refuse,
-    /// It goes on without TLS or identity, and is counted.
+    /// It goes on without TLS or identity, and is counted, unless the mesh refuses it.
     Passthrough,
+}
+
+impl From<Unknown> for UnknownDestinations {
+    fn from(own: Unknown) -> Self {
+        match own {
+            Unknown::Refuse => Self::Refuse,
+            Unknown::Passthrough => Self::Passthrough,
+        }
+    }
 }
 
 /// Where something is listened on.

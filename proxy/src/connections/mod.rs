@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use signet_proto::handshake::PeerIdentity;
 use signet_proto::policy::{Layer, Request, Verdict};
+use signet_proto::settings::UnknownDestinations;
 use signet_proto::spiffe::SpiffeId;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -33,14 +34,36 @@ pub struct Connections {
 pub struct Subject {
     /// Which way it goes.
     pub direction: Direction,
-    /// The verified peer.
-    pub peer: Arc<PeerIdentity>,
+    /// Who is at the other end.
+    pub peer: Peer,
     /// The workload of this proxy.
     pub local: SpiffeId,
     /// The app's port.
     pub port: u16,
     /// What is known of its content.
     pub content: Content,
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone)]
+pub enum Peer {
+    /// A verified identity.
+    Proven(Arc<PeerIdentity>),
+    /// A caller without TLS, and so without identity: only where the mesh takes plaintext.
+    Plaintext,
+    /// A destination that is no peer: only where the mesh, and what our configuration says, let it pass.
+    Stranger(Option<UnknownDestinations>),
+}
+
+impl Peer {
+    /// The identity, if it proved one.
+    #[must_use]
+    pub fn identity(&self) -> Option<&PeerIdentity> {
+        match self {
+            Self::Proven(identity) => Some(identity),
+            Self::Plaintext | Self::Stranger(_) => None,
+        }
+    }
 }
 
 /// [`Layer`], owned.
@@ -81,18 +104,35 @@ impl Subject {
     /// What policy says of it now. Outbound connections are decided at their other end.
     #[must_use]
     pub fn decide(&self, snapshot: &Snapshot) -> Option<Verdict> {
-        (self.direction == Direction::Inbound).then(|| snapshot.policy.decide(&self.question()))
+        let question = self.question();
+        match (&self.peer, self.direction) {
+            (_, Direction::Outbound) => None,
+            (Peer::Plaintext, _) if self.may_be_plaintext(snapshot, question.now) => {
+                Some(snapshot.policy.decide_plaintext(&question))
+            }
+            _ => Some(snapshot.policy.decide(&question)),
+        }
+    }
+
+    /// Whose rate its requests count towards. All who have no identity share one, which is that of who calls itself.
+    #[must_use]
+    pub fn charged(&self) -> &SpiffeId {
+        self.peer.identity().map_or(&self.local, |peer| &peer.id)
     }
 
     /// The same in a sentence.
     #[must_use]
     pub fn explain(&self, snapshot: &Snapshot) -> String {
-        snapshot.policy.explain(&self.question()).to_string()
+        let question = self.question();
+        match &self.peer {
+            Peer::Plaintext => snapshot.policy.explain_plaintext(&question),
+            Peer::Proven(_) | Peer::Stranger(_) => snapshot.policy.explain(&question).to_string(),
+        }
     }
 
     fn question(&self) -> Request<'_> {
         Request {
-            source: Some(&self.peer.id),
+            source: self.peer.identity().map(|peer| &peer.id),
             destination: &self.local,
             port: self.port,
             layer: self.content.layer(),
@@ -100,14 +140,36 @@ impl Subject {
         }
     }
 
+    fn may_be_plaintext(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
+        snapshot.settings.accepts_plaintext(&self.local, self.port, now)
+    }
+
+    /// Why its peer may not take part under `snapshot`, whatever policy says. `unsure` asks for the costly question
+    /// whether it still chains to an authority.
+    fn distrusted(&self, snapshot: &Snapshot, unsure: bool) -> Option<CloseReason> {
+        match &self.peer {
+            Peer::Proven(peer) => {
+                if let Some(because) = snapshot.trust.revoked(peer) {
+                    return Some(CloseReason::Revoked(because));
+                }
+                (unsure && !snapshot.trust.believes(peer)).then_some(CloseReason::TrustRemoved)
+            }
+            Peer::Plaintext => {
+                let now = signet_proto::clock::now();
+                (!self.may_be_plaintext(snapshot, now)).then_some(CloseReason::PlaintextRefused)
+            }
+            Peer::Stranger(own) => {
+                let refused = snapshot.settings.unknown_destinations(*own) == UnknownDestinations::Refuse;
+                refused.then_some(CloseReason::UnknownDestination)
+            }
+        }
+    }
+
     /// Why it must end under `snapshot`, if it must. `bundles_shrank` asks for the costly question whether the
     /// peer still chains to an authority.
     fn lost_right(&self, snapshot: &Snapshot, bundles_shrank: bool) -> Option<CloseReason> {
-        if let Some(because) = snapshot.trust.revoked(&self.peer) {
-            return Some(CloseReason::Revoked(because));
-        }
-        if bundles_shrank && !snapshot.trust.believes(&self.peer) {
-            return Some(CloseReason::TrustRemoved);
+        if let Some(reason) = self.distrusted(snapshot, bundles_shrank) {
+            return Some(reason);
         }
         self.decide(snapshot).filter(|verdict| !verdict.allowed).map(|_| CloseReason::PolicyLost)
     }
@@ -306,18 +368,13 @@ impl Registration {
     /// verified it: whether it still chains to an authority is asked only if that is not the same.
     #[must_use]
     pub fn distrusted(&self, snapshot: &Snapshot, handshake: u64) -> Option<CloseReason> {
-        let subject = self.entry.subject.lock();
-        if let Some(because) = snapshot.trust.revoked(&subject.peer) {
-            return Some(CloseReason::Revoked(because));
-        }
-        (snapshot.generation != handshake && !snapshot.trust.believes(&subject.peer))
-            .then_some(CloseReason::TrustRemoved)
+        self.entry.subject.lock().distrusted(snapshot, snapshot.generation != handshake)
     }
 
-    /// When the certificate ends that its peer proved itself with.
+    /// When the certificate ends that its peer proved itself with, if it did.
     #[must_use]
-    pub fn peer_not_after(&self) -> SystemTime {
-        self.entry.subject.lock().peer.not_after
+    pub fn peer_not_after(&self) -> Option<SystemTime> {
+        self.entry.subject.lock().peer.identity().map(|peer| peer.not_after)
     }
 
     /// What closes it from elsewhere.

@@ -1,12 +1,15 @@
 //! How bytes go on, once it is known who speaks and that they may.
 
 pub mod detect;
+mod farewell;
 pub mod http;
 pub mod opaque;
 mod prefixed;
 mod screen;
+pub mod stated;
 pub mod tunnel;
 pub mod upstream;
 
+pub use farewell::farewell;
 pub use prefixed::Prefixed;
 pub use screen::Screened;

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The field, with either of the signs that servers take for the same.
-const FIELD: &[u8] = b"x-forwarded-client-cert";
+use super::stated::RESERVED;
+
 /// No server takes a longer head.
 const LONGEST_HEAD: usize = 64 * 1024;
 
@@ -20,35 +20,37 @@ pub struct Screened<S> {
     field: Field,
 }
 
-/// How far into a line that begins with the field's name the bytes are.
+/// How far into a line that begins with a field's name the bytes are; either of the signs is taken for the other.
 #[derive(Debug)]
 struct Field {
     seen: usize,
-    /// Of the name; `None` in a line that begins otherwise.
-    matched: Option<usize>,
+    /// Of each of the names; `None` in a line that begins otherwise.
+    matched: [Option<usize>; RESERVED.len()],
 }
 
 impl<S> Screened<S> {
     /// Screens a stream of which nothing was passed on yet.
     pub fn new(inner: S) -> Self {
-        Self { inner, field: Field { seen: 0, matched: Some(0) } }
+        Self { inner, field: Field { seen: 0, matched: [Some(0); RESERVED.len()] } }
     }
 }
 
 impl Field {
-    /// Whether the name is complete with these bytes.
+    /// Whether one of the names is complete with these bytes.
     fn completes(&mut self, bytes: &[u8]) -> bool {
         for byte in bytes.iter().take(LONGEST_HEAD.saturating_sub(self.seen)) {
             let alike = if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-            self.matched = match (alike, self.matched) {
-                (b'\n' | b'\r', _) => Some(0),
-                // Some strip what a line begins with.
-                (0..=b' ', Some(0)) => Some(0),
-                (alike, Some(matched)) if FIELD.get(matched) == Some(&alike) => Some(matched + 1),
-                _ => None,
-            };
-            if self.matched == Some(FIELD.len()) {
-                return true;
+            for (name, matched) in RESERVED.iter().zip(&mut self.matched) {
+                *matched = match (alike, *matched) {
+                    (b'\n' | b'\r', _) => Some(0),
+                    // Some strip what a line begins with.
+                    (0..=b' ', Some(0)) => Some(0),
+                    (alike, Some(matched)) if name.get(matched) == Some(&alike) => Some(matched + 1),
+                    _ => None,
+                };
+                if *matched == Some(name.len()) {
+                    return true;
+                }
             }
         }
         self.seen = self.seen.saturating_add(bytes.len());
@@ -98,7 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn field() -> Field {
-        Field { seen: 0, matched: Some(0) }
+        Field { seen: 0, matched: [Some(0); RESERVED.len()] }
     }
 
     #[test]
@@ -109,6 +111,8 @@ mod tests {
             "x-forwarded-client-cert:",
             "GET a\r\n \tx-forwarded-client-cert: x",
             "GET a\rx-forwarded-client-cert",
+            "GET /a\r\nClient-Cert: :AA==:\r\n",
+            "GET /a\nclient_cert_chain: :AA==:\r\n",
         ] {
             for size in [1, 2, 7, head.len()] {
                 let mut field = field();
@@ -123,6 +127,7 @@ mod tests {
             "x-forwarded-client-\ncert",
             "INSERT INTO t VALUES ('x-forwarded-client-cert')",
             "x-forwarded-for: 10.0.0.1",
+            "x-client-cert: other",
         ] {
             assert!(!field().completes(other.as_bytes()), "{other:?}");
         }

@@ -1,26 +1,30 @@
 //! A peer calls our app: accept -> handshake -> authorize -> detect -> forward.
 
+mod plaintext;
 mod streams;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1};
+use bytes::Bytes;
+use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1, PeerIdentity};
 use signet_proto::tunnel;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use self::plaintext::Begins;
 use crate::capture::own::is_local;
 use crate::capture::proxy_protocol::Balancers;
 use crate::capture::{Remote, Socket, original, reset_unless};
 use crate::config;
-use crate::connections::{Content, Registration, Subject};
+use crate::connections::{Content, Peer, Registration, Subject};
 use crate::forward::detect::{Detected, detect, detect_only, detect_version};
 use crate::forward::http::{Direct, Http, Http2Support, Pool, Slot, Version, cut};
 use crate::forward::opaque::relay;
+use crate::forward::stated::{self, Stated};
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
-use crate::forward::{Prefixed, Screened};
+use crate::forward::{Prefixed, Screened, farewell};
 use crate::mesh::Alpn;
 use crate::run::Shared;
 use crate::sightings::Seen;
@@ -35,6 +39,9 @@ pub struct Inbound {
     protocol: config::Protocol,
     balancers: Balancers,
     http2: Http2Support,
+    identity: Vec<config::Statement>,
+    /// Whether a PROXY protocol header goes before all that the app is sent.
+    send_proxy: bool,
 }
 
 /// Why an inbound connection ended before or while it was forwarded.
@@ -42,9 +49,10 @@ type Refusal = (CloseReason, Option<String>);
 
 impl From<config::Inbound> for Inbound {
     fn from(settings: config::Inbound) -> Self {
-        let config::Inbound { forward, protocol, proxy_protocol_from, .. } = settings;
+        let config::Inbound { listen: _, forward, protocol, proxy_protocol_from, identity, send_proxy } =
+            settings;
         let balancers = proxy_protocol_from.into();
-        Self { app: forward, protocol, balancers, http2: Http2Support::default() }
+        Self { app: forward, protocol, balancers, http2: Http2Support::default(), identity, send_proxy }
     }
 }
 
@@ -81,6 +89,7 @@ async fn phases(
     let snapshot = shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))?;
     record.facts.destination = Some(snapshot.svid.id().clone());
     let app = inbound.app_of(shared, &socket, record).await?;
+    let called = socket.local();
 
     let mut caller = Prefixed::new(socket);
     let remote = inbound.balancers.caller(record.facts.remote, &mut caller).await.map_err(error)?;
@@ -89,12 +98,22 @@ async fn phases(
         Some(address) => Some(shared.limits.unproven(address.ip()).ok_or_else(|| limited("address"))?),
         None => None,
     };
+    let now = signet_proto::clock::now();
+    if snapshot.settings.accepts_plaintext(snapshot.svid.id(), app.port(), now) {
+        let asked = plaintext::asks(&snapshot, inbound.protocol, inbound.app(app, called, remote, None));
+        if let Begins::Plaintext(begun) = Box::pin(plaintext::begins(&mut caller, asked)).await {
+            drop(unproven);
+            let to = inbound.app(app, called, remote, None);
+            return Box::pin(plaintext::serve(shared, inbound, &snapshot, to, caller, begun, record)).await;
+        }
+    }
     let asks = inbound.protocol != config::Protocol::Tcp;
-    let choose = async |OffersBoth(both)| match asks && both && !inbound.http2.of(app).await {
+    let own = inbound.send_proxy.then(stated::own_proxy_header).flatten();
+    let choose = async |OffersBoth(both)| match asks && both && !inbound.http2.of(app, own.as_ref()).await {
         true => Arc::clone(&snapshot.server_http1),
         false => Arc::clone(&snapshot.server),
     };
-    let (stream, peer) = tls::accept(caller, choose).await.map_err(|refused| {
+    let (stream, peer) = Box::pin(tls::accept(caller, choose)).await.map_err(|refused| {
         (CloseReason::HandshakeFailed, Some(format!("{}: {refused}", refused.reason())))
     })?;
     drop(unproven);
@@ -107,11 +126,12 @@ async fn phases(
 
     let arrival = Arrival {
         shared: Arc::clone(shared),
-        app,
+        app: inbound.app(app, called, remote, Some(&peer)),
+        stated: Stated::new(&inbound.identity, snapshot.svid.id(), Some(&peer)),
         protocol: inbound.protocol,
         subject: Subject {
             direction: Direction::Inbound,
-            peer: Arc::new(peer),
+            peer: Peer::Proven(Arc::new(peer)),
             local: snapshot.svid.id().clone(),
             port: app.port(),
             content: Content::Connection,
@@ -128,14 +148,32 @@ async fn phases(
     let registration = arrival.register();
     record.closes_with(&registration);
     let mut caller = Some(Prefixed::new(stream));
-    tokio::select! {
+    let ended = tokio::select! {
         biased;
-        ended = arrival.carry(&registration, &mut caller, expected, record) => ended,
+        // Boxed: before the end of the handshake a connection costs less.
+        ended = Box::pin(arrival.carry(&registration, &mut caller, expected, None, record)) => ended,
         reason = cut(Some(&registration)) => Err((reason, None)),
+    };
+    drop(registration);
+    if let (Err((CloseReason::Denied, _)), Some(caller)) = (&ended, &mut caller) {
+        Box::pin(farewell(caller)).await;
     }
+    ended
 }
 
 impl Inbound {
+    /// The app at `address`, for a caller who called `called`.
+    fn app(
+        &self,
+        address: SocketAddr,
+        called: Option<SocketAddr>,
+        remote: Remote,
+        peer: Option<&PeerIdentity>,
+    ) -> App {
+        let header = || stated::proxy_header(remote.address(), called.unwrap_or(address), peer);
+        App { address, header: self.send_proxy.then(header).flatten() }
+    }
+
     /// Where the app is that the connection is for. A captured connection never leads to one of our own
     /// listeners: that would be a loop, or a way to what only this machine may see.
     async fn app_of(
@@ -164,15 +202,16 @@ impl Inbound {
     }
 }
 
-/// A verified peer that wants to reach our app.
+/// A verified peer, or where the mesh takes plaintext somebody, that wants to reach our app.
 struct Arrival {
     shared: Arc<Shared>,
-    app: SocketAddr,
+    app: App,
+    stated: Stated,
     protocol: config::Protocol,
     subject: Subject,
     /// The generation that verified it.
     handshake: u64,
-    /// What it proved itself with.
+    /// What it proved itself with, if it did.
     certificate: Option<Arc<Seen>>,
 }
 
@@ -181,13 +220,14 @@ impl Arrival {
         self.shared.connections.register(self.subject.clone())
     }
 
-    /// authorize -> detect -> forward. `expected` is what the peer said it would speak. What is carried as bytes
-    /// to its end is left in `caller`; HTTP consumes it.
+    /// authorize -> detect -> forward. `expected` is what the peer said it would speak, `connected` the app if it is
+    /// already. What is carried as bytes to its end is left in `caller`; HTTP consumes it.
     async fn carry<S>(
         &self,
         registration: &Registration,
         caller: &mut Option<Prefixed<S>>,
         expected: Option<Detected>,
+        mut connected: Option<Prefixed<TcpStream>>,
         record: &mut AccessRecord,
     ) -> Result<(), Refusal>
     where
@@ -196,13 +236,18 @@ impl Arrival {
         let refusal = self.authorize(registration, record).err();
         let Some(from) = caller.as_mut() else { return Ok(()) };
         let (detected, called) = match (self.protocol, expected) {
-            (config::Protocol::Tcp, _) => (Detected::Opaque, None),
-            (_, Some(expected)) => (expected, None),
+            (config::Protocol::Tcp, _) => (Detected::Opaque, connected),
+            (_, Some(expected)) => (expected, connected),
             // Refused either way, but an HTTP client is told why, if it asks soon.
             (_, None) if refusal.is_some() => (detect_only(from).await.unwrap_or(Detected::Opaque), None),
             (config::Protocol::Http, _) => (detect_version(from).await.map_err(error)?, None),
             (config::Protocol::Detect, _) => {
-                let connect = async { self.app().connect(Alpn::None).await.map(|called| called.stream) };
+                let connect = async {
+                    match connected.take() {
+                        Some(connected) => Ok(connected),
+                        None => self.app.reach().await,
+                    }
+                };
                 Box::pin(detect(from, connect)).await.map_err(error)?
             }
         };
@@ -211,9 +256,9 @@ impl Arrival {
                 record.protocol = version.into();
                 record.shows();
                 if refusal.is_none() {
-                    record.let_in(self.certificate.clone());
+                    self.let_in(record);
                 }
-                let pool = Arc::new(Pool::new(Arc::clone(&self.shared), self.app(), version));
+                let pool = Arc::new(Pool::new(Arc::clone(&self.shared), self.app.clone(), version));
                 if let Some(stream) = called {
                     pool.adopt(Called { stream, registration: None, svid: None }).await;
                 }
@@ -223,7 +268,8 @@ impl Arrival {
                     route: Direct(pool),
                     version,
                     subject: Some(self.subject.clone()),
-                    authority: self.app.to_string(),
+                    stated: self.stated.clone(),
+                    authority: self.app.address.to_string(),
                     facts: record.facts.clone(),
                     meters: record.meters(),
                     handshake: self.handshake,
@@ -241,10 +287,10 @@ impl Arrival {
                 self.authorize(registration, record)?;
                 self.charge()?;
                 record.shows();
-                record.let_in(self.certificate.clone());
+                self.let_in(record);
                 let mut called = match called {
                     Some(called) => called,
-                    None => dial(self.app).await.map(Prefixed::new).map_err(error)?,
+                    None => Box::pin(self.app.reach()).await.map_err(error)?,
                 };
                 let meters = record.meters();
                 // Raced here, too, so that the app's socket is still in hand when the right is lost.
@@ -276,12 +322,15 @@ impl Arrival {
         let snapshot = self.shared.mesh.current();
         let service = snapshot.as_ref().and_then(|snapshot| snapshot.traffic.of(&self.subject.local));
         let Some(rate) = service.and_then(|service| service.rate) else { return Ok(()) };
-        let charged = self.shared.admission.charge(&self.subject.peer.id, rate);
+        let charged = self.shared.admission.charge(self.subject.charged(), rate);
         charged.map_err(|exceeded| (CloseReason::Limited, Some(exceeded.to_string())))
     }
 
-    fn app(&self) -> App {
-        App(self.app)
+    fn let_in(&self, record: &mut AccessRecord) {
+        if matches!(self.subject.peer, Peer::Plaintext) {
+            metrics::plaintext("accepted");
+        }
+        record.let_in(self.certificate.clone());
     }
 
     /// Decides with the newest snapshot. The connection is in the table already, so that a change after this
@@ -311,13 +360,29 @@ fn error(cause: impl Display) -> Refusal {
     (CloseReason::Error, Some(cause.to_string()))
 }
 
-/// Our own app.
-struct App(SocketAddr);
+/// Our own app, and what it is sent before all else.
+#[derive(Debug, Clone)]
+struct App {
+    address: SocketAddr,
+    header: Option<Bytes>,
+}
+
+impl App {
+    async fn reach(&self) -> Result<Prefixed<TcpStream>, UpstreamError> {
+        let mut stream = dial(self.address).await?;
+        if let Some(header) = &self.header {
+            // Into an empty send buffer: it does not wait for the app.
+            let sent = stream.write_all(header).await;
+            sent.map_err(|error| UpstreamError::Connect { address: self.address, error })?;
+        }
+        Ok(Prefixed::new(stream))
+    }
+}
 
 impl Upstream for App {
     type Io = TcpStream;
 
     async fn connect(&self, _: Alpn) -> Result<Called<TcpStream>, UpstreamError> {
-        Ok(Called { stream: Prefixed::new(dial(self.0).await?), registration: None, svid: None })
+        Ok(Called { stream: self.reach().await?, registration: None, svid: None })
     }
 }

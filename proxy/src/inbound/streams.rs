@@ -113,7 +113,7 @@ async fn one(
     let mut caller = Some(Prefixed::new(carrier));
     let ended = tokio::select! {
         biased;
-        ended = arrival.carry(&registration, &mut caller, None, record) => ended,
+        ended = arrival.carry(&registration, &mut caller, None, None, record) => ended,
         reason = cut(Some(&registration)) => Err((reason, None)),
     };
     let Some(carrier) = caller.map(Prefixed::into_inner) else { return (ended, None) };
@@ -142,13 +142,13 @@ fn admit(
             return Err(refuse(RefuseCode::Unsupported, &text));
         }
     };
-    let served = arrival.app.port();
+    let served = arrival.app.address.port();
     if destination_port.get() != served {
         let text = format!("port {destination_port} is not served here, {served} is");
         return Err(refuse(RefuseCode::NotServed, &text));
     }
     // signet/1, section 7: an ended certificate opens nothing new.
-    if arrival.subject.peer.not_after <= signet_proto::clock::now() {
+    if registration.peer_not_after().is_none_or(|not_after| not_after <= signet_proto::clock::now()) {
         let text = "the SVID of this connection has ended: connect again with a new one";
         return Err((
             Answer::new(RefuseCode::Denied, text),

@@ -1,4 +1,4 @@
-//! Rules with an end: when a rule's `until` passes, the live connections it allowed are decided again.
+//! Rules and exceptions with an end: when an `until` passes, the live connections it allowed are decided again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,10 @@ pub async fn expire_rules(mesh: Arc<Mesh>, stop: CancellationToken) {
         if due.is_some_and(|due| due <= now) {
             mesh.decide_again();
         }
-        due = mesh.current().and_then(|snapshot| snapshot.policy.next_change(now));
+        due = mesh.current().and_then(|snapshot| {
+            let changes = [snapshot.policy.next_change(now), snapshot.settings.next_change(now)];
+            changes.into_iter().flatten().min()
+        });
         let wait = due.map(|due| due.duration_since(now).unwrap_or_default().min(LONGEST_SLEEP));
         tokio::select! {
             () = stop.cancelled() => return,

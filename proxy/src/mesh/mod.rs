@@ -18,6 +18,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use signet_proto::handshake::{ConfigError, Revocations, Svid, Trust};
 use signet_proto::policy::PolicySet;
+use signet_proto::settings::Settings;
 use signet_proto::spiffe::TrustBundle;
 use tokio::sync::watch as latest;
 
@@ -44,6 +45,8 @@ pub struct Inputs {
     pub services: Arc<Services>,
     /// How calls are made and taken.
     pub traffic: Arc<Traffic>,
+    /// What holds for the whole mesh; strict until control says otherwise.
+    pub settings: Arc<Settings>,
     /// Control's revision.
     pub revision: u64,
 }

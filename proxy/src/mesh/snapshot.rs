@@ -9,6 +9,7 @@ use signet_proto::handshake::{
     ALPN_H2, ALPN_HTTP1, ClientAuth, ConfigError, Svid, Trust, client_config, server_config,
 };
 use signet_proto::policy::PolicySet;
+use signet_proto::settings::Settings;
 use signet_proto::spiffe::SpiffeId;
 use signet_proto::tunnel;
 
@@ -34,6 +35,8 @@ pub struct Snapshot {
     pub services: Arc<Services>,
     /// How calls are made and taken.
     pub traffic: Arc<Traffic>,
+    /// What holds for the whole mesh.
+    pub settings: Arc<Settings>,
     /// For accepting.
     pub server: Arc<ServerConfig>,
     /// The same without HTTP/2, for apps that do not speak it.
@@ -87,6 +90,7 @@ impl Snapshot {
             policy: Arc::clone(policy),
             services: Arc::clone(&inputs.services),
             traffic: Arc::clone(&inputs.traffic),
+            settings: Arc::clone(&inputs.settings),
             server,
             server_http1,
             clients: Arc::default(),
@@ -103,6 +107,7 @@ impl Snapshot {
             policy: Arc::clone(&self.policy),
             services: Arc::clone(&inputs.services),
             traffic: Arc::clone(&inputs.traffic),
+            settings: Arc::clone(&self.settings),
             server: Arc::clone(&self.server),
             server_http1: Arc::clone(&self.server_http1),
             clients: Arc::clone(&self.clients),

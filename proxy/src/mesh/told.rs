@@ -18,6 +18,7 @@ pub(super) struct Told {
     policies: Option<Digest>,
     revocations: Option<Digest>,
     services: Option<Known>,
+    mesh: Option<Digest>,
 }
 
 /// Services, each by its instances.
@@ -42,6 +43,9 @@ impl Told {
         if let Some(revocations) = &message.revocations {
             self.revocations = Some(digest::revocations(revocations));
         }
+        if let Some(mesh) = &message.mesh {
+            self.mesh = Some(digest::mesh(mesh));
+        }
         if let Some(services) = &message.services {
             self.services = Some(Known::whole(services));
         }
@@ -62,6 +66,7 @@ impl Told {
             policies: self.policies?,
             revocations: self.revocations?,
             services: self.services.as_ref()?.digest(),
+            mesh: self.mesh?,
         })
     }
 
@@ -203,6 +208,7 @@ mod tests {
         let mut message = v1::WatchResponse {
             policies: Some(v1::Policies::default()),
             revocations: Some(v1::Revocations::default()),
+            mesh: Some(v1::MeshSettings::default()),
             ..v1::WatchResponse::default()
         };
         assert!(!told.take(&message));

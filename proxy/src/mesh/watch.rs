@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use signet_proto::digest::StateDigest;
 use signet_proto::handshake::{ALPN_H2, Revocations, client_config};
 use signet_proto::policy::PolicySet;
+use signet_proto::settings::{self, Settings};
 use signet_proto::spiffe::{SpiffeId, TrustBundle};
 use signet_proto::v1;
 use signet_proto::v1::mesh_client::MeshClient;
@@ -292,7 +293,8 @@ fn report(revision: u64, applied: &Applied, took: Duration, connections: &Connec
 }
 
 /// Brings one message into force. A message of which a part cannot be read is refused whole; only for the
-/// policy there is a safe reading of what cannot be read, and that is to deny (invariant 1).
+/// policy and the settings of the mesh there is a safe reading of what cannot be read: to deny, and to be strict
+/// (invariant 1).
 fn apply(mesh: &Mesh, told: &Mutex<Told>, message: v1::WatchResponse) -> Result<Applied, ControlError> {
     let services = {
         let mut told = told.lock();
@@ -320,7 +322,8 @@ fn bring_into_force(
         .transpose()
         .map_err(|error| unusable("revocations", &error))?;
     let policy = message.policies.map(|policies| Arc::new(readable_or_deny(&policies)));
-    if bundles.is_none() && revocations.is_none() && policy.is_none() {
+    let settings = message.mesh.map(|mesh| Arc::new(readable_or_strict(&mesh)));
+    if bundles.is_none() && revocations.is_none() && policy.is_none() && settings.is_none() {
         mesh.relocate(services, message.revision);
         return Ok(Applied::default());
     }
@@ -335,11 +338,28 @@ fn bring_into_force(
         if let Some(policy) = policy {
             inputs.policy = Some(policy);
         }
+        if let Some(settings) = settings {
+            inputs.settings = settings;
+        }
         if let Some(services) = services {
             inputs.services = Arc::new(services.after(&inputs.services));
         }
     };
     mesh.update(change).map_err(|error| unusable("TLS", &error))
+}
+
+fn readable_or_strict(mesh: &v1::MeshSettings) -> Settings {
+    if mesh.document.is_empty() {
+        return Settings::default();
+    }
+    settings::parse_json(&mesh.document).unwrap_or_else(|error| {
+        metrics::mesh_unreadable();
+        tracing::error!(
+            %error,
+            "control sent settings of the mesh that cannot be read: nothing is open until they are corrected"
+        );
+        Settings::closed()
+    })
 }
 
 fn readable_or_deny(policies: &v1::Policies) -> PolicySet {
@@ -357,4 +377,31 @@ fn readable_or_deny(policies: &v1::Policies) -> PolicySet {
         );
         PolicySet::deny_all(error)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use signet_proto::settings::UnknownDestinations;
+
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_be_read_open_nothing() {
+        let read = |document: &str| readable_or_strict(&v1::MeshSettings { document: document.into() });
+        assert_eq!(read(""), Settings::default());
+        let open = read(r#"{"kind":"Mesh","mode":"permissive"}"#);
+        assert!(open.accepts_plaintext(&"spiffe://td/a".parse().unwrap(), 80, SystemTime::UNIX_EPOCH));
+        for odd in
+            ["{", r#"{"kind":"Mesh","mode":"permissive","later":1}"#, r#"{"kind":"Mesh","mode":"open"}"#]
+        {
+            let settings = read(odd);
+            assert!(!settings.accepts_plaintext(
+                &"spiffe://td/a".parse().unwrap(),
+                80,
+                SystemTime::UNIX_EPOCH
+            ));
+            let own = Some(UnknownDestinations::Passthrough);
+            assert_eq!(settings.unknown_destinations(own), UnknownDestinations::Refuse);
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use signet_proto::settings::UnknownDestinations;
 use signet_proto::spiffe::SpiffeId;
 
 use super::calls::{Callee, Callees, Calls, Whereabouts};
@@ -16,7 +17,7 @@ use crate::run::Shared;
 /// What all outbound listeners know of destinations.
 pub struct Destinations {
     routes: HashMap<Requested, (SpiffeId, Place, Protocol)>,
-    pub(super) unknown: Unknown,
+    unknown: Option<UnknownDestinations>,
     pub(super) callees: Arc<Callees>,
 }
 
@@ -75,11 +76,11 @@ pub(super) enum DestinationError {
 impl Destinations {
     /// From the configuration.
     #[must_use]
-    pub fn new(routes: Vec<Route>, unknown: Unknown) -> Self {
+    pub fn new(routes: Vec<Route>, unknown: Option<Unknown>) -> Self {
         let routes = routes
             .into_iter()
             .map(|Route { destination, peer, place, protocol }| (destination, (peer, place, protocol)));
-        Self { routes: routes.collect(), unknown, callees: Arc::default() }
+        Self { routes: routes.collect(), unknown: unknown.map(Into::into), callees: Arc::default() }
     }
 }
 
@@ -98,8 +99,8 @@ impl Outbound {
         Self { shared, listen, port, destination, balancers, protocol, destinations }
     }
 
-    /// What becomes of destinations that nobody knows.
-    pub(super) fn unknown(&self) -> Unknown {
+    /// What the configuration says of destinations that nobody knows.
+    pub(super) fn unknown(&self) -> Option<UnknownDestinations> {
         self.destinations.unknown
     }
 

@@ -23,14 +23,18 @@ pub use self::destination::{Destinations, Outbound};
 use self::lane::Way;
 pub(crate) use self::peer::Boxed;
 use self::trip::{Call, Connected, Outgoing};
+use crate::capture::socket::canonical;
 use crate::capture::{Remote, Socket, connect, reset_unless};
-use crate::config::{Destination, Protocol as Declared, Requested, Unknown};
-use crate::connections::Registration;
+use crate::config::{Destination, Protocol as Declared, Requested};
+use crate::connections::{self, Content, Registration, Subject};
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_version};
 use crate::forward::http::{Http, Slot, cut};
 use crate::forward::opaque::{Idle, relay};
+use crate::forward::stated::Stated;
 use crate::forward::upstream::{Called, UpstreamError};
+use crate::mesh::Snapshot;
+use crate::run::Shared;
 use crate::telemetry::observers::closed_by_operator;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Meters, Protocol, metrics};
 
@@ -69,7 +73,7 @@ async fn phases(outbound: &Outbound, socket: Socket, record: &mut AccessRecord) 
         record.facts.requested = Some(requested.to_string().into());
         record.facts.port = requested.port;
     }
-    let snapshot = outbound.shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))?;
+    let snapshot = snapshot_of(&outbound.shared)?;
     let calls = match outbound.meant(asked, &snapshot) {
         Meant::Peer(calls) => calls,
         Meant::Stranger(requested) => {
@@ -121,6 +125,7 @@ async fn forward(
                 route: Outgoing::new(Arc::clone(callees), Arc::clone(calls), version, begun),
                 version,
                 subject: None,
+                stated: Stated::default(),
                 authority: record.facts.requested.as_deref().unwrap_or(&outbound.listen).to_owned(),
                 facts: record.facts.clone(),
                 meters: record.meters(),
@@ -228,23 +233,36 @@ async fn stranger(
     record: &mut AccessRecord,
 ) -> Result<(), Refusal> {
     let connects = outbound.destination == Destination::Connect;
-    if outbound.unknown() == Unknown::Refuse {
+    let shared = &outbound.shared;
+    // Entered first and decided then, so that a change in between is held against it there (invariant 4).
+    let right = shared.connections.register(Subject {
+        direction: Direction::Outbound,
+        peer: connections::Peer::Stranger(outbound.unknown()),
+        local: snapshot_of(shared)?.svid.id().clone(),
+        port: requested.port,
+        content: Content::Opaque,
+    });
+    if right.distrusted(&*snapshot_of(shared)?, 0).is_some() {
         let why = format!(
-            "{requested} is no known peer: is its proxy running and connected to control, or is a `route` missing? (`unknown-destinations` is `refuse`)"
+            "{requested} is no known peer: is its proxy running and connected to control, or is a `route` missing? (`unknown-destinations` is `refuse`, here or in the settings of the mesh)"
         );
         return turn_away(outbound, caller, why).await;
     }
-    let (stranger, _calling) = match passthrough::reach(&outbound.shared, requested).await {
+    let (stranger, _calling) = match passthrough::reach(shared, requested).await {
         Ok(stranger) => stranger,
         Err(why) => return turn_away(outbound, caller, why.to_string()).await,
     };
     metrics::passed_through();
     record.protocol = Protocol::Plaintext;
     record.shows();
+    if let Ok(address) = stranger.peer_addr() {
+        record.facts.edge = shared.sightings.stranger(canonical(address));
+        record.let_in(None);
+    }
     if connects {
         connect::grant(&mut caller).await.map_err(error)?;
     }
-    carry(&mut caller, stranger, None, &record.meters(), outbound.shared.idle).await
+    carry(&mut caller, stranger, Some(&right), &record.meters(), shared.idle).await
 }
 
 /// Ends a caller whose destination nobody knows, and tells it if it can be told.
@@ -255,6 +273,10 @@ async fn turn_away(outbound: &Outbound, mut caller: Prefixed<Socket>, why: Strin
     }
     reset_unless(connects, caller.get_ref());
     Err((CloseReason::UnknownDestination, Some(why)))
+}
+
+fn snapshot_of(shared: &Shared) -> Result<Arc<Snapshot>, Refusal> {
+    shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))
 }
 
 fn refused(cause: &DestinationError) -> Refusal {

@@ -6,7 +6,7 @@ use signet_proto::spiffe::SpiffeId;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::connections::{Content, Subject};
+use crate::connections::{self, Content, Subject};
 use crate::forward::Prefixed;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
 use crate::mesh::{Alpn, Endpoint};
@@ -42,7 +42,7 @@ impl Upstream for Target {
         let _ = self.shared.sightings.certificate(&peer);
         let registration = self.shared.connections.register(Subject {
             direction: Direction::Outbound,
-            peer: Arc::new(peer),
+            peer: connections::Peer::Proven(Arc::new(peer)),
             local: snapshot.svid.id().clone(),
             port: address.port(),
             content: Content::Connection,

@@ -23,6 +23,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -41,6 +42,8 @@ pub use edge::{Edge, Ongoing};
 
 /// Edges that are kept; what comes beyond is counted as not counted.
 const MOST_EDGES: usize = 4096;
+/// The same of addresses that no identity is known for: they do not keep peers out.
+const MOST_ADDRESSES: usize = 1024;
 /// What was silent for so long, and is reported, makes room.
 const SILENT: Duration = Duration::from_secs(600);
 
@@ -51,12 +54,23 @@ enum Key {
     Caller(SpiffeId, u16),
     /// Our app calls the peer; the port of its app, 0 if not known.
     Callee(SpiffeId, u16),
+    /// Somebody without identity calls our app at this port.
+    Plaintext(IpAddr, u16),
+    /// Our app calls a destination that is no peer.
+    Stranger(SocketAddr),
+}
+
+impl Key {
+    fn is_identity(&self) -> bool {
+        matches!(self, Self::Caller(..) | Self::Callee(..))
+    }
 }
 
 /// All that was seen.
 #[derive(Debug, Default)]
 pub struct Sightings {
     edges: Mutex<HashMap<Key, Arc<Edge>>>,
+    addresses: Mutex<HashMap<Key, Arc<Edge>>>,
     certificates: Certificates,
     overflow: AtomicU64,
     /// Something that control has not heard of at all.
@@ -68,6 +82,18 @@ impl Sightings {
     #[must_use]
     pub fn caller(&self, peer: &SpiffeId, port: u16) -> Option<Arc<Edge>> {
         self.edge(Key::Caller(peer.clone(), port))
+    }
+
+    /// The edge of somebody without identity who calls our app; `None` if there is no room for another.
+    #[must_use]
+    pub fn plaintext(&self, from: IpAddr, port: u16) -> Option<Arc<Edge>> {
+        self.edge(Key::Plaintext(from, port))
+    }
+
+    /// The edge of a destination that is no peer; `None` if there is no room for another.
+    #[must_use]
+    pub fn stranger(&self, destination: SocketAddr) -> Option<Arc<Edge>> {
+        self.edge(Key::Stranger(destination))
     }
 
     /// Our app wanted a peer that could not be reached.
@@ -89,8 +115,12 @@ impl Sightings {
     }
 
     fn edge(&self, key: Key) -> Option<Arc<Edge>> {
-        let mut edges = self.edges.lock();
-        let room = edges.len() < MOST_EDGES;
+        let (edges, most) = match key.is_identity() {
+            true => (&self.edges, MOST_EDGES),
+            false => (&self.addresses, MOST_ADDRESSES),
+        };
+        let mut edges = edges.lock();
+        let room = edges.len() < most;
         match edges.entry(key) {
             Entry::Occupied(known) => Some(Arc::clone(known.get())),
             Entry::Vacant(place) if room => {
@@ -107,13 +137,20 @@ impl Sightings {
     }
 
     fn edges(&self) -> Vec<(Key, Arc<Edge>)> {
-        self.edges.lock().iter().map(|(key, edge)| (key.clone(), Arc::clone(edge))).collect()
+        let of = |edges: &Mutex<HashMap<Key, Arc<Edge>>>| -> Vec<_> {
+            edges.lock().iter().map(|(key, edge)| (key.clone(), Arc::clone(edge))).collect()
+        };
+        let mut all = of(&self.edges);
+        all.extend(of(&self.addresses));
+        all
     }
 
     /// Makes room: what nobody uses, was silent for long and is reported.
     fn forget(&self, now: SystemTime) {
         let silent_since = now.checked_sub(SILENT).unwrap_or(SystemTime::UNIX_EPOCH);
-        self.edges.lock().retain(|_, edge| Arc::strong_count(edge) > 1 || !edge.is_over(silent_since));
+        for edges in [&self.edges, &self.addresses] {
+            edges.lock().retain(|_, edge| Arc::strong_count(edge) > 1 || !edge.is_over(silent_since));
+        }
         self.certificates.forget(silent_since);
     }
 }

@@ -1,5 +1,6 @@
 //! From what was seen to reports: increments, numbered, one at a time. Without I/O: who sends them says how it went.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -68,12 +69,21 @@ impl Reporter {
                 break;
             }
             let Some(increment) = edge.increment(now) else { continue };
-            let (Key::Caller(peer, _) | Key::Callee(peer, _)) = &key;
-            size += peer.as_str().len() + 64 + increment.counts.causes.len() * 160;
+            size += 64 + increment.counts.causes.len() * 160;
+            if let Key::Caller(peer, _) | Key::Callee(peer, _) = &key {
+                size += peer.as_str().len();
+            }
             edges.push((edge, increment.counts.clone()));
             match key {
                 Key::Caller(peer, port) => request.callers.push(caller(peer.as_str(), port, increment)),
                 Key::Callee(peer, port) => request.callees.push(callee(peer.as_str(), port, increment)),
+                Key::Plaintext(from, port) => request.plaintext.push(outsider(from, port, &increment)),
+                Key::Stranger(to) => {
+                    // Here our app is the one that calls.
+                    let seen = outsider(to.ip(), to.port(), &increment);
+                    let (bytes_in, bytes_out) = (seen.bytes_out, seen.bytes_in);
+                    request.passed_through.push(v1::Outsider { bytes_in, bytes_out, ..seen });
+                }
             }
         }
         let unreported = sightings.certificates.unreported(MOST_CERTIFICATES);
@@ -107,6 +117,22 @@ fn caller(peer: &str, port: u16, increment: Increment) -> v1::Caller {
         bytes_in: counts.bytes_in,
         bytes_out: counts.bytes_out,
         denials,
+    }
+}
+
+fn outsider(address: IpAddr, port: u16, increment: &Increment) -> v1::Outsider {
+    let Increment { counts, protocol, first_at, last_at } = increment;
+    v1::Outsider {
+        address: address.to_string(),
+        port: port.into(),
+        protocol: (*protocol).into(),
+        first_at: time(*first_at),
+        last_at: time(*last_at),
+        connections: counts.connections,
+        requests: counts.requests,
+        bytes_in: counts.bytes_in,
+        bytes_out: counts.bytes_out,
+        denied: counts.causes.values().map(|caused| caused.count).sum(),
     }
 }
 

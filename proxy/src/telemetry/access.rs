@@ -76,7 +76,7 @@ pub struct Facts {
     pub source: Option<SpiffeId>,
     /// Who was called, once known.
     pub destination: Option<SpiffeId>,
-    /// Where control's inventory of an inbound connection is counted, once its caller is known.
+    /// Where it is counted for control's inventory, once the other end is known.
     pub edge: Option<Arc<Edge>>,
     /// Its place in the table of open connections.
     pub live: Option<Arc<Live>>,
@@ -241,7 +241,10 @@ impl AccessRecord {
         };
         if let (Some(reason), Some(destination)) = (denied.filter(|_| counts_itself), &self.facts.destination)
         {
-            metrics::denied(self.facts.direction, reason, self.facts.source.as_ref(), destination);
+            let verdict = self.verdict.as_ref();
+            let by = verdict.and_then(|verdict| verdict.policy.as_deref());
+            let by = (by, verdict.and_then(|verdict| verdict.rule.as_deref()));
+            metrics::denied(self.facts.direction, reason, by, self.facts.source.as_ref(), destination);
             if let Some(edge) = &self.facts.edge {
                 edge.denied(self.verdict.as_ref(), reason);
             }

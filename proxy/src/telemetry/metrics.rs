@@ -46,6 +46,7 @@ fn describe() {
     describe_counter!("signet_detection_total", "Protocol detection, by result");
     describe_histogram!("signet_detection_seconds", "Time until the protocol was known, by result");
     describe_counter!("signet_limited_total", "Connections refused as their caller has too many, by reason");
+    describe_counter!("signet_plaintext_total", "Callers without TLS where the mesh takes them, by result");
     describe_counter!("signet_passthrough_total", "Connections to unknown destinations that were let pass");
     describe_counter!("signet_accept_errors_total", "Failed accepts, by reason");
     describe_counter!("signet_upstream_failures_total", "Endpoints that could not be reached, by reason");
@@ -82,6 +83,10 @@ fn describe() {
         "Policies from control that could not be read; all is denied"
     );
     describe_counter!(
+        "signet_mesh_unreadable_total",
+        "Settings of the mesh from control that could not be read; it is strict then"
+    );
+    describe_counter!(
         "signet_sighting_reports_total",
         "Reports of what was seen, by what control made of them"
     );
@@ -114,11 +119,19 @@ pub fn connection_closed(direction: Direction, reason: CloseReason, life: Durati
     histogram!("signet_connection_duration_seconds", "direction" => direction).record(life.as_secs_f64());
 }
 
-/// A connection or request was denied.
-pub fn denied(direction: Direction, reason: &'static str, source: Option<&SpiffeId>, destination: &SpiffeId) {
+/// A connection or request was denied, by this document and rule if one of each decided.
+pub fn denied(
+    direction: Direction,
+    reason: &'static str,
+    by: (Option<&str>, Option<&str>),
+    source: Option<&SpiffeId>,
+    destination: &SpiffeId,
+) {
+    static RULES: LazyLock<BoundedLabels> = LazyLock::new(|| BoundedLabels::new(IDENTITY_LABELS));
     let source = source.map_or_else(|| Arc::from("none"), identity);
+    let name = |name: Option<&str>| RULES.admit(name.unwrap_or("none"));
     counter!("signet_denied_total", "direction" => direction.as_str(), "reason" => reason,
-        "source" => source, "destination" => identity(destination))
+        "policy" => name(by.0), "rule" => name(by.1), "source" => source, "destination" => identity(destination))
     .increment(1);
 }
 
@@ -171,6 +184,12 @@ pub fn detection(result: &'static str, took: Duration) {
 /// A caller has too many connections: of its `address` before the handshake, of its `identity` after it.
 pub fn limited(reason: &'static str) {
     counter!("signet_limited_total", "reason" => reason).increment(1);
+}
+
+/// A caller came without TLS where the mesh takes that: it was `accepted`, `refused` by a rule or by a change of the
+/// settings, or cut off as TLS began after all (`late_tls`).
+pub fn plaintext(result: &'static str) {
+    counter!("signet_plaintext_total", "result" => result).increment(1);
 }
 
 /// A connection goes to somebody who is no peer.
@@ -283,4 +302,9 @@ pub fn sighting_overflowed() {
 /// A policy could not be read.
 pub fn policy_unreadable() {
     counter!("signet_policy_unreadable_total").increment(1);
+}
+
+/// The settings of the mesh could not be read.
+pub fn mesh_unreadable() {
+    counter!("signet_mesh_unreadable_total").increment(1);
 }

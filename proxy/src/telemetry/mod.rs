@@ -55,6 +55,8 @@ pub enum CloseReason {
     UnknownDestination,
     /// An operator closed it.
     ClosedByOperator,
+    /// The caller uses no TLS, and the mesh takes no plaintext here, or not any more.
+    PlaintextRefused,
     /// The caller has too many connections already.
     Limited,
     /// Anything else; the log line has the details.
@@ -78,6 +80,7 @@ impl CloseReason {
             Self::Denied => "denied",
             Self::UnknownDestination => "unknown_destination",
             Self::ClosedByOperator => "closed_by_operator",
+            Self::PlaintextRefused => "plaintext_refused",
             Self::Limited => "limited",
             Self::Error => "error",
         }

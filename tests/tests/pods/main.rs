@@ -16,5 +16,6 @@ mod exclusions;
 mod explicit;
 mod families;
 mod inbound;
+mod migration;
 mod outbound;
 mod python;

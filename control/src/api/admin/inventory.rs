@@ -15,13 +15,15 @@ use tonic::{Extensions, Request, Status};
 
 use super::super::Rooms;
 use super::super::status::ToStatus;
-use crate::inventory::{Cause, CertificateStatus, Edge, INSTANCE_WORDS, Refused, Spoken, instance_status};
+use crate::inventory::{
+    Cause, CertificateStatus, Edge, INSTANCE_WORDS, Outsider, Refused, Spoken, Way, instance_status,
+};
 use crate::publish::WatcherInfo;
 use crate::roles::{Permission, Scope, Sight};
 use crate::store::model::{AttestedInstance, IssuedCertificate};
 use crate::store::{
     CertificateOrder, CertificateQuery, ConnectionOrder, ConnectionQuery, Cursor, CursorError, Freshness,
-    InstanceQuery, Listed, Page,
+    InstanceQuery, Listed, OutsiderQuery, Page,
 };
 use crate::{hex, time};
 
@@ -173,6 +175,32 @@ pub(super) async fn connections(
     let Listed { rows, next } =
         rooms.store.connections(query, take).await.map_err(|error| error.to_status())?;
     Ok(v1::ListConnectionsResponse { connections: rows, next: told(next.as_ref()) })
+}
+
+/// Addresses without identity are shown to whoever may see the workload at the other end.
+pub(super) async fn outsiders(
+    rooms: &Rooms,
+    extensions: &Extensions,
+    request: v1::ListOutsidersRequest,
+) -> Result<v1::ListOutsidersResponse, Status> {
+    let workload = pattern("workload", &request.workload)?;
+    let sight = sight(rooms, extensions, workload.as_ref()).await?;
+    let asked = request.page.unwrap_or_default();
+    if !matches!(asked.order.as_str(), "" | "last") {
+        return Err(no_such_order("last"));
+    }
+    let way = Way::from_word(&request.way)
+        .ok_or_else(|| wrong("way", format!("expected one of {}", Way::ALL.map(Way::as_str).join(", "))))?;
+    let port = u16::try_from(request.port).map_err(|_| wrong("port", "expected at most 65535"))?;
+    let since = request.since.as_ref().map(at);
+    let query = OutsiderQuery { way, workload, since, page: page(&asked, OutsiderQuery::place)? };
+    let take = move |outsider: Outsider| {
+        let meant = (port == 0 || outsider.port == port) && sight.sees_identity(&outsider.workload);
+        meant.then(|| outsider_message(&outsider))
+    };
+    let Listed { rows, next } =
+        rooms.store.outsiders(query, take).await.map_err(|error| error.to_status())?;
+    Ok(v1::ListOutsidersResponse { outsiders: rows, next: told(next.as_ref()) })
 }
 
 /// Says at most once a second that something may have changed, and nothing about it: each list is asked for anew, with
@@ -354,6 +382,22 @@ fn connection_message(edge: Edge) -> v1::Connection {
         unreached: edge.unreached,
         refused_at: edge.refused_at.map(time::to_proto),
         refusals: edge.causes.into_iter().map(refusal).collect(),
+    }
+}
+
+fn outsider_message(outsider: &Outsider) -> v1::ListedOutsider {
+    v1::ListedOutsider {
+        workload: outsider.workload.to_string(),
+        address: outsider.address.to_string(),
+        port: outsider.port.into(),
+        protocol: outsider.protocol.map_or("", Spoken::as_str).to_owned(),
+        first_at: Some(time::to_proto(outsider.first_at)),
+        last_at: Some(time::to_proto(outsider.last_at)),
+        connections: outsider.connections,
+        requests: outsider.requests,
+        bytes_in: outsider.bytes_in,
+        bytes_out: outsider.bytes_out,
+        denied: outsider.denied,
     }
 }
 

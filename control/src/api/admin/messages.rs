@@ -7,8 +7,9 @@ use tonic::Status;
 
 use crate::audit::AuditEvent;
 use crate::ca::Signer;
+use crate::inventory::PlaintextPort;
 use crate::publish::WatcherInfo;
-use crate::store::model::{IssuedIdentity, Mutation, Policy};
+use crate::store::model::{IssuedIdentity, ManagedMesh, Mutation, Policy};
 use crate::visible::is_hidden;
 use crate::{hex, time};
 
@@ -30,6 +31,27 @@ pub(super) fn mutation(mutation: Mutation) -> v1::MutationResponse {
         revision: mutation.commit.revision,
         committed_at: Some(time::to_proto(mutation.commit.at)),
         effects: mutation.effects,
+    }
+}
+
+pub(super) fn mesh(settings: ManagedMesh) -> v1::GetMeshResponse {
+    let ManagedMesh { document, applied_at, applied_by, revision, managed_by } = settings;
+    v1::GetMeshResponse {
+        document,
+        applied_at: Some(time::to_proto(applied_at)),
+        applied_by,
+        revision,
+        managed_by: managed_by.map(|label| label.to_string()).unwrap_or_default(),
+        plaintext: Vec::new(),
+    }
+}
+
+pub(super) fn plaintext_port(found: &PlaintextPort) -> v1::PlaintextPort {
+    v1::PlaintextPort {
+        workload: found.workload.to_string(),
+        port: found.port.into(),
+        callers: found.callers,
+        last_at: Some(time::to_proto(found.last_at)),
     }
 }
 

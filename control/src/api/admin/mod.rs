@@ -191,6 +191,17 @@ impl Admin for Rooms {
         }))
     }
 
+    async fn get_mesh(&self, request: Request<v1::GetMeshRequest>) -> Answer<v1::GetMeshResponse> {
+        let sight = self.sight(request.extensions()).await?;
+        let settings = self.store.mesh_settings().await.map_err(|error| error.to_status())?;
+        let ports = self.store.plaintext_ports().await.map_err(|error| error.to_status())?;
+        let seen = ports.into_iter().filter(|found| sight.sees_identity(&found.workload));
+        Ok(Response::new(v1::GetMeshResponse {
+            plaintext: seen.map(|found| messages::plaintext_port(&found)).collect(),
+            ..settings.map(messages::mesh).unwrap_or_default()
+        }))
+    }
+
     async fn list_identities(
         &self,
         request: Request<v1::ListIdentitiesRequest>,
@@ -247,6 +258,14 @@ impl Admin for Rooms {
     ) -> Answer<v1::ListConnectionsResponse> {
         let (_, extensions, request) = request.into_parts();
         inventory::connections(self, &extensions, request).await.map(Response::new)
+    }
+
+    async fn list_outsiders(
+        &self,
+        request: Request<v1::ListOutsidersRequest>,
+    ) -> Answer<v1::ListOutsidersResponse> {
+        let (_, extensions, request) = request.into_parts();
+        inventory::outsiders(self, &extensions, request).await.map(Response::new)
     }
 
     async fn follow_inventory(

@@ -172,12 +172,14 @@ fn change(change: Change) -> v1::Change {
 
 /// What is to be written out.
 pub(super) fn export(request: &v1::ExportRequest) -> Result<(Parts, Option<OwnerLabel>), Status> {
-    let mut parts = Parts { workloads: request.kinds.is_empty(), policies: request.kinds.is_empty() };
+    let all = request.kinds.is_empty();
+    let mut parts = Parts { workloads: all, policies: all, mesh: all };
     for kind in &request.kinds {
         match kind.as_str() {
             "workload" => parts.workloads = true,
             "policy" => parts.policies = true,
-            _ => return Err(Status::invalid_argument("kinds: expected `workload` or `policy`")),
+            "mesh" => parts.mesh = true,
+            _ => return Err(Status::invalid_argument("kinds: expected `workload`, `policy` or `mesh`")),
         }
     }
     Ok((parts, label(&request.owner_label)?))

@@ -114,6 +114,12 @@ pub(in crate::cli) struct ConnectionsQuery {
     /// Only where something was denied, or could not be reached
     #[arg(long)]
     pub(in crate::cli) denied: bool,
+    /// Instead: who calls without TLS, by address, where the mesh takes that
+    #[arg(long, conflicts_with_all = ["passthrough", "denied", "source"])]
+    pub(in crate::cli) plaintext: bool,
+    /// Instead: unknown destinations that workloads call, by address
+    #[arg(long, conflicts_with_all = ["denied", "destination"])]
+    pub(in crate::cli) passthrough: bool,
     /// Only what was seen within this time
     #[arg(long, value_name = "DURATION")]
     pub(in crate::cli) since: Option<Span>,

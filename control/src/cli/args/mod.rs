@@ -21,7 +21,7 @@ pub(super) use identities::RevokeWhat;
 pub(super) use inventory::{
     CertificatesQuery, ConnectionsQuery, IdentitiesQuery, InstancesQuery, Listing, WorkloadsQuery,
 };
-pub(super) use policy::PolicyVerb;
+pub(super) use policy::{MeshVerb, PolicyVerb};
 pub(super) use requests::{FreezeVerb, FreezeWhat, RequestsVerb};
 pub(super) use workload::{Approvers, StatusChange, TokenVerb, WorkloadFields, WorkloadVerb};
 
@@ -80,7 +80,7 @@ pub(super) enum Verb {
     /// Register workloads and decide whether they get identities
     #[command(subcommand)]
     Workload(WorkloadVerb),
-    /// Apply documents of workloads and policies: all, or none with the places of the mistakes
+    /// Apply documents of workloads, policies and the mesh: all, or none with the places of the mistakes
     #[command(after_help = APPLY_EXAMPLES)]
     Apply(Apply),
     /// Show what `apply` would change; nothing is changed
@@ -100,6 +100,9 @@ pub(super) enum Verb {
     /// Apply and ask about policy
     #[command(subcommand)]
     Policy(PolicyVerb),
+    /// Look at what holds for the whole mesh; `apply` changes it
+    #[command(subcommand)]
+    Mesh(MeshVerb),
     /// List who holds an identity now: the newest SVID of every instance
     #[command(
         after_help = "Examples:\n  signet identities\n  signet identities spiffe://mesh.local/orders --all -o json"
@@ -215,6 +218,7 @@ Examples:
   signet connections --denied                          # who was denied, and by what
   signet connections --destination spiffe://mesh.local/db --sort bytes_in --reverse
   signet connections --id spiffe://mesh.local/orders --since 1h --watch
+  signet connections --plaintext --since 1d            # who has to move before the mesh is strict
   signet connections -o json | jq '.[] | select(.unreached > 0)'";
 
 const REVOKE_EXAMPLES: &str = "\

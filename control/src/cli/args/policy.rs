@@ -7,6 +7,13 @@ use clap::Subcommand;
 use super::Wait;
 
 #[derive(Debug, Subcommand)]
+pub(in crate::cli) enum MeshVerb {
+    /// Show the settings of the mesh: strict or permissive, where, and what becomes of unknown destinations
+    #[command(after_help = "Examples:\n  signet mesh show\n  signet export --kind mesh > mesh.yaml")]
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
 pub(in crate::cli) enum PolicyVerb {
     /// Apply a file of policy documents: all, or none with the place of the mistake
     #[command(

@@ -8,6 +8,7 @@ mod certificates;
 mod column;
 mod connections;
 mod instances;
+mod outsiders;
 mod print;
 mod watch;
 mod workloads;
@@ -27,6 +28,7 @@ pub(super) use certificates::Certificates;
 pub(super) use column::{Column, Field, object};
 pub(super) use connections::Connections;
 pub(super) use instances::{Identities, Instances};
+pub(super) use outsiders::Outsiders;
 pub(super) use workloads::COLUMNS as WORKLOAD_COLUMNS;
 pub(super) use workloads::Workloads;
 

@@ -6,6 +6,7 @@ pub(super) mod documents;
 pub(super) mod freeze;
 pub(super) mod identities;
 pub(super) mod login;
+pub(super) mod mesh;
 pub(super) mod policy;
 pub(super) mod requests;
 pub(super) mod role;

@@ -4,6 +4,7 @@ use super::super::bell::Bell;
 use super::super::endpoints::Endpoints;
 use super::super::policies::tests::document as written;
 use super::*;
+use crate::publish::Concerned;
 use crate::store::model::{Commit, Lease, Listener, MeshRead, Policy, RevocationList};
 
 fn document(name: &str, target: &str) -> Policy {
@@ -21,6 +22,7 @@ fn state(revision: u64, policies: Vec<Policy>, revoked: &[&str]) -> MeshState {
         roots: Some(vec![vec![1]]),
         policies: Some(policies),
         revocations: Some(revocations),
+        settings: None,
         went_back: false,
     };
     MeshState::empty(commit).advance(read, &"mesh.local".parse().unwrap()).unwrap().unwrap().0
@@ -102,6 +104,33 @@ fn only_changed_sections_are_sent() {
     assert_eq!(message.revision, 2);
     assert!(message.bundles.is_none() && message.policies.is_none() && message.services.is_none());
     assert_eq!(message.revocations.unwrap().identities, ["spiffe://mesh.local/batch"]);
+}
+
+#[test]
+fn settings_of_the_mesh_are_sent_when_they_change_also_if_nobody_can_read_them() {
+    let with = |revision: u64, document: &str| {
+        let commit = Commit { revision, at: time::from_millis(1_000) };
+        let read = MeshRead {
+            commit,
+            roots: None,
+            policies: None,
+            revocations: None,
+            settings: Some(document.into()),
+            went_back: false,
+        };
+        let (next, concerned) =
+            state(1, vec![], &[]).advance(read, &"mesh.local".parse().unwrap()).unwrap().unwrap();
+        assert_eq!(concerned, Concerned::Everyone);
+        next
+    };
+    let mut orders = Orders::new();
+    assert_eq!(orders.next(&state(1, vec![], &[])).unwrap().mesh.unwrap().document, "");
+    for (revision, document) in [(2, r#"{"kind":"Mesh","mode":"permissive"}"#), (3, "{"), (4, "")] {
+        let message = orders.next(&with(revision, document)).unwrap();
+        assert_eq!(message.mesh.unwrap().document, document);
+        assert!(message.policies.is_none() && message.bundles.is_none());
+        assert_eq!(orders.next(&with(revision, document)), None);
+    }
 }
 
 #[test]

@@ -17,7 +17,13 @@ fn at() -> SystemTime {
 
 fn digest(number: u8) -> StateDigest {
     let section = [number; 32];
-    StateDigest { bundles: section, policies: section, revocations: section, services: section }
+    StateDigest {
+        bundles: section,
+        policies: section,
+        revocations: section,
+        services: section,
+        mesh: section,
+    }
 }
 
 /// Streams, with the state that they would be told.

@@ -1,8 +1,8 @@
-//! Documents of `kind: Workload` and `kind: Policy`: read from files together, written in one form.
+//! Documents of `kind: Workload`, `kind: Policy` and `kind: Mesh`: read from files together, written in one form.
 //!
 //! ```text
-//!   files ──DocumentSet::read──▶ Placed<Declaration>, Placed<Document> ──plan──▶ ...
-//!   Declaration, Document ──to_yaml──▶ what reads as the same
+//!   files ──DocumentSet::read──▶ Placed<Declaration>, Placed<Document>, Placed<Settings> ──plan──▶ ...
+//!   Declaration, Document, Settings ──to_yaml──▶ what reads as the same
 //! ```
 
 mod read;
@@ -10,4 +10,5 @@ mod set;
 mod write;
 
 pub use set::{DocumentSet, File, MAX_DOCUMENTS, MAX_FILES, MAX_SET_BYTES, Placed, SetError};
+pub(super) use write::mesh_yaml;
 pub use write::{policy_yaml, workload_yaml};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use signet_proto::document::{Limits, Node, ParseError, Place, from_yaml};
 use signet_proto::policy::{self, CompileError, Document, PolicySet};
+use signet_proto::settings::{self, Settings};
 
 use super::read::{self, KIND};
 use crate::registry::declaration::Declaration;
@@ -48,6 +49,8 @@ pub struct DocumentSet {
     pub workloads: Vec<Placed<Declaration>>,
     /// Of `kind: Policy`, in the order read; they go together.
     pub policies: Vec<Placed<Document>>,
+    /// Of `kind: Mesh`: at most one.
+    pub mesh: Vec<Placed<Settings>>,
 }
 
 /// Why files are not a set of documents.
@@ -84,7 +87,7 @@ impl fmt::Display for Told<'_> {
 }
 
 impl DocumentSet {
-    /// Reads files of documents of both kinds; files without any are fine, and so is a set without any.
+    /// Reads files of documents of all kinds; files without any are fine, and so is a set without any.
     ///
     /// # Errors
     /// All mistakes that can be told, up to a bound.
@@ -110,7 +113,7 @@ impl DocumentSet {
     /// How many documents.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.workloads.len() + self.policies.len()
+        self.workloads.len() + self.policies.len() + self.mesh.len()
     }
 
     /// Whether there are none.
@@ -140,15 +143,19 @@ impl DocumentSet {
     fn take_one(&mut self, file: &Arc<str>, node: &Node) -> Result<(), ParseError> {
         let place = Place::new(file, node);
         let (file, line) = (file.clone(), node.line());
-        match place.kind("a document", &[KIND, policy::KIND])? {
+        match place.kind("a document", &[KIND, policy::KIND, settings::KIND])? {
             None => return Err(place.fail("expected the field `kind`, found none")),
             Some(KIND) => {
                 let document = read::read(&file, node)?;
                 self.workloads.push(Placed { file, line, document });
             }
-            Some(_) => {
+            Some(policy::KIND) => {
                 let document = policy::parse_node(&file, node)?;
                 self.policies.push(Placed { file, line, document });
+            }
+            Some(_) => {
+                let document = settings::parse_node(&file, node)?;
+                self.mesh.push(Placed { file, line, document });
             }
         }
         Ok(())
@@ -157,6 +164,7 @@ impl DocumentSet {
     fn require_own_names(&self, mistakes: &mut Vec<ParseError>) {
         own_names(&self.workloads, "id", |declaration| declaration.name.as_str(), mistakes);
         own_names(&self.policies, "name", |document| &document.name, mistakes);
+        own_names(&self.mesh, "kind", |_| settings::KIND, mistakes);
     }
 }
 
@@ -228,7 +236,7 @@ mod tests {
         assert_eq!(told.len(), 4, "{error}");
         assert!(told[0].starts_with("a.yaml:5:1: unknown field `colour`"), "{}", told[0]);
         assert_eq!(told[1], "a.yaml:7:1: expected the field `kind`, found none");
-        assert_eq!(told[2], "a.yaml:9:7: kind: expected `Workload` or `Policy`, found \"Role\"");
+        assert_eq!(told[2], "a.yaml:9:7: kind: expected `Workload`, `Policy` or `Mesh`, found \"Role\"");
         assert!(told[3].starts_with("b.yaml:") && told[3].contains("not YAML"), "{}", told[3]);
     }
 
@@ -239,6 +247,10 @@ mod tests {
         let stream = format!("{}---\n{}", policy("a"), policy("a"));
         let error = read(&[("p.yaml", &stream)]).unwrap_err().to_string();
         assert_eq!(error, "p.yaml:6:1: name: `a` is there twice, first at p.yaml:1");
+        let mesh = "kind: Mesh\nmode: strict\n";
+        assert_eq!(read(&[("m.yaml", mesh)]).unwrap().mesh.len(), 1);
+        let error = read(&[("m.yaml", mesh), ("n.yaml", mesh)]).unwrap_err().to_string();
+        assert_eq!(error, "n.yaml:1:1: kind: `Mesh` is there twice, first at m.yaml:1");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use signet_proto::document::{ParseError, from_json, to_yaml};
 use signet_proto::policy::Document;
+use signet_proto::settings::{self, Settings};
 
 use super::read::KIND;
 use crate::duration::Span;
@@ -79,6 +80,14 @@ pub fn workload_yaml(declaration: &Declaration) -> Result<String, ParseError> {
 /// When it is larger as JSON than any text may be.
 pub fn policy_yaml(document: &Document) -> Result<String, ParseError> {
     yaml(&document.name, &document.to_json())
+}
+
+/// The document of the mesh, which reads as these settings.
+///
+/// # Errors
+/// When it is larger as JSON than any text may be.
+pub(in crate::registry) fn mesh_yaml(settings: &Settings) -> Result<String, ParseError> {
+    yaml(settings::KIND, &settings.to_json())
 }
 
 fn yaml(name: &str, json: &str) -> Result<String, ParseError> {

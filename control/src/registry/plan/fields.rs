@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use signet_proto::document::ParseError;
 use signet_proto::policy::{Document, Rule};
+use signet_proto::settings::{Exception, Settings, UnknownDestinations};
 
 use super::FieldChange;
 use crate::duration::Span;
@@ -88,6 +90,33 @@ pub(super) fn between_policies(before: &Document, after: &Document) -> Vec<Field
         changes.extend(changed("rules", order(before), order(after)));
     }
     changes
+}
+
+/// The fields of the mesh's document that differ from what was there, if anything was.
+pub(super) fn of_mesh(before: Option<Result<Settings, ParseError>>, after: &Settings) -> Vec<FieldChange> {
+    let (before, unreadable) = match before {
+        Some(Ok(before)) => (Some(before), None),
+        None => (None, None),
+        Some(Err(_)) => (None, changed("document", "cannot be read".into(), "replaced".into())),
+    };
+    let texts = |settings: &Settings| {
+        let listed = |exceptions: &[Exception]| match exceptions {
+            [] => String::new(),
+            some => format!("[{}]", some.iter().map(Exception::to_json).collect::<Vec<_>>().join(", ")),
+        };
+        [
+            ("mode", settings.mode.as_str().to_owned()),
+            ("permissive", listed(&settings.permissive)),
+            ("strict", listed(&settings.strict)),
+            (
+                "unknownDestinations",
+                settings.unknown_destinations.map_or("", UnknownDestinations::as_str).to_owned(),
+            ),
+        ]
+    };
+    let before = before.as_ref().map(texts).unwrap_or_default();
+    let both = before.into_iter().zip(texts(after));
+    both.filter_map(|((_, before), (field, after))| changed(field, before, after)).chain(unreadable).collect()
 }
 
 fn rule_change(before: Option<&Rule>, after: Option<&Rule>) -> Option<FieldChange> {

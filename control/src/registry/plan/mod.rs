@@ -16,12 +16,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use signet_proto::policy::{Document, parse_json};
+use signet_proto::settings::{self, Settings};
 
 use super::declaration::{Declaration, Name};
 use super::document::{DocumentSet, Placed};
 use super::label::OwnerLabel;
 use crate::roles::Scope;
-use crate::store::model::{Documents, ManagedPolicy, NewPolicy, Registered, WorkloadStatus};
+use crate::store::model::{Documents, ManagedMesh, ManagedPolicy, NewPolicy, Registered, WorkloadStatus};
 
 /// How a set of documents is applied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub enum Kind {
     Workload,
     /// A policy.
     Policy,
+    /// The settings of the mesh.
+    Mesh,
 }
 
 /// What happens to one document.
@@ -54,7 +57,7 @@ pub enum Action {
     Unchanged,
     /// A workload that is not in the set any more ends for good.
     Retired,
-    /// A policy that is not in the set any more.
+    /// A policy, or the settings of the mesh, that is not in the set any more.
     Deleted,
     /// It cannot be applied: see [`Refused`].
     Conflict,
@@ -84,6 +87,8 @@ pub enum Write {
     Policy(NewPolicy),
     /// The policy is deleted; its target, which has to be told.
     Delete(String),
+    /// The settings of the mesh become these, as JSON; `None`: there are none any more.
+    Mesh(Option<String>),
 }
 
 /// One document of the set, or one that is pruned.
@@ -91,7 +96,7 @@ pub enum Write {
 pub struct Change {
     /// What it is about.
     pub kind: Kind,
-    /// A SPIFFE ID, a template, or the name of a policy.
+    /// A SPIFFE ID, a template, the name of a policy, or `mesh`.
     pub name: String,
     /// What happens.
     pub action: Action,
@@ -184,6 +189,7 @@ impl Plan {
                         scopes.push(Scope::of_target(&new.target));
                     }
                 }
+                (Kind::Mesh, _) => scopes.push(Scope::Everything),
             }
         }
         if scopes.is_empty() {
@@ -205,6 +211,7 @@ impl Kind {
         match self {
             Self::Workload => "workload",
             Self::Policy => "policy",
+            Self::Mesh => "mesh",
         }
     }
 }
@@ -234,6 +241,7 @@ pub fn plan(current: &Documents, wanted: &DocumentSet, label: &OwnerLabel, optio
     };
     planner.workloads(&current.workloads, &wanted.workloads);
     planner.policies(&current.policies, &wanted.policies);
+    planner.mesh(current.mesh.as_ref(), wanted.mesh.first());
     let mut plan = planner.plan;
     plan.changes.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     plan
@@ -338,6 +346,37 @@ impl Planner<'_> {
         self.of_set(Kind::Policy, name, Action::Updated, placed).writing(changed, write())
     }
 
+    fn mesh(&mut self, current: Option<&ManagedMesh>, wanted: Option<&Placed<Settings>>) {
+        let managed_by = current.and_then(|current| current.managed_by.as_ref());
+        let Some(placed) = wanted else {
+            // The one document is always all of them: `--prune` alone is enough.
+            if self.options.prune && managed_by == Some(self.label) {
+                self.plan.changes.push(reset());
+                self.plan.warnings.push("without its document the mesh is strict".into());
+            }
+            return;
+        };
+        let name = Kind::Mesh.as_str().to_owned();
+        if self.is_foreign(&name, managed_by, placed) {
+            let conflict = self.of_set(Kind::Mesh, name, Action::Conflict, placed);
+            self.plan.changes.push(conflict);
+            return;
+        }
+        let action = if current.is_some() { Action::Updated } else { Action::Created };
+        let before = current.map(|current| settings::parse_json(&current.document));
+        let mut changed = fields::of_mesh(before, &placed.document);
+        if current.is_some() {
+            changed.extend(self.relabelled(managed_by));
+        }
+        let change = match changed.is_empty() && current.is_some() {
+            true => self.of_set(Kind::Mesh, name, Action::Unchanged, placed),
+            false => self
+                .of_set(Kind::Mesh, name, action, placed)
+                .writing(changed, Write::Mesh(Some(placed.document.to_json()))),
+        };
+        self.plan.changes.push(change);
+    }
+
     fn prune<T>(&mut self, what: &'static str, managed: usize, absent: Vec<T>, end: impl Fn(T) -> Change) {
         if !self.options.prune {
             return;
@@ -417,6 +456,17 @@ fn delete(managed: &ManagedPolicy) -> Change {
         fields: Vec::new(),
         place: None,
         write: Write::Delete(managed.policy.target.clone()),
+    }
+}
+
+fn reset() -> Change {
+    Change {
+        kind: Kind::Mesh,
+        name: Kind::Mesh.as_str().to_owned(),
+        action: Action::Deleted,
+        fields: Vec::new(),
+        place: None,
+        write: Write::Mesh(None),
     }
 }
 

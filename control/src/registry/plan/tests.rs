@@ -34,6 +34,7 @@ fn applied(before: &Documents, plan: &Plan) -> Documents {
         before.workloads.iter().map(|old| (old.declaration.name.clone(), old.clone())).collect();
     let mut policies: BTreeMap<String, ManagedPolicy> =
         before.policies.iter().map(|old| (old.policy.name.clone(), old.clone())).collect();
+    let mut mesh = before.mesh.clone();
     for change in plan.writes() {
         match &change.write {
             Write::Nothing => {}
@@ -63,11 +64,21 @@ fn applied(before: &Documents, plan: &Plan) -> Documents {
             Write::Delete(_) => {
                 policies.remove(&change.name);
             }
+            Write::Mesh(document) => {
+                mesh = document.clone().map(|document| ManagedMesh {
+                    document,
+                    applied_at: SystemTime::UNIX_EPOCH,
+                    applied_by: String::new(),
+                    revision: before.changed + 1,
+                    managed_by: Some(plan.label.clone()),
+                });
+            }
         }
     }
     Documents {
         workloads: workloads.into_values().collect(),
         policies: policies.into_values().collect(),
+        mesh,
         changed: before.changed + 1,
     }
 }
@@ -145,6 +156,32 @@ fn what_another_label_manages_is_a_conflict_until_it_is_taken_over() {
     );
     let after = applied(&before, &moved);
     assert_eq!(after.workloads[0].managed_by, Some(label("infra")));
+}
+
+#[test]
+fn the_mesh_has_one_document_which_is_compared_owned_and_pruned() {
+    let (shop, infra) = (label("shop"), label("infra"));
+    let strict = read("kind: Mesh\nmode: strict\n");
+    let open = read(
+        "kind: Mesh\nmode: strict\npermissive: [{ target: spiffe://td/a, ports: [80] }]\nunknownDestinations: refuse\n",
+    );
+    let created = plan(&Documents::default(), &strict, &infra, PlanOptions::default());
+    assert_eq!(actions(&created), [("mesh", Action::Created)]);
+    let before = applied(&Documents::default(), &created);
+    assert!(plan(&before, &strict, &infra, PlanOptions::default()).is_unchanged());
+    let opened = plan(&before, &open, &infra, PlanOptions::default());
+    let told: Vec<_> = opened.changes[0].fields.iter().map(|field| (&*field.field, &*field.after)).collect();
+    assert_eq!(
+        told,
+        [("permissive", r#"[{"target":"spiffe://td/a","ports":[80]}]"#), ("unknownDestinations", "refuse")]
+    );
+    assert_eq!(opened.touched(&before), [Scope::Everything]);
+    let foreign = plan(&before, &open, &shop, PRUNE);
+    assert_eq!(actions(&foreign), [("mesh", Action::Conflict)]);
+    assert!(plan(&before, &read(""), &shop, PRUNE).changes.is_empty(), "another label's");
+    let pruned = plan(&before, &read(""), &infra, PRUNE);
+    assert_eq!(actions(&pruned), [("mesh", Action::Deleted)]);
+    assert_eq!(applied(&before, &pruned).mesh, None);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod certificates;
 mod connections;
 mod cursor;
 mod instances;
+mod outsiders;
 
 use signet_proto::policy::Pattern;
 
@@ -15,6 +16,7 @@ pub use certificates::{CertificateOrder, CertificateQuery};
 pub use connections::{ConnectionOrder, ConnectionQuery};
 pub use cursor::{Cursor, CursorError};
 pub use instances::InstanceQuery;
+pub use outsiders::OutsiderQuery;
 
 use super::StoreError;
 use super::sql::{Row, Sql, Value};

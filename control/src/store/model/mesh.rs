@@ -42,6 +42,8 @@ pub struct MeshRead {
     pub policies: Option<Vec<Policy>>,
     /// All revocations.
     pub revocations: Option<RevocationList>,
+    /// The document of the mesh; empty: there is none.
+    pub settings: Option<String>,
     /// What was known is not what the store had then: it is another history, and this is all of it.
     pub went_back: bool,
 }

@@ -152,6 +152,8 @@ pub struct Documents {
     pub workloads: Vec<Registered>,
     /// Policies by name.
     pub policies: Vec<ManagedPolicy>,
+    /// The settings of the mesh, if somebody applied some.
+    pub mesh: Option<ManagedMesh>,
     /// The revision of their last change.
     pub changed: u64,
 }
@@ -162,6 +164,21 @@ pub struct ManagedPolicy {
     /// The document.
     pub policy: Policy,
     /// Whose documents it is in; `None`: nobody said.
+    pub managed_by: Option<OwnerLabel>,
+}
+
+/// The stored settings of the mesh, and whose they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManagedMesh {
+    /// The document, as JSON.
+    pub document: String,
+    /// When it was applied.
+    pub applied_at: SystemTime,
+    /// By whom.
+    pub applied_by: String,
+    /// The revision that it became.
+    pub revision: u64,
+    /// Whose documents it is in.
     pub managed_by: Option<OwnerLabel>,
 }
 

@@ -192,6 +192,7 @@ async fn connections_are_found_from_either_end_and_by_what_was_refused(fixture: 
         run: [1; 16],
         number: 1,
         increments: increments.collect(),
+        outsiders: Vec::new(),
         certificates: Vec::new(),
         overflow: 0,
     };

@@ -1,21 +1,29 @@
 //! What proxies report is counted once, bounded, and pruned when it is silent.
 
 use super::*;
-use crate::inventory::{Cause, Increment, Link, Refused, Sightings, Spoken};
-use crate::store::{Counted, EdgeBounds};
+use crate::inventory::{Cause, Increment, Link, Outsider, Refused, Sightings, Spoken, Way};
+use crate::store::{Counted, EdgeBounds, OutsiderQuery, Page};
 
 both_engines!(
     report_is_counted_once_however_often_it_comes,
     counts_of_an_identitys_instances_add_up_and_each_end_has_its_own,
     edges_are_bounded_and_what_is_dropped_is_said,
     silent_edges_are_pruned_and_make_room,
+    addresses_without_identity_are_counted_listed_and_pruned,
     certificate_is_seen_by_whoever_has_its_issuer_and_serial,
 );
 
 const BOUNDS: EdgeBounds = EdgeBounds { of_identity: 100, in_all: 100 };
 
 fn sightings(run: u8, number: u64, increments: Vec<Increment>) -> Sightings {
-    Sightings { run: [run; 16], number, increments, certificates: Vec::new(), overflow: 0 }
+    Sightings {
+        run: [run; 16],
+        number,
+        increments,
+        outsiders: Vec::new(),
+        certificates: Vec::new(),
+        overflow: 0,
+    }
 }
 
 /// So many connections, of which as many more were denied.
@@ -151,6 +159,67 @@ async fn silent_edges_are_pruned_and_make_room(fixture: Fixture) {
     assert_eq!(fixture.store.prune_edges(before, 2).await.unwrap(), 0);
     assert_eq!(fixture.store.edges_kept().await.unwrap(), 2);
     assert!(fixture.edge("peer-4", "orders").await.is_some());
+}
+
+async fn addresses_without_identity_are_counted_listed_and_pruned(fixture: Fixture) {
+    let (instance, _) = fixture.instance("orders", 1, HOUR).await;
+    let seen = |way, address: [u8; 4], port, age: Duration| Outsider {
+        workload: id("orders"),
+        way,
+        address: address.into(),
+        port,
+        protocol: None,
+        first_at: time::now() - HOUR,
+        last_at: time::now() - age,
+        connections: 2,
+        requests: 0,
+        bytes_in: 3,
+        bytes_out: 4,
+        denied: 1,
+    };
+    let minute = Duration::from_secs(60);
+    let report = |number, outsiders| Sightings { outsiders, ..sightings(1, number, Vec::new()) };
+    let first = vec![
+        seen(Way::Plaintext, [10, 0, 0, 1], 80, HOUR),
+        seen(Way::Plaintext, [10, 0, 0, 2], 80, minute),
+        seen(Way::Plaintext, [10, 0, 0, 2], 81, 2 * minute),
+        seen(Way::Passthrough, [192, 0, 2, 1], 443, minute),
+    ];
+    assert_eq!(fixture.count(instance, "orders", report(1, first)).await, Counted::Now { dropped: 0 });
+    let again = vec![seen(Way::Plaintext, [10, 0, 0, 2], 80, Duration::ZERO)];
+    fixture.count(instance, "orders", report(2, again)).await;
+
+    let ports = fixture.store.plaintext_ports().await.unwrap();
+    let ports: Vec<_> = ports.iter().map(|found| (found.port, found.callers)).collect();
+    assert_eq!(ports, [(80, 2), (81, 1)], "the last one first");
+    let list = async |way, since| {
+        let page = Page { descending: true, after: None, limit: 10 };
+        let query =
+            OutsiderQuery { way, workload: Some(id("orders").as_str().parse().unwrap()), since, page };
+        fixture.store.outsiders(query, Some).await.unwrap().rows
+    };
+    let all = list(Way::Plaintext, None).await;
+    let told: Vec<_> =
+        all.iter().map(|found| (found.address.to_string(), found.port, found.connections)).collect();
+    assert_eq!(
+        told,
+        [("10.0.0.2".into(), 80, 4), ("10.0.0.2".into(), 81, 2), ("10.0.0.1".to_owned(), 80, 2)]
+    );
+    assert_eq!((all[0].bytes_in, all[0].bytes_out, all[0].denied), (6, 8, 2));
+    assert_eq!(list(Way::Plaintext, Some(time::now() - HOUR / 2)).await.len(), 2);
+    assert_eq!(list(Way::Passthrough, None).await[0].address.to_string(), "192.0.2.1");
+
+    let before = time::now() - HOUR / 2;
+    assert_eq!(fixture.store.prune_outsiders(before, 5).await.unwrap(), 1);
+    assert_eq!(fixture.store.prune_outsiders(before, 5).await.unwrap(), 0);
+    assert_eq!(list(Way::Plaintext, None).await.len(), 2);
+
+    let many = (0..1100_u32).map(|host| {
+        let [_, _, high, low] = host.to_be_bytes();
+        seen(Way::Plaintext, [10, 1, high, low], 80, Duration::ZERO)
+    });
+    let dropped = fixture.count(instance, "orders", report(3, many.collect())).await;
+    assert_eq!(dropped, Counted::Now { dropped: 1100 - (1024 - 2) }, "bounded");
 }
 
 async fn certificate_is_seen_by_whoever_has_its_issuer_and_serial(fixture: Fixture) {

@@ -70,8 +70,8 @@ impl<R: Route> Http<R> {
             }
         };
         headers::to_forwarded_form(&mut request, self.version, &self.authority);
-        if let Some(subject) = &self.subject {
-            headers::state_identity(request.headers_mut(), &subject.local, &subject.peer);
+        if self.subject.is_some() {
+            headers::state_identity(request.headers_mut(), &self.stated);
         }
         let asks_upgrade = self.version == Version::Http1 && headers::asks_upgrade(request.headers());
         let upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
@@ -155,7 +155,7 @@ impl<R: Route> Http<R> {
         let (rate, limits) = (service.rate, service.limits);
         drop(snapshot);
         if let Some(rate) = rate {
-            self.shared.admission.charge(&subject.peer.id, rate).map_err(|exceeded| {
+            self.shared.admission.charge(subject.charged(), rate).map_err(|exceeded| {
                 (StatusCode::TOO_MANY_REQUESTS, exceeded.to_string(), exceeded.retry_after)
             })?;
         }

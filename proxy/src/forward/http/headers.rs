@@ -1,7 +1,6 @@
 //! What is changed in a request or response on its way: hop-by-hop fields end here (RFC 9110 s7.6.1), the
 //! caller's identity is ours to state, and nothing else is touched.
 
-use std::fmt::Write;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,13 +11,10 @@ use http::header::{
 };
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Uri};
-use signet_proto::handshake::PeerIdentity;
-use signet_proto::spiffe::SpiffeId;
 
 use super::{Version, framing};
+use crate::forward::stated::{Stated, is_reserved};
 
-/// The identity of the caller, in Envoy's form.
-pub(super) const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -83,7 +79,7 @@ fn wants_trailers(headers: &HeaderMap) -> bool {
 
 /// A peer cannot have the fields removed that frame the message or say who it is for.
 fn is_vital(name: &HeaderName) -> bool {
-    [TRANSFER_ENCODING, http::header::CONTENT_LENGTH, HOST, TRAILER, FORWARDED_CLIENT_CERT].contains(name)
+    [TRANSFER_ENCODING, http::header::CONTENT_LENGTH, HOST, TRAILER].contains(name) || is_reserved(name)
 }
 
 fn connection_names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -95,27 +91,18 @@ fn connection_names(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .map(str::trim)
 }
 
-/// Removes every field that an app could take for the identity header, whoever sent it: also spelled with
-/// underscores, which CGI-like interfaces do not tell apart from hyphens (Envoy CVE-2024-45806).
+/// Removes every field that an app could take for one of ours, whoever sent it.
 pub(super) fn remove_identity(headers: &mut HeaderMap) {
-    let ours = |name: &HeaderName| name.as_str().replace('_', "-") == FORWARDED_CLIENT_CERT.as_str();
-    let spoofed: Vec<HeaderName> = headers.keys().filter(|name| ours(name)).cloned().collect();
+    let spoofed: Vec<HeaderName> = headers.keys().filter(|name| is_reserved(name)).cloned().collect();
     for name in spoofed {
         headers.remove(name);
     }
 }
 
-/// States who calls. SPIFFE IDs and hex digits need no escaping in this field.
-pub(super) fn state_identity(headers: &mut HeaderMap, local: &SpiffeId, peer: &PeerIdentity) {
+/// States who calls, as far as that is known and wanted.
+pub(super) fn state_identity(headers: &mut HeaderMap, stated: &Stated) {
     remove_identity(headers);
-    let mut value = format!("By={local};Hash=");
-    for byte in peer.leaf_sha256 {
-        let _ = write!(value, "{byte:02x}");
-    }
-    let _ = write!(value, ";URI={}", peer.id);
-    if let Ok(value) = HeaderValue::try_from(value) {
-        headers.insert(FORWARDED_CLIENT_CERT, value);
-    }
+    headers.extend(stated.fields());
 }
 
 /// The request's id: the caller's if it is a short visible text, otherwise a new one that is set.
@@ -191,16 +178,21 @@ mod tests {
             ("X-Forwarded-Client-Cert", "URI=spiffe://td/admin"),
             ("x_forwarded_client_cert", "URI=spiffe://td/admin"),
             ("X-Forwarded_Client-CERT", "URI=spiffe://td/admin"),
+            ("Client-Cert", ":AA==:"),
+            ("client_cert", ":AA==:"),
+            ("Client-Cert_Chain", ":AA==:, :AA==:"),
+            ("client-cert-chains", "another's"),
             ("x-forwarded-for", "10.0.0.1"),
         ]);
         remove_identity(&mut map);
-        assert_eq!(map, headers(&[("x-forwarded-for", "10.0.0.1")]));
+        assert_eq!(map, headers(&[("client-cert-chains", "another's"), ("x-forwarded-for", "10.0.0.1")]));
     }
 
     #[test]
     fn hop_by_hop_fields_end_here_and_framing_does_not() {
         let mut map = headers(&[
-            ("connection", "close, X-Trace , content-length, host"),
+            ("connection", "close, X-Trace , content-length, host, client-cert"),
+            ("client-cert", ":AA==:"),
             ("keep-alive", "timeout=5"),
             ("x-trace", "1"),
             ("te", "gzip"),
@@ -209,7 +201,15 @@ mod tests {
             ("accept", "*/*"),
         ]);
         end_hop(&mut map, Version::Http1);
-        assert_eq!(map, headers(&[("content-length", "5"), ("host", "app"), ("accept", "*/*")]));
+        assert_eq!(
+            map,
+            headers(&[
+                ("client-cert", ":AA==:"),
+                ("content-length", "5"),
+                ("host", "app"),
+                ("accept", "*/*")
+            ])
+        );
     }
 
     #[test]

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::exchange::Upgraded;
 use self::tracked::Tracked;
+use super::stated::Stated;
 use crate::causes::causes;
 use crate::connections::{Carrier, Registration, Subject};
 use crate::run::Shared;
@@ -93,6 +94,8 @@ pub struct Http<R: Route> {
     pub version: Version,
     /// Present where requests are decided: inbound.
     pub subject: Option<Subject>,
+    /// What the app is told of the caller, where requests are decided.
+    pub stated: Stated,
     /// `Host` for requests without one.
     pub authority: String,
     /// Of the connection; requests inherit them.

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -33,8 +34,8 @@ pub struct Http2Support(Mutex<HashMap<SocketAddr, Arc<Asked>>>);
 type Asked = tokio::sync::Mutex<Option<(Instant, Option<bool>)>>;
 
 impl Http2Support {
-    /// Asks the app, unless it was asked a while ago.
-    pub async fn of(&self, app: SocketAddr) -> bool {
+    /// Asks the app, unless it was asked a while ago; `before` goes before all else that it is sent.
+    pub async fn of(&self, app: SocketAddr, before: Option<&Bytes>) -> bool {
         let asked = {
             let mut apps = self.0.lock();
             match apps.get(&app) {
@@ -49,15 +50,22 @@ impl Http2Support {
         if asked.is_some_and(|(when, _)| when.elapsed() < valid) {
             return known.unwrap_or_default();
         }
-        let answer = tokio::time::timeout(DEADLINE, ask(app)).await.ok().and_then(Result::ok).or(known);
+        let answer = tokio::time::timeout(DEADLINE, Box::pin(ask(app, before)))
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .or(known);
         *asked = Some((Instant::now(), answer));
         answer.unwrap_or_default()
     }
 }
 
 /// A server that speaks HTTP/2 begins with SETTINGS; another one answers in its own way, or closes.
-async fn ask(app: SocketAddr) -> io::Result<bool> {
+async fn ask(app: SocketAddr, before: Option<&Bytes>) -> io::Result<bool> {
     let mut stream = dial(app).await.map_err(io::Error::other)?;
+    if let Some(before) = before {
+        stream.write_all(before).await?;
+    }
     stream.write_all(PREFACE).await?;
     let mut header = [0; FRAME_HEADER];
     match stream.read_exact(&mut header).await {
@@ -91,7 +99,7 @@ mod tests {
         let http1 = app(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
         let closes = app(b"").await;
         for (app, speaks) in [(http2, true), (http1, false), (closes, false)] {
-            assert_eq!(Http2Support::default().of(app).await, speaks);
+            assert_eq!(Http2Support::default().of(app, None).await, speaks);
         }
     }
 }

@@ -1,0 +1,60 @@
+//! The settings of the mesh as they were applied: at most one document.
+
+use super::change::Change;
+use super::model::{Actor, ManagedMesh};
+use super::sql::{Sql, values};
+use super::{Store, StoreError};
+use crate::registry::OwnerLabel;
+
+impl Store {
+    /// The document, if somebody applied one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn mesh_settings(&self) -> Result<Option<ManagedMesh>, StoreError> {
+        self.read(read).await
+    }
+}
+
+/// Writes the document, whether or not there is one.
+pub(super) fn write(
+    change: &Change<'_>,
+    document: &str,
+    managed_by: &OwnerLabel,
+    actor: &Actor,
+    revision: u64,
+) -> Result<(), StoreError> {
+    change.sql.post(
+        "INSERT INTO mesh_settings (id, document, applied_at_ms, applied_by, revision, managed_by)
+             VALUES (1, ?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (id) DO UPDATE SET document = excluded.document,
+               applied_at_ms = excluded.applied_at_ms, applied_by = excluded.applied_by,
+               revision = excluded.revision, managed_by = excluded.managed_by",
+        values![document, change.at, actor.as_str(), revision, managed_by.as_str()],
+    )
+}
+
+/// Removes the document.
+pub(super) fn remove(change: &Change<'_>) -> Result<(), StoreError> {
+    change.sql.post("DELETE FROM mesh_settings WHERE id = 1", &[])
+}
+
+pub(super) fn read(sql: &Sql<'_>) -> Result<Option<ManagedMesh>, StoreError> {
+    sql.find(
+        "SELECT document, applied_at_ms, applied_by, revision, managed_by FROM mesh_settings WHERE id = 1",
+        &[],
+        |row| {
+            let managed_by = match row.get::<String>(4)?.as_str() {
+                "" => None,
+                _ => Some(row.parsed(4)?),
+            };
+            Ok(ManagedMesh {
+                document: row.get(0)?,
+                applied_at: row.get(1)?,
+                applied_by: row.get(2)?,
+                revision: row.get(3)?,
+                managed_by,
+            })
+        },
+    )
+}
