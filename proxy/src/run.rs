@@ -16,7 +16,7 @@ use crate::balance::names::Names;
 use crate::capture::limits::Limits;
 use crate::capture::own::Own;
 use crate::capture::{Callers, Intake, Listener};
-use crate::config::{self, App, Config, Destination, Entrance, Source};
+use crate::config::{self, App, Config, Destination, Entrance, Sealing, Source};
 use crate::connections::Connections;
 use crate::control::Addresses;
 use crate::forward::opaque::Idle;
@@ -24,11 +24,13 @@ use crate::identity::{control as joined, files};
 use crate::inbound::{self, Inbound};
 use crate::living::endings::{Ending, Endings};
 use crate::living::{drain, notify};
+use crate::mesh::sealed::{Expected, Keeper};
 use crate::mesh::{Mesh, expire_rules, watch};
 use crate::outbound::{self, Destinations, Outbound};
 use crate::sightings::Sightings;
 use crate::sightings::report::Reports;
 use crate::telemetry::log::Filter;
+use crate::telemetry::metrics;
 use crate::telemetry::observers::Observers;
 use crate::upgrade::{Doors, Successors, start_on_signal};
 
@@ -36,6 +38,8 @@ use crate::upgrade::{Doors, Successors, start_on_signal};
 const HALF_CLOSED: Duration = Duration::from_secs(300);
 /// How long control has to take our goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How long control has to say what changed since it was sealed.
+const FIRST_WORD: Duration = Duration::from_secs(3);
 /// How long background tasks have to wind down.
 const WIND_DOWN: Duration = Duration::from_secs(2);
 
@@ -76,21 +80,22 @@ pub struct Shared {
 ///
 /// # Errors
 /// When a listener cannot be bound, or the identity is refused at the start.
-pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) -> anyhow::Result<()> {
+pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -> anyhow::Result<()> {
     let living = config.living;
     let quit = CancellationToken::new();
     let mut endings = Endings::listen(living.exit_with, quit.clone())?;
     let mut doors = Doors::find(living.upgrade_socket.as_deref()).await?;
     let connections = Arc::new(Connections::default());
-    let mesh = Arc::new(Mesh::new(Arc::clone(&connections)));
-    let [leaving, accepting, drain, stop, goodbye] = std::array::from_fn(|_| CancellationToken::new());
+    let keeper = keeper(living.sealing, &config.source);
+    let mesh = Arc::new(Mesh::new(Arc::clone(&connections)).kept_by(keeper.clone()));
+    let [leaving, accepting, drain, stop, goodbye, asked] = std::array::from_fn(|_| CancellationToken::new());
     let sightings = Arc::<Sightings>::default();
     let reports = Arc::new(Reports::new(Arc::clone(&sightings))?);
     let mesh_is_controlled = matches!(config.source, Source::Control(_));
     let intake = Intake::new(config.max_connections, accepting.clone());
     let outward = intake.beside(config.max_connections);
 
-    let health = Health { mesh: Arc::clone(&mesh), metrics, leaving: leaving.clone() };
+    let health = Health { mesh: Arc::clone(&mesh), metrics: recorder, leaving: leaving.clone() };
     let health_entrance = Entrance::Tcp(config.metrics_listen);
     let health_listener = doors.open(&health_entrance, Callers::Loopback).await.context("metrics-listen")?;
     announce("metrics", &health_listener);
@@ -100,6 +105,10 @@ pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) ->
     let (ours, answering) = (doors.ours(), stop.child_token());
     duties.spawn(after(ours.clone(), admin::serve_health(health_listener, health, answering.clone())));
     duties.spawn(expire_rules(Arc::clone(&mesh), stop.clone()));
+    if let Some(keeper) = keeper {
+        // The file, too, is one process's.
+        duties.spawn(after(ours.clone(), keeper.run(answering.clone())));
+    }
 
     // Bound before joining, so that control can be told the real ports and a taken port spends no ticket.
     let inbound = open(&mut doors, config.inbound, Callers::All, |listener| &listener.listen)
@@ -173,6 +182,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) ->
             Source::Control(joining) => {
                 match doors.predecessor() {
                     Some(running) => joined::take_over(&joining, running, &control, &mesh).await?,
+                    None if restored(&mesh) => {}
                     None => joined::join(&joining, &control, &mesh).await?,
                 }
                 let listeners = inbound.iter().filter_map(|(listener, settings)| match settings.forward {
@@ -191,6 +201,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) ->
                     everybody: outbound
                         .iter()
                         .any(|(_, settings)| !matches!(settings.destination, Destination::Peer(..))),
+                    asked: asked.clone(),
                 };
                 // A renewal would take the goodbye back, and the drain is shorter than what is left of an SVID.
                 duties.spawn(joined::renew(joining, control, Arc::clone(&mesh), leaving.clone()));
@@ -204,6 +215,10 @@ pub async fn run(config: Config, metrics: PrometheusHandle, log: Arc<Filter>) ->
                     stop.clone(),
                 );
                 duties.spawn(follow);
+                if mesh.sealed_at().is_some() {
+                    // What was revoked meanwhile is better known before anybody is let in.
+                    let _ = tokio::time::timeout(FIRST_WORD, asked.cancelled()).await;
+                }
             }
         }
         ready(&mesh).await;
@@ -285,6 +300,35 @@ async fn open<L>(
 async fn after<T>(begin: CancellationToken, then: impl Future<Output = T>) -> T {
     begin.cancelled().await;
     then.await
+}
+
+fn keeper(sealing: Option<Sealing>, source: &Source) -> Option<Arc<Keeper>> {
+    let (Some(Sealing { path, key }), Source::Control(joining)) = (sealing, source) else { return None };
+    let expected = Expected {
+        trust_domain: joining.trust_domain.clone(),
+        root_sha256: joining.root_sha256,
+        spiffe_id: joining.spiffe_id.clone(),
+    };
+    Some(Arc::new(Keeper::new(path, key, expected)))
+}
+
+/// Starts with the sealed copy, if there is one that can be used.
+fn restored(mesh: &Mesh) -> bool {
+    let Some(keeper) = mesh.keeper() else { return false };
+    let found = match keeper.restore() {
+        Ok(None) => return false,
+        Ok(Some(restored)) => {
+            tracing::warn!(id = %restored.svid.id(), age = ?restored.age(), "starting with the sealed copy");
+            watch::restore(mesh, restored).map_err(|error| error.to_string())
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    found
+        .inspect_err(|error| {
+            metrics::state_refused();
+            tracing::error!(error, "the sealed copy is not used");
+        })
+        .is_ok()
 }
 
 fn announce(direction: &str, listener: &Listener) {

@@ -311,6 +311,16 @@ impl Proxy {
         process
     }
 
+    /// Starts it again after its process ended, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub async fn restart(&mut self) {
+        self.process = self.start_again();
+        self.admin = addresses(&self.process, "metrics", 1).await[0];
+        self.become_ready().await;
+    }
+
     /// Has a new process take over; returns the one that ran until then, which ends when its last connection does.
     ///
     /// # Panics

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use signet_tests::apps::{Nginx, Postgres, RequestApp, TcpEcho};
@@ -188,6 +189,75 @@ async fn a_leaving_proxy_says_so_and_serves_who_has_not_heard() {
     assert!(late.stdout.starts_with("HTTP/1.1 200"), "{}", late.stdout);
     assert!(late.stdout.to_lowercase().contains("connection: close"), "it is told: {}", late.stdout);
     assert_eq!(caller.process.exit(PATIENCE).await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_restarts_while_control_is_down_and_serves_by_what_was_sealed_until_its_svid_ends() {
+    let (mut mesh, app) = (Mesh::start().await, RequestApp::start().await);
+    let (frontend, intruder, web) = (id("/frontend"), id("/intruder"), id("/web"));
+    for workload in [&frontend, &intruder] {
+        mesh.workload(workload).await;
+    }
+    mesh.short_lived_workload(&web, "30s").await;
+    mesh.policy(&allow("web", &web, &[&frontend])).await;
+    let (keys, inbound) = (tempfile::tempdir().unwrap(), free_address());
+    let key = keys.path().join("state.key");
+    let sealed = keys.path().join("state");
+    std::fs::write(&key, noise(32)).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let server = mesh.proxy(&web).await.with("--inbound", format!("{inbound}=http://{}", app.address));
+    let server = server.with("--state-file", sealed.display()).with("--state-key", key.display());
+    let mut server = server.start().await;
+    let peer = format!("{web}@{inbound}");
+    let caller = mesh.proxy(&frontend).await.outbound("http://", &peer).start().await;
+    let stranger = mesh.proxy(&intruder).await.outbound("http://", &peer).start().await;
+    let status = async |proxy: &Proxy| {
+        let answer = curl_get(proxy.outbound(), "/").await.stdout;
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    assert_eq!((status(&caller).await, status(&stranger).await), ("200".into(), "403".into()));
+    eventually("it is sealed", PATIENCE, async || match sealed.exists() {
+        true => Ok(()),
+        false => Err("no file yet".to_owned()),
+    })
+    .await;
+
+    // The ticket is spent: with control there, it goes on as who it was. Killed whenever, also while it writes.
+    for _ in 0..3 {
+        server.process.kill().await;
+        server.restart().await;
+    }
+    let instances = mesh.identities().await.iter().filter(|row| row["spiffe_id"] == web.as_str()).count();
+    assert_eq!(instances, 1, "it is the same instance");
+
+    mesh.kill_control().await;
+    server.process.kill().await;
+    server.restart().await;
+    assert_eq!(server.metrics().await.count("signet_state_restored", &[]), 1);
+    let ready = server.readyz().await;
+    assert!(ready.body.contains("control has not answered"), "{}", ready.body);
+    assert_eq!((status(&caller).await, status(&stranger).await), ("200".into(), "403".into()));
+
+    // Changed by a bit, it is refused; put back, it is good until the SVID in it ends.
+    server.process.kill().await;
+    let good = std::fs::read(&sealed).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    std::fs::write(&sealed, bad).unwrap();
+    let mut refused = server.start_again();
+    let said =
+        refused.wait_for_log("it refuses the copy", |event| is_message(event, "the sealed copy is not used"));
+    let said = said.await.to_string();
+    assert!(said.contains(&sealed.display().to_string()) && said.contains("does not open"), "{said}");
+    refused.kill().await;
+    std::fs::write(&sealed, good).unwrap();
+    server.restart().await;
+    eventually("its SVID ends", PATIENCE * 2, async || match server.readyz().await {
+        ready if ready.status == 503 && ready.body.contains("the SVID has ended") => Ok(()),
+        ready => Err(ready.body),
+    })
+    .await;
+    assert_ne!(status(&caller).await, "200", "nothing is served beyond its end");
 }
 
 fn upgradable(builder: signet_tests::proxy::ProxyBuilder) -> signet_tests::proxy::ProxyBuilder {

@@ -1,4 +1,4 @@
-//! A workload's private key: made in memory, never written, wiped on drop (invariant 2).
+//! A workload's private key: made in memory, never written in the clear, wiped on drop (invariant 2).
 
 use std::sync::Arc;
 
@@ -62,15 +62,28 @@ impl WorkloadKey {
     /// # Errors
     /// When the cryptographic library does not accept its own key.
     pub fn signing_key(&self) -> Result<Arc<dyn SigningKey>, KeyError> {
-        let pkcs8 = Zeroizing::new(self.0.serialize_der());
-        any_supported_type(&PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_slice())))
-            .map_err(|_| KeyError::Unsupported)
+        Self::signing_key_from_der(&self.to_der())
     }
 
     /// The key as PKCS#8 PEM, for an operator's own credentials on disk. Workloads never call this.
     #[must_use]
     pub fn to_pem(&self) -> Zeroizing<String> {
         Zeroizing::new(self.0.serialize_pem())
+    }
+
+    /// The key as PKCS#8 DER, to be sealed at once.
+    #[must_use]
+    pub fn to_der(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.0.serialize_der())
+    }
+
+    /// Reads a private key that came out of its seal.
+    ///
+    /// # Errors
+    /// When it is damaged, or of a kind that is not supported.
+    pub fn signing_key_from_der(pkcs8: &[u8]) -> Result<Arc<dyn SigningKey>, KeyError> {
+        any_supported_type(&PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8)))
+            .map_err(|_| KeyError::Unsupported)
     }
 
     /// Reads a private key that something else keeps on disk (the `files` identity source).

@@ -91,7 +91,13 @@ fn ready(health: &Health) -> Response<Full<Bytes>> {
         missing.push("draining: this proxy is shutting down");
     }
     if missing.is_empty() {
-        text(StatusCode::OK, "ready\n")
+        match health.mesh.sealed_at().and_then(|sealed_at| jiff::Timestamp::try_from(sealed_at).ok()) {
+            Some(at) => text(
+                StatusCode::OK,
+                format!("ready\nwith what was sealed at {at}: control has not answered since this start\n"),
+            ),
+            None => text(StatusCode::OK, "ready\n"),
+        }
     } else {
         text(StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n")
     }

@@ -16,6 +16,7 @@ use crate::capture::rules::Mode;
 use crate::cli::check::CheckArguments;
 use crate::cli::client::AskArguments;
 use crate::cli::tap::TapArguments;
+use crate::mesh::sealed::KeyPlace;
 use crate::telemetry::log::Format;
 
 /// Signet's sidecar: mutual TLS and authorization by identity for one workload.
@@ -291,6 +292,14 @@ pub struct Keys {
     #[arg(long, value_name = "DURATION", env = "SIGNET_UPGRADE_DRAIN_TIMEOUT")]
     pub upgrade_drain_timeout: Option<Timeout>,
 
+    /// Keep a sealed copy of the SVID and of what control said last, to start with while control is down
+    #[arg(long, value_name = "FILE", env = "SIGNET_STATE_FILE")]
+    pub state_file: Option<PathBuf>,
+
+    /// The key that seals it: a file of 32 random bytes, or a key in the kernel
+    #[arg(long, value_name = "FILE|keyring:NAME", env = "SIGNET_STATE_KEY")]
+    pub state_key: Option<KeyPlace>,
+
     /// How long nothing may move on an open connection [default: 24h]
     #[arg(long, value_name = "DURATION", env = "SIGNET_IDLE_TIMEOUT")]
     pub idle_timeout: Option<Timeout>,
@@ -329,6 +338,8 @@ impl Keys {
             drain_timeout: self.drain_timeout.or(other.drain_timeout),
             exit_with_pid: self.exit_with_pid.or(other.exit_with_pid),
             allow_quit: self.allow_quit.or(other.allow_quit),
+            state_file: self.state_file.or(other.state_file),
+            state_key: self.state_key.or(other.state_key),
             upgrade_socket: self.upgrade_socket.or(other.upgrade_socket),
             upgrade_drain_timeout: self.upgrade_drain_timeout.or(other.upgrade_drain_timeout),
             idle_timeout: self.idle_timeout.or(other.idle_timeout),

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 
+use super::ConfigError;
 use super::args::Keys;
 use crate::living::drain::Patience;
+use crate::mesh::sealed::StateKey;
 
 /// How a proxy starts and ends beside its app.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Living {
     /// How much time callers and connections have at the end.
     pub patience: Patience,
@@ -19,11 +21,41 @@ pub struct Living {
     pub allow_quit: bool,
     /// Where a new process takes over.
     pub upgrade_socket: Option<PathBuf>,
+    /// The sealed copy on disk.
+    pub sealing: Option<Sealing>,
 }
 
-impl From<&Keys> for Living {
-    fn from(keys: &Keys) -> Self {
-        Self {
+/// A sealed copy on disk: where, and with which key.
+#[derive(Debug)]
+pub struct Sealing {
+    /// The file.
+    pub path: PathBuf,
+    /// The key, read.
+    pub key: StateKey,
+}
+
+impl Living {
+    /// Reads the key of the sealed copy, if there is to be one.
+    pub(super) fn of(keys: &Keys) -> Result<Self, ConfigError> {
+        let sealing = match (&keys.state_file, &keys.state_key) {
+            (None, None) => None,
+            (Some(path), Some(place)) if keys.svid_file.is_none() => {
+                Some(Sealing { path: path.clone(), key: StateKey::load(place)? })
+            }
+            (Some(_), Some(_)) => {
+                let with = "`join`: an SVID from files is on disk already";
+                return Err(ConfigError::Alone { key: "state-file", with });
+            }
+            (Some(_), None) => {
+                let with = "`state-key`: nothing is kept in the clear";
+                return Err(ConfigError::Alone { key: "state-file", with });
+            }
+            (None, Some(_)) => {
+                let with = "`state-file`, the file that it seals";
+                return Err(ConfigError::Alone { key: "state-key", with });
+            }
+        };
+        Ok(Self {
             patience: Patience {
                 grace: keys.drain_grace.map_or(Duration::from_secs(5), |grace| grace.0),
                 upgrade: keys.upgrade_drain_timeout.map_or(Duration::from_secs(600), |timeout| timeout.0),
@@ -32,6 +64,7 @@ impl From<&Keys> for Living {
             allow_quit: keys.allow_quit.unwrap_or_default(),
             upgrade_socket: keys.upgrade_socket.clone(),
             exit_with: keys.exit_with_pid.map(|pid| pid.0),
-        }
+            sealing,
+        })
     }
 }

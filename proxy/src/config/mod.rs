@@ -23,10 +23,11 @@ pub use attest::Attest;
 pub use effective::{Effective, Given, Origin, Setting};
 pub use file::FileError;
 pub use listeners::{App, Destination, Inbound, Outbound, Place, Route};
-pub use living::Living;
+pub use living::{Living, Sealing};
 pub use source::Source;
 pub use values::{AdminEntrance, Cidr, Entrance, Protocol, Requested, Statement, Timeout, Unknown};
 
+use crate::mesh::sealed::StateError;
 use crate::telemetry::log::Format;
 use source::source;
 
@@ -82,6 +83,9 @@ pub enum ConfigError {
         /// Why.
         error: std::io::Error,
     },
+    /// The key of the sealed copy.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The ticket.
     #[error("`{key}`: {error}")]
     Ticket {
@@ -190,7 +194,7 @@ impl Config {
         } else if keys.policy_file.is_some() {
             return Err(ConfigError::PolicyFile);
         }
-        let living = Living::from(&keys);
+        let living = Living::of(&keys)?;
         Ok(Self {
             source,
             inbound: keys.inbound,

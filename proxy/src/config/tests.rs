@@ -234,3 +234,33 @@ fn listeners_are_needed_and_distinct() {
     let nowhere = [&FILES[..], &["--outbound", "127.0.0.1:1=spiffe://td/a"]].concat();
     assert!(matches!(load(&nowhere), Err(ConfigError::NoAddress { .. })));
 }
+
+#[test]
+fn a_sealed_copy_needs_its_key_and_an_svid_that_is_not_on_disk_anyway() {
+    let inbound = ["--inbound", "15443=127.0.0.1:8080"];
+    let error = |more: &[&str]| load(&[&inbound[..], more].concat()).unwrap_err().to_string();
+    let ticket = ["--join", "none"];
+    let state = ["--state-file", "state"];
+    assert!(error(&[&ticket[..], &state].concat()).contains("`state-key`"));
+    let key = ["--state-key", "keyring:signet"];
+    assert!(error(&[&ticket[..], &key].concat()).contains("`state-file`"));
+    assert!(error(&[&FILES[..], &state, &key].concat()).contains("`join`"));
+    let gone = ["--state-key", "/nowhere/state.key"];
+    let said = error(&[&ticket[..], &state, &gone].concat());
+    assert!(said.contains("/nowhere/state.key") && said.contains("head -c 32"), "{said}");
+}
+
+#[test]
+fn the_end_may_come_without_grace_and_with_a_process() {
+    let living = |more: &[&str]| {
+        load(&[&["--inbound", "15443=127.0.0.1:8080"][..], &FILES, more].concat()).unwrap().living
+    };
+    assert_eq!(living(&[]).patience.grace, Duration::from_secs(5));
+    let config = living(&["--drain-grace", "0s", "--exit-with-pid", "1", "--allow-quit"]);
+    assert_eq!(config.patience.grace, Duration::ZERO);
+    assert_eq!(config.exit_with.unwrap(), rustix::process::Pid::INIT);
+    assert!(config.allow_quit && !living(&["--allow-quit", "false"]).allow_quit);
+    for (text, key) in [("exit-with-pid = 0", "exit-with-pid"), ("drain-grace = \"-1s\"", "drain-grace")] {
+        assert!(file_error(text).contains(key), "{text}");
+    }
+}

@@ -112,7 +112,7 @@ fn take(
     }
     tracing::info!(id = %svid.id(), instance = svid.profile().instance.map(tracing::field::display),
         serial = hex(&svid.profile().serial), "joined the mesh");
-    adopt(mesh, svid, |inputs| inputs.bundles = bundles)
+    adopt(mesh, svid, &request.key, |inputs| inputs.bundles = bundles)
 }
 
 /// Proves somebody else with our SVID, over mutual TLS: control's answer to the signing request of the process that

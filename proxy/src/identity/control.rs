@@ -254,7 +254,7 @@ async fn renew_once(joining: &Joining, control: &Addresses, mesh: &Mesh) -> Resu
         return Err(ControlError::Unusable(format!("it issued `{}` to `{}`", next.id(), svid.id())).into());
     }
     tracing::debug!(serial = hex(&next.profile().serial), "renewed the SVID");
-    adopt(mesh, next, |_| {})
+    adopt(mesh, next, &key, |_| {})
 }
 
 pub(super) fn checked(
@@ -272,15 +272,19 @@ pub(super) fn checked(
 pub(super) fn adopt(
     mesh: &Mesh,
     svid: Svid,
+    key: &WorkloadKey,
     also: impl FnOnce(&mut crate::mesh::Inputs),
 ) -> Result<(), IdentityError> {
-    let not_after = svid.profile().not_after;
+    let svid = Arc::new(svid);
     mesh.update(|inputs| {
-        inputs.svid = Some(Arc::new(svid));
+        inputs.svid = Some(Arc::clone(&svid));
         also(inputs);
     })?;
+    if let Some(keeper) = mesh.keeper() {
+        keeper.identity(key, &svid);
+    }
     metrics::rotation("success");
-    metrics::svid_expiry(not_after);
+    metrics::svid_expiry(svid.profile().not_after);
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! bundle and a policy are in hand there is no snapshot, and nothing is accepted (invariant 1).
 
 mod duty;
+pub mod sealed;
 mod services;
 mod snapshot;
 mod told;
@@ -27,6 +28,7 @@ pub use services::{Behind, Endpoint, Services};
 pub use snapshot::{Alpn, Snapshot};
 pub use traffic::Traffic;
 
+use self::sealed::Keeper;
 use crate::connections::{Applied, Connections};
 use crate::telemetry::metrics;
 
@@ -59,6 +61,9 @@ pub struct Mesh {
     generation: latest::Sender<u64>,
     next_renewal: Mutex<Option<SystemTime>>,
     connections: Arc<Connections>,
+    keeper: Option<Arc<Keeper>>,
+    /// When what is in force was sealed, until control says something.
+    restored: Mutex<Option<SystemTime>>,
 }
 
 impl Mesh {
@@ -71,6 +76,40 @@ impl Mesh {
             generation: latest::Sender::new(0),
             next_renewal: Mutex::default(),
             connections,
+            keeper: None,
+            restored: Mutex::default(),
+        }
+    }
+
+    /// The same with a sealed copy on disk.
+    #[must_use]
+    pub fn kept_by(self, keeper: Option<Arc<Keeper>>) -> Self {
+        Self { keeper, ..self }
+    }
+
+    /// Who keeps the sealed copy, if anybody does.
+    #[must_use]
+    pub fn keeper(&self) -> Option<&Arc<Keeper>> {
+        self.keeper.as_ref()
+    }
+
+    /// When that was sealed which is in force for want of anything newer.
+    #[must_use]
+    pub fn sealed_at(&self) -> Option<SystemTime> {
+        *self.restored.lock()
+    }
+
+    /// What is in force was sealed at that time.
+    pub(super) fn restored(&self, saved_at: SystemTime) {
+        *self.restored.lock() = Some(saved_at);
+        metrics::state_restored(Some(saved_at));
+    }
+
+    /// Control said something, which is in force.
+    pub(super) fn heard(&self) {
+        if self.restored.lock().take().is_some() {
+            metrics::state_restored(None);
+            tracing::info!("control answers again: what was sealed is replaced");
         }
     }
 

@@ -70,6 +70,16 @@ impl Told {
         })
     }
 
+    /// The services, as control would say them at once.
+    pub(super) fn whole(&self) -> v1::Services {
+        let known = self.services.iter().flat_map(|known| &known.services);
+        let services = known.map(|(id, service)| v1::Service {
+            spiffe_id: id.clone(),
+            endpoints: service.instances.values().flatten().cloned().collect(),
+        });
+        v1::Services { services: services.collect() }
+    }
+
     /// The services, for connections to be made with.
     pub(super) fn services(&self) -> Services {
         self.services.as_ref().map(Known::services).unwrap_or_default()

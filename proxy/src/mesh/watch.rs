@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use super::sealed::Restored;
 use super::told::Told;
 use super::{Inputs, Mesh, Services};
 use crate::backoff::Backoff;
@@ -41,6 +42,8 @@ pub struct Subscription {
     pub upstreams: Vec<SpiffeId>,
     /// Whether we want to know those of all peers of our trust domain.
     pub everybody: bool,
+    /// Cancelled once control said something, or could not be asked.
+    pub asked: CancellationToken,
 }
 
 impl Subscription {
@@ -86,6 +89,7 @@ pub async fn follow(
             ended = followed => ended,
         };
         metrics::control_connected(false);
+        subscription.asked.cancel();
         if leaving.is_cancelled() {
             // Opening the stream again would take the goodbye back.
             return;
@@ -154,6 +158,8 @@ async fn stream(
             let expected = message.state.as_ref().and_then(StateDigest::read);
             let applied = apply(mesh, told, message)?;
             *worked = true;
+            mesh.heard();
+            subscription.asked.cancel();
             compare(revision, expected, told.lock().digest(&mesh.bundles()));
             pending.add(InForce { revision, position, arrived, applied });
         }
@@ -300,8 +306,31 @@ fn apply(mesh: &Mesh, told: &Mutex<Told>, message: v1::WatchResponse) -> Result<
         let mut told = told.lock();
         told.take(&message).then(|| told.services())
     };
+    let keeper = mesh.keeper().map(|keeper| (keeper, message.clone()));
     // What could not be brought into force is not claimed: everything is sent again on the next stream.
-    bring_into_force(mesh, services, message).inspect_err(|_| *told.lock() = Told::default())
+    let applied =
+        bring_into_force(mesh, services, message).inspect_err(|_| *told.lock() = Told::default())?;
+    if let Some((keeper, message)) = keeper {
+        keeper.learned(message, told.lock().whole());
+    }
+    Ok(applied)
+}
+
+/// Brings into force what was sealed, as if control had just said it.
+///
+/// # Errors
+/// When it cannot be used; then nothing of it is in force.
+pub fn restore(mesh: &Mesh, restored: Restored) -> Result<(), ControlError> {
+    let Restored { svid, told: message, saved_at } = restored;
+    let (mut told, not_after) = (Told::default(), svid.profile().not_after);
+    let services = told.take(&message).then(|| told.services());
+    // Without a policy beside it, this alone is no snapshot.
+    mesh.update(|inputs| inputs.svid = Some(Arc::new(svid)))
+        .map_err(|error| ControlError::Unusable(error.to_string()))?;
+    bring_into_force(mesh, services, message)?;
+    mesh.restored(saved_at);
+    metrics::svid_expiry(not_after);
+    Ok(())
 }
 
 fn bring_into_force(

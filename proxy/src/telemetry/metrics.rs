@@ -70,6 +70,13 @@ fn describe() {
     describe_counter!("signet_svid_rotations_total", "Attempts to get a new SVID, by result");
     describe_counter!("signet_reattestations_total", "Attempts to become a new instance, by result");
     describe_counter!("signet_upgrades_total", "New processes that wanted to take over, by result");
+    describe_gauge!("signet_state_restored", "1 while the sealed copy is in force, for want of control");
+    describe_gauge!(
+        "signet_state_saved_timestamp_seconds",
+        "When the copy was sealed that was started with, Unix time"
+    );
+    describe_counter!("signet_state_refused_total", "Sealed copies that could not be used at the start");
+    describe_counter!("signet_state_writes_total", "Writes of the sealed copy, by result");
     describe_gauge!("signet_control_connected", "1 while the stream from control is open");
     describe_gauge!("signet_snapshot_generation", "Snapshots that came into force");
     describe_counter!(
@@ -257,6 +264,25 @@ pub fn reattestation(result: &'static str) {
 /// A new process took over, or did not.
 pub fn upgrade(result: &'static str) {
     counter!("signet_upgrades_total", "result" => result).increment(1);
+}
+
+/// A sealed copy of that time is in force, or none any more.
+pub fn state_restored(saved_at: Option<SystemTime>) {
+    gauge!("signet_state_restored").set(if saved_at.is_some() { 1.0 } else { 0.0 });
+    if let Some(saved_at) = saved_at {
+        let seconds = saved_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        gauge!("signet_state_saved_timestamp_seconds").set(seconds);
+    }
+}
+
+/// A sealed copy is there, and cannot be used.
+pub fn state_refused() {
+    counter!("signet_state_refused_total").increment(1);
+}
+
+/// The sealed copy was written, or could not be.
+pub fn state_written(result: &'static str) {
+    counter!("signet_state_writes_total", "result" => result).increment(1);
 }
 
 /// When the SVID in force ends.
