@@ -32,6 +32,7 @@ use crate::sightings::report::Reports;
 use crate::telemetry::log::Filter;
 use crate::telemetry::metrics;
 use crate::telemetry::observers::Observers;
+use crate::telemetry::traces::{self, Tracer};
 use crate::upgrade::{Doors, Successors, start_on_signal};
 
 /// After one side has finished, how long the other may be silent.
@@ -126,11 +127,16 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
         ),
         None => None,
     };
+    let tracer = config.traces.map(|(endpoint, ratio)| {
+        let (tracer, finished) = Tracer::new(ratio);
+        duties.spawn(traces::export(endpoint, finished, Arc::clone(&mesh), stop.clone()));
+        tracer
+    });
     let for_us = [health_port, admin_listener.as_ref().and_then(Listener::port)].into_iter().flatten();
     let shared = Arc::new(Shared {
         mesh: Arc::clone(&mesh),
         connections: Arc::clone(&connections),
-        observers: Arc::default(),
+        observers: Observers::new(tracer),
         sightings,
         tasks: intake.tasks().clone(),
         leaving: leaving.clone(),

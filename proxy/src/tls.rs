@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
 
-use crate::telemetry::{Direction, metrics};
+use crate::telemetry::{Direction, metrics, traces};
 
 /// From the accept to the end of the ClientHello: a caller that says nothing costs little and not for long.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -114,12 +114,12 @@ pub async fn connect(
     config: &Arc<ClientConfig>,
 ) -> Result<(client::TlsStream<TcpStream>, PeerIdentity), HandshakeError> {
     let handshake = TlsConnector::from(Arc::clone(config)).connect(server_name(), stream);
-    timed(Direction::Outbound, async {
+    let handshake = timed(Direction::Outbound, async {
         let stream = handshake.await?;
         let peer = PeerIdentity::from_verified(stream.get_ref().1.peer_certificates())?;
         Ok((stream, peer))
-    })
-    .await
+    });
+    traces::measured("handshake", handshake).await
 }
 
 async fn timed<T>(

@@ -291,6 +291,22 @@ impl Proxy {
         scrape(self.place(), self.admin).await
     }
 
+    /// Where its admin listener is.
+    pub async fn operators(&self) -> SocketAddr {
+        addresses(&self.process, "admin", 1).await[0]
+    }
+
+    /// What its admin listener answers, as JSON.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn ask(&self, path: &str) -> Value {
+        let at = self.operators().await;
+        let reply = self.place().get(at, path).await.expect("the admin listener answers");
+        assert_eq!(reply.status, 200, "{path}: {}", reply.body);
+        serde_json::from_str(&reply.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", reply.body))
+    }
+
     fn place(&self) -> Place<'_> {
         self.builder.pod.as_ref().map_or(Place::Loopback, Place::Pod)
     }

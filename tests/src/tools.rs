@@ -81,9 +81,22 @@ pub fn envoy() -> PathBuf {
 /// When they are not installed.
 #[must_use]
 pub fn oidc_python() -> Command {
-    let packages = workspace().join("target/tools/oidc");
+    python_with("oidc")
+}
+
+/// Debian's Python with the packages of `tests/peers/collector.requirements` and no others.
+///
+/// # Panics
+/// When they are not installed.
+#[must_use]
+pub fn collector_python() -> Command {
+    python_with("collector")
+}
+
+fn python_with(peer: &str) -> Command {
+    let packages = workspace().join("target/tools").join(peer);
     let installed = packages.join("installed").is_file();
-    assert!(installed, "the OpenID provider is missing: run tests/packages (or tests/run, which does it)");
+    assert!(installed, "packages of {peer} are missing: run tests/packages (or tests/run, which does it)");
     let mut command = Command::new("/usr/bin/python3");
     // Without `site`: Debian's own modules are of other versions.
     command.arg("-S").env("PYTHONPATH", packages).env("PYTHONWARNINGS", "ignore");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::capture::{Intake, Listener, Socket};
 use crate::mesh::Mesh;
+use crate::telemetry::{metrics, openmetrics};
 
 const MOST_CONNECTIONS: usize = 64;
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -73,8 +74,15 @@ fn answer(health: &Health, request: &Request<Incoming>) -> Response<Full<Bytes>>
     match request.uri().path() {
         "/metrics" => {
             health.metrics.run_upkeep();
-            let mut response = text(StatusCode::OK, health.metrics.render());
-            let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+            let (body, format) = match accept.is_some_and(openmetrics::is_wanted) {
+                true => {
+                    let text = health.metrics.render();
+                    (openmetrics::from_prometheus(&text, &metrics::EXEMPLARS), openmetrics::CONTENT_TYPE)
+                }
+                false => (health.metrics.render(), "text/plain; version=0.0.4; charset=utf-8"),
+            };
+            let (mut response, format) = (text(StatusCode::OK, body), HeaderValue::from_static(format));
             response.headers_mut().insert(CONTENT_TYPE, format);
             response
         }

@@ -11,7 +11,9 @@ use signet_proto::spiffe::SpiffeId;
 use super::attest::Attest;
 use super::effective::Given;
 use super::listeners::{Inbound, Outbound, Route};
-use super::values::{AdminEntrance, Cidr, Count, Entrance, Grace, Label, ProcessId, Timeout, Unknown};
+use super::values::{
+    AdminEntrance, Cidr, Collector, Count, Entrance, Grace, Label, ProcessId, Ratio, Timeout, Unknown,
+};
 use crate::capture::rules::Mode;
 use crate::cli::check::CheckArguments;
 use crate::cli::client::AskArguments;
@@ -262,6 +264,14 @@ pub struct Keys {
     #[arg(long, value_name = "IP:PORT|unix:PATH|none", env = "SIGNET_ADMIN_LISTEN")]
     pub admin_listen: Option<AdminEntrance>,
 
+    /// Collector that takes spans (OTLP over gRPC); without, nothing is traced
+    #[arg(long, value_name = "http://HOST:PORT", env = "SIGNET_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<Collector>,
+
+    /// How many of the requests and connections that come without a trace begin one [default: 0.1]
+    #[arg(long, value_name = "RATIO", env = "SIGNET_TRACE_SAMPLE")]
+    pub trace_sample: Option<Ratio>,
+
     /// How long new connections are still taken in after SIGTERM, for callers who have not heard of it [default: 5s]
     #[arg(long, value_name = "DURATION", env = "SIGNET_DRAIN_GRACE")]
     pub drain_grace: Option<Grace>,
@@ -334,6 +344,8 @@ impl Keys {
             policy_file: self.policy_file.or(other.policy_file),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
             admin_listen: self.admin_listen.or(other.admin_listen),
+            otlp_endpoint: self.otlp_endpoint.or(other.otlp_endpoint),
+            trace_sample: self.trace_sample.or(other.trace_sample),
             drain_grace: self.drain_grace.or(other.drain_grace),
             drain_timeout: self.drain_timeout.or(other.drain_timeout),
             exit_with_pid: self.exit_with_pid.or(other.exit_with_pid),

@@ -30,6 +30,8 @@ pub use values::{AdminEntrance, Cidr, Entrance, Protocol, Requested, Statement, 
 use crate::mesh::sealed::StateError;
 use crate::telemetry::log::Format;
 use source::source;
+use tonic::transport::Endpoint;
+use values::{Collector, Ratio};
 
 /// Everything that `signet-proxy run` needs to know.
 #[derive(Debug)]
@@ -54,6 +56,8 @@ pub struct Config {
     pub max_connections_per_identity: usize,
     /// Metrics and health.
     pub metrics_listen: SocketAddr,
+    /// Where spans go, and how many traces begin here.
+    pub traces: Option<(Endpoint, f64)>,
     /// For operators of this machine.
     pub admin_listen: Option<Entrance>,
     /// How it starts and ends beside its app.
@@ -205,6 +209,7 @@ impl Config {
             dns_servers: keys.dns_server,
             max_connections: keys.max_connections.map_or(10_000, |count| count.0),
             max_connections_per_identity: keys.max_connections_per_identity.map_or(5_000, |count| count.0),
+            traces: traces(keys.otlp_endpoint, keys.trace_sample)?,
             metrics_listen,
             admin_listen,
             living,
@@ -212,6 +217,17 @@ impl Config {
             log_format: keys.log_format.unwrap_or_default(),
             effective,
         })
+    }
+}
+
+fn traces(to: Option<Collector>, sample: Option<Ratio>) -> Result<Option<(Endpoint, f64)>, ConfigError> {
+    match (to, sample) {
+        (Some(Collector(endpoint)), sample) => Ok(Some((endpoint, sample.map_or(0.1, |Ratio(ratio)| ratio)))),
+        (None, None) => Ok(None),
+        (None, Some(_)) => {
+            let with = "`otlp-endpoint`: without a collector nothing is traced";
+            Err(ConfigError::Alone { key: "trace-sample", with })
+        }
     }
 }
 

@@ -98,6 +98,53 @@ pub enum Entrance {
 #[serde(try_from = "String")]
 pub struct AdminEntrance(pub Option<Entrance>);
 
+/// Where spans are sent: `http://HOST:PORT` of a collector that speaks OTLP over gRPC.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Collector(pub tonic::transport::Endpoint);
+
+/// A part of a whole, from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Ratio(pub f64);
+
+impl TryFrom<f64> for Ratio {
+    type Error = String;
+
+    fn try_from(ratio: f64) -> Result<Self, String> {
+        if (0.0..=1.0).contains(&ratio) {
+            Ok(Self(ratio))
+        } else {
+            Err(format!("expected a ratio from 0 to 1 such as 0.01, found {ratio}"))
+        }
+    }
+}
+
+impl FromStr for Ratio {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ratio: f64 =
+            text.parse().map_err(|_| format!("expected a ratio from 0 to 1 such as 0.01, found `{text}`"))?;
+        ratio.try_into()
+    }
+}
+
+impl FromStr for Collector {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || {
+            format!(
+                "expected http://HOST:PORT of a collector's gRPC port such as http://127.0.0.1:4317, found `{text}`"
+            )
+        };
+        let address = text.strip_prefix("http://").ok_or_else(expected)?;
+        let _: Requested = address.trim_end_matches('/').parse().map_err(|_| expected())?;
+        text.parse().map(Self).map_err(|_| expected())
+    }
+}
+
 /// `HOST:PORT` as an app names it: a name, or an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
@@ -384,4 +431,4 @@ macro_rules! from_text {
     )+};
 }
 
-from_text!(Entrance, AdminEntrance, Requested, Cidr, Label, Timeout, Grace);
+from_text!(Entrance, AdminEntrance, Collector, Requested, Cidr, Label, Timeout, Grace);

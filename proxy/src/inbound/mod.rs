@@ -6,6 +6,7 @@ mod streams;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1, PeerIdentity};
@@ -29,7 +30,7 @@ use crate::mesh::Alpn;
 use crate::run::Shared;
 use crate::sightings::Seen;
 use crate::telemetry::observers::closed_by_operator;
-use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol, metrics};
+use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol, metrics, traces};
 use crate::tls::{self, OffersBoth};
 
 /// One inbound listener at work.
@@ -113,10 +114,12 @@ async fn phases(
         true => Arc::clone(&snapshot.server_http1),
         false => Arc::clone(&snapshot.server),
     };
+    let began = Instant::now();
     let (stream, peer) = Box::pin(tls::accept(caller, choose)).await.map_err(|refused| {
         (CloseReason::HandshakeFailed, Some(format!("{}: {refused}", refused.reason())))
     })?;
     drop(unproven);
+    record.live().inspect(|live| live.shook_hands(began));
     record.facts.source = Some(peer.id.clone());
     let _counted = shared.limits.identity(&peer.id).ok_or_else(|| limited("identity"))?;
     record.facts.edge = shared.sightings.caller(&peer.id, app.port());
@@ -283,6 +286,7 @@ impl Arrival {
             Detected::Opaque if let Some(refusal) = refusal => Err(refusal),
             Detected::Opaque => {
                 record.protocol = Protocol::Opaque;
+                record.begin_span(None, "");
                 registration.carries(Content::Opaque);
                 self.authorize(registration, record)?;
                 self.charge()?;
@@ -290,9 +294,12 @@ impl Arrival {
                 self.let_in(record);
                 let mut called = match called {
                     Some(called) => called,
-                    None => Box::pin(self.app.reach()).await.map_err(error)?,
+                    None => {
+                        let reached = traces::measured("connect", self.app.reach());
+                        Box::pin(traces::within(record.scope(), reached)).await.map_err(error)?
+                    }
                 };
-                let meters = record.meters();
+                let (meters, began) = (record.meters(), Instant::now());
                 // Raced here, too, so that the app's socket is still in hand when the right is lost.
                 let relayed = async {
                     match self.protocol {
@@ -305,6 +312,7 @@ impl Arrival {
                     reason = cut(Some(registration)) => Err((reason, None)),
                     ended = relayed => ended.map_err(Into::into),
                 };
+                record.step("forward", began, None);
                 reset_unless(ended.is_ok(), called.get_ref());
                 ended
             }
@@ -336,6 +344,13 @@ impl Arrival {
     /// Decides with the newest snapshot. The connection is in the table already, so that a change after this
     /// is held against it there (invariant 4).
     fn authorize(&self, registration: &Registration, record: &mut AccessRecord) -> Result<(), Refusal> {
+        let began = Instant::now();
+        let decided = self.decide(registration, record);
+        record.step("authorize", began, decided.as_ref().err().map(|(reason, _)| reason.as_str()));
+        decided
+    }
+
+    fn decide(&self, registration: &Registration, record: &mut AccessRecord) -> Result<(), Refusal> {
         if let Some(reason) = self.distrusted(registration) {
             return Err((reason, None));
         }

@@ -98,6 +98,9 @@ async fn one(
     record: &mut AccessRecord,
 ) -> (Result<(), Refusal>, Option<Carrier>) {
     record.closes_with(&registration);
+    if let Asked::Stream(preamble) = &asked {
+        record.begin_span(preamble.trace.map(Into::into), "");
+    }
     if let Err((answer, refusal)) = admit(arrival, &registration, &asked, record) {
         // Nothing is carried any more: the refusal takes the time it takes outside the table.
         drop(registration);

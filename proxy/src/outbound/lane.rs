@@ -15,6 +15,7 @@ use crate::forward::http::{Pool, Version, cut};
 use crate::forward::tunnel::Tunneled;
 use crate::forward::upstream::{Called, Upstream, UpstreamError};
 use crate::mesh::Alpn;
+use crate::telemetry::traces;
 
 /// How long a peer may take to answer a request for a stream.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
@@ -52,7 +53,7 @@ impl Lane {
 
     /// A way for bytes from `source`: a stream on a connection that waits, or on a new one.
     pub(super) async fn way(&self, alpn: Alpn, source: Option<SocketAddr>) -> Result<Way, UpstreamError> {
-        let to = |port| Preamble { source, ..Preamble::to_port(port) };
+        let to = |port| Preamble { source, trace: traces::parent(), ..Preamble::to_port(port) };
         while let Some(mut tunnel) = self.tunnels.take(&self.target.shared) {
             let preamble = to(tunnel.port);
             match opened(&mut tunnel, &preamble).await {
@@ -66,7 +67,7 @@ impl Lane {
                 Err(_) => {}
             }
         }
-        let called = self.target.connect(alpn).await?;
+        let called = traces::measured("connect", self.target.connect(alpn)).await?;
         Ok(match (called, NonZeroU16::new(self.target.endpoint.app_port)) {
             (Called { stream, registration: Some(registration), svid: Some(svid) }, Some(port))
                 if stream.get_ref().get_ref().1.alpn_protocol() == Some(tunnel::ALPN) =>

@@ -13,6 +13,7 @@ mod trip;
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
@@ -36,7 +37,7 @@ use crate::forward::upstream::{Called, UpstreamError};
 use crate::mesh::Snapshot;
 use crate::run::Shared;
 use crate::telemetry::observers::closed_by_operator;
-use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Meters, Protocol, metrics};
+use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Meters, Protocol, metrics, traces};
 
 /// Why an outbound connection ended before or while it was forwarded.
 type Refusal = (CloseReason, Option<String>);
@@ -138,13 +139,17 @@ async fn forward(
         }
         Detected::Opaque => {
             record.protocol = Protocol::Opaque;
+            record.shows();
+            record.begin_span(None, "");
             let (call, Connected { with: way, lane, turn: _outstanding }) = match begun {
                 Some((call, Connected { with, lane, turn })) => {
                     (call, Connected { with: Way::Plain(with), lane, turn })
                 }
                 None => {
                     let mut call = Call::begin(callees, calls).await.map_err(error)?;
-                    let connected = Box::pin(call.way(record.facts.remote.address())).await.map_err(error)?;
+                    let connected =
+                        traces::within(record.scope(), Box::pin(call.way(record.facts.remote.address())));
+                    let connected = connected.await.map_err(error)?;
                     (call, connected)
                 }
             };
@@ -155,9 +160,9 @@ async fn forward(
                 Way::Tunnel(tunnel) => Some(&*tunnel.registration),
             };
             right.inspect(|right| record.closes_with(right));
-            let meters = record.meters();
+            let (meters, began) = (record.meters(), Instant::now());
             let idle = shared.idle.at_most(call.timeouts().idle);
-            match way {
+            let ended = match way {
                 Way::Plain(Called { stream, registration, .. }) => {
                     carry(&mut caller, stream, registration.as_deref(), &meters, idle).await
                 }
@@ -170,7 +175,9 @@ async fn forward(
                     }
                     ended
                 }
-            }
+            };
+            record.step("forward", began, None);
+            ended
         }
     }
 }
@@ -242,6 +249,7 @@ async fn stranger(
         port: requested.port,
         content: Content::Opaque,
     });
+    record.closes_with(&right);
     if right.distrusted(&*snapshot_of(shared)?, 0).is_some() {
         let why = format!(
             "{requested} is no known peer: is its proxy running and connected to control, or is a `route` missing? (`unknown-destinations` is `refuse`, here or in the settings of the mesh)"

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use signet_proto::policy::Verdict;
 use signet_proto::spiffe::SpiffeId;
 
 use super::observers::{Event, Kind, Live, Observers, Shown, milliseconds};
+use super::traces::{self, Context, Scope, Span};
+use super::traces::{number, text};
 use super::{CloseReason, Direction, metrics};
 use crate::capture::Remote;
 use crate::connections::Registration;
@@ -39,6 +42,14 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Of HTTP.
+    fn version(self) -> &'static str {
+        match self {
+            Self::Http2 => "2",
+            _ => "1.1",
+        }
+    }
+
     /// As in log and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -98,6 +109,7 @@ pub struct AccessRecord {
     detail: Option<String>,
     generation: u64,
     ongoing: Option<Ongoing>,
+    span: Option<Box<Span>>,
     finished: bool,
 }
 
@@ -140,6 +152,7 @@ impl AccessRecord {
             detail: None,
             generation: 0,
             ongoing: None,
+            span: None,
             finished: false,
         }
     }
@@ -169,6 +182,42 @@ impl AccessRecord {
         if news && live.observers.taps.any() {
             live.observers.taps.tell(&self.event(Kind::Opened, None));
         }
+    }
+
+    /// Begins its span, if spans are wanted, below the caller's (`parent`, and its `tracestate`). Returns what the
+    /// called side is told, unless the caller's own words go on as they are.
+    pub(crate) fn begin_span(&mut self, parent: Option<Context>, state: &str) -> Option<Context> {
+        let live = self.facts.live.as_ref()?;
+        let tracer = live.observers.tracer.as_ref()?;
+        if let Some(span) = &self.span {
+            return Some(span.scope.context());
+        }
+        let mut begun = tracer.begin(parent);
+        if let Some(span) = &mut begun.span {
+            span.with_state(state);
+            if let Some((begun, took)) = live.take_handshake() {
+                span.scope.went_well("handshake", begun, took);
+            }
+        }
+        self.span = begun.span;
+        begun.tell
+    }
+
+    /// What the phases of its span are added to.
+    pub(crate) fn scope(&self) -> Option<Scope> {
+        self.span.as_ref().map(|span| span.scope.clone())
+    }
+
+    /// Adds a phase that began then and is over now to its span.
+    pub(crate) fn step(&self, name: &'static str, begun: Instant, failed: Option<&str>) {
+        if let Some(span) = &self.span {
+            span.scope.step(name, begun, failed.map(str::to_owned));
+        }
+    }
+
+    /// The trace that it is recorded in.
+    fn trace(&self) -> Option<u128> {
+        self.span.as_ref().map(|span| span.scope.context().trace)
     }
 
     /// Its place in the table of open connections.
@@ -253,7 +302,14 @@ impl AccessRecord {
         match (&self.head, &self.facts.destination) {
             (Some(_), Some(destination)) => {
                 let status = self.status.unwrap_or_default();
-                metrics::request(self.facts.direction, status, self.facts.source.as_ref(), destination, took);
+                metrics::request(
+                    self.facts.direction,
+                    status,
+                    self.facts.source.as_ref(),
+                    destination,
+                    took,
+                    self.trace(),
+                );
                 if let (Some(edge), Some(Verdict { allowed: true, .. })) = (&self.facts.edge, &self.verdict) {
                     edge.requested();
                 }
@@ -276,6 +332,7 @@ impl AccessRecord {
                 live.observers.taps.tell(&self.event(kind, Some(took)));
             }
         }
+        self.send_span(took);
         let (bytes_in, bytes_out) = self.bytes();
         let verdict = self.said();
         tracing::info!(
@@ -294,6 +351,7 @@ impl AccessRecord {
             reason = self.verdict.as_ref().map(|verdict| verdict.reason.as_str()),
             method = self.head.as_ref().map(|head| head.method.as_str()),
             path = self.head.as_ref().map(|head| head.path.as_str()),
+            trace_id = self.trace().map(|trace| format!("{trace:032x}")),
             request_id = self.head.as_ref().map(|head| head.request_id.as_str()),
             status = self.status,
             bytes_in,
@@ -303,6 +361,61 @@ impl AccessRecord {
             detail = self.detail.as_deref(),
             generation = self.generation,
         );
+    }
+
+    fn send_span(&self, took: Duration) {
+        let tracer = self.facts.live.as_ref().and_then(|live| live.observers.tracer.as_ref());
+        let (Some(span), Some(tracer)) = (&self.span, tracer) else { return };
+        let facts = traces::Facts {
+            direction: self.facts.direction,
+            reason: self.reason,
+            method: self.head.as_ref().map(|head| head.method.as_str()),
+            status: self.status,
+            detail: self.detail.as_deref(),
+            attributes: self.attributes(),
+        };
+        tracer.finish(span, &facts, took);
+    }
+
+    /// By OpenTelemetry's conventions for HTTP and networks, and what is only ours.
+    fn attributes(&self) -> Vec<KeyValue> {
+        let Self { facts, head, verdict, .. } = self;
+        let (bytes_in, bytes_out) = self.bytes();
+        let mut all = vec![
+            text("network.transport", "tcp"),
+            text("signet.direction", facts.direction.as_str()),
+            text("signet.verdict", self.said()),
+            text("signet.close_reason", self.reason.as_str()),
+            number("server.port", facts.port),
+            number("signet.bytes_in", bytes_in),
+            number("signet.bytes_out", bytes_out),
+            number("signet.generation", self.generation),
+        ];
+        let peer = facts.remote.address();
+        all.extend(peer.map(|peer| text("network.peer.address", peer.ip().to_string())));
+        all.extend(peer.map(|peer| number("network.peer.port", peer.port())));
+        all.extend(facts.requested.as_deref().map(|requested| text("server.address", requested)));
+        all.extend(facts.source.as_ref().map(|id| text("signet.source", id.as_str())));
+        all.extend(facts.destination.as_ref().map(|id| text("signet.destination", id.as_str())));
+        if let Some(verdict) = verdict {
+            all.extend(verdict.policy.as_deref().map(|policy| text("signet.policy", policy)));
+            all.extend(verdict.rule.as_deref().map(|rule| text("signet.rule", rule)));
+        }
+        if let Some(Head { method, path, request_id }) = head {
+            all.push(text("http.request.method", method.as_str()));
+            all.push(text("url.path", path.as_str()));
+            all.push(text("url.scheme", "http"));
+            all.push(text("network.protocol.name", "http"));
+            all.push(text("network.protocol.version", self.protocol.version()));
+            all.push(text("signet.request_id", request_id.as_str()));
+            all.extend(self.status.map(|status| number("http.response.status_code", status)));
+            all.extend(
+                self.status
+                    .filter(|status| *status >= 400)
+                    .map(|status| text("error.type", status.to_string())),
+            );
+        }
+        all
     }
 
     /// In and out, seen from the called side.
@@ -344,7 +457,7 @@ impl AccessRecord {
             path: head.as_ref().map(|head| head.path.as_str()),
             status: self.status,
             request_id: self.request_id(),
-            trace_id: None,
+            trace_id: self.trace().map(|trace| format!("{trace:032x}")),
             bytes_in: over.map(|(bytes_in, _)| bytes_in),
             bytes_out: over.map(|(_, bytes_out)| bytes_out),
             duration_ms: took.map(milliseconds),

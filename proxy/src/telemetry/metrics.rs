@@ -11,12 +11,16 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use signet_proto::spiffe::SpiffeId;
 
 use super::labels::BoundedLabels;
+use super::openmetrics::Exemplars;
 use super::{CloseReason, Direction};
 
 const IDENTITY_LABELS: usize = 500;
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const LONG_SECONDS: &[f64] = &[0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0];
+
+/// A traced request of each range of latencies.
+pub static EXEMPLARS: Exemplars = Exemplars::new();
 
 /// Installs the recorder of this process.
 ///
@@ -48,6 +52,7 @@ fn describe() {
     describe_counter!("signet_limited_total", "Connections refused as their caller has too many, by reason");
     describe_counter!("signet_plaintext_total", "Callers without TLS where the mesh takes them, by result");
     describe_counter!("signet_passthrough_total", "Connections to unknown destinations that were let pass");
+    describe_counter!("signet_spans_total", "Spans for the collector, by what became of them");
     describe_counter!("signet_accept_errors_total", "Failed accepts, by reason");
     describe_counter!("signet_upstream_failures_total", "Endpoints that could not be reached, by reason");
     describe_counter!(
@@ -160,14 +165,18 @@ pub fn handshake_failed(direction: Direction, reason: &'static str) {
         .increment(1);
 }
 
-/// An HTTP exchange ended.
+/// An HTTP exchange ended; `trace` is the one that it was recorded in.
 pub fn request(
     direction: Direction,
     status: u16,
     source: Option<&SpiffeId>,
     destination: &SpiffeId,
     took: Duration,
+    trace: Option<u128>,
 ) {
+    if let Some(trace) = trace {
+        EXEMPLARS.keep(direction, SECONDS, took.as_secs_f64(), trace);
+    }
     let source = source.map_or_else(|| Arc::from("none"), identity);
     counter!("signet_requests_total", "direction" => direction.as_str(), "status" => status.to_string(),
         "source" => source, "destination" => identity(destination))
@@ -202,6 +211,11 @@ pub fn plaintext(result: &'static str) {
 /// A connection goes to somebody who is no peer.
 pub fn passed_through() {
     counter!("signet_passthrough_total").increment(1);
+}
+
+/// Spans that were `exported`, that the collector did not take (`failed`), or that found no room (`dropped`).
+pub fn spans(result: &'static str, count: u64) {
+    counter!("signet_spans_total", "result" => result).increment(count);
 }
 
 /// A listener could not accept.

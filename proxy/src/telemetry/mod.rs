@@ -5,6 +5,8 @@ mod labels;
 pub mod log;
 pub mod metrics;
 pub mod observers;
+pub mod openmetrics;
+pub mod traces;
 
 pub use access::{AccessRecord, Facts, Meters, Protocol};
 

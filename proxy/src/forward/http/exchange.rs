@@ -1,7 +1,7 @@
 //! One request: decide -> state who calls -> forward -> answer.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
@@ -22,6 +22,7 @@ use crate::causes::causes;
 use crate::connections::{Content, Registration, Subject};
 use crate::forward::opaque::{Idle, relay};
 use crate::forward::upstream::UpstreamError;
+use crate::telemetry::traces;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters, Protocol};
 
 /// A request that got no response.
@@ -46,14 +47,20 @@ impl<R: Route> Http<R> {
             &path,
             request_id,
         );
+        let (parent, state) = headers::trace(request.headers());
+        if let Some(own) = record.begin_span(parent, state) {
+            headers::tell_trace(request.headers_mut(), &own, parent.is_none());
+        }
         if let Err(doubtful) = framing::check(&request, self.version) {
             // What follows it on this connection is no more to be trusted than itself.
             return answer(form, doubtful.status(), &doubtful.to_string(), record, true);
         }
+        let began = Instant::now();
         let authorized = match method {
             Method::CONNECT => Err((StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not forwarded".into())),
             _ => self.authorize(&method, &path, &mut record).map_err(|why| (StatusCode::FORBIDDEN, why)),
         };
+        record.step("authorize", began, authorized.as_ref().err().map(|(_, why)| why.as_str()));
         let registration = match authorized {
             Ok(registration) => registration,
             Err((status, why)) => {
@@ -87,11 +94,15 @@ impl<R: Route> Http<R> {
             record.facts.destination = Some(callee.clone());
         }
         let idle = trip.timeouts().idle.unwrap_or(self.shared.idle.open);
-        let (mut response, Place { peer, load, turn }) =
-            match self.forward(&mut trip, request, &record, registration.as_ref(), idle).await {
-                Ok(forwarded) => forwarded,
-                Err(failure) => return self.failed(form, record, failure),
-            };
+        let (mut response, Place { peer, load, turn }) = match traces::within(
+            record.scope(),
+            self.forward(&mut trip, request, &record, registration.as_ref(), idle),
+        )
+        .await
+        {
+            Ok(forwarded) => forwarded,
+            Err(failure) => return self.failed(form, record, failure),
+        };
         record.answered(response.status().as_u16());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(caller) = upgrade else { return self.failed(form, record, Failure::Unasked) };
@@ -200,11 +211,14 @@ impl<R: Route> Http<R> {
                 }
             });
         }
-        tokio::select! {
+        let began = Instant::now();
+        let forwarded = tokio::select! {
             biased;
             reason = cut(registration.map(Arc::as_ref)) => Err(Failure::Cut(reason)),
             answered = self.send(trip, request, repeat, &sent) => answered,
-        }
+        };
+        record.step("forward", began, forwarded.is_err().then_some("no answer"));
+        forwarded
     }
 
     fn failed(&self, form: Form, mut record: AccessRecord, failure: Failure) -> Response<Tracked> {

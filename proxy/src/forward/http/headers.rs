@@ -14,8 +14,11 @@ use http::{Request, Uri};
 
 use super::{Version, framing};
 use crate::forward::stated::{Stated, is_reserved};
+use crate::telemetry::traces::Context;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -125,6 +128,29 @@ fn new_id() -> String {
     static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
     static NEXT: AtomicU64 = AtomicU64::new(0);
     format!("{:016x}-{:x}", *PROCESS, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The caller's trace, if it says which in the form that the standard knows (W3C Trace Context, section 3.2).
+pub(super) fn trace(headers: &HeaderMap) -> (Option<Context>, &str) {
+    let mut given = headers.get_all(TRACE_PARENT).iter();
+    let parent = given.next().and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    match (parent, given.next()) {
+        (Some(parent), None) => {
+            let state = headers.get(TRACE_STATE).and_then(|value| value.to_str().ok());
+            (Some(parent), state.unwrap_or_default())
+        }
+        _ => (None, ""),
+    }
+}
+
+/// Tells the called side its trace. State without a trace that it belongs to means nothing (section 3.3).
+pub(super) fn tell_trace(headers: &mut HeaderMap, own: &Context, begins: bool) {
+    if begins {
+        headers.remove(TRACE_STATE);
+    }
+    if let Ok(value) = HeaderValue::try_from(own.to_string()) {
+        headers.insert(TRACE_PARENT, value);
+    }
 }
 
 /// Puts a request into the form that its called side expects, so that what policy saw is what the app sees:

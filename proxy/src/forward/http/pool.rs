@@ -25,6 +25,7 @@ use crate::causes::causes;
 use crate::connections::Registration;
 use crate::forward::upstream::{Called, Upstream, UpstreamError};
 use crate::run;
+use crate::telemetry::traces;
 
 /// HTTP/2 connections over which requests are spread, and how many one carries before there is another: what
 /// befalls a connection befalls all of them. More connections only for more requests than fit.
@@ -177,7 +178,8 @@ impl<U: Upstream> Pool<U> {
             return (making.clone(), origin);
         }
         let pool = Arc::clone(self);
-        let task = self.shared.tasks.spawn(async move { pool.connect().await.map(Arc::new) });
+        let task =
+            self.shared.tasks.spawn(traces::carried(async move { pool.connect().await.map(Arc::new) }));
         let made = async { task.await.unwrap_or_else(|_| Err(Arc::new(UpstreamError::NotReady))) };
         let making = made.boxed().shared();
         all.push(making.clone());
@@ -194,7 +196,7 @@ impl<U: Upstream> Pool<U> {
 
     /// A connection that nobody used before.
     pub(super) async fn connect(&self) -> Result<Kept, Arc<UpstreamError>> {
-        let called = self.upstream.connect(self.version.into()).await?;
+        let called = traces::measured("connect", self.upstream.connect(self.version.into())).await?;
         let opened = self.open(called).await;
         opened.map_err(|error| Arc::new(UpstreamError::Http(causes(&error))))
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use signet_proto::policy::Verdict;
@@ -48,6 +48,7 @@ pub struct Live {
     in_flight: AtomicU64,
     shown: Mutex<Shown>,
     announced: AtomicBool,
+    handshake: Mutex<Option<(Instant, Duration)>>,
     closing: Mutex<Closing>,
     cut: CancellationToken,
 }
@@ -72,6 +73,7 @@ impl Live {
             in_flight: AtomicU64::new(0),
             shown: Mutex::new(shown),
             announced: AtomicBool::new(false),
+            handshake: Mutex::default(),
             closing: Mutex::default(),
             cut: CancellationToken::new(),
         }
@@ -85,7 +87,7 @@ impl Live {
 
     /// How long it is open.
     #[must_use]
-    pub fn age(&self) -> std::time::Duration {
+    pub fn age(&self) -> Duration {
         self.opened.elapsed()
     }
 
@@ -127,6 +129,15 @@ impl Live {
         let known = shown.protocol != Protocol::Unknown;
         *self.shown.lock() = shown;
         known && !self.announced.swap(true, Ordering::Relaxed)
+    }
+
+    /// Notes the handshake that began then and is over now, for the first span of this connection.
+    pub(crate) fn shook_hands(&self, begun: Instant) {
+        *self.handshake.lock() = Some((begun, begun.elapsed()));
+    }
+
+    pub(crate) fn take_handshake(&self) -> Option<(Instant, Duration)> {
+        self.handshake.lock().take()
     }
 
     pub(crate) fn request_began(&self) {

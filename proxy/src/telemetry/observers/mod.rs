@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::traces::Tracer;
+
 pub(super) use event::milliseconds;
 pub use event::{Event, Kind};
 pub use live::{Live, Shown, closed_by_operator};
@@ -21,11 +23,19 @@ pub use taps::{Tap, Taps, Wanted};
 pub struct Observers {
     /// Those who tap.
     pub taps: Taps,
+    /// Where spans go, if they are wanted.
+    pub tracer: Option<Arc<Tracer>>,
     open: Mutex<HashMap<u64, Arc<Live>>>,
     next: AtomicU64,
 }
 
 impl Observers {
+    /// Nobody yet, besides a collector of spans, if there is one.
+    #[must_use]
+    pub fn new(tracer: Option<Arc<Tracer>>) -> Arc<Self> {
+        Arc::new(Self { tracer, ..Self::default() })
+    }
+
     /// Enters a connection into the table, until [`Observers::closed`].
     pub(super) fn opened(self: &Arc<Self>, shown: Shown) -> Arc<Live> {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;

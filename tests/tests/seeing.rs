@@ -1,0 +1,344 @@
+//! What people see at night: the admin listener, taps, the doctor, and traces in a collector that we did not write.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::fs::Permissions;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+use serde_json::{Value, json};
+use signet_tests::apps::{RequestApp, TcpEcho, header_values};
+use signet_tests::binaries::binaries;
+use signet_tests::client::{Client, curl, file};
+use signet_tests::collector::{Collector, exemplars};
+use signet_tests::http;
+use signet_tests::mesh::{Mesh, Pair, allow, id};
+use signet_tests::proxy::Proxy;
+use signet_tests::sockets::{EchoConnection, free_address};
+use signet_tests::{PATIENCE, eventually};
+
+/// As in OTLP.
+const SERVER: i64 = 2;
+const CLIENT: i64 = 3;
+
+/// A pair of proxies that send spans of all that comes with a sampled trace, and of that ratio of the rest.
+async fn traced(mesh: &Mesh, scheme: &str, app: SocketAddr, collector: &Collector, ratio: &str) -> Pair {
+    let (frontend, web) = (id("/frontend"), id("/web"));
+    mesh.policy(&allow("web", &web, &[&frontend])).await;
+    mesh.workload(&frontend).await;
+    mesh.workload(&web).await;
+    let to = collector.endpoint();
+    let server = mesh.proxy(&web).await.inbound(scheme, app);
+    let caller = mesh.proxy(&frontend).await.outbound(scheme, &web);
+    let [server, caller] =
+        [server, caller].map(|proxy| proxy.with("--otlp-endpoint", &to).with("--trace-sample", ratio));
+    Pair { server: server.start().await, caller: caller.start().await }
+}
+
+async fn asked(entry: SocketAddr, path: &str, headers: &[&str]) -> Value {
+    let headers = headers.iter().flat_map(|header| ["-H", header]);
+    let answer = curl().args(["-s", &format!("http://{entry}{path}")]).args(headers).run().await.succeeded();
+    serde_json::from_str(&answer.stdout).expect("the app answers JSON")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_one_trace_from_app_to_app() {
+    let (mesh, app, collector) = (Mesh::start().await, RequestApp::start().await, Collector::start().await);
+    let pair = traced(&mesh, "http://", app.address, &collector, "0").await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+
+    let parent = format!("traceparent: 00-{trace}-b7ad6b7169203331-01");
+    let seen = asked(pair.entry(), "/charge?secret=1", &[&parent, "tracestate: vendor=1"]).await;
+    let told = header_values(&seen, |name| name == "traceparent");
+    assert_eq!(header_values(&seen, |name| name == "tracestate"), ["vendor=1"]);
+
+    let whole = |kind: i64| move |span: &Value| span["kind"] == kind;
+    let client = collector.span("the caller's span", whole(CLIENT)).await;
+    let server = collector.span("the server's span", whole(SERVER)).await;
+    assert_eq!((&client["trace"], &client["parent"]), (&json!(trace), &json!("b7ad6b7169203331")));
+    assert_eq!((&server["trace"], &server["parent"]), (&json!(trace), &client["span"]));
+    assert_eq!(told, [format!("00-{trace}-{}-01", server["span"].as_str().unwrap())]);
+    assert_eq!((&client["service"], &server["service"]), (&json!("frontend"), &json!("web")));
+    assert_eq!((&server["name"], &server["state"]), (&json!("GET"), &json!("vendor=1")));
+    for (key, value) in [
+        ("http.request.method", json!("GET")),
+        ("url.path", json!("/charge")),
+        ("http.response.status_code", json!(200)),
+        ("network.protocol.version", json!("1.1")),
+        ("signet.source", json!(id("/frontend"))),
+        ("signet.destination", json!(id("/web"))),
+        ("signet.policy", json!("web")),
+        ("signet.rule", json!("callers")),
+        ("signet.verdict", json!("allow")),
+    ] {
+        assert_eq!(server["attributes"][key], value, "{key}: {server}");
+    }
+    for (phase, whole) in [
+        ("connect", &client),
+        ("handshake", &client),
+        ("forward", &client),
+        ("authorize", &server),
+        ("forward", &server),
+    ] {
+        let below = |span: &Value| span["name"] == phase && span["parent"] == whole["span"];
+        let step = collector.span(phase, below).await;
+        assert!(step["failed"] == false && step["nanos"].as_i64() <= whole["nanos"].as_i64(), "{step}");
+    }
+    // Nobody wants this one recorded, and a proxy does not know better.
+    let not = format!("traceparent: 00-{trace}-b7ad6b7169203331-00");
+    let seen = asked(pair.entry(), "/not", &[&not]).await;
+    let told = header_values(&seen, |name| name == "traceparent");
+    assert_eq!(told, [not.trim_start_matches("traceparent: ")]);
+    let own = asked(pair.entry(), "/own", &[]).await;
+    let own = header_values(&own, |name| name == "traceparent");
+    assert!(own[0].ends_with("-00"), "decided for all who come behind: {own:?}");
+
+    assert!(collector.spans().iter().all(|span| span["trace"] == trace), "only what was sampled");
+    pair.server.counts("signet_spans_total", &[("result", "dropped")], 0).await;
+
+    let line = pair.server.access(&[("kind", "request"), ("path", "/charge")]).await;
+    assert_eq!(line["fields"]["trace_id"], trace);
+    let scrape = Request::get("/metrics")
+        .header("host", "metrics")
+        .header("accept", "application/openmetrics-text; version=1.0.0")
+        .body(Full::<Bytes>::default())
+        .unwrap();
+    let scrape = http::send(pair.server.admin, scrape).await.unwrap();
+    let found = exemplars(&scrape.body).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["name"], "signet_request_duration_seconds_bucket");
+    assert_eq!((&found[0]["trace_id"], &found[0]["labels"]["direction"]), (&json!(trace), &json!("inbound")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_bytes_takes_its_trace_to_the_other_proxy() {
+    let (mesh, app, collector) = (Mesh::start().await, TcpEcho::start().await, Collector::start().await);
+    let pair = traced(&mesh, "tcp://", app.address, &collector, "1").await;
+    drop(EchoConnection::open(pair.entry()).await);
+    let client = collector.span("the caller's span", |span| span["kind"] == CLIENT).await;
+    let server = collector.span("the server's span", |span| span["kind"] == SERVER).await;
+    assert_eq!((&server["trace"], &server["parent"]), (&client["trace"], &client["span"]));
+    assert_eq!((&client["name"], &client["parent"]), (&json!("connection"), &json!("")));
+    for (phase, whole) in
+        [("connect", &client), ("handshake", &client), ("handshake", &server), ("authorize", &server)]
+    {
+        let below = |span: &Value| span["name"] == phase && span["parent"] == whole["span"];
+        let _ = collector.span(phase, below).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_gone_holds_nothing_up() {
+    let (mesh, app, collector) = (Mesh::start().await, RequestApp::start().await, Collector::start().await);
+    let pair = traced(&mesh, "http://", app.address, &collector, "1").await;
+    drop(collector);
+    for _ in 0..20 {
+        let _ = asked(pair.entry(), "/", &[]).await;
+    }
+    eventually("the loss is counted", PATIENCE, async || {
+        let lost = pair.caller.metrics().await.count("signet_spans_total", &[("result", "failed")]);
+        if lost >= 20 { Ok(()) } else { Err(lost.to_string()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_see_the_proxy_and_close_what_they_choose() {
+    let (mesh, app) = (Mesh::start().await, TcpEcho::start().await);
+    let (frontend, web) = (id("/frontend"), id("/web"));
+    mesh.policy(&allow("web", &web, &[&frontend])).await;
+    let pair = mesh.pair(&frontend, &web, "tcp://", app.address).await;
+
+    let config = pair.server.ask("/config").await;
+    assert_eq!(
+        (&config["log-format"]["value"], &config["log-format"]["source"]),
+        (&json!("json"), &json!("flag"))
+    );
+    assert_eq!(
+        (&config["idle-timeout"]["value"], &config["idle-timeout"]["source"]),
+        (&json!("24h"), &json!("default"))
+    );
+    let identity = pair.server.ask("/identity").await;
+    assert_eq!((&identity["id"], &identity["source"]), (&json!(web), &json!("control")));
+    assert!(
+        identity["next_renewal"].is_string() && identity["chain"].as_array().unwrap().len() == 2,
+        "{identity}"
+    );
+    let policy = pair.server.ask("/policy").await;
+    assert_eq!(
+        (&policy["documents"][0]["name"], &policy["denies_everything"]),
+        (&json!("web"), &json!(false))
+    );
+
+    for (proxy, direction, verdict) in
+        [(&pair.server, "inbound", "allow"), (&pair.caller, "outbound", "none")]
+    {
+        let mut kept = EchoConnection::open(pair.entry()).await;
+        let mut cut = EchoConnection::open(pair.entry()).await;
+        let newest = proxy.ask(&format!("/connections?direction={direction}&sort=newest&limit=1")).await;
+        assert_eq!((&newest["open"], &newest["connections"].as_array().unwrap().len()), (&json!(2), &1));
+        let row = &newest["connections"][0];
+        assert_eq!((&row["source"], &row["destination"]), (&json!(frontend), &json!(web)));
+        assert_eq!((&row["protocol"], &row["verdict"]), (&json!("tcp"), &json!(verdict)));
+        let bytes = (&row["bytes_in"], &row["bytes_out"]);
+        assert!(bytes.0 == bytes.1 && bytes.0.as_u64() > Some(0), "{row}");
+
+        let close = format!("/connections/{}/close", row["id"]);
+        let _ = admin(proxy, &["POST", &close]).await.succeeded();
+        assert!(cut.ping().await.is_err(), "{direction}: it is closed");
+        kept.ping().await.expect("and only it");
+        let reason = [("direction", direction), ("reason", "closed_by_operator")];
+        proxy.counts("signet_connections_closed_total", &reason, 1).await;
+        let gone = admin(proxy, &["POST", &close]).await;
+        assert!(gone.code() == 1 && gone.all().contains("no open connection"), "{}", gone.all());
+        drop(kept);
+        eventually("nothing is open", PATIENCE, async || match &proxy.ask("/connections").await["open"] {
+            open if *open == 0 => Ok(()),
+            open => Err(open.to_string()),
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_listener_is_for_this_machine_alone() {
+    let (mesh, app) = (Mesh::start().await, RequestApp::start().await);
+    let (frontend, web) = (id("/frontend"), id("/web"));
+    mesh.workload(&frontend).await;
+    mesh.policy(&allow("web", &web, &[&frontend])).await;
+    let proxy = mesh.proxy(&frontend).await.connect().with("--unknown-destinations", "passthrough");
+    let proxy = proxy.inbound("http://", app.address).start().await;
+    let at = proxy.operators().await;
+    let url = format!("http://{at}/log");
+
+    let status = async |arguments: &[&str]| {
+        let asked = curl().args(["-s", "-o", "/dev/null", "-w", "%{http_code}"]).args(arguments).arg(&url);
+        asked.run().await.stdout
+    };
+    let change = r#"{"filter": "debug"}"#;
+    assert_eq!(status(&[]).await, "200");
+    assert_eq!(status(&["-H", "Host: attacker.example"]).await, "403");
+    assert_eq!(status(&["-H", "Origin: http://localhost"]).await, "403");
+    assert_eq!(status(&["-X", "POST", "--data", change]).await, "403", "as a form of a page could");
+    assert_eq!(status(&["-X", "DELETE", "-H", "signet-admin: yes"]).await, "405");
+    let refused =
+        curl().args(["--noproxy", "", "-p", "-x", &format!("http://{}", proxy.outbound()), &url]).run().await;
+    assert!(refused.code() != 0 && refused.stdout.is_empty(), "not through the proxy: {}", refused.all());
+
+    let _ = admin(&proxy, &["PUT", "/log", r#"{"filter": "debug", "for": "1h"}"#]).await.succeeded();
+    let state = proxy.ask("/log").await;
+    assert!(state["filter"] == "debug" && state["reverts_at"].is_string(), "{state}");
+    proxy.process.wait_for_log("a line that was not there before", |event| event["level"] == "DEBUG").await;
+    let wrong = admin(&proxy, &["PUT", "/log", r#"{"filter": "a=b=c"}"#]).await;
+    assert!(wrong.code() == 1 && wrong.all().contains("400"), "{}", wrong.all());
+
+    let elsewhere =
+        mesh.proxy(&frontend).await.inbound("", app.address).with("--admin-listen", "0.0.0.0:15021");
+    let (code, said) = elsewhere.refuses_to_run().await;
+    assert!(code == 2 && said.contains("expected a loopback address"), "{code}: {said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taps_tell_what_was_asked_for_and_nothing_else() {
+    let (mesh, app) = (Mesh::start().await, RequestApp::start().await);
+    let (frontend, web) = (id("/frontend"), id("/web"));
+    mesh.policy(&format!(
+        "kind: Policy\nname: web\ntarget: {web}\nrules:\n  - name: reads\n    allow: {{ from: [{frontend}], http: {{ paths: [\"/open/*\"] }} }}\n"
+    ))
+    .await;
+    let pair = mesh.pair(&frontend, &web, "http://", app.address).await;
+    let at = pair.server.operators().await.to_string();
+    let tap = |more: &[&str]| {
+        Client::at(&binaries().proxy)
+            .args(["tap", "--admin", &at, "--kind", "request", "--count", "3"])
+            .args(more)
+            .start()
+    };
+    let denied = tap(&["--verdict", "deny", "--output", "json"]);
+    let shown = tap(&["--path", "/open/", "--source", &id("/*")]);
+    eventually("both taps have their lines", PATIENCE, async || {
+        for path in ["/open/a", "/closed"] {
+            let _ = curl().args(["-s", &format!("http://{}{path}", pair.entry())]).run().await;
+        }
+        if denied.is_finished() && shown.is_finished() { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    let denied = denied.finish().await.succeeded();
+    for line in denied.stdout.lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            (&event["path"], &event["status"], &event["verdict"]),
+            (&json!("/closed"), &json!(403), &json!("deny"))
+        );
+        assert_eq!(event["source"], frontend);
+    }
+    let shown = shown.finish().await.succeeded();
+    let is_open = |line: &str| line.contains("GET /open/a 200  allow by web/reads");
+    assert!(shown.stdout.lines().count() == 3 && shown.stdout.lines().all(is_open), "{}", shown.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_names_what_is_wrong_and_its_fix() {
+    let (mut mesh, app) = (Mesh::start().await, RequestApp::start().await);
+    let web = id("/web");
+    mesh.workload(&web).await;
+    let ticket = file(mesh.directory(), "ticket", mesh.ticket(&web).await);
+    let ticket = ticket.display().to_string();
+    let ports = [free_address(), free_address(), free_address()].map(|address| address.to_string());
+    let check = async |app: SocketAddr| {
+        let checked = Client::at(&binaries().proxy)
+            .args(["check", "--output", "json", "--join-file", &ticket])
+            .args(["--inbound", &format!("{}={app}", ports[0])])
+            .args(["--metrics-listen", &ports[1], "--admin-listen", &ports[2]])
+            .run()
+            .await;
+        let report: Value =
+            serde_json::from_str(&checked.stdout).unwrap_or_else(|_| panic!("{}", checked.all()));
+        (checked.code(), report["findings"].as_array().unwrap().clone())
+    };
+    let of = |findings: &[Value], name: &str| {
+        findings
+            .iter()
+            .find(|finding| finding["check"] == name)
+            .unwrap_or_else(|| panic!("{name}: {findings:?}"))
+            .clone()
+    };
+
+    std::fs::set_permissions(&ticket, Permissions::from_mode(0o644)).unwrap();
+    let (code, findings) = check(free_address()).await;
+    assert_eq!(code, 1, "{findings:?}");
+    for (name, fix) in [("app", "start the app"), ("files", "chmod 0600")] {
+        let finding = of(&findings, name);
+        assert_eq!(finding["state"], "problem", "{finding}");
+        assert!(finding["fix"].as_str().unwrap().contains(fix), "{finding}");
+    }
+    std::fs::set_permissions(&ticket, Permissions::from_mode(0o600)).unwrap();
+    let (code, findings) = check(app.address).await;
+    assert_eq!(code, 0, "{findings:?}");
+    for name in ["configuration", "files", "control", "clock", "app", "ports"] {
+        assert_eq!(of(&findings, name)["state"], "ok", "{name}: {findings:?}");
+    }
+
+    // The ticket is not spent, and what runs is looked at, too.
+    let proxy =
+        mesh.proxy(&web).await.inbound("", app.address).with("--admin-listen", &ports[2]).start().await;
+    let (_, findings) = check(app.address).await;
+    let certificate = of(&findings, "certificate");
+    assert!(certificate["says"].as_str().unwrap().contains(&web), "{certificate}");
+    assert_eq!(of(&findings, "policy")["state"], "warning", "nobody is let in: {findings:?}");
+    drop(proxy);
+
+    mesh.kill_control().await;
+    let (code, findings) = check(app.address).await;
+    let control = of(&findings, "control");
+    assert!(code == 1 && control["state"] == "problem", "{findings:?}");
+    assert!(control["fix"].as_str().unwrap().contains("is control running there"), "{control}");
+}
+
+async fn admin(proxy: &Proxy, arguments: &[&str]) -> signet_tests::client::Finished {
+    let at = proxy.operators().await.to_string();
+    Client::at(&binaries().proxy).args(["admin", "--admin", &at]).args(arguments).run().await
+}
