@@ -59,7 +59,7 @@ pub fn nobody() -> Result<SpiffeId, Error> {
 mod tests {
     use std::time::SystemTime;
 
-    use signet_proto::policy::{Layer, Request};
+    use signet_proto::policy::{Direction, HttpRequest, Layer, Request};
 
     use super::*;
 
@@ -69,10 +69,18 @@ mod tests {
         let (shop, service) = somebody(10).unwrap();
         let stranger = nobody().unwrap();
         let mut request = Request {
+            direction: Direction::Inbound,
             source: Some(&shop),
             destination: &service,
-            port: 8080,
-            layer: Layer::Http { method: "GET", path: "/orders/17" },
+            port: Some(8080),
+            address: None,
+            layer: Layer::Http(HttpRequest {
+                method: "GET",
+                path: "/orders/17",
+                host: None,
+                grpc: false,
+                headers: None,
+            }),
             now: SystemTime::UNIX_EPOCH,
         };
         assert!(policies.decide(&request).allowed);

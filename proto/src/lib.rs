@@ -5,6 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+// So that tests of several crates can share a file.
+#[cfg(test)]
+extern crate self as signet_proto;
+
 pub mod because;
 pub mod clock;
 mod codec;

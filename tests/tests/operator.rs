@@ -165,8 +165,7 @@ async fn explain_predicts_what_the_proxies_do() {
     ))
     .await;
     let explain = async |source: &str, method: &str| {
-        mesh.json(&["policy", "explain", source, &web, "--port", "8080", "--method", method, "--path", "/"])
-            .await
+        mesh.json(&["explain", source, &web, "--port", "8080", "--method", method, "--path", "/"]).await
     };
 
     let allowed = explain(&frontend, "GET").await;

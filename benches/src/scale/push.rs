@@ -210,6 +210,6 @@ mod tests {
         let yaml = policy("service-7", "/workload/3", 10_007) + &for_all(20_000);
         let documents = parse_yaml("scale.yaml", &yaml).unwrap();
         assert_eq!(documents.len(), 2);
-        assert_eq!(documents[0].target.to_string(), format!("spiffe://{TRUST_DOMAIN}/workload/3"));
+        assert_eq!(documents[0].whom.to_string(), format!("spiffe://{TRUST_DOMAIN}/workload/3"));
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use signet_proto::digest::StateDigest;
-use signet_proto::policy::Pattern;
+use signet_proto::policy::{Pattern, Schema};
 use signet_proto::v1::mesh_server::Mesh;
 use signet_proto::v1::{self, LeaveRequest, LeaveResponse, WatchRequest, WatchResponse};
 use tonic::{Request, Response, Status};
@@ -74,11 +74,12 @@ struct Asked {
     version: String,
     have: Option<StateDigest>,
     claim: Option<u64>,
+    schema: Schema,
 }
 
 impl Asked {
     fn parse(request: WatchRequest) -> Result<Self, Status> {
-        let WatchRequest { listeners, upstreams, version, have, claim } = request;
+        let WatchRequest { listeners, upstreams, version, have, claim, policy_schema } = request;
         if listeners.len() > MAX_LISTENERS || upstreams.len() > MAX_UPSTREAMS {
             return Err(Status::invalid_argument(format!(
                 "expected at most {MAX_LISTENERS} listeners and {MAX_UPSTREAMS} upstreams"
@@ -105,6 +106,7 @@ impl Asked {
             // What is not understood is as good as nothing: all is sent.
             have: have.as_ref().and_then(StateDigest::read),
             claim: (claim > 0).then_some(claim),
+            schema: Schema::of_number(policy_schema),
         })
     }
 }
@@ -139,17 +141,17 @@ impl Watch {
         // Before it is told anything: a change that concerns it names it from now on, connected or not.
         rooms.store.watched(member.instance).await.map_err(|error| error.to_status())?;
         let id = member.identity.id.clone();
-        let Asked { listeners, upstreams, version, have, claim } = asked;
+        let Asked { listeners, upstreams, version, have, claim, schema } = asked;
         let lease =
             Lease { instance: member.instance, spiffe_id: id.clone(), address: member.address, listeners };
         let now = time::now();
         let claim = claim.unwrap_or_else(|| u64::try_from(time::to_millis(now)).unwrap_or_default());
-        let new = NewWatcher { version, lease: lease.clone(), claim };
+        let new = NewWatcher { version, schema, lease: lease.clone(), claim };
         let opened = rooms.watchers.open(&new, now);
         let following = rooms.endpoints.follow(opened.stream, &opened.bell, &upstreams);
         rooms.endpoints.hold(opened.stream, &lease);
         tracing::info!(%id, instance = %member.instance, address = %member.address, "watch stream opened");
-        let view = View::new(id, have);
+        let view = View::new(id, schema, have);
         Ok(Self { rooms, member, opened, following, view, told: None, end: None })
     }
 

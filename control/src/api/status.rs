@@ -130,12 +130,9 @@ impl ToStatus for PolicyError {
         match self {
             Self::Store(error) => error.code(),
             Self::NotPermitted(refused) => refused.code(),
-            Self::Parse(_)
-            | Self::Empty(_)
-            | Self::Compile { .. }
-            | Self::Id { .. }
-            | Self::Port(_)
-            | Self::HalfHttp => Code::InvalidArgument,
+            Self::Parse(_) | Self::Empty(_) | Self::Compile { .. } | Self::Question(_) => {
+                Code::InvalidArgument
+            }
         }
     }
 }

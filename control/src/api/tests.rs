@@ -5,6 +5,7 @@ mod door;
 mod inventory;
 mod joining;
 mod older;
+mod policy;
 mod requests;
 mod roles;
 mod watching;

@@ -79,6 +79,7 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Verb::Token(verb) => verbs::workload::token(verb, &session, output).await,
         Verb::Policy(verb) => verbs::policy::run(verb, &session, output).await,
         Verb::Mesh(MeshVerb::Show) => verbs::mesh::show(&session, output).await,
+        Verb::Explain(call) => verbs::policy::explain(call, &session, output).await,
         Verb::Identities(query) => {
             list::run(&Identities::from(&query), &query.listing, &session, output).await
         }

@@ -99,6 +99,13 @@ pub(super) fn clean(text: &str) -> String {
     visible::shown(text)
 }
 
+/// To standard error: it is not what was asked for, but one should know it.
+pub(super) fn tell(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("signet: {}", clean(warning));
+    }
+}
+
 /// `in 42m 10s`, or `3h ago`.
 pub(super) fn relative(at: SystemTime, now: SystemTime) -> String {
     match at.duration_since(now) {

@@ -1,11 +1,14 @@
 //! Policy documents: checked on the way in, explained on the way out. What they mean is decided in
 //! [`signet_proto::policy`], the same for control and for proxies.
 
+mod older;
+
 use signet_proto::clock;
 use signet_proto::policy::{
-    CompileError, Document, Layer, ParseError, PolicySet, Request, Verdict, parse_yaml,
+    Answer, CompileError, Direction, Document, ParseError, PolicySet, Question, QuestionError, parse_yaml,
 };
-use signet_proto::spiffe::{SpiffeId, SpiffeIdError};
+
+pub use older::{OlderReader, warnings};
 
 use crate::roles::{Permission, Refused};
 use crate::store::model::{Mutation, Policy};
@@ -29,35 +32,15 @@ pub enum PolicyError {
         /// What does not fit.
         error: CompileError,
     },
-    /// An ID in a question does not parse.
-    #[error("{field}: {error}")]
-    Id {
-        /// Source or destination.
-        field: &'static str,
-        /// What is wrong with it.
-        error: SpiffeIdError,
-    },
-    /// A port in a question is out of range.
-    #[error("port: expected 1 to 65535, found {0}")]
-    Port(u32),
-    /// Half an HTTP question.
-    #[error("method and path go together: expected both, or neither for an opaque connection")]
-    HalfHttp,
+    /// A question that cannot be answered.
+    #[error(transparent)]
+    Question(#[from] QuestionError),
     /// Whoever asks may not: the documents protect whom their roles do not reach.
     #[error(transparent)]
     NotPermitted(#[from] Refused),
     /// The store refused or failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// A question about one connection or request.
-#[derive(Debug)]
-pub struct Question {
-    source: SpiffeId,
-    destination: SpiffeId,
-    port: u16,
-    http: Option<(String, String)>,
 }
 
 /// Lists and deletes documents; they are applied with those of workloads, in the registry.
@@ -104,51 +87,12 @@ pub fn parse(file: &str, yaml: &str) -> Result<Vec<Document>, PolicyError> {
     Ok(documents)
 }
 
-impl Question {
-    /// Reads a question; method and path both empty: an opaque connection.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn parse(
-        source: &str,
-        destination: &str,
-        port: u32,
-        method: &str,
-        path: &str,
-    ) -> Result<Self, PolicyError> {
-        let id = |field, text: &str| text.parse().map_err(|error| PolicyError::Id { field, error });
-        Ok(Self {
-            source: id("source", source)?,
-            destination: id("destination", destination)?,
-            port: u16::try_from(port).ok().filter(|port| *port != 0).ok_or(PolicyError::Port(port))?,
-            http: match (method.is_empty(), path.is_empty()) {
-                (true, true) => None,
-                (false, false) => Some((method.to_owned(), path.to_owned())),
-                _ => return Err(PolicyError::HalfHttp),
-            },
-        })
-    }
-
-    /// Who is called: whose policy decides.
-    #[must_use]
-    pub fn destination(&self) -> &SpiffeId {
-        &self.destination
-    }
-
-    /// What a proxy would decide now, and why.
-    #[must_use]
-    pub fn answer(&self, policies: &PolicySet) -> (Verdict, String) {
-        let layer = match &self.http {
-            None => Layer::Opaque,
-            Some((method, path)) => Layer::Http { method, path },
-        };
-        let request = Request {
-            source: Some(&self.source),
-            destination: &self.destination,
-            port: self.port,
-            layer,
-            now: clock::now(),
-        };
-        (policies.decide(&request), policies.explain(&request).to_string())
-    }
+/// What the proxies on both sides would decide now, in the order in which a call comes to them: beside the source, if
+/// egress documents restrict it, and in front of the destination.
+#[must_use]
+pub fn answers(question: &Question, policies: &PolicySet) -> Vec<Answer> {
+    let now = clock::now();
+    let answer = |direction| question.answer(direction, policies, now);
+    let egress = policies.restricts(question.source()).then(|| answer(Direction::Egress));
+    egress.into_iter().chain([answer(Direction::Inbound)]).collect()
 }

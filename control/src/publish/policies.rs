@@ -1,11 +1,14 @@
-//! All policy documents: read once when they change, found by whom they protect.
+//! All policy documents: read once when they change, found by whom they are about, and narrowed for proxies that read
+//! an older schema.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use signet_proto::digest::{self, Digest};
-use signet_proto::policy::{Document, MAX_DOCUMENTS, Pattern, PolicySet, ancestors, parse_json};
+use signet_proto::policy::{
+    Document, MAX_DOCUMENTS, Narrowed, Pattern, PolicySet, Schema, ancestors, parse_json,
+};
 use signet_proto::spiffe::SpiffeId;
 
 use crate::store::model::Policy;
@@ -16,11 +19,14 @@ use crate::telemetry::metrics;
 pub struct PolicySection {
     /// In the order of names.
     documents: Vec<Arc<Stored>>,
-    protecting: Found,
-    subsets: Mutex<HashMap<Box<[usize]>, Arc<PolicySubset>>>,
+    about: Found,
+    subsets: Mutex<HashMap<SubsetKey, Arc<PolicySubset>>>,
     unreadable: Option<String>,
     compiled: OnceLock<PolicySet>,
 }
+
+/// For whom documents are, and which.
+type SubsetKey = (Schema, Box<[usize]>);
 
 /// The documents that concern one proxy.
 #[derive(Debug)]
@@ -42,8 +48,8 @@ pub enum Concerned {
 struct Stored {
     name: String,
     text: Arc<str>,
-    /// Without a target that can be read, a document is everyone's.
-    target: Option<Pattern>,
+    /// Whom it is about. If that cannot be read, a document is everyone's.
+    whom: Option<Pattern>,
     parsed: Result<Document, String>,
 }
 
@@ -62,7 +68,7 @@ impl PolicySection {
         let mut known: BTreeMap<&str, &Arc<Stored>> =
             self.documents.iter().map(|stored| (stored.name.as_str(), stored)).collect();
         let mut documents = Vec::with_capacity(policies.len());
-        let mut protected = Concerned::nobody();
+        let mut concerned = Concerned::nobody();
         for policy in policies {
             let before = known.remove(policy.name.as_str());
             if let Some(same) = before.filter(|stored| *stored.text == *policy.document) {
@@ -71,21 +77,21 @@ impl PolicySection {
             }
             let stored = Stored::read(policy);
             for changed in before.map(Arc::as_ref).into_iter().chain([&stored]) {
-                protected.add(changed.target.clone());
+                concerned.add(changed.whom.clone());
             }
             documents.push(Arc::new(stored));
         }
         for removed in known.into_values() {
-            protected.add(removed.target.clone());
+            concerned.add(removed.whom.clone());
         }
-        (Self::of(documents), protected)
+        (Self::of(documents), concerned)
     }
 
     fn of(mut documents: Vec<Arc<Stored>>) -> Self {
         documents.sort_by(|one, other| one.name.cmp(&other.name));
-        let mut protecting = Found::default();
+        let mut about = Found::default();
         for (number, stored) in documents.iter().enumerate() {
-            protecting.add(stored.target.as_ref(), number);
+            about.add(stored.whom.as_ref(), number);
         }
         let unreadable = documents.iter().find_map(|stored| {
             stored.parsed.as_ref().err().map(|error| format!("policy `{}`: {error}", stored.name))
@@ -102,22 +108,22 @@ impl PolicySection {
                 "stored policy cannot be read: whom it concerns denies; apply it anew or delete it"
             );
         }
-        Self { documents, protecting, unreadable, ..Self::default() }
+        Self { documents, about, unreadable, ..Self::default() }
     }
 
-    /// What the proxies of `id` are told: equal sets are one.
+    /// What the proxies of `id` are told that read `schema`: equal sets are one.
     #[must_use]
-    pub fn subset(&self, id: &SpiffeId) -> Arc<PolicySubset> {
-        let numbers = self.protecting.of(id);
+    pub fn subset(&self, id: &SpiffeId, schema: Schema) -> Arc<PolicySubset> {
+        let key = (schema, self.about.of(id).into_boxed_slice());
         let mut subsets = self.subsets.lock();
-        if let Some(known) = subsets.get(&*numbers) {
+        if let Some(known) = subsets.get(&key) {
             return Arc::clone(known);
         }
-        let texts = numbers.iter().filter_map(|number| self.documents.get(*number));
-        let documents: Vec<_> = texts.map(|stored| Arc::clone(&stored.text)).collect();
+        let stored = key.1.iter().filter_map(|number| self.documents.get(*number));
+        let documents: Vec<_> = stored.filter_map(|stored| stored.in_schema(schema)).collect();
         let digest = digest::policies(documents.iter().map(AsRef::as_ref));
         let subset = Arc::new(PolicySubset { documents, digest });
-        subsets.insert(numbers.into(), Arc::clone(&subset));
+        subsets.insert(key, Arc::clone(&subset));
         subset
     }
 
@@ -160,11 +166,20 @@ impl Stored {
     /// A document that cannot be read is sent as it is to those it is for: they deny (invariant 1).
     fn read(policy: Policy) -> Self {
         let parsed = parse_json(&policy.document).map_err(|error| error.to_string());
-        let target = match &parsed {
-            Ok(document) => Some(document.target.clone()),
+        let whom = match &parsed {
+            Ok(document) => Some(document.whom.clone()),
             Err(_) => policy.target.parse().ok(),
         };
-        Self { name: policy.name, text: policy.document.into(), target, parsed }
+        Self { name: policy.name, text: policy.document.into(), whom, parsed }
+    }
+
+    /// As readers of `schema` get it, if it says anything to them.
+    fn in_schema(&self, schema: Schema) -> Option<Arc<str>> {
+        match self.parsed.as_ref().map(|document| document.narrowed(schema)) {
+            Ok(Narrowed::Changed(document)) => Some(document.to_json().into()),
+            Ok(Narrowed::Nothing) => None,
+            Ok(Narrowed::Same) | Err(_) => Some(Arc::clone(&self.text)),
+        }
     }
 }
 
@@ -242,7 +257,7 @@ pub(super) mod tests {
                 .filter(|(_, (target, _, _))| matches(target))
                 .map(|(policy, _)| policy.document.clone()).collect();
             protecting.sort();
-            let mut found: Vec<_> = section.subset(&who).documents.iter().map(ToString::to_string).collect();
+            let mut found: Vec<_> = section.subset(&who, Schema::NEWEST).documents.iter().map(ToString::to_string).collect();
             found.sort();
             prop_assert_eq!(found, protecting);
         }
@@ -264,12 +279,12 @@ pub(super) mod tests {
             };
             for who in who.iter().map(|who| id(who)) {
                 if !concerned(&change, &who) {
-                    prop_assert_eq!(one.subset(&who).digest, other.subset(&who).digest);
+                    prop_assert_eq!(one.subset(&who, Schema::NEWEST).digest, other.subset(&who, Schema::NEWEST).digest);
                 }
             }
             let fresh = section(documents(&after));
             for who in who.iter().map(|who| id(who)) {
-                prop_assert_eq!(fresh.subset(&who).digest, other.subset(&who).digest);
+                prop_assert_eq!(fresh.subset(&who, Schema::NEWEST).digest, other.subset(&who, Schema::NEWEST).digest);
             }
         }
     }
@@ -282,17 +297,36 @@ pub(super) mod tests {
         let (after, change) = before.next(vec![one, other]);
         assert!(Arc::ptr_eq(&before.documents[0], &after.documents[0]));
         assert_eq!(change, Concerned::Those(vec!["spiffe://td/b".parse().unwrap()]));
-        let subset = after.subset(&id("spiffe://td/a"));
-        assert!(Arc::ptr_eq(&subset, &after.subset(&id("spiffe://td/a"))));
+        let subset = after.subset(&id("spiffe://td/a"), Schema::NEWEST);
+        assert!(Arc::ptr_eq(&subset, &after.subset(&id("spiffe://td/a"), Schema::NEWEST)));
     }
 
     #[test]
     fn document_without_a_target_is_everyones_and_denies() {
         let broken = Policy { document: "{".into(), ..document("p", "?", "") };
         let section = section(vec![broken]);
-        assert_eq!(section.subset(&id("spiffe://td/a")).documents.len(), 1);
+        assert_eq!(section.subset(&id("spiffe://td/a"), Schema::NEWEST).documents.len(), 1);
         assert!(section.compiled().unreadable().is_some());
         let (_, change) = section.next(Vec::new());
         assert_eq!(change, Concerned::Everyone);
+    }
+
+    #[test]
+    fn an_older_reader_gets_what_it_can_read_and_knows_by_its_own_digest() {
+        let plain = document("plain", "spiffe://td/a", r#""allow":{"ports":[1]}"#);
+        let newer = document("newer", "spiffe://td/a", r#""allow":{"cidrs":["10.0.0.0/8"]}"#);
+        let egress = Policy {
+            document: r#"{"kind":"Policy","name":"out","source":"spiffe://td/a","rules":[]}"#.into(),
+            ..document("out", "spiffe://td/a", r#""allow":{}"#)
+        };
+        let section = section(vec![plain.clone(), newer, egress]);
+        let subset = |schema| section.subset(&id("spiffe://td/a"), schema);
+        let (older, newest) = (subset(Schema::First), subset(Schema::NEWEST));
+        let narrowed = r#"{"kind":"Policy","name":"newer","target":"spiffe://td/a","rules":[]}"#;
+        let texts: Vec<_> = older.documents.iter().map(|text| &**text).collect();
+        assert_eq!(texts, [narrowed, &*plain.document]);
+        assert_eq!(older.digest, digest::policies(texts));
+        assert_eq!(newest.documents.len(), 3);
+        assert_ne!(older.digest, newest.digest);
     }
 }

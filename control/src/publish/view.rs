@@ -1,6 +1,7 @@
 //! What one proxy has, and what it must be told next. Pure: no clock, no I/O.
 
 use signet_proto::digest::{Digest, StateDigest};
+use signet_proto::policy::Schema;
 use signet_proto::spiffe::SpiffeId;
 use signet_proto::v1;
 
@@ -13,6 +14,7 @@ use crate::time;
 #[derive(Debug)]
 pub struct View {
     id: SpiffeId,
+    schema: Schema,
     /// The first message goes out even if there is nothing new: it says that.
     begun: bool,
     bundles: Option<Digest>,
@@ -23,11 +25,12 @@ pub struct View {
 }
 
 impl View {
-    /// The proxies of `id`; one of them has `have`.
+    /// One of the proxies of `id`, which reads policy documents of `schema` and has `have`.
     #[must_use]
-    pub fn new(id: SpiffeId, have: Option<StateDigest>) -> Self {
+    pub fn new(id: SpiffeId, schema: Schema, have: Option<StateDigest>) -> Self {
         Self {
             id,
+            schema,
             begun: false,
             bundles: have.map(|have| have.bundles),
             policies: have.map(|have| have.policies),
@@ -39,7 +42,7 @@ impl View {
 
     /// Nothing is known of what the proxy has: everything is sent again.
     pub fn forget(&mut self) {
-        *self = Self::new(self.id.clone(), None);
+        *self = Self::new(self.id.clone(), self.schema, None);
     }
 
     /// The message that brings the proxy from what it has to `state` and the services that it follows: only the
@@ -50,7 +53,7 @@ impl View {
         following: &mut Following,
         moved: Moved,
     ) -> Option<(v1::WatchResponse, StateDigest)> {
-        let policies = state.policies.subset(&self.id);
+        let policies = state.policies.subset(&self.id, self.schema);
         let first = !self.begun;
         let changes = following.refresh(if first { Moved::All } else { moved });
         let now = StateDigest {

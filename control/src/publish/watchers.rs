@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use signet_proto::digest::StateDigest;
+use signet_proto::policy::Schema;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 use tokio::sync::Notify;
 
@@ -17,6 +18,7 @@ use super::bell::{Bell, Ended};
 use super::book::{Book, Entry};
 use super::by_identity::ByIdentity;
 use super::policies::Concerned;
+use crate::policy::OlderReader;
 use crate::store::model::{Lease, Standing};
 use crate::telemetry::metrics;
 
@@ -30,6 +32,8 @@ const HEAL_EVERY: Duration = Duration::from_secs(20);
 pub struct NewWatcher {
     /// Version of the proxy.
     pub version: String,
+    /// The policy documents that it reads.
+    pub schema: Schema,
     /// Where it is, as control sees it, and listens.
     pub lease: Lease,
     /// Grows with each stream of the instance, at whatever replica: the greatest is the newest.
@@ -414,6 +418,19 @@ impl Watchers {
             .collect()
     }
 
+    /// Who is connected and reads only an older schema of policy documents.
+    #[must_use]
+    pub fn older_readers(&self) -> Vec<OlderReader> {
+        let table = self.table.lock();
+        let older = table.streams.values().filter(|watcher| watcher.new.schema < Schema::NEWEST);
+        older
+            .map(|watcher| {
+                let NewWatcher { lease, version, schema, .. } = &watcher.new;
+                OlderReader { id: lease.spiffe_id.clone(), version: version.clone(), schema: *schema }
+            })
+            .collect()
+    }
+
     /// Whether this instance is.
     #[must_use]
     pub fn is_connected(&self, instance: &InstanceId) -> bool {
@@ -513,6 +530,7 @@ impl Watcher {
             lease: self.new.lease.clone(),
             claim: self.new.claim,
             version: self.new.version.clone(),
+            schema: self.new.schema,
             opened_at: self.opened_at,
             seen_at: self.seen_at,
             in_force,

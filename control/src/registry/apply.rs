@@ -200,14 +200,14 @@ fn read(
         }
     }
     for placed in &set.policies {
-        let target = &placed.document.target;
-        if target.trust_domain() != domain {
+        let Document { direction, whom, .. } = &placed.document;
+        if whom.trust_domain() != domain {
             mistakes.push(ParseError {
                 file: placed.file.to_string(),
                 line: placed.line,
                 column: 1,
-                key: "target".into(),
-                message: format!("expected one of trust domain `{domain}`, found `{target}`"),
+                key: direction.whom_field().into(),
+                message: format!("expected one of trust domain `{domain}`, found `{whom}`"),
             });
         }
     }
@@ -238,7 +238,7 @@ fn read(
 /// All that the documents are about.
 fn scopes(set: &DocumentSet) -> Vec<Scope> {
     let workloads = set.workloads.iter().map(|placed| placed.document.name.scope());
-    let policies = set.policies.iter().map(|placed| Scope::Of(placed.document.target.clone()));
+    let policies = set.policies.iter().map(|placed| Scope::Of(placed.document.whom.clone()));
     workloads.chain(policies).chain(set.mesh.iter().map(|_| Scope::Everything)).collect()
 }
 

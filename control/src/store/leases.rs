@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use signet_proto::policy::Schema;
 use signet_proto::spiffe::InstanceId;
 
 use super::change::Change;
@@ -167,7 +168,8 @@ impl Store {
         let (replica, now) = (self.replica().to_owned(), time::now());
         self.read(move |sql| {
             sql.all(
-                "SELECT i.spiffe_id, s.instance, s.address, s.version, s.in_force, s.in_force_at_ms, s.closed
+                "SELECT i.spiffe_id, s.instance, s.address, s.version, s.in_force, s.in_force_at_ms, s.closed,
+                        s.policy_schema
                  FROM session s JOIN instance i ON i.id = s.instance
                  WHERE s.open = 1 AND s.replica <> ?1 AND i.status = 'active' AND i.not_after_ms > ?2
                  ORDER BY 1, 2",
@@ -181,6 +183,7 @@ impl Store {
                         in_force: row.get(4)?,
                         in_force_at: row.get(5)?,
                         closed: row.get(6)?,
+                        schema: Schema::of_number(row.get(7)?),
                     })
                 },
             )
@@ -257,8 +260,18 @@ impl Store {
 
 /// False: another replica has a newer stream of the instance.
 fn opened(change: &Change<'_>, standing: &Standing, replica: &str) -> Result<bool, StoreError> {
-    let Standing { lease, claim, version, opened_at, seen_at, in_force, in_force_at, closed, opened: _ } =
-        standing;
+    let Standing {
+        lease,
+        claim,
+        version,
+        schema,
+        opened_at,
+        seen_at,
+        in_force,
+        in_force_at,
+        closed,
+        opened: _,
+    } = standing;
     let instance = lease.instance.to_string();
     let live: bool = change.sql.one(
         "SELECT EXISTS (SELECT 1 FROM instance WHERE id = ?1 AND status = 'active')",
@@ -274,12 +287,12 @@ fn opened(change: &Change<'_>, standing: &Standing, replica: &str) -> Result<boo
             .find("SELECT replica FROM session WHERE instance = ?1", values![&instance], |row| row.get(0))?;
     let taken = change.sql.execute(
         "INSERT INTO session (instance, replica, open, address, version, opened_at_ms, seen_at_ms, in_force,
-                              in_force_at_ms, closed, claim)
-         VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+                              in_force_at_ms, closed, claim, policy_schema)
+         VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
          ON CONFLICT (instance) DO UPDATE SET replica = excluded.replica, open = 1, address = excluded.address,
            version = excluded.version, opened_at_ms = excluded.opened_at_ms, seen_at_ms = excluded.seen_at_ms,
            in_force = excluded.in_force, in_force_at_ms = excluded.in_force_at_ms, closed = excluded.closed,
-           claim = excluded.claim
+           claim = excluded.claim, policy_schema = excluded.policy_schema
          WHERE session.open = 0 OR session.replica = excluded.replica OR session.claim <= excluded.claim",
         values![
             &instance,
@@ -291,7 +304,8 @@ fn opened(change: &Change<'_>, standing: &Standing, replica: &str) -> Result<boo
             *in_force,
             *in_force_at,
             *closed,
-            *claim
+            *claim,
+            schema.number()
         ],
     )?;
     if taken == 0 {

@@ -65,6 +65,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(11, "0011_quota.sql", "how many SVIDs each identity got", oldest: 1),
     migration!(12, "0012_mesh.sql", "settings of the mesh", oldest: 1),
     migration!(13, "0013_outsiders.sql", "addresses without identity", oldest: 1),
+    migration!(14, "0014_policy_schema.sql", "policy documents that each proxy reads", oldest: 1),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.

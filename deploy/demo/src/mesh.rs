@@ -243,7 +243,7 @@ impl Mesh {
             commands.push(("a path that no rule allows", format!("curl -i http://{outbound}/admin")));
         }
         if let Ok(port) = self.app_port("orders") {
-            let explain = format!("signet policy explain {} {} --port {port}", id("batch"), id("orders"));
+            let explain = format!("signet explain {} {} --port {port}", id("batch"), id("orders"));
             commands.push(("why batch may not", format!("{explain} --method GET --path /orders/17")));
         }
         commands.extend([

@@ -108,6 +108,15 @@ impl<'a> Place<'a> {
         number.and_then(|text| text.parse().ok()).ok_or_else(|| self.expected(EXPECTED))
     }
 
+    /// Whether `true` or `false` is at this place, if one of them is.
+    #[must_use]
+    pub fn boolean(&self) -> Option<bool> {
+        match self.node.value {
+            Value::Boolean(value) => Some(value),
+            _ => None,
+        }
+    }
+
     /// The moment at this place, in RFC 3339.
     ///
     /// # Errors

@@ -1,16 +1,21 @@
 //! Documents into the form that decides quickly.
 //!
-//! A decision looks at the documents that target the destination only: one look-up for the exact
-//! identity, and one for each `/` in its path. Within a rule, a caller is found by binary search. What
+//! A decision looks only at the documents about the destination, or, for egress, about the source: one look-up
+//! for the exact identity, and one for each `/` in its path. Within a rule, a caller is found by binary search. What
 //! is not understood does not compile, and a set that could not be read at all denies everything.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::HeaderMap;
+use ipnet::IpNet;
+
 use super::document::{
-    Document, Effect, Http, MAX_METHODS, MAX_PATHS, MAX_PATTERNS, MAX_PORTS, MAX_RULES, Mode, Rule,
+    Direction, Document, Effect, Grpc, Http, MAX_GRPC_NAMES, MAX_HEADERS, MAX_HOSTS, MAX_METHODS,
+    MAX_NETWORKS, MAX_PATHS, MAX_PATTERNS, MAX_PORTS, MAX_RULES, Mode, Rule,
 };
+use super::header::{KeptHeaders, Wanted};
 use super::pattern::{Pattern, ancestors};
 use crate::spiffe::SpiffeId;
 
@@ -20,21 +25,33 @@ pub const MAX_DOCUMENTS: usize = 4096;
 /// All the policy that a decision is made with. Immutable; share it behind an `Arc`.
 #[derive(Debug, Default)]
 pub struct PolicySet {
-    /// By the workload they protect; each list in the order of names.
-    exact: HashMap<SpiffeId, Vec<Arc<CompiledDocument>>>,
-    /// By the prefix of the subtree they protect; each list in the order of names.
-    subtrees: HashMap<Arc<str>, Vec<Arc<CompiledDocument>>>,
+    inbound: Side,
+    egress: Side,
     /// The `until` of all rules that decide, sorted.
     changes: Vec<SystemTime>,
+    headers: Wanted,
     /// As they were given, in the order of names.
     documents: Vec<Document>,
     unreadable: Option<Arc<str>>,
+}
+
+/// The documents of one direction.
+#[derive(Debug, Default)]
+struct Side {
+    /// By the workload they are about; each list in the order of names.
+    exact: HashMap<SpiffeId, Vec<Arc<CompiledDocument>>>,
+    /// By the prefix of the subtree they are about; each list in the order of names.
+    subtrees: HashMap<Arc<str>, Vec<Arc<CompiledDocument>>>,
+    /// Whether any of them has a rule that looks at paths.
+    sees_paths: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct CompiledDocument {
     pub(super) name: Arc<str>,
     pub(super) rules: Vec<CompiledRule>,
+    /// Whether a rule looks at paths.
+    pub(super) sees_paths: bool,
 }
 
 #[derive(Debug)]
@@ -42,9 +59,11 @@ pub(super) struct CompiledRule {
     pub(super) name: Arc<str>,
     pub(super) effect: Effect,
     pub(super) mode: Mode,
-    pub(super) from: Option<Identities>,
+    pub(super) peers: Option<Identities>,
     pub(super) ports: Option<Vec<u16>>,
+    pub(super) cidrs: Option<Vec<IpNet>>,
     pub(super) http: Option<Http>,
+    pub(super) grpc: Option<Grpc>,
     pub(super) until: Option<SystemTime>,
 }
 
@@ -71,7 +90,10 @@ impl PolicySet {
         if let Some([document, _]) = documents.array_windows().find(|[one, other]| one.name == other.name) {
             return Err(CompileError::DuplicateDocument { name: document.name.clone() });
         }
-        let mut set = Self { documents: documents.clone(), ..Self::default() };
+        let rules = || documents.iter().flat_map(|document| &document.rules);
+        let https = rules().filter_map(|rule| rule.http.as_ref());
+        let headers = Wanted::of(https.filter_map(|http| http.headers.as_ref()).flatten());
+        let mut set = Self { documents: documents.clone(), headers, ..Self::default() };
         for document in documents {
             check(&document)?;
             set.add(document);
@@ -124,29 +146,73 @@ impl PolicySet {
         self.changes.get(self.changes.partition_point(|&until| until <= now)).copied()
     }
 
-    /// Whether `document` has a say in connections to `id`: whether a proxy in front of it needs it.
+    /// Whether `document` has a say in connections to or from `id`: whether a proxy beside it needs it.
     #[must_use]
     pub fn concerns(document: &Document, id: &SpiffeId) -> bool {
-        document.target.matches(id)
+        document.whom.matches(id)
     }
 
-    /// The documents that protect `destination`: those for it alone, then the narrowest subtree first.
-    pub(super) fn targeting(&self, destination: &SpiffeId) -> impl Iterator<Item = &CompiledDocument> {
-        let around = ancestors(destination).rev().filter_map(|prefix| self.subtrees.get(prefix));
-        self.exact.get(destination).into_iter().chain(around).flatten().map(Arc::as_ref)
+    /// Whether `source` may call only whom its egress documents name, as there are some.
+    #[must_use]
+    pub fn restricts(&self, source: &SpiffeId) -> bool {
+        self.unreadable.is_some() || self.about(Direction::Egress, source).next().is_some()
+    }
+
+    /// What later decisions about a request with these headers can go by, as this policy stands.
+    #[must_use]
+    pub fn keep(&self, headers: &HeaderMap) -> KeptHeaders {
+        KeptHeaders::new(headers, &self.headers)
+    }
+
+    /// The headers of a request that was there before this policy, if all that it looks at were kept.
+    #[must_use]
+    pub fn known<'a>(&self, kept: &'a KeptHeaders) -> Option<&'a HeaderMap> {
+        kept.known(&self.headers)
+    }
+
+    /// Whether a rule about `whom` looks at paths.
+    pub(super) fn sees_paths(&self, direction: Direction, whom: &SpiffeId) -> bool {
+        self.side(direction).sees_paths && self.about(direction, whom).any(|document| document.sees_paths)
+    }
+
+    /// The documents about `whom`: those for it alone, then the narrowest subtree first.
+    pub(super) fn about(
+        &self,
+        direction: Direction,
+        whom: &SpiffeId,
+    ) -> impl Iterator<Item = &CompiledDocument> {
+        let Side { exact, subtrees, .. } = self.side(direction);
+        let around = ancestors(whom).rev().filter_map(|prefix| subtrees.get(prefix));
+        exact.get(whom).into_iter().chain(around).flatten().map(Arc::as_ref)
+    }
+
+    fn side(&self, direction: Direction) -> &Side {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Egress => &self.egress,
+        }
     }
 
     fn add(&mut self, document: Document) {
         let deciding = document.rules.iter().filter(|rule| rule.mode == Mode::Enforce);
         self.changes.extend(deciding.filter_map(|rule| rule.until));
+        let sees_path =
+            |rule: &Rule| rule.grpc.is_some() || rule.http.as_ref().is_some_and(|http| http.paths.is_some());
+        let sees_paths = document.rules.iter().any(sees_path);
+        let side = match document.direction {
+            Direction::Inbound => &mut self.inbound,
+            Direction::Egress => &mut self.egress,
+        };
+        side.sees_paths |= sees_paths;
         let compiled = Arc::new(CompiledDocument {
             name: document.name.into(),
             rules: document.rules.into_iter().map(CompiledRule::new).collect(),
+            sees_paths,
         });
-        match document.target {
-            Pattern::Exact(id) => self.exact.entry(id).or_default().push(compiled),
+        match document.whom {
+            Pattern::Exact(id) => side.exact.entry(id).or_default().push(compiled),
             Pattern::Subtree(subtree) => {
-                self.subtrees.entry(Arc::clone(subtree.prefix())).or_default().push(compiled);
+                side.subtrees.entry(Arc::clone(subtree.prefix())).or_default().push(compiled);
             }
         }
     }
@@ -158,9 +224,11 @@ impl CompiledRule {
             name: rule.name.into(),
             effect: rule.effect,
             mode: rule.mode,
-            from: rule.from.map(Identities::new),
+            peers: rule.peers.map(Identities::new),
             ports: rule.ports,
+            cidrs: rule.cidrs,
             http: rule.http,
+            grpc: rule.grpc,
             until: rule.until,
         }
     }
@@ -200,12 +268,17 @@ fn check(document: &Document) -> Result<(), CompileError> {
     }
     let mut names = HashSet::new();
     for rule in &document.rules {
-        let http = rule.http.as_ref();
+        let (http, grpc) = (rule.http.as_ref(), rule.grpc.as_ref());
         let lists = [
-            (rule.from.as_ref().map(Vec::len), MAX_PATTERNS),
+            (rule.peers.as_ref().map(Vec::len), MAX_PATTERNS),
             (rule.ports.as_ref().map(Vec::len), MAX_PORTS),
+            (rule.cidrs.as_ref().map(Vec::len), MAX_NETWORKS),
             (http.and_then(|http| http.methods.as_ref()).map(Vec::len), MAX_METHODS),
             (http.and_then(|http| http.paths.as_ref()).map(Vec::len), MAX_PATHS),
+            (http.and_then(|http| http.hosts.as_ref()).map(Vec::len), MAX_HOSTS),
+            (http.and_then(|http| http.headers.as_ref()).map(Vec::len), MAX_HEADERS),
+            (grpc.and_then(|grpc| grpc.services.as_ref()).map(Vec::len), MAX_GRPC_NAMES),
+            (grpc.and_then(|grpc| grpc.methods.as_ref()).map(Vec::len), MAX_GRPC_NAMES),
         ];
         if !names.insert(&rule.name) {
             return fail(rule, "has the name of an earlier rule of the document");
@@ -216,8 +289,8 @@ fn check(document: &Document) -> Result<(), CompileError> {
         if lists.iter().any(|&(length, most)| length.is_some_and(|length| length > most)) {
             return fail(rule, "has more conditions than the policy language allows");
         }
-        if http.is_some_and(|http| http.methods.is_none() && http.paths.is_none()) {
-            return fail(rule, "has an `http` condition with neither methods nor paths");
+        if http.is_some_and(Http::is_empty) || grpc.is_some_and(|grpc| *grpc == Grpc::default()) {
+            return fail(rule, "has an `http` or `grpc` condition that asks for nothing");
         }
     }
     Ok(())
@@ -300,12 +373,17 @@ mod tests {
         let refused = |change: fn(&mut Rule)| {
             assert!(matches!(changed(change), Err(CompileError::Rule { .. })));
         };
-        refused(|rule| rule.from = Some(Vec::new()));
+        refused(|rule| rule.peers = Some(Vec::new()));
         refused(|rule| rule.ports = Some(Vec::new()));
         refused(|rule| rule.ports = Some(vec![1; MAX_PORTS + 1]));
-        refused(|rule| rule.http = Some(Http { methods: None, paths: None }));
-        refused(|rule| rule.http = Some(Http { methods: Some(Vec::new()), paths: None }));
-        refused(|rule| rule.http = Some(Http { methods: None, paths: Some(Vec::new()) }));
+        refused(|rule| rule.cidrs = Some(Vec::new()));
+        refused(|rule| rule.http = Some(Http::default()));
+        refused(|rule| rule.http = Some(Http { methods: Some(Vec::new()), ..Http::default() }));
+        refused(|rule| rule.http = Some(Http { paths: Some(Vec::new()), ..Http::default() }));
+        refused(|rule| rule.http = Some(Http { hosts: Some(Vec::new()), ..Http::default() }));
+        refused(|rule| rule.http = Some(Http { headers: Some(Vec::new()), ..Http::default() }));
+        refused(|rule| rule.grpc = Some(Grpc::default()));
+        refused(|rule| rule.grpc = Some(Grpc { services: Some(Vec::new()), methods: None }));
         let mut twice = document("p");
         twice.rules.push(twice.rules[0].clone());
         assert!(matches!(PolicySet::compile(vec![twice]), Err(CompileError::Rule { .. })));

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::de::{self, Deserialize, Deserializer};
 use serde::ser::{Error, Serialize, Serializer};
 
+use super::header::HeaderCondition;
+use super::host::HostPattern;
 use super::path::PathPattern;
 use super::pattern::Pattern;
 use super::read;
@@ -26,16 +29,35 @@ pub const MAX_PORTS: usize = 64;
 pub const MAX_METHODS: usize = 32;
 /// Most HTTP paths in one rule.
 pub const MAX_PATHS: usize = 256;
+/// Most networks in one rule.
+pub const MAX_NETWORKS: usize = 256;
+/// Most HTTP hosts in one rule.
+pub const MAX_HOSTS: usize = 256;
+/// Most header conditions in one rule.
+pub const MAX_HEADERS: usize = 16;
+/// Most gRPC services in one rule, and most methods.
+pub const MAX_GRPC_NAMES: usize = 256;
 
-/// Who may reach one workload, or all workloads of a subtree.
+/// Who may reach one workload, or all workloads of a subtree; or whom they may reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
     /// Unique in the mesh: lower-case letters, digits and `-`, at most [`MAX_NAME_BYTES`].
     pub name: String,
-    /// Whom it protects.
-    pub target: Pattern,
+    /// Which side of a connection it decides.
+    pub direction: Direction,
+    /// Whom it protects (`target`), or restricts (`source`): it is for the proxies of these.
+    pub whom: Pattern,
     /// In the order written; the order does not matter to the decision.
     pub rules: Vec<Rule>,
+}
+
+/// Which side of a connection is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// Whether the destination takes it, decided in front of the destination: documents with `target`.
+    Inbound,
+    /// Whether the source may make it, decided beside the source: documents with `source`.
+    Egress,
 }
 
 /// One allow or deny. Every condition that is present must hold.
@@ -45,12 +67,16 @@ pub struct Rule {
     pub name: String,
     /// What happens when it matches.
     pub effect: Effect,
-    /// The caller is one of these; any identity when absent.
-    pub from: Option<Vec<Pattern>>,
+    /// The identity at the other end is one of these (`from`, in egress documents `to`); any when absent.
+    pub peers: Option<Vec<Pattern>>,
     /// The app's port is one of these; any when absent.
     pub ports: Option<Vec<u16>>,
+    /// The caller's address is in one of these networks; any when absent.
+    pub cidrs: Option<Vec<IpNet>>,
     /// The request is HTTP and like this; any protocol when absent.
     pub http: Option<Http>,
+    /// The request is a gRPC call of these; any protocol when absent.
+    pub grpc: Option<Grpc>,
     /// From this moment on the rule does not match any more.
     pub until: Option<SystemTime>,
     /// Whether the rule decides, or is only recorded.
@@ -77,12 +103,61 @@ pub enum Mode {
 }
 
 /// Conditions on an HTTP request; at least one of them is present.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Http {
     /// The method is one of these, compared exactly; any when absent.
     pub methods: Option<Vec<String>>,
     /// The path is like one of these; any when absent.
     pub paths: Option<Vec<PathPattern>>,
+    /// The host is one of these; any when absent.
+    pub hosts: Option<Vec<HostPattern>>,
+    /// The headers are like all of these; any when absent.
+    pub headers: Option<Vec<HeaderCondition>>,
+}
+
+/// Conditions on a gRPC call; at least one of them is present.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Grpc {
+    /// The service, with its package, is one of these; any when absent.
+    pub services: Option<Vec<String>>,
+    /// The method is one of these; any when absent.
+    pub methods: Option<Vec<String>>,
+}
+
+impl Http {
+    /// Whether there is no condition, which the language does not have.
+    pub(super) fn is_empty(&self) -> bool {
+        self.methods.is_none() && self.paths.is_none() && self.hosts.is_none() && self.headers.is_none()
+    }
+}
+
+impl Direction {
+    /// The field that says whom the document is about.
+    #[must_use]
+    pub fn whom_field(self) -> &'static str {
+        match self {
+            Self::Inbound => "target",
+            Self::Egress => "source",
+        }
+    }
+
+    /// The field of a rule that says who is at the other end.
+    #[must_use]
+    pub fn peers_field(self) -> &'static str {
+        match self {
+            Self::Inbound => "from",
+            Self::Egress => "to",
+        }
+    }
+
+    /// `inbound` or `egress`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Egress => "egress",
+        }
+    }
 }
 
 impl Document {
@@ -96,10 +171,12 @@ impl Document {
 }
 
 impl Rule {
-    /// The rule as JSON, in the schema of the document; for people, as no reader takes a rule alone.
+    /// The rule as JSON, in the schema of a document of this direction; for people, as no reader takes a rule
+    /// alone.
     #[must_use]
-    pub fn to_json(&self) -> String {
-        RuleText::new(self).ok().and_then(|text| serde_json::to_string(&text).ok()).unwrap_or_default()
+    pub fn to_json(&self, direction: Direction) -> String {
+        let text = RuleText::new(self, direction).ok();
+        text.and_then(|text| serde_json::to_string(&text).ok()).unwrap_or_default()
     }
 }
 
@@ -125,6 +202,12 @@ impl Mode {
     }
 }
 
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -133,9 +216,10 @@ impl fmt::Display for Effect {
 
 impl Serialize for Document {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let rules =
-            self.rules.iter().map(RuleText::new).collect::<Result<_, _>>().map_err(S::Error::custom)?;
-        DocumentText { kind: KIND, name: &self.name, target: &self.target, rules }.serialize(serializer)
+        let rule = |rule| RuleText::new(rule, self.direction);
+        let rules = self.rules.iter().map(rule).collect::<Result<_, _>>().map_err(S::Error::custom)?;
+        let (target, source) = of_direction(self.direction, &self.whom);
+        DocumentText { kind: KIND, name: &self.name, target, source, rules }.serialize(serializer)
     }
 }
 
@@ -151,7 +235,10 @@ impl<'de> Deserialize<'de> for Document {
 struct DocumentText<'a> {
     kind: &'static str,
     name: &'a str,
-    target: &'a Pattern,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<&'a Pattern>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a Pattern>,
     rules: Vec<RuleText<'a>>,
 }
 
@@ -173,9 +260,15 @@ struct Conditions<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<&'a [Pattern]>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<&'a [Pattern]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     ports: Option<&'a [u16]>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    cidrs: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<HttpText<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc: Option<GrpcText<'a>>,
 }
 
 #[derive(serde::Serialize)]
@@ -184,17 +277,41 @@ struct HttpText<'a> {
     methods: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     paths: Option<&'a [PathPattern]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hosts: Option<&'a [HostPattern]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<&'a [HeaderCondition]>,
+}
+
+#[derive(serde::Serialize)]
+struct GrpcText<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    services: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    methods: Option<&'a [String]>,
 }
 
 impl<'a> RuleText<'a> {
-    fn new(rule: &'a Rule) -> Result<Self, jiff::Error> {
+    fn new(rule: &'a Rule, direction: Direction) -> Result<Self, jiff::Error> {
+        let (from, to) = match &rule.peers {
+            Some(peers) => of_direction(direction, peers.as_slice()),
+            None => (None, None),
+        };
         let conditions = Conditions {
-            from: rule.from.as_deref(),
+            from,
+            to,
             ports: rule.ports.as_deref(),
-            http: rule
-                .http
-                .as_ref()
-                .map(|http| HttpText { methods: http.methods.as_deref(), paths: http.paths.as_deref() }),
+            cidrs: rule.cidrs.as_ref().map(|cidrs| cidrs.iter().map(ToString::to_string).collect()),
+            http: rule.http.as_ref().map(|http| HttpText {
+                methods: http.methods.as_deref(),
+                paths: http.paths.as_deref(),
+                hosts: http.hosts.as_deref(),
+                headers: http.headers.as_deref(),
+            }),
+            grpc: rule.grpc.as_ref().map(|grpc| GrpcText {
+                services: grpc.services.as_deref(),
+                methods: grpc.methods.as_deref(),
+            }),
         };
         let (allow, deny) = match rule.effect {
             Effect::Allow => (Some(conditions), None),
@@ -203,5 +320,13 @@ impl<'a> RuleText<'a> {
         let until = rule.until.map(Timestamp::try_from).transpose()?;
         let mode = (rule.mode == Mode::Audit).then(|| rule.mode.as_str());
         Ok(Self { name: &rule.name, allow, deny, until, mode })
+    }
+}
+
+/// The value of the field that inbound documents have, or of the one that egress documents have.
+fn of_direction<T>(direction: Direction, value: T) -> (Option<T>, Option<T>) {
+    match direction {
+        Direction::Inbound => (Some(value), None),
+        Direction::Egress => (None, Some(value)),
     }
 }

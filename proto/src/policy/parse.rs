@@ -54,7 +54,7 @@ pub fn parse_json(text: &str) -> Result<Document, ParseError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::document::{Effect, Mode};
+    use super::super::document::{Direction, Effect, Mode};
     use super::super::testing::{PAYMENTS, at, documents};
     use super::*;
     use proptest::prelude::*;
@@ -73,8 +73,8 @@ mod tests {
         let documents = parse_yaml("payments.yaml", PAYMENTS).unwrap();
         let [document] = documents.as_slice() else { panic!("one document") };
         assert_eq!(
-            (document.name.as_str(), document.target.to_string()),
-            ("payments", "spiffe://prod.example/payments".into())
+            (document.name.as_str(), document.direction, document.whom.to_string()),
+            ("payments", Direction::Inbound, "spiffe://prod.example/payments".into())
         );
         let [charges, batch] = document.rules.as_slice() else { panic!("two rules") };
         assert_eq!(
@@ -118,7 +118,7 @@ mod tests {
             ),
             (
                 "{ name: r, allow: { form: [spiffe://td/b] } }",
-                "p.yaml:5:25: rules[0].allow: unknown field `form`, expected one of `from`, `ports`, `http`",
+                "p.yaml:5:25: rules[0].allow: unknown field `form`, expected one of `from`, `ports`, `cidrs`, `http`, `grpc`",
             ),
             (
                 "{ name: r, allow: { from: [] } }",
@@ -130,7 +130,7 @@ mod tests {
             ),
             (
                 "{ name: r, allow: { http: {} } }",
-                "p.yaml:5:31: rules[0].allow.http: expected `methods`, `paths`, or both, found an empty mapping",
+                "p.yaml:5:31: rules[0].allow.http: expected at least one of `methods`, `paths`, `hosts`, `headers`, found an empty mapping",
             ),
             (
                 "{ name: r, allow: { http: { methods: [post] } } }",
@@ -143,7 +143,7 @@ mod tests {
             ),
             (
                 "{ name: r, allow: }",
-                "p.yaml:5:21: rules[0].allow: expected conditions: `from`, `ports`, `http`, or `{}` for none, found nothing",
+                "p.yaml:5:21: rules[0].allow: expected conditions: `from`, `ports`, `cidrs`, `http`, `grpc`, or `{}` for none, found nothing",
             ),
             (
                 "{ name: r, allow: {}, deny: {} }",
@@ -168,6 +168,56 @@ mod tests {
                 "p.yaml:5:34: rules[0].until: expected a time as in RFC 3339, such as `2027-01-31T00:00:00Z`, found \"tomorrow\"",
             ),
             ("{ name: r, name: s, allow: {} }", "p.yaml:5:16: `name` is there twice, first on line 5"),
+            (
+                "{ name: r, allow: { to: [spiffe://td/b] } }",
+                "p.yaml:5:25: rules[0].allow: unknown field `to`, expected one of `from`, `ports`, `cidrs`, `http`, `grpc`",
+            ),
+            (
+                "{ name: r, allow: { cidrs: [10.0.0.1/8] } }",
+                "p.yaml:5:33: rules[0].allow.cidrs[0]: expected a network, perhaps `10.0.0.0/8`, found \"10.0.0.1/8\"",
+            ),
+            (
+                "{ name: r, allow: { cidrs: [10.0.0.0/33] } }",
+                "p.yaml:5:33: rules[0].allow.cidrs[0]: expected a network such as `10.0.0.0/8`, `2001:db8::/32`, or one \
+                 address, found \"10.0.0.0/33\"",
+            ),
+            (
+                "{ name: r, allow: { http: { hosts: [\"*\"] } } }",
+                "p.yaml:5:41: rules[0].allow.http.hosts[0]: expected a host such as `api.example` or `*.example`, found \
+                 \"*\": for any host, leave out `hosts`",
+            ),
+            (
+                "{ name: r, allow: { http: { headers: [{ name: x-a, present: false }] } } }",
+                "p.yaml:5:65: rules[0].allow.http.headers[0].present: expected `true`, as no rule asks that a header is \
+                 absent, found `false`",
+            ),
+            (
+                "{ name: r, allow: { http: { headers: [{ name: x-a }] } } }",
+                "p.yaml:5:43: rules[0].allow.http.headers[0]: expected `exact`, `prefix` or `present`, found none",
+            ),
+            (
+                "{ name: r, allow: { http: { headers: [{ name: Host, exact: [a] }] } } }",
+                "p.yaml:5:51: rules[0].allow.http.headers[0].name: expected the name of a header such as `x-tenant`, found \
+                 `host`: use `hosts`",
+            ),
+            (
+                "{ name: r, allow: { http: { headers: [{ name: x_forwarded-client-cert, present: true }] } } }",
+                "p.yaml:5:51: rules[0].allow.http.headers[0].name: expected the name of a header such as `x-tenant`, found \
+                 `x_forwarded-client-cert`: the proxy writes it, from the identity that it verified: use `from`",
+            ),
+            (
+                "{ name: r, allow: { grpc: { services: [/shop.Carts] } } }",
+                "p.yaml:5:44: rules[0].allow.grpc.services[0]: expected a gRPC service such as `shop.v1.Carts`, found \
+                 \"/shop.Carts\"",
+            ),
+            (
+                "{ name: r, allow: { grpc: { methods: [a.B] } } }",
+                "p.yaml:5:43: rules[0].allow.grpc.methods[0]: expected a gRPC method such as `AddItem`, found \"a.B\"",
+            ),
+            (
+                "{ name: r, allow: { grpc: {} } }",
+                "p.yaml:5:31: rules[0].allow.grpc: expected `services`, `methods`, or both, found an empty mapping",
+            ),
         ] {
             assert_eq!(error(&with_rule(rule)), message);
         }
@@ -182,7 +232,14 @@ mod tests {
                 "name: p\ntarget: spiffe://td/a\nrules: []\n",
                 "p.yaml:1:1: expected the field `kind`, found none",
             ),
-            ("kind: Policy\nname: p\nrules: []\n", "p.yaml:1:1: expected the field `target`, found none"),
+            (
+                "kind: Policy\nname: p\nrules: []\n",
+                "p.yaml:1:1: expected the field `target` (whom it protects) or `source` (whom it restricts), found neither",
+            ),
+            (
+                "kind: Policy\nname: p\ntarget: spiffe://td/a\nsource: spiffe://td/a\nrules: []\n",
+                "p.yaml:4:9: source: expected either `target` or `source`, found both in one document",
+            ),
             (
                 "kind: Policy\nname: p\ntarget: spiffe://td/a\n",
                 "p.yaml:1:1: expected the field `rules`, found none",
@@ -194,7 +251,7 @@ mod tests {
             ),
             (
                 "kind: Policy\nname: p\nspec: {}\n",
-                "p.yaml:3:1: unknown field `spec`, expected one of `kind`, `name`, `target`, `rules`",
+                "p.yaml:3:1: unknown field `spec`, expected one of `kind`, `name`, `target`, `source`, `rules`",
             ),
             (
                 "kind: Policy\nname: p\ntarget: spiffe://td/a\nrules: {}\n",

@@ -1,7 +1,7 @@
 //! Patterns over HTTP paths, and the paths that two readers may read differently.
 //!
-//! A proxy compares the path as it forwards it. An app may decode it, fold `..`, or cut at `;`, and then
-//! serve something else than policy saw. Until paths are normalized before both see them, such a path is
+//! A proxy compares the path as it forwards it, in its normal form ([`super::normal`]). What the normal form
+//! cannot settle, as an app may decode `%2F` or cut at `;` and then serve something else than policy saw, is
 //! *ambiguous*: no allow rule with paths matches it, every deny rule with paths does.
 
 use std::fmt;
@@ -88,7 +88,7 @@ impl Iterator for Decoded<'_> {
     }
 }
 
-fn decode_pair(bytes: &[u8]) -> Option<(u8, &[u8])> {
+pub(super) fn decode_pair(bytes: &[u8]) -> Option<(u8, &[u8])> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     match bytes {
         &[high, low, ref rest @ ..] => Some((digit(high)? << 4 | digit(low)?, rest)),

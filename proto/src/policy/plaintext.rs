@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::compile::{CompiledRule, PolicySet};
 use super::decide::{Audited, Reason, Request, Verdict};
-use super::document::{Effect, Mode};
+use super::document::{Direction, Effect, Mode};
 
 impl PolicySet {
     /// Decides on a caller without identity at a port that takes plaintext. Whether it does is asked before.
@@ -18,7 +18,7 @@ impl PolicySet {
             return Verdict::denied(Reason::PolicyUnreadable);
         }
         let (mut denies, mut audited) = (None, Vec::new());
-        for document in self.targeting(request.destination) {
+        for document in self.about(Direction::Inbound, request.destination) {
             for rule in document.rules.iter().filter(|rule| rule.denies_anybody(request)) {
                 match rule.mode {
                     Mode::Enforce => {
@@ -45,7 +45,7 @@ impl PolicySet {
     #[must_use]
     pub fn explain_plaintext(&self, request: &Request<'_>) -> String {
         let verdict = self.decide_plaintext(request);
-        let port = request.port;
+        let port = request.port.map_or_else(|| "that is not known".to_owned(), |port| port.to_string());
         match (verdict.reason, verdict.policy, verdict.rule) {
             (Reason::DeniedByRule, Some(policy), Some(rule)) => {
                 format!("Denied: rule `{rule}` of policy `{policy}` denies plaintext callers of port {port}.")
@@ -61,7 +61,7 @@ impl PolicySet {
 impl CompiledRule {
     fn denies_anybody(&self, request: &Request<'_>) -> bool {
         self.effect == Effect::Deny
-            && self.from.is_none()
+            && self.peers.is_none()
             && self.first_miss(request.destination, request).is_none()
     }
 }
@@ -70,9 +70,10 @@ impl CompiledRule {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::decide::Layer;
+    use super::super::decide::{HttpRequest, Layer};
     use super::super::testing::{at, documents, id, policy};
     use super::*;
+    use crate::spiffe::SpiffeId;
 
     const RULES: &str = "{kind: Policy, name: p, target: spiffe://td/a, rules: [\
         {name: someone, allow: {from: [spiffe://td/b]}}, \
@@ -86,15 +87,16 @@ mod tests {
     fn rules_that_name_callers_match_nobody_without_a_name_and_others_deny() {
         let (set, destination) = (policy(RULES), id("spiffe://td/a"));
         let ask = |port, layer, now| {
-            let request = Request { source: None, destination: &destination, port, layer, now: at(now) };
+            let request = ask_of(&destination, port, layer, now);
             let verdict = set.decide_plaintext(&request);
             assert_eq!(set.decide(&request).reason, Reason::NoIdentity, "strict lets nobody in");
             (verdict.allowed, verdict.reason, verdict.rule.as_deref().unwrap_or_default().to_owned())
         };
         let open = (true, Reason::Plaintext, String::new());
         let denied = |rule: &str| (false, Reason::DeniedByRule, rule.to_owned());
-        let get = Layer::Http { method: "GET", path: "/" };
-        let delete = Layer::Http { method: "DELETE", path: "/" };
+        let http =
+            |method| Layer::Http(HttpRequest { method, path: "/", host: None, grpc: false, headers: None });
+        let (get, delete) = (http("GET"), http("DELETE"));
         assert_eq!(ask(80, Layer::Connection, 0), open);
         assert_eq!(ask(80, get, 0), open);
         assert_eq!(ask(80, delete, 0), denied("no-delete"));
@@ -103,10 +105,9 @@ mod tests {
         assert_eq!(ask(81, Layer::Opaque, 9), denied("for-now"));
         assert_eq!(ask(81, Layer::Opaque, 10), open);
         assert_eq!(ask(82, Layer::Opaque, 0), open);
-        let request =
-            Request { source: None, destination: &destination, port: 82, layer: Layer::Opaque, now: at(0) };
+        let request = ask_of(&destination, 82, Layer::Opaque, 0);
         assert_eq!(&*set.decide_plaintext(&request).audited[0].rule, "watched");
-        let denied = Request { port: 9000, ..request };
+        let denied = Request { port: Some(9000), ..request };
         assert_eq!(
             set.explain_plaintext(&denied),
             "Denied: rule `no-debug` of policy `p` denies plaintext callers of port 9000."
@@ -116,13 +117,18 @@ mod tests {
         assert!(PolicySet::empty().decide_plaintext(&request).allowed);
     }
 
+    fn ask_of<'a>(destination: &'a SpiffeId, port: u16, layer: Layer<'a>, now: u64) -> Request<'a> {
+        let (direction, port) = (Direction::Inbound, Some(port));
+        Request { direction, source: None, destination, port, address: None, layer, now: at(now) }
+    }
+
     proptest! {
         #[test]
         fn taking_an_allow_away_changes_nothing_and_taking_a_deny_away_never_denies(
             documents in documents(), port in 1..5_u16, skipped in any::<prop::sample::Index>(),
         ) {
             let destination = id("spiffe://td/a");
-            let request = Request { source: None, destination: &destination, port, layer: Layer::Opaque, now: at(0) };
+            let request = ask_of(&destination, port, Layer::Opaque, 0);
             let Ok(all) = PolicySet::compile(documents.clone()) else { return Ok(()) };
             let allows = |effect| {
                 let mut fewer = documents.clone();

@@ -1,11 +1,16 @@
 //! Policies and strategies for the tests of this room.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::decide::{Layer, Request};
-use super::document::{Document, Effect, Http, Mode, Rule};
+use super::decide::{HttpRequest, Layer, Request};
+use super::document::{Direction, Document, Effect, Grpc, Http, Mode, Rule};
+use super::header::{HeaderCondition, HeaderTest};
+use super::host::HostPattern;
 use super::parse::parse_yaml;
 use super::{PathPattern, Pattern, PolicySet};
 use crate::spiffe::SpiffeId;
@@ -42,9 +47,11 @@ rules:
 /// A request that owns its parts.
 #[derive(Debug, Clone)]
 pub(super) struct Asking {
+    pub(super) direction: Direction,
     pub(super) source: Option<SpiffeId>,
     pub(super) destination: SpiffeId,
-    pub(super) port: u16,
+    pub(super) port: Option<u16>,
+    pub(super) address: Option<IpAddr>,
     pub(super) layer: Asked,
     pub(super) now: SystemTime,
 }
@@ -53,7 +60,7 @@ pub(super) struct Asking {
 pub(super) enum Asked {
     Connection,
     Opaque,
-    Http(String, String),
+    Http { method: String, path: String, host: Option<String>, headers: Option<HeaderMap>, grpc: bool },
 }
 
 impl Asking {
@@ -61,10 +68,23 @@ impl Asking {
         let layer = match &self.layer {
             Asked::Connection => Layer::Connection,
             Asked::Opaque => Layer::Opaque,
-            Asked::Http(method, path) => Layer::Http { method, path },
+            Asked::Http { method, path, host, headers, grpc } => Layer::Http(HttpRequest {
+                method,
+                path,
+                host: host.as_deref(),
+                grpc: *grpc,
+                headers: headers.as_ref(),
+            }),
         };
-        let (source, destination) = (self.source.as_ref(), &self.destination);
-        Request { source, destination, port: self.port, layer, now: self.now }
+        Request {
+            direction: self.direction,
+            source: self.source.as_ref(),
+            destination: &self.destination,
+            port: self.port,
+            address: self.address,
+            layer,
+            now: self.now,
+        }
     }
 }
 
@@ -86,48 +106,120 @@ fn path_patterns() -> impl Strategy<Value = PathPattern> {
     "/([ab]/){0,2}[ab*]".prop_map(|text| text.parse().unwrap())
 }
 
+fn headers() -> impl Strategy<Value = HeaderCondition> {
+    let values = || prop::collection::vec("[ab]{1,2}", 1..3);
+    let test = prop_oneof![
+        Just(HeaderTest::Present),
+        values().prop_map(HeaderTest::Exact),
+        values().prop_map(HeaderTest::Prefix),
+    ];
+    ("x-[ab]", test).prop_map(|(name, test)| HeaderCondition { name: name.parse().unwrap(), test })
+}
+
+fn hosts() -> impl Strategy<Value = HostPattern> {
+    "(\\*\\.)?[ab](\\.[ab])?(:8)?".prop_map(|text| text.parse().unwrap())
+}
+
 fn https() -> impl Strategy<Value = Http> {
-    (some("GET|PUT"), some(path_patterns()))
-        .prop_map(|(methods, paths)| Http { methods, paths })
-        .prop_filter("one of the two", |http| http.methods.is_some() || http.paths.is_some())
+    (some("GET|POST"), some(path_patterns()), some(hosts()), some(headers()))
+        .prop_map(|(methods, paths, hosts, headers)| Http { methods, paths, hosts, headers })
+        .prop_filter("one of them", |http| !http.is_empty())
+}
+
+fn grpcs() -> impl Strategy<Value = Grpc> {
+    (some("[ab]"), some("[ab]"))
+        .prop_map(|(services, methods)| Grpc { services, methods })
+        .prop_filter("one of the two", |grpc| *grpc != Grpc::default())
+}
+
+fn networks() -> impl Strategy<Value = IpNet> {
+    prop::sample::select(vec!["10.0.0.0/8", "10.1.0.0/16", "10.1.0.1/32", "2001:db8::/32"])
+        .prop_map(|text| text.parse().unwrap())
 }
 
 pub(super) fn rules() -> impl Strategy<Value = Rule> {
     let effect = prop_oneof![Just(Effect::Allow), Just(Effect::Allow), Just(Effect::Deny)];
     let until = prop::option::weighted(0.3, (0u64..4).prop_map(at));
     let mode = prop_oneof![Just(Mode::Enforce), Just(Mode::Enforce), Just(Mode::Enforce), Just(Mode::Audit)];
-    (effect, some(patterns()), some(1u16..4), prop::option::of(https()), until, mode).prop_map(
-        |(effect, from, ports, http, until, mode)| Rule {
+    let cidrs = prop::option::weighted(0.2, prop::collection::vec(networks(), 1..3));
+    let grpc = prop::option::weighted(0.2, grpcs());
+    (effect, some(patterns()), some(1u16..4), cidrs, prop::option::of(https()), grpc, until, mode).prop_map(
+        |(effect, peers, ports, cidrs, http, grpc, until, mode)| Rule {
             name: String::new(),
             effect,
-            from,
+            peers,
             ports,
+            cidrs,
             http,
+            grpc,
             until,
             mode,
         },
     )
 }
 
+fn directions() -> impl Strategy<Value = Direction> {
+    prop_oneof![Just(Direction::Inbound), Just(Direction::Inbound), Just(Direction::Egress)]
+}
+
 /// Documents with names of their own and rules with names of their own.
 pub(super) fn documents() -> impl Strategy<Value = Vec<Document>> {
-    let document = (patterns(), prop::collection::vec(rules(), 0..4));
+    let document = (directions(), patterns(), prop::collection::vec(rules(), 0..4));
     prop::collection::vec(document, 0..4).prop_map(|list| {
-        let document = |(number, (target, rules)): (usize, (Pattern, Vec<Rule>))| {
+        let document = |(number, (direction, whom, rules)): (usize, (Direction, Pattern, Vec<Rule>))| {
             let named = |(number, rule)| Rule { name: format!("r{number}"), ..rule };
-            Document {
-                name: format!("d{number}"),
-                target,
-                rules: rules.into_iter().enumerate().map(named).collect(),
-            }
+            let rules = rules.into_iter().enumerate().map(named).collect();
+            Document { name: format!("d{number}"), direction, whom, rules }
         };
         list.into_iter().enumerate().map(document).collect()
     })
 }
 
+fn header_maps() -> impl Strategy<Value = HeaderMap> {
+    prop::collection::vec(("x[-_][ab]", "[abA]{1,2}(, b)?"), 0..3).prop_map(|fields| {
+        let field = |(name, value): (String, String)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())
+        };
+        fields.into_iter().map(field).collect()
+    })
+}
+
 pub(super) fn requests() -> impl Strategy<Value = Asking> {
-    let http = ("GET|PUT|get", "(/[ab]){0,3}/?|/a%2Fb|/a//b|/%61|/a;b").prop_map(|(m, p)| Asked::Http(m, p));
-    let layer = prop_oneof![Just(Asked::Connection), Just(Asked::Opaque), http.clone(), http];
-    (prop::option::weighted(0.9, ids()), ids(), 1u16..4, layer, (0u64..4).prop_map(at))
-        .prop_map(|(source, destination, port, layer, now)| Asking { source, destination, port, layer, now })
+    let host = prop::option::weighted(0.9, "[aA](\\.b)?\\.?(:8)?|a\\.\\.b|");
+    let http = (
+        "GET|POST|get",
+        "(/[ab]){0,3}/?|/a%2Fb|/a//b|/%61|/a;b",
+        host,
+        prop::option::weighted(0.9, header_maps()),
+        any::<bool>(),
+    )
+        .prop_map(|(method, path, host, headers, grpc)| Asked::Http {
+            method,
+            path,
+            host,
+            headers,
+            grpc,
+        });
+    let layer = prop_oneof![1 => Just(Asked::Connection), 1 => Just(Asked::Opaque), 2 => http];
+    let addresses = vec!["10.1.0.1", "10.2.0.1", "::ffff:10.1.0.1", "2001:db8::1", "192.0.2.1"];
+    let address = prop::option::of(prop::sample::select(addresses).prop_map(|text| text.parse().unwrap()));
+    let source = prop::option::weighted(0.9, ids());
+    (
+        directions(),
+        source,
+        ids(),
+        prop::option::weighted(0.9, 1u16..4),
+        address,
+        layer,
+        (0u64..4).prop_map(at),
+    )
+        .prop_map(|(direction, source, destination, port, address, layer, now)| Asking {
+            direction,
+            source,
+            destination,
+            port,
+            address,
+            layer,
+            now,
+        })
 }

@@ -32,7 +32,7 @@ pub struct Ask {
     pub id: Option<String>,
     /// Whether JSON is wanted where there is something more readable.
     pub wants_json: bool,
-    parameters: BTreeMap<String, String>,
+    parameters: BTreeMap<String, Vec<String>>,
     body: Bytes,
 }
 
@@ -60,13 +60,29 @@ impl Ask {
         Ok(Self { id, wants_json, parameters, body })
     }
 
+    /// One with this query, for tests.
+    #[cfg(test)]
+    pub(super) fn of_query(query: &str) -> Result<Self, Refused> {
+        Ok(Self { parameters: parameters(query)?, ..Self::default() })
+    }
+
     /// Takes a parameter of the query.
     ///
     /// # Errors
     /// When it is not what it should be.
     pub fn take<T: FromStr<Err: Display>>(&mut self, name: &str) -> Result<Option<T>, Refused> {
-        let Some(value) = self.parameters.remove(name) else { return Ok(None) };
+        let mut values = self.take_all(name);
+        let Some(value) = values.pop() else { return Ok(None) };
+        if !values.is_empty() {
+            return Err(Refused::bad(format!("`{name}` is given twice")));
+        }
         value.parse().map(Some).map_err(|error| Refused::bad(format!("`{name}`: {error} (found `{value}`)")))
+    }
+
+    /// Takes a parameter of the query that may be given several times.
+    #[must_use]
+    pub fn take_all(&mut self, name: &str) -> Vec<String> {
+        self.parameters.remove(name).unwrap_or_default()
     }
 
     /// Refuses parameters that nobody took: a filter that is misspelled would show too much.
@@ -133,17 +149,15 @@ fn marked(headers: &HeaderMap) -> Result<(), Refused> {
     Err(Refused::new(StatusCode::FORBIDDEN, text))
 }
 
-fn parameters(query: &str) -> Result<BTreeMap<String, String>, Refused> {
-    let mut parameters = BTreeMap::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+fn parameters(query: &str) -> Result<BTreeMap<String, Vec<String>>, Refused> {
+    let mut parameters = BTreeMap::<String, Vec<String>>::new();
+    for (number, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let name = decoded(name)?;
-        if parameters.len() == MOST_PARAMETERS {
+        if number == MOST_PARAMETERS {
             return Err(Refused::bad(format!("more than {MOST_PARAMETERS} parameters")));
         }
-        if parameters.insert(name.clone(), decoded(value)?).is_some() {
-            return Err(Refused::bad(format!("`{name}` is given twice")));
-        }
+        parameters.entry(name).or_default().push(decoded(value)?);
     }
     Ok(parameters)
 }
@@ -220,6 +234,9 @@ mod tests {
         assert_eq!(ask.take::<u8>("a").unwrap(), Some(1));
         assert_eq!(ask.take::<String>("path").unwrap().unwrap(), "/charge it now");
         assert!(ask.nothing_else("`a`").unwrap_err().to_string().starts_with("`b` is no parameter"));
-        assert!(parameters("a=1&a=2").is_err() && parameters("a=%ff").is_err());
+        assert!(parameters("a=%ff").is_err());
+        let twice = || Ask { parameters: parameters("a=1&a=2").unwrap(), ..Ask::default() };
+        assert!(twice().take::<u8>("a").is_err());
+        assert_eq!(twice().take_all("a"), ["1", "2"]);
     }
 }

@@ -11,7 +11,9 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use super::reply::Body;
-use super::{Admin, Ask, Refused, Reply, config, connections, identity, log, policy, quit, services, tap};
+use super::{
+    Admin, Ask, Refused, Reply, config, connections, explain, identity, log, policy, quit, services, tap,
+};
 
 /// How long an endpoint may take until it begins to answer, unless it says otherwise itself.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
@@ -42,6 +44,11 @@ const ENDPOINTS: &[Endpoint] = &[
     get("/services", "whom the app calls, and how their endpoints are", |admin, ask| {
         Box::pin(async move { services::show(&admin, &ask) })
     }),
+    get(
+        "/explain",
+        "what policy says of a call: `source` or `destination`, `port`, `method`, `path`...",
+        |admin, ask| Box::pin(async move { explain::show(&admin, ask) }),
+    ),
     get("/connections", "what is open now; filters, `sort` and `limit` in the query", |admin, ask| {
         Box::pin(async move { connections::show(&admin, ask) })
     }),

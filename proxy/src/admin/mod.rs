@@ -11,6 +11,7 @@ mod ask;
 mod config;
 mod connections;
 mod endpoints;
+mod explain;
 mod health;
 mod identity;
 mod log;

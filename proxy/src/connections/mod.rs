@@ -5,6 +5,8 @@
 //! in between is seen either by the check, which reads the new snapshot, or by the walk over the table, which
 //! finds the entry. Entries do not reference each other; a request inside an HTTP connection is its own entry.
 
+mod subject;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -12,13 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use signet_proto::handshake::PeerIdentity;
-use signet_proto::policy::{Layer, Request, Verdict};
-use signet_proto::settings::UnknownDestinations;
-use signet_proto::spiffe::SpiffeId;
+use signet_proto::policy::Verdict;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+pub use self::subject::{Content, Head, Peer, Subject};
 use crate::mesh::Snapshot;
 use crate::telemetry::{CloseReason, Direction};
 
@@ -27,152 +27,6 @@ use crate::telemetry::{CloseReason, Direction};
 pub struct Connections {
     entries: Mutex<HashMap<u64, Arc<Entry>>>,
     next: AtomicU64,
-}
-
-/// What the right of an entry depends on.
-#[derive(Debug, Clone)]
-pub struct Subject {
-    /// Which way it goes.
-    pub direction: Direction,
-    /// Who is at the other end.
-    pub peer: Peer,
-    /// The workload of this proxy.
-    pub local: SpiffeId,
-    /// The app's port.
-    pub port: u16,
-    /// What is known of its content.
-    pub content: Content,
-}
-
-/// Who is at the other end.
-#[derive(Debug, Clone)]
-pub enum Peer {
-    /// A verified identity.
-    Proven(Arc<PeerIdentity>),
-    /// A caller without TLS, and so without identity: only where the mesh takes plaintext.
-    Plaintext,
-    /// A destination that is no peer: only where the mesh, and what our configuration says, let it pass.
-    Stranger(Option<UnknownDestinations>),
-}
-
-impl Peer {
-    /// The identity, if it proved one.
-    #[must_use]
-    pub fn identity(&self) -> Option<&PeerIdentity> {
-        match self {
-            Self::Proven(identity) => Some(identity),
-            Self::Plaintext | Self::Stranger(_) => None,
-        }
-    }
-}
-
-/// [`Layer`], owned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Content {
-    /// Not known yet, or HTTP between requests.
-    Connection,
-    /// Bytes.
-    Opaque,
-    /// One HTTP request.
-    Http {
-        /// Its method.
-        method: String,
-        /// Its path, without the query.
-        path: String,
-    },
-}
-
-impl Content {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Connection => "connection",
-            Self::Opaque => "bytes",
-            Self::Http { .. } => "request",
-        }
-    }
-
-    fn layer(&self) -> Layer<'_> {
-        match self {
-            Self::Connection => Layer::Connection,
-            Self::Opaque => Layer::Opaque,
-            Self::Http { method, path } => Layer::Http { method, path },
-        }
-    }
-}
-
-impl Subject {
-    /// What policy says of it now. Outbound connections are decided at their other end.
-    #[must_use]
-    pub fn decide(&self, snapshot: &Snapshot) -> Option<Verdict> {
-        let question = self.question();
-        match (&self.peer, self.direction) {
-            (_, Direction::Outbound) => None,
-            (Peer::Plaintext, _) if self.may_be_plaintext(snapshot, question.now) => {
-                Some(snapshot.policy.decide_plaintext(&question))
-            }
-            _ => Some(snapshot.policy.decide(&question)),
-        }
-    }
-
-    /// Whose rate its requests count towards. All who have no identity share one, which is that of who calls itself.
-    #[must_use]
-    pub fn charged(&self) -> &SpiffeId {
-        self.peer.identity().map_or(&self.local, |peer| &peer.id)
-    }
-
-    /// The same in a sentence.
-    #[must_use]
-    pub fn explain(&self, snapshot: &Snapshot) -> String {
-        let question = self.question();
-        match &self.peer {
-            Peer::Plaintext => snapshot.policy.explain_plaintext(&question),
-            Peer::Proven(_) | Peer::Stranger(_) => snapshot.policy.explain(&question).to_string(),
-        }
-    }
-
-    fn question(&self) -> Request<'_> {
-        Request {
-            source: self.peer.identity().map(|peer| &peer.id),
-            destination: &self.local,
-            port: self.port,
-            layer: self.content.layer(),
-            now: signet_proto::clock::now(),
-        }
-    }
-
-    fn may_be_plaintext(&self, snapshot: &Snapshot, now: SystemTime) -> bool {
-        snapshot.settings.accepts_plaintext(&self.local, self.port, now)
-    }
-
-    /// Why its peer may not take part under `snapshot`, whatever policy says. `unsure` asks for the costly question
-    /// whether it still chains to an authority.
-    fn distrusted(&self, snapshot: &Snapshot, unsure: bool) -> Option<CloseReason> {
-        match &self.peer {
-            Peer::Proven(peer) => {
-                if let Some(because) = snapshot.trust.revoked(peer) {
-                    return Some(CloseReason::Revoked(because));
-                }
-                (unsure && !snapshot.trust.believes(peer)).then_some(CloseReason::TrustRemoved)
-            }
-            Peer::Plaintext => {
-                let now = signet_proto::clock::now();
-                (!self.may_be_plaintext(snapshot, now)).then_some(CloseReason::PlaintextRefused)
-            }
-            Peer::Stranger(own) => {
-                let refused = snapshot.settings.unknown_destinations(*own) == UnknownDestinations::Refuse;
-                refused.then_some(CloseReason::UnknownDestination)
-            }
-        }
-    }
-
-    /// Why it must end under `snapshot`, if it must. `bundles_shrank` asks for the costly question whether the
-    /// peer still chains to an authority.
-    fn lost_right(&self, snapshot: &Snapshot, bundles_shrank: bool) -> Option<CloseReason> {
-        if let Some(reason) = self.distrusted(snapshot, bundles_shrank) {
-            return Some(reason);
-        }
-        self.decide(snapshot).filter(|verdict| !verdict.allowed).map(|_| CloseReason::PolicyLost)
-    }
 }
 
 #[derive(Debug)]
@@ -352,7 +206,7 @@ impl Registration {
         self.entry.subject.lock().content = content;
     }
 
-    /// What policy says of it under `snapshot`; nothing for outbound ones.
+    /// What policy says of it under `snapshot`; nothing if none restricts it.
     #[must_use]
     pub fn decide(&self, snapshot: &Snapshot) -> Option<Verdict> {
         self.entry.subject.lock().decide(snapshot)

@@ -101,7 +101,9 @@ async fn phases(
     };
     let now = signet_proto::clock::now();
     if snapshot.settings.accepts_plaintext(snapshot.svid.id(), app.port(), now) {
-        let asked = plaintext::asks(&snapshot, inbound.protocol, inbound.app(app, called, remote, None));
+        let from = remote.address().map(|address| address.ip());
+        let to = inbound.app(app, called, remote, None);
+        let asked = plaintext::asks(&snapshot, inbound.protocol, to, from);
         if let Begins::Plaintext(begun) = Box::pin(plaintext::begins(&mut caller, asked)).await {
             drop(unproven);
             let to = inbound.app(app, called, remote, None);
@@ -125,6 +127,7 @@ async fn phases(
     record.facts.edge = shared.sightings.caller(&peer.id, app.port());
     record.shows();
     let certificate = shared.sightings.certificate(&peer);
+    let peer = Arc::new(peer);
     let spoken = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
 
     let arrival = Arrival {
@@ -134,9 +137,10 @@ async fn phases(
         protocol: inbound.protocol,
         subject: Subject {
             direction: Direction::Inbound,
-            peer: Peer::Proven(Arc::new(peer)),
+            peer: Peer::Proven(peer),
             local: snapshot.svid.id().clone(),
-            port: app.port(),
+            port: Some(app.port()),
+            address: remote.address().map(|address| address.ip()),
             content: Content::Connection,
         },
         handshake: snapshot.generation,
@@ -270,7 +274,7 @@ impl Arrival {
                     shared: Arc::clone(&self.shared),
                     route: Direct(pool),
                     version,
-                    subject: Some(self.subject.clone()),
+                    subject: self.subject.clone(),
                     stated: self.stated.clone(),
                     authority: self.app.address.to_string(),
                     facts: record.facts.clone(),

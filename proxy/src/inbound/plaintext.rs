@@ -8,7 +8,7 @@
 //! be TLS goes on without.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -109,18 +109,24 @@ fn is_tls(bytes: &[u8]) -> Option<bool> {
 
 /// Whether the app may be asked if it speaks first: not if no plaintext caller would be let in, and not if it is
 /// HTTP, where the client does.
-pub(super) fn asks(snapshot: &Snapshot, protocol: config::Protocol, app: App) -> Option<App> {
-    let subject = subject(snapshot, app.address);
+pub(super) fn asks(
+    snapshot: &Snapshot,
+    protocol: config::Protocol,
+    app: App,
+    from: Option<IpAddr>,
+) -> Option<App> {
+    let subject = subject(snapshot, app.address, from);
     let allowed = subject.decide(snapshot).is_some_and(|verdict| verdict.allowed);
     (allowed && protocol != config::Protocol::Http).then_some(app)
 }
 
-fn subject(snapshot: &Snapshot, app: SocketAddr) -> Subject {
+fn subject(snapshot: &Snapshot, app: SocketAddr, address: Option<IpAddr>) -> Subject {
     Subject {
         direction: Direction::Inbound,
         peer: Peer::Plaintext,
         local: snapshot.svid.id().clone(),
-        port: app.port(),
+        port: Some(app.port()),
+        address,
         content: Content::Connection,
     }
 }
@@ -141,7 +147,7 @@ pub(super) async fn serve(
         address.and_then(|address| shared.sightings.plaintext(address.ip(), app.address.port()));
     let arrival = Arrival {
         shared: Arc::clone(shared),
-        subject: subject(snapshot, app.address),
+        subject: subject(snapshot, app.address, address.map(|address| address.ip())),
         app,
         stated: Stated::default(),
         protocol: inbound.protocol,

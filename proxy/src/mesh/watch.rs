@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use signet_proto::digest::StateDigest;
 use signet_proto::handshake::{ALPN_H2, Revocations, client_config};
-use signet_proto::policy::PolicySet;
+use signet_proto::policy::{PolicySet, Schema};
 use signet_proto::settings::{self, Settings};
 use signet_proto::spiffe::{SpiffeId, TrustBundle};
 use signet_proto::v1;
@@ -145,6 +145,7 @@ async fn stream(
         version: env!("CARGO_PKG_VERSION").into(),
         have: told.lock().digest(&mesh.bundles()).map(|digest| digest.message()),
         claim,
+        policy_schema: Schema::NEWEST.number(),
     };
     let mut client = MeshClient::new(channel.clone()).max_decoding_message_size(LARGEST_MESSAGE);
     let mut messages = client.watch(request).await?.into_inner();

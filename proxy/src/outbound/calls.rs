@@ -200,23 +200,22 @@ impl Calls {
     /// An endpoint could not be connected; `last`: and no other is tried.
     pub(super) fn unreached(&self, error: &UpstreamError, last: bool) {
         if last {
-            self.shared.sightings.unreached(&self.callee.peer, self.port(), error.reason());
+            let snapshot = self.shared.mesh.current();
+            let port = snapshot.and_then(|snapshot| self.port(&snapshot)).unwrap_or_default();
+            self.shared.sightings.unreached(&self.callee.peer, port, error.reason());
         } else {
             metrics::upstream_failed(error.reason(), &self.callee.peer);
         }
     }
 
-    /// The port of the app that is meant, 0 if that is not known.
-    fn port(&self) -> u16 {
+    /// The port of the app that is meant, if that is known.
+    pub(super) fn port(&self, snapshot: &Snapshot) -> Option<u16> {
         match &self.callee.whereabouts {
-            Whereabouts::Anywhere(Some(port)) | Whereabouts::Address(_, Some(port)) => *port,
-            Whereabouts::App(app) => app.port(),
-            Whereabouts::Address(_, None) => 0,
+            Whereabouts::Anywhere(Some(port)) | Whereabouts::Address(_, Some(port)) => Some(*port),
+            Whereabouts::App(app) => Some(app.port()),
+            Whereabouts::Address(_, None) => None,
             Whereabouts::Anywhere(None) => {
-                let snapshot = self.shared.mesh.current();
-                let known =
-                    snapshot.as_ref().and_then(|snapshot| snapshot.services.of(&self.callee.peer).first());
-                known.map_or(0, |endpoint| endpoint.app_port)
+                snapshot.services.of(&self.callee.peer).first().map(|endpoint| endpoint.app_port)
             }
         }
     }

@@ -1,11 +1,13 @@
-//! Our app calls a peer: accept -> destination -> detect -> pick endpoint -> handshake -> forward.
+//! Our app calls a peer: accept -> destination -> authorize egress -> detect -> pick endpoint -> handshake -> forward.
 //!
 //! The destination is the listener's, or what the app asked for: where a captured connection was going, or
-//! what CONNECT names. Whether we may call is decided at the peer; that it is the peer we meant is decided
-//! here, in the handshake.
+//! what CONNECT names. Whether our app may call it is decided here, before an endpoint is chosen, if egress documents
+//! restrict it; whether it is let in is decided at the peer; that it is the peer we meant is decided here, in the
+//! handshake.
 
 mod calls;
 mod destination;
+mod egress;
 mod lane;
 mod passthrough;
 mod peer;
@@ -21,6 +23,7 @@ use tokio::sync::oneshot;
 use self::calls::{Callees, Calls};
 use self::destination::{Asked, DestinationError, Meant};
 pub use self::destination::{Destinations, Outbound};
+use self::egress::Egress;
 use self::lane::Way;
 pub(crate) use self::peer::Boxed;
 use self::trip::{Call, Connected, Outgoing};
@@ -29,7 +32,7 @@ use crate::capture::{Remote, Socket, connect, reset_unless};
 use crate::config::{Destination, Protocol as Declared, Requested};
 use crate::connections::{self, Content, Registration, Subject};
 use crate::forward::Prefixed;
-use crate::forward::detect::{Detected, detect, detect_version};
+use crate::forward::detect::{Detected, detect, detect_only, detect_version};
 use crate::forward::http::{Http, Slot, cut};
 use crate::forward::opaque::{Idle, relay};
 use crate::forward::stated::Stated;
@@ -87,26 +90,36 @@ async fn phases(outbound: &Outbound, socket: Socket, record: &mut AccessRecord) 
             return Box::pin(turn_away(outbound, caller, why)).await;
         }
     };
-    drop(snapshot);
     record.facts.destination = Some(calls.callee.peer.clone());
     record.shows();
+    let egress = Egress::register(&calls, &snapshot, record.facts.remote);
+    drop(snapshot);
     if outbound.destination == Destination::Connect {
+        // Nothing was said yet: it can be told in the form that it understands.
+        if let Err((reason, why)) = egress.authorize(record) {
+            connect::deny(&mut caller, why.as_deref().unwrap_or(reason.as_str())).await;
+            return Err((reason, why));
+        }
         connect::grant(&mut caller).await.map_err(error)?;
     }
-    forward(outbound, &calls, caller, record).await
+    forward(outbound, &calls, egress, caller, record).await
 }
 
-/// detect -> pick endpoint -> handshake -> forward.
+/// authorize egress -> detect -> pick endpoint -> handshake -> forward.
 async fn forward(
     outbound: &Outbound,
     calls: &Arc<Calls>,
+    egress: Egress,
     mut caller: Prefixed<Socket>,
     record: &mut AccessRecord,
 ) -> Result<(), Refusal> {
     let shared = &outbound.shared;
     let callees = &outbound.destinations.callees;
+    let refusal = egress.authorize(record).err();
     let (detected, begun) = match calls.callee.protocol {
         Declared::Tcp => (Detected::Opaque, None),
+        // Refused either way, but an HTTP client is told why, if it asks soon.
+        _ if refusal.is_some() => (detect_only(&mut caller).await.unwrap_or(Detected::Opaque), None),
         Declared::Http => (detect_version(&mut caller).await.map_err(error)?, None),
         Declared::Detect => Box::pin(found_out(callees, calls, &mut caller)).await?,
     };
@@ -125,22 +138,27 @@ async fn forward(
                 shared: Arc::clone(shared),
                 route: Outgoing::new(Arc::clone(callees), Arc::clone(calls), version, begun),
                 version,
-                subject: None,
+                subject: egress.into_subject(),
                 stated: Stated::default(),
                 authority: record.facts.requested.as_deref().unwrap_or(&outbound.listen).to_owned(),
                 facts: record.facts.clone(),
                 meters: record.meters(),
                 handshake: 0,
-                only_one: false,
+                only_one: refusal.is_some(),
                 carrier: Arc::default(),
                 upgraded: Slot::default(),
             };
-            Box::pin(http.serve(caller)).await
+            Box::pin(http.serve(caller)).await.and(refusal.map_or(Ok(()), Err))
+        }
+        Detected::Opaque if let Some(refusal) = refusal => {
+            reset_unless(false, caller.get_ref());
+            Err(refusal)
         }
         Detected::Opaque => {
             record.protocol = Protocol::Opaque;
             record.shows();
             record.begin_span(None, "");
+            egress.carries_bytes(record)?;
             let (call, Connected { with: way, lane, turn: _outstanding }) = match begun {
                 Some((call, Connected { with, lane, turn })) => {
                     (call, Connected { with: Way::Plain(with), lane, turn })
@@ -164,12 +182,13 @@ async fn forward(
             let idle = shared.idle.at_most(call.timeouts().idle);
             let ended = match way {
                 Way::Plain(Called { stream, registration, .. }) => {
-                    carry(&mut caller, stream, registration.as_deref(), &meters, idle).await
+                    let rights = [egress.right(), registration.as_deref()];
+                    carry(&mut caller, stream, rights, &meters, idle).await
                 }
                 Way::Tunnel(tunnel) => {
                     let mut tunnel = *tunnel;
-                    let right = Some(&*tunnel.registration);
-                    let ended = carry(&mut caller, &mut tunnel.stream, right, &meters, idle).await;
+                    let rights = [egress.right(), Some(&*tunnel.registration)];
+                    let ended = carry(&mut caller, &mut tunnel.stream, rights, &meters, idle).await;
                     if ended.is_ok() {
                         lane.tunnels.keep(shared, tunnel);
                     }
@@ -182,17 +201,18 @@ async fn forward(
     }
 }
 
-/// Carries bytes for as long as the peer has its right.
+/// Carries bytes for as long as our app has its right to call, and the peer its right to be called.
 async fn carry(
     caller: &mut Prefixed<Socket>,
     peer: impl AsyncRead + AsyncWrite,
-    right: Option<&Registration>,
+    [ours, theirs]: [Option<&Registration>; 2],
     meters: &Meters,
     idle: Idle,
 ) -> Result<(), Refusal> {
     let ended = tokio::select! {
         biased;
-        reason = cut(right) => Err((reason, None)),
+        reason = cut(ours) => Err((reason, None)),
+        reason = cut(theirs) => Err((reason, None)),
         ended = relay(&mut *caller, peer, meters, idle) => ended.map_err(Refusal::from),
     };
     reset_unless(ended.is_ok(), caller.get_ref());
@@ -241,12 +261,16 @@ async fn stranger(
 ) -> Result<(), Refusal> {
     let connects = outbound.destination == Destination::Connect;
     let shared = &outbound.shared;
+    if let Some(why) = egress::restricted(shared, requested) {
+        return turn_away_as(CloseReason::Denied, outbound, caller, why).await;
+    }
     // Entered first and decided then, so that a change in between is held against it there (invariant 4).
     let right = shared.connections.register(Subject {
         direction: Direction::Outbound,
         peer: connections::Peer::Stranger(outbound.unknown()),
         local: snapshot_of(shared)?.svid.id().clone(),
-        port: requested.port,
+        port: Some(requested.port),
+        address: None,
         content: Content::Opaque,
     });
     record.closes_with(&right);
@@ -270,17 +294,26 @@ async fn stranger(
     if connects {
         connect::grant(&mut caller).await.map_err(error)?;
     }
-    carry(&mut caller, stranger, Some(&right), &record.meters(), shared.idle).await
+    carry(&mut caller, stranger, [Some(&right), None], &record.meters(), shared.idle).await
 }
 
 /// Ends a caller whose destination nobody knows, and tells it if it can be told.
-async fn turn_away(outbound: &Outbound, mut caller: Prefixed<Socket>, why: String) -> Result<(), Refusal> {
+async fn turn_away(outbound: &Outbound, caller: Prefixed<Socket>, why: String) -> Result<(), Refusal> {
+    turn_away_as(CloseReason::UnknownDestination, outbound, caller, why).await
+}
+
+async fn turn_away_as(
+    reason: CloseReason,
+    outbound: &Outbound,
+    mut caller: Prefixed<Socket>,
+    why: String,
+) -> Result<(), Refusal> {
     let connects = outbound.destination == Destination::Connect;
     if connects {
         connect::deny(&mut caller, &why).await;
     }
     reset_unless(connects, caller.get_ref());
-    Err((CloseReason::UnknownDestination, Some(why)))
+    Err((reason, Some(why)))
 }
 
 fn snapshot_of(shared: &Shared) -> Result<Arc<Snapshot>, Refusal> {

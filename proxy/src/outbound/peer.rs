@@ -11,7 +11,7 @@ use crate::forward::Prefixed;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
 use crate::mesh::{Alpn, Endpoint};
 use crate::run::Shared;
-use crate::telemetry::Direction;
+use crate::telemetry::{CloseReason, Direction};
 use crate::tls;
 
 /// A TLS connection is large, and handed on several times before it settles.
@@ -44,12 +44,17 @@ impl Upstream for Target {
             direction: Direction::Outbound,
             peer: connections::Peer::Proven(Arc::new(peer)),
             local: snapshot.svid.id().clone(),
-            port: address.port(),
+            port: Some(self.endpoint.app_port).filter(|port| *port != 0),
+            address: None,
             content: Content::Connection,
         });
         // Registered first, checked with what is newest now (invariant 4).
         let newest = self.shared.mesh.current().ok_or(UpstreamError::NotReady)?;
-        match registration.distrusted(&newest, snapshot.generation) {
+        let denied = || registration.decide(&newest).filter(|verdict| !verdict.allowed);
+        let lost = registration
+            .distrusted(&newest, snapshot.generation)
+            .or_else(|| denied().map(|_| CloseReason::PolicyLost));
+        match lost {
             Some(reason) => Err(UpstreamError::Distrusted(reason.as_str())),
             None => {
                 let svid = Some(Arc::clone(&snapshot.svid));

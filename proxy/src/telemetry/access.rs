@@ -63,6 +63,9 @@ impl Protocol {
     }
 }
 
+/// Of the path of a request, in characters.
+const LONGEST_PATH: usize = 1024;
+
 /// The head of an HTTP request, as policy saw it.
 #[derive(Debug)]
 struct Head {
@@ -132,11 +135,18 @@ impl AccessRecord {
     #[must_use]
     pub fn request(facts: Facts, protocol: Protocol, method: &str, path: &str, request_id: String) -> Self {
         let bounded = |text: &str, most: usize| text.chars().take(most).collect::<String>();
-        let head = Head { method: bounded(method, 32), path: bounded(path, 1024), request_id };
+        let head = Head { method: bounded(method, 32), path: bounded(path, LONGEST_PATH), request_id };
         if let Some(live) = &facts.live {
             live.request_began();
         }
         Self::new(facts, protocol, Some(head))
+    }
+
+    /// Records the path that policy decides on and that is forwarded, where it is not the one that came.
+    pub fn forwarded_as(&mut self, path: &str) {
+        if let Some(head) = &mut self.head {
+            head.path = path.chars().take(LONGEST_PATH).collect();
+        }
     }
 
     fn new(facts: Facts, protocol: Protocol, head: Option<Head>) -> Self {

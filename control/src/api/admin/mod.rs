@@ -4,6 +4,7 @@ mod applied;
 mod audit;
 mod inventory;
 mod messages;
+mod policy;
 mod registry;
 mod requests;
 mod restrictions;
@@ -15,7 +16,6 @@ use tonic::{Extensions, Request, Response, Status};
 
 use super::Rooms;
 use super::status::ToStatus;
-use crate::policy::Question;
 use crate::publish::WatcherInfo;
 use crate::registry::text as registry_text;
 use crate::roles::{Permission, Scope, Sight};
@@ -130,6 +130,7 @@ impl Admin for Rooms {
         let v1::ApplyPolicyRequest { yaml, file } = request.into_inner();
         let application = registry::policies_alone(&file, yaml);
         let applied = self.registry.apply(application, operator).await.map_err(|error| error.to_status())?;
+        let warnings = policy::for_older_readers(self, &applied).await?;
         let changes = applied.plan.changes.iter().map(|change| v1::PolicyChange {
             name: change.name.clone(),
             change: change.action.as_str().to_owned(),
@@ -138,6 +139,7 @@ impl Admin for Rooms {
             revision: applied.revision,
             committed_at: applied.committed_at(),
             changes: changes.collect(),
+            warnings,
         }))
     }
 
@@ -145,7 +147,10 @@ impl Admin for Rooms {
         let operator = self.gate.operator(request.extensions()).await?;
         let application = registry::application(request.into_inner())?;
         let applied = self.registry.apply(application, operator).await.map_err(|error| error.to_status())?;
-        Ok(Response::new(registry::applied(applied)))
+        let warnings = policy::for_older_readers(self, &applied).await?;
+        let mut answer = registry::applied(applied);
+        answer.warnings.extend(warnings);
+        Ok(Response::new(answer))
     }
 
     async fn export(&self, request: Request<v1::ExportRequest>) -> Answer<v1::ExportResponse> {
@@ -175,20 +180,7 @@ impl Admin for Rooms {
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
         let operator = self.gate.operator(request.extensions()).await?;
-        let v1::ExplainRequest { source, destination, port, method, path } = request.into_inner();
-        let question = Question::parse(&source, &destination, port, &method, &path)
-            .map_err(|error| error.to_status())?;
-        // The policy of the destination decides, and is what is shown.
-        operator.on(&Scope::identity(question.destination())).map_err(|refused| refused.to_status())?;
-        let policies = self.state.borrow().policies.clone();
-        let (verdict, explanation) = question.answer(policies.compiled());
-        let text = |text: Option<std::sync::Arc<str>>| text.map(|text| text.to_string()).unwrap_or_default();
-        Ok(Response::new(v1::ExplainResponse {
-            allowed: verdict.allowed,
-            policy: text(verdict.policy),
-            rule: text(verdict.rule),
-            explanation,
-        }))
+        policy::explain(self, &operator, &request.into_inner()).map(Response::new)
     }
 
     async fn get_mesh(&self, request: Request<v1::GetMeshRequest>) -> Answer<v1::GetMeshResponse> {

@@ -21,7 +21,7 @@ pub(super) use identities::RevokeWhat;
 pub(super) use inventory::{
     CertificatesQuery, ConnectionsQuery, IdentitiesQuery, InstancesQuery, Listing, WorkloadsQuery,
 };
-pub(super) use policy::{MeshVerb, PolicyVerb};
+pub(super) use policy::{Explain, MeshVerb, PolicyVerb};
 pub(super) use requests::{FreezeVerb, FreezeWhat, RequestsVerb};
 pub(super) use workload::{Approvers, StatusChange, TokenVerb, WorkloadFields, WorkloadVerb};
 
@@ -103,6 +103,9 @@ pub(super) enum Verb {
     /// Look at what holds for the whole mesh; `apply` changes it
     #[command(subcommand)]
     Mesh(MeshVerb),
+    /// Say what would be decided about a call, by which rule, and why
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(Explain),
     /// List who holds an identity now: the newest SVID of every instance
     #[command(
         after_help = "Examples:\n  signet identities\n  signet identities spiffe://mesh.local/orders --all -o json"
@@ -221,6 +224,13 @@ Examples:
   signet connections --plaintext --since 1d            # who has to move before the mesh is strict
   signet connections -o json | jq '.[] | select(.unreached > 0)'";
 
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  signet explain spiffe://mesh.local/web spiffe://mesh.local/orders --port 8080 --method GET --path /cart
+  signet explain spiffe://mesh.local/web spiffe://mesh.local/db --port 5432 --address 10.1.2.3
+  signet explain spiffe://mesh.local/web spiffe://mesh.local/carts --port 8080 --method POST \\
+    --path /shop.v1.Carts/AddItem --header 'content-type: application/grpc'";
+
 const REVOKE_EXAMPLES: &str = "\
 Examples:
   signet revoke spiffe://mesh.local/orders --reason 'host compromised'
@@ -296,6 +306,7 @@ mod tests {
             "signet policy show x",
             "signet policy delete x",
             "signet policy validate -f p.yaml",
+            "signet explain spiffe://m/a spiffe://m/b --port 80 --method GET --path / --host h --header a:b --address ::1",
             "signet policy explain spiffe://m/a spiffe://m/b --port 80 --method GET --path /",
             "signet identities --all spiffe://m/o",
             "signet identities --id spiffe://m/* --status active,departed --expiring-within 1h --sort owner",
@@ -351,6 +362,8 @@ mod tests {
             "signet revoke spiffe://m/o",
             "signet revoke spiffe://m/o --serial 00 --reason x",
             "signet workload create spiffe://m/o --owner a",
+            "signet explain spiffe://m/a spiffe://m/b",
+            "signet explain spiffe://m/a spiffe://m/b --port 80 --host h",
             "signet policy explain spiffe://m/a spiffe://m/b",
             "signet policy explain spiffe://m/a spiffe://m/b --port 80 --method GET",
             "signet token create spiffe://m/o --ttl soon",

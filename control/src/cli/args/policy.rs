@@ -1,8 +1,9 @@
 //! Policy documents, and what they decide.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use super::Wait;
 
@@ -46,23 +47,34 @@ pub(in crate::cli) enum PolicyVerb {
         #[arg(long, short, value_name = "FILE")]
         file: PathBuf,
     },
-    /// Say what would be decided, and why
-    #[command(
-        after_help = "Example:\n  signet policy explain spiffe://mesh.local/web spiffe://mesh.local/orders --port 8080 --method GET --path /cart"
-    )]
-    Explain {
-        /// Who calls
-        source: String,
-        /// Who is called
-        destination: String,
-        /// The app's port
-        #[arg(long)]
-        port: u16,
-        /// HTTP method; without it the connection is opaque
-        #[arg(long, requires = "path")]
-        method: Option<String>,
-        /// HTTP path, without query
-        #[arg(long, requires = "method")]
-        path: Option<String>,
-    },
+    /// As `signet explain`
+    #[command(hide = true)]
+    Explain(Explain),
+}
+
+/// A call that may never have been made.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Explain {
+    /// Who calls
+    pub(in crate::cli) source: String,
+    /// Who is called
+    pub(in crate::cli) destination: String,
+    /// The app's port
+    #[arg(long)]
+    pub(in crate::cli) port: u16,
+    /// HTTP method; without it the connection is opaque
+    #[arg(long, requires = "path")]
+    pub(in crate::cli) method: Option<String>,
+    /// HTTP path, as the client sends it
+    #[arg(long, requires = "method")]
+    pub(in crate::cli) path: Option<String>,
+    /// Host of the request
+    #[arg(long, requires = "method")]
+    pub(in crate::cli) host: Option<String>,
+    /// Header of the request; may be repeated
+    #[arg(long, value_name = "NAME: VALUE", requires = "method")]
+    pub(in crate::cli) header: Vec<String>,
+    /// Address of the caller, as the deciding proxy sees it
+    #[arg(long, value_name = "IP")]
+    pub(in crate::cli) address: Option<IpAddr>,
 }

@@ -21,7 +21,7 @@ pub(in crate::cli) async fn apply(apply: Apply, session: &Session, output: Outpu
     if !output.is_json() {
         output::print(&people(&answer, output))?;
     }
-    tell(&answer.warnings);
+    output::tell(&answer.warnings);
     let unchanged = answer.changes.iter().all(|change| change.action == "unchanged");
     let change = applied::Change {
         revision: answer.revision,
@@ -47,7 +47,7 @@ pub(in crate::cli) async fn diff(diff: Diff, session: &Session, output: Output) 
         Ok::<_, CliError>(answer)
     };
     let answer = compare.await.map_err(CliError::into_trouble)?;
-    tell(&answer.warnings);
+    output::tell(&answer.warnings);
     if answer.changes.iter().all(|change| change.action == "unchanged") {
         return Ok(());
     }
@@ -177,13 +177,6 @@ fn counts(answer: &ApplyResponse) -> String {
         .map(|(count, action)| format!("{count} {action}"))
         .collect();
     if counted.is_empty() { "nothing".into() } else { counted.join(", ") }
-}
-
-/// To standard error: it is not what was asked for, but one should know it.
-fn tell(warnings: &[String]) {
-    for warning in warnings {
-        eprintln!("signet: {}", output::clean(warning));
-    }
 }
 
 fn clean_lines(lines: &[String]) -> String {

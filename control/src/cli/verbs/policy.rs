@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use signet_proto::policy::Direction;
 use signet_proto::v1::{
-    ApplyPolicyRequest, DeletePolicyRequest, ExplainRequest, ListPoliciesRequest, Policy,
+    ApplyPolicyRequest, DeletePolicyRequest, ExplainDecision, ExplainRequest, ListPoliciesRequest, Policy,
 };
 
 use super::applied::{self, Change};
-use crate::cli::args::{PolicyVerb, Wait};
+use crate::cli::args::{Explain, PolicyVerb, Wait};
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
 use crate::cli::files;
@@ -27,16 +28,7 @@ pub(in crate::cli) async fn run(verb: PolicyVerb, session: &Session, output: Out
             applied::report(mutation.into(), Some(wait), &mut client, output).await
         }
         PolicyVerb::Validate { file } => validate(&file, output),
-        PolicyVerb::Explain { source, destination, port, method, path } => {
-            let request = ExplainRequest {
-                source,
-                destination,
-                port: port.into(),
-                method: method.unwrap_or_default(),
-                path: path.unwrap_or_default(),
-            };
-            explain(request, session, output).await
-        }
+        PolicyVerb::Explain(call) => explain(call, session, output).await,
     }
 }
 
@@ -46,6 +38,7 @@ async fn apply(file: &Path, wait: Wait, session: &Session, output: Output) -> Re
     policy::parse(&name, &yaml).map_err(|error| CliError::failed(error.to_string()))?;
     let mut client = session.admin().await?;
     let applied = client.apply_policy(ApplyPolicyRequest { yaml, file: name }).await?.into_inner();
+    output::tell(&applied.warnings);
     let unchanged = applied.changes.iter().all(|change| change.change == "unchanged");
     let changes: Value = applied
         .changes
@@ -60,7 +53,7 @@ async fn apply(file: &Path, wait: Wait, session: &Session, output: Output) -> Re
             .iter()
             .map(|change| format!("policy `{}` {}", change.name, change.change))
             .collect(),
-        more: vec![("changes", changes)],
+        more: vec![("changes", changes), ("warnings", applied.warnings.into())],
     };
     applied::report(change, (!unchanged).then_some(wait), &mut client, output).await
 }
@@ -72,6 +65,7 @@ async fn list(session: &Session, output: Output) -> Result<(), CliError> {
         .map(|policy| {
             json!({
                 "name": policy.name,
+                "direction": direction(policy),
                 "target": policy.target,
                 "applied_at": output::instant(policy.applied_at.as_ref()),
                 "applied_by": policy.applied_by,
@@ -84,12 +78,13 @@ async fn list(session: &Session, output: Output) -> Result<(), CliError> {
         let rows = policies.iter().map(|policy| {
             vec![
                 cell(&policy.name),
+                cell(direction(policy)),
                 cell(&policy.target),
                 cell(output::relative(time::from_proto(policy.applied_at.as_ref()), now)),
                 cell(&policy.applied_by),
             ]
         });
-        output::table(&["name", "target", "applied", "by"], rows)
+        output::table(&["name", "decides", "whom", "applied", "by"], rows)
     })
 }
 
@@ -113,7 +108,8 @@ fn validate(file: &Path, output: Output) -> Result<(), CliError> {
             .iter()
             .map(|document| json!({
                 "name": document.name,
-                "target": document.target.to_string(),
+                "direction": document.direction.as_str(),
+                "target": document.whom.to_string(),
                 "rules": document.rules.len(),
             }))
             .collect::<Vec<_>>(),
@@ -123,9 +119,10 @@ fn validate(file: &Path, output: Output) -> Result<(), CliError> {
             .iter()
             .map(|document| {
                 format!(
-                    "{name}: `{}` for {}: {} rules\n",
+                    "{name}: `{}`, {} for {}: {} rules\n",
                     document.name,
-                    document.target,
+                    document.direction,
+                    document.whom,
                     document.rules.len()
                 )
             })
@@ -133,15 +130,51 @@ fn validate(file: &Path, output: Output) -> Result<(), CliError> {
     })
 }
 
-async fn explain(request: ExplainRequest, session: &Session, output: Output) -> Result<(), CliError> {
+/// What would be decided about a call, on both sides, and why.
+pub(in crate::cli) async fn explain(
+    call: Explain,
+    session: &Session,
+    output: Output,
+) -> Result<(), CliError> {
+    let Explain { source, destination, port, method, path, host, header, address } = call;
+    let request = ExplainRequest {
+        source,
+        destination,
+        port: port.into(),
+        method: method.unwrap_or_default(),
+        path: path.unwrap_or_default(),
+        host: host.unwrap_or_default(),
+        headers: header,
+        address: address.map(|address| address.to_string()).unwrap_or_default(),
+    };
     let answer = session.admin().await?.explain(request).await?.into_inner();
+    let decision = |decision: &ExplainDecision| {
+        json!({
+            "direction": decision.direction,
+            "allowed": decision.allowed,
+            "reason": decision.reason,
+            "policy": decision.policy,
+            "rule": decision.rule,
+            "explanation": decision.explanation,
+        })
+    };
     let json = json!({
         "allowed": answer.allowed,
         "policy": answer.policy,
         "rule": answer.rule,
         "explanation": answer.explanation,
+        "decisions": answer.decisions.iter().map(decision).collect::<Vec<_>>(),
     });
-    output.print(&json, || format!("{}\n", output::clean(&answer.explanation)))
+    output.print(&json, || {
+        answer.explanation.lines().map(|line| format!("{}\n", output::clean(line))).collect()
+    })
+}
+
+/// Which side it decides, if that can be read.
+fn direction(policy: &Policy) -> &'static str {
+    let document = document(policy);
+    let has = |direction: Direction| document.get(direction.whom_field()).is_some();
+    [Direction::Inbound, Direction::Egress].into_iter().find(|one| has(*one)).map_or("?", Direction::as_str)
 }
 
 async fn policies(session: &Session) -> Result<Vec<Policy>, CliError> {

@@ -46,7 +46,7 @@ impl Orders {
         let bell = Arc::new(Bell::default());
         let upstream = "spiffe://mesh.local/payments".parse().unwrap();
         let following = endpoints.follow(1, &bell, &[upstream]);
-        Self { view: View::new(id, have), following, endpoints, bell }
+        Self { view: View::new(id, Schema::NEWEST, have), following, endpoints, bell }
     }
 
     fn next(&mut self, state: &MeshState) -> Option<v1::WatchResponse> {
@@ -154,9 +154,11 @@ fn unreadable_document_is_sent_to_those_it_is_for_and_holds_back_nothing() {
     assert_eq!(message.policies.unwrap().documents, ["{", "{"]);
     assert_eq!(message.revocations.unwrap().identities, ["spiffe://mesh.local/batch"]);
     let request = signet_proto::policy::Request {
+        direction: signet_proto::policy::Direction::Inbound,
         source: Some(&"spiffe://mesh.local/a".parse().unwrap()),
         destination: &"spiffe://mesh.local/b".parse().unwrap(),
-        port: 1,
+        port: Some(1),
+        address: None,
         layer: signet_proto::policy::Layer::Opaque,
         now: time::from_millis(0),
     };

@@ -8,7 +8,7 @@ fn watcher(name: &str) -> NewWatcher {
         address: "10.0.0.1".parse().unwrap(),
         listeners: vec![],
     };
-    NewWatcher { version: "1".into(), lease, claim: 1 }
+    NewWatcher { version: "1".into(), schema: Schema::NEWEST, lease, claim: 1 }
 }
 
 fn at() -> SystemTime {

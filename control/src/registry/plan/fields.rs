@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use signet_proto::document::ParseError;
-use signet_proto::policy::{Document, Rule};
+use signet_proto::policy::{Direction, Document, Rule};
 use signet_proto::settings::{Exception, Settings, UnknownDestinations};
 
 use super::FieldChange;
@@ -60,8 +60,10 @@ fn listed<T: ToString>(items: &BTreeSet<T>) -> String {
 
 /// Every field, for a new policy.
 pub(super) fn of_policy(document: &Document) -> Vec<FieldChange> {
-    let target = changed("target", String::new(), document.target.to_string());
-    target.into_iter().chain(document.rules.iter().filter_map(|rule| rule_change(None, Some(rule)))).collect()
+    let direction = document.direction;
+    let whom = changed(direction.whom_field(), String::new(), document.whom.to_string());
+    let rules = document.rules.iter().filter_map(|rule| rule_change(direction, None, Some(rule)));
+    whom.into_iter().chain(rules).collect()
 }
 
 /// For one that was stored by another version and cannot be compared.
@@ -73,15 +75,27 @@ pub(super) fn replacing_unreadable(after: &Document) -> Vec<FieldChange> {
 
 /// The fields and rules that differ; none if and only if the documents are equal.
 pub(super) fn between_policies(before: &Document, after: &Document) -> Vec<FieldChange> {
+    if before.direction != after.direction {
+        // Nothing in it means the same any more.
+        let mut changes: Vec<FieldChange> =
+            changed(before.direction.whom_field(), before.whom.to_string(), String::new())
+                .into_iter()
+                .collect();
+        changes.extend(of_policy(after));
+        return changes;
+    }
+    let direction = after.direction;
     let mut changes: Vec<FieldChange> =
-        changed("target", before.target.to_string(), after.target.to_string()).into_iter().collect();
+        changed(direction.whom_field(), before.whom.to_string(), after.whom.to_string())
+            .into_iter()
+            .collect();
     let of = |rules: &[Rule], name: &str| rules.iter().position(|rule| rule.name == name);
     for rule in &before.rules {
         let now = of(&after.rules, &rule.name).and_then(|at| after.rules.get(at));
-        changes.extend(rule_change(Some(rule), now));
+        changes.extend(rule_change(direction, Some(rule), now));
     }
     let new = after.rules.iter().filter(|rule| of(&before.rules, &rule.name).is_none());
-    changes.extend(new.filter_map(|rule| rule_change(None, Some(rule))));
+    changes.extend(new.filter_map(|rule| rule_change(direction, None, Some(rule))));
     if changes.is_empty() && before != after {
         // The order means nothing to a decision, but a review sees it.
         let order = |document: &Document| {
@@ -119,18 +133,18 @@ pub(super) fn of_mesh(before: Option<Result<Settings, ParseError>>, after: &Sett
     both.filter_map(|((_, before), (field, after))| changed(field, before, after)).chain(unreadable).collect()
 }
 
-fn rule_change(before: Option<&Rule>, after: Option<&Rule>) -> Option<FieldChange> {
+fn rule_change(direction: Direction, before: Option<&Rule>, after: Option<&Rule>) -> Option<FieldChange> {
     if before == after {
         return None;
     }
     let name = before.or(after).map(|rule| rule.name.as_str()).unwrap_or_default();
-    let text = |rule: Option<&Rule>| rule.map(rule_text).unwrap_or_default();
+    let text = |rule: Option<&Rule>| rule.map(|rule| rule_text(rule, direction)).unwrap_or_default();
     Some(FieldChange { field: format!("rules.{name}"), before: text(before), after: text(after) })
 }
 
 /// The rule as it stands in its document, without its name, on one line.
-fn rule_text(rule: &Rule) -> String {
-    let mut rule: Map<String, Value> = serde_json::from_str(&rule.to_json()).unwrap_or_default();
+fn rule_text(rule: &Rule, direction: Direction) -> String {
+    let mut rule: Map<String, Value> = serde_json::from_str(&rule.to_json(direction)).unwrap_or_default();
     rule.remove("name");
     Value::Object(rule).to_string()
 }

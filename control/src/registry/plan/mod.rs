@@ -323,7 +323,7 @@ impl Planner<'_> {
         let write = || {
             Write::Policy(NewPolicy {
                 name: wanted.name.clone(),
-                target: wanted.target.to_string(),
+                target: wanted.whom.to_string(),
                 document: wanted.to_json(),
             })
         };

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use signet_proto::policy::Schema;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::{Commit, Policy};
@@ -72,6 +73,8 @@ pub struct Standing {
     pub claim: u64,
     /// Version of the proxy.
     pub version: String,
+    /// The policy documents that it reads.
+    pub schema: Schema,
     /// When the stream was opened.
     pub opened_at: SystemTime,
     /// When anything was heard from it last.
@@ -95,6 +98,8 @@ pub struct ElsewhereStanding {
     pub address: String,
     /// Version of the proxy.
     pub version: String,
+    /// The policy documents that it reads.
+    pub schema: Schema,
     /// The newest revision it said to have in force.
     pub in_force: u64,
     /// When it said so.

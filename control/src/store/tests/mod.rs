@@ -133,6 +133,7 @@ impl Fixture {
         let standing = model::Standing {
             opened: true,
             version: "test".into(),
+            schema: signet_proto::policy::Schema::NEWEST,
             opened_at: time::now(),
             seen_at: time::now(),
             in_force: 0,

@@ -133,8 +133,7 @@ pub(super) async fn others_are_refused(telling: &mut Telling<'_>) -> Result<()> 
     telling.account.quote(&format!("{} {}", refused.status, refused.body))?;
 
     let (source, destination) = (id("batch"), id("orders"));
-    let question =
-        ["policy", "explain", &source, &destination, "--port", &port, "--method", "GET", "--path", ORDER];
+    let question = ["explain", &source, &destination, "--port", &port, "--method", "GET", "--path", ORDER];
     telling.account.command(&format!("signet {}", question.join(" ")))?;
     let explained = telling.mesh.operator()?.run(&question).await?;
     let explanation = if explained.out.is_empty() { &explained.error } else { &explained.out };

@@ -13,7 +13,15 @@ fn today() -> SystemTime {
 }
 
 fn ask<'a>(source: &'a SpiffeId, destination: &'a SpiffeId, port: u16, layer: Layer<'a>) -> Request<'a> {
-    Request { source: Some(source), destination, port, layer, now: today() }
+    Request {
+        direction: Direction::Inbound,
+        source: Some(source),
+        destination,
+        port: Some(port),
+        address: None,
+        layer,
+        now: today(),
+    }
 }
 
 /// What the example policy says to `source` on port 8080.
@@ -22,13 +30,13 @@ fn payments(source: &str, port: u16, layer: Layer<'_>) -> Verdict {
 }
 
 fn http<'a>(method: &'a str, path: &'a str) -> Layer<'a> {
-    Layer::Http { method, path }
+    Layer::Http(HttpRequest { method, path, host: Some("app"), grpc: false, headers: None })
 }
 
 #[track_caller]
 fn assert_reason(verdict: &Verdict, reason: Reason) {
     assert_eq!(verdict.reason, reason);
-    assert_eq!(verdict.allowed, reason == Reason::Allowed);
+    assert_eq!(verdict.allowed, matches!(reason, Reason::Allowed | Reason::Unrestricted));
 }
 
 #[test]
@@ -78,13 +86,7 @@ fn no_identity_is_denied_before_anything_else() {
         policy("{kind: Policy, name: all, target: spiffe://td/*, rules: [{name: all, allow: {}}]}");
     let destination = id("spiffe://td/a");
     for set in [everything, PolicySet::empty(), PolicySet::deny_all("broken".into())] {
-        let request = Request {
-            source: None,
-            destination: &destination,
-            port: 1,
-            layer: Layer::Connection,
-            now: today(),
-        };
+        let request = Request { source: None, ..ask(&destination, &destination, 1, Layer::Connection) };
         assert_reason(&set.decide(&request), Reason::NoIdentity);
     }
 }
@@ -188,29 +190,73 @@ fn compiled(documents: &[Document]) -> PolicySet {
 /// What a decision must be, read from the documents one by one.
 fn by_the_book(documents: &[Document], request: &Request<'_>) -> bool {
     let Some(source) = request.source else { return false };
-    let matches = |rule: &Rule| {
-        let http = match (&rule.http, request.layer, rule.effect) {
-            (None, _, _) => true,
-            (Some(_), Layer::Connection, effect) => effect == Effect::Allow,
-            (Some(_), Layer::Opaque, effect) => effect == Effect::Deny,
-            (Some(http), Layer::Http { method, path }, effect) => {
-                let method = http.methods.iter().flatten().any(|m| m == method) || http.methods.is_none();
-                let path = http.paths.as_ref().is_none_or(|paths| match effect {
-                    Effect::Allow => !is_ambiguous(path) && paths.iter().any(|p| p.allows(path)),
-                    Effect::Deny => is_ambiguous(path) || paths.iter().any(|p| p.denies(path)),
-                });
-                method && path
-            }
-        };
-        http && rule.mode == Mode::Enforce
-            && rule.until.is_none_or(|until| request.now < until)
-            && rule.ports.as_ref().is_none_or(|ports| ports.contains(&request.port))
-            && rule.from.as_ref().is_none_or(|from| from.iter().any(|pattern| pattern.matches(source)))
+    let (whom, peer) = match request.direction {
+        Direction::Inbound => (request.destination, source),
+        Direction::Egress => (source, request.destination),
     };
-    let targeting = documents.iter().filter(|document| document.target.matches(request.destination));
-    let found: Vec<_> = targeting.flat_map(|d| &d.rules).filter(|rule| matches(rule)).collect();
-    found.iter().any(|rule| rule.effect == Effect::Allow)
-        && found.iter().all(|rule| rule.effect == Effect::Allow)
+    let about = |document: &&Document| document.direction == request.direction && document.whom.matches(whom);
+    let found: Vec<_> = documents.iter().filter(about).collect();
+    let matching: Vec<_> =
+        found.iter().flat_map(|d| &d.rules).filter(|rule| rule_by_the_book(rule, peer, request)).collect();
+    let open = request.direction == Direction::Egress && found.is_empty();
+    open || matching.iter().any(|rule| rule.effect == Effect::Allow)
+        && matching.iter().all(|rule| rule.effect == Effect::Allow)
+}
+
+fn rule_by_the_book(rule: &Rule, peer: &SpiffeId, request: &Request<'_>) -> bool {
+    let deny = rule.effect == Effect::Deny;
+    let of_http = |asks: bool, found: &dyn Fn(&HttpRequest<'_>) -> bool| match request.layer {
+        _ if !asks => true,
+        Layer::Connection => !deny,
+        Layer::Opaque => deny,
+        Layer::Http(asked) => found(&asked),
+    };
+    let http = of_http(rule.http.is_some(), &|asked| {
+        let Http { methods, paths, hosts, headers } = rule.http.as_ref().unwrap();
+        let method =
+            |known: &String| known == asked.method || deny && known.eq_ignore_ascii_case(asked.method);
+        let path = |paths: &Vec<super::super::PathPattern>| match rule.effect {
+            Effect::Allow => !is_ambiguous(asked.path) && paths.iter().any(|p| p.allows(asked.path)),
+            Effect::Deny => is_ambiguous(asked.path) || paths.iter().any(|p| p.denies(asked.path)),
+        };
+        let host = |host: &super::super::HostPattern| match rule.effect {
+            Effect::Allow => host.allows(asked.host),
+            Effect::Deny => host.denies(asked.host),
+        };
+        let header = |header: &super::super::HeaderCondition| match rule.effect {
+            Effect::Allow => header.allows(asked.headers),
+            Effect::Deny => header.denies(asked.headers),
+        };
+        methods.as_ref().is_none_or(|methods| methods.iter().any(method))
+            && paths.as_ref().is_none_or(path)
+            && hosts.as_ref().is_none_or(|hosts| hosts.iter().any(host))
+            && headers.iter().flatten().all(header)
+    });
+    let grpc = of_http(rule.grpc.is_some(), &|asked| {
+        let Grpc { services, methods } = rule.grpc.as_ref().unwrap();
+        let mut parts = asked.path.split('/').skip(1).collect::<Vec<_>>();
+        if deny && parts.last() == Some(&"") {
+            parts.pop();
+        }
+        let call = match parts.as_slice() {
+            [service, method] if !service.is_empty() && !method.is_empty() => {
+                services.as_ref().is_none_or(|services| services.iter().any(|s| s == service))
+                    && methods.as_ref().is_none_or(|methods| methods.iter().any(|m| m == method))
+            }
+            _ => false,
+        };
+        if deny { is_ambiguous(asked.path) || call } else { asked.grpc && !is_ambiguous(asked.path) && call }
+    });
+    let inside = |cidrs: &Vec<ipnet::IpNet>| {
+        let found = |address: IpAddr| cidrs.iter().any(|net| net.contains(&address.to_canonical()));
+        request.address.map_or(deny, found)
+    };
+    http && grpc
+        && rule.mode == Mode::Enforce
+        && rule.until.is_none_or(|until| request.now < until)
+        && rule.ports.as_ref().is_none_or(|ports| request.port.map_or(deny, |port| ports.contains(&port)))
+        && rule.cidrs.as_ref().is_none_or(inside)
+        && rule.peers.as_ref().is_none_or(|peers| peers.iter().any(|pattern| pattern.matches(peer)))
 }
 
 proptest! {
@@ -219,7 +265,8 @@ proptest! {
         let request = asking.request();
         let verdict = compiled(&documents).decide(&request);
         prop_assert_eq!(verdict.allowed, by_the_book(&documents, &request));
-        prop_assert_eq!(verdict.allowed, verdict.reason == Reason::Allowed);
+        let allows = matches!(verdict.reason, Reason::Allowed | Reason::Unrestricted);
+        prop_assert_eq!(verdict.allowed, allows);
     }
 
     #[test]
@@ -240,8 +287,9 @@ proptest! {
 
     #[test]
     fn removing_a_document_without_deny_never_widens_access(documents in documents(), asking in requests(), at in any::<prop::sample::Index>()) {
+        // Who has no egress document left is not restricted.
+        let request = Request { direction: Direction::Inbound, ..asking.request() };
         if documents.is_empty() { return Ok(()); }
-        let request = asking.request();
         let mut documents = documents;
         let removed = at.index(documents.len());
         documents[removed].rules.iter_mut().for_each(|rule| rule.effect = Effect::Allow);
@@ -312,10 +360,10 @@ proptest! {
     }
 
     #[test]
-    fn only_documents_that_concern_the_destination_matter(documents in documents(), asking in requests()) {
+    fn only_documents_that_concern_the_deciding_side_matter(documents in documents(), asking in requests()) {
         let request = asking.request();
-        let concerned: Vec<_> =
-            documents.iter().filter(|d| PolicySet::concerns(d, request.destination)).cloned().collect();
+        let Some(whom) = request.whom() else { return Ok(()) };
+        let concerned: Vec<_> = documents.iter().filter(|d| PolicySet::concerns(d, whom)).cloned().collect();
         prop_assert_eq!(compiled(&documents).decide(&request), compiled(&concerned).decide(&request));
     }
 }

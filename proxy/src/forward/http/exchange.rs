@@ -1,5 +1,6 @@
 //! One request: decide -> state who calls -> forward -> answer.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,10 @@ use super::{Ended, Http, Version, cut, framing, headers};
 use crate::admission::{Permit, Shed};
 use crate::balance::Turn;
 use crate::causes::causes;
-use crate::connections::{Content, Registration, Subject};
+use crate::connections::{Content, Head, Registration, Subject};
 use crate::forward::opaque::{Idle, relay};
 use crate::forward::upstream::UpstreamError;
+use crate::mesh::Snapshot;
 use crate::telemetry::traces;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters, Protocol};
 
@@ -38,27 +40,32 @@ impl<R: Route> Http<R> {
     pub(super) async fn exchange(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Tracked> {
         let request_id = headers::request_id(request.headers_mut());
         let form = Form::of(request.headers());
-        let method = request.method().clone();
-        let path = request.uri().path().to_owned();
         let mut record = AccessRecord::request(
             self.facts.clone(),
             self.version.into(),
-            method.as_str(),
-            &path,
+            request.method().as_str(),
+            request.uri().path(),
             request_id,
         );
         let (parent, state) = headers::trace(request.headers());
         if let Some(own) = record.begin_span(parent, state) {
             headers::tell_trace(request.headers_mut(), &own, parent.is_none());
         }
-        if let Err(doubtful) = framing::check(&request, self.version) {
+        let refused = framing::check(&request, self.version)
+            .map_err(|doubtful| (doubtful.status(), doubtful.to_string()))
+            .and_then(|()| self.settle_path(&mut request, &mut record));
+        if let Err((status, why)) = refused {
             // What follows it on this connection is no more to be trusted than itself.
-            return answer(form, doubtful.status(), &doubtful.to_string(), record, true);
+            return answer(form, status, &why, record, true);
         }
+        // Policy sees what is forwarded, without what ends here.
+        headers::to_forwarded_form(&mut request, self.version, &self.authority);
+        let asks_upgrade = self.version == Version::Http1 && headers::asks_upgrade(request.headers());
+        headers::end_hop(request.headers_mut(), self.version);
         let began = Instant::now();
-        let authorized = match method {
+        let authorized = match *request.method() {
             Method::CONNECT => Err((StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not forwarded".into())),
-            _ => self.authorize(&method, &path, &mut record).map_err(|why| (StatusCode::FORBIDDEN, why)),
+            _ => self.authorize(&request, &mut record).map_err(|why| (StatusCode::FORBIDDEN, why)),
         };
         record.step("authorize", began, authorized.as_ref().err().map(|(_, why)| why.as_str()));
         let registration = match authorized {
@@ -76,13 +83,10 @@ impl<R: Route> Http<R> {
                 return answer_later(form, status, &why, record, after);
             }
         };
-        headers::to_forwarded_form(&mut request, self.version, &self.authority);
-        if self.subject.is_some() {
+        if self.subject.direction == Direction::Inbound {
             headers::state_identity(request.headers_mut(), &self.stated);
         }
-        let asks_upgrade = self.version == Version::Http1 && headers::asks_upgrade(request.headers());
         let upgrade = asks_upgrade.then(|| hyper::upgrade::on(&mut request));
-        headers::end_hop(request.headers_mut(), self.version);
 
         let mut trip = match self.route.set_out().await {
             Ok(trip) => trip,
@@ -96,7 +100,7 @@ impl<R: Route> Http<R> {
         let idle = trip.timeouts().idle.unwrap_or(self.shared.idle.open);
         let (mut response, Place { peer, load, turn }) = match traces::within(
             record.scope(),
-            self.forward(&mut trip, request, &record, registration.as_ref(), idle),
+            self.forward(&mut trip, request, &record, &registration, idle),
         )
         .await
         {
@@ -117,61 +121,81 @@ impl<R: Route> Http<R> {
         let flow = Flow::of_responses(self.facts.direction);
         let meters = vec![Arc::clone(&self.meters), record.meters()];
         response.map(|body| {
-            let mut body = Tracked::response(body, flow, meters, record, registration, idle);
+            let mut body = Tracked::response(body, flow, meters, record, Some(registration), idle);
             body.keep(load, turn, permit);
             body
         })
     }
 
+    /// Brings the path into the one form that policy decides on and that is forwarded, where rules look at paths.
+    fn settle_path(
+        &self,
+        request: &mut Request<Incoming>,
+        record: &mut AccessRecord,
+    ) -> Result<(), (StatusCode, String)> {
+        let Some(snapshot) = self.shared.mesh.current() else { return Ok(()) };
+        let refused = |why: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, why.to_string());
+        let settled = snapshot
+            .policy
+            .path(self.subject.direction.into(), &self.subject.local, request.uri().path())
+            .map_err(|error| refused(&error))?;
+        if let Cow::Owned(path) = settled {
+            record.forwarded_as(&path);
+            headers::replace_path(request, &path).map_err(|error| refused(&error))?;
+        }
+        Ok(())
+    }
+
     /// Registers the request, then decides it (invariant 4). The error is the explanation.
     fn authorize(
         &self,
-        method: &Method,
-        path: &str,
+        request: &Request<Incoming>,
         record: &mut AccessRecord,
-    ) -> Result<Option<Arc<Registration>>, String> {
-        let Some(subject) = &self.subject else { return Ok(None) };
-        let content = Content::Http { method: method.as_str().to_owned(), path: path.to_owned() };
-        let subject = Subject { content, ..subject.clone() };
+    ) -> Result<Arc<Registration>, String> {
+        let current = || self.shared.mesh.current().ok_or_else(|| UpstreamError::NotReady.to_string());
+        let content = |snapshot: &Snapshot| Content::Http(Arc::new(Head::of(request, &snapshot.policy)));
+        let before = current()?;
+        let subject = Subject { content: content(&before), ..self.subject.clone() };
         let registration = Arc::new(self.shared.connections.register_within(&self.carrier, subject));
-        let Some(snapshot) = self.shared.mesh.current() else {
-            return Err(UpstreamError::NotReady.to_string());
-        };
+        let snapshot = current()?;
+        if snapshot.generation != before.generation {
+            // It may look at other headers than those that were kept.
+            registration.carries(content(&snapshot));
+        }
         if let Some(reason) = registration.distrusted(&snapshot, self.handshake) {
             record.ended(reason, None);
             return Err(format!("the caller is refused: {}", reason.as_str()));
         }
-        match registration.decide(&snapshot) {
-            Some(verdict) if !verdict.allowed => {
-                let reason = verdict.reason.as_str();
-                record.decided(verdict, snapshot.generation);
-                Err(format!("{} ({reason})", registration.explain(&snapshot)))
+        if let Some(verdict) = registration.decide(&snapshot) {
+            let (allowed, reason) = (verdict.allowed, verdict.reason.as_str());
+            record.decided(verdict, snapshot.generation);
+            if !allowed {
+                return Err(format!("{} ({reason})", registration.explain(&snapshot)));
             }
-            Some(verdict) => {
-                record.decided(verdict, snapshot.generation);
-                Ok(Some(registration))
-            }
-            None => Ok(Some(registration)),
         }
+        Ok(registration)
     }
 
     /// What the document of our own service says of requests to our app. The error: status, explanation, and when to
     /// come again.
     async fn admit(&self) -> Result<Option<Permit>, (StatusCode, String, Duration)> {
-        let Some(subject) = &self.subject else { return Ok(None) };
+        let Subject { direction, local, port, .. } = &self.subject;
+        if *direction == Direction::Outbound {
+            return Ok(None);
+        }
         let snapshot = self.shared.mesh.current();
-        let Some(service) = snapshot.as_ref().and_then(|snapshot| snapshot.traffic.of(&subject.local)) else {
+        let Some(service) = snapshot.as_ref().and_then(|snapshot| snapshot.traffic.of(local)) else {
             return Ok(None);
         };
         let (rate, limits) = (service.rate, service.limits);
         drop(snapshot);
         if let Some(rate) = rate {
-            self.shared.admission.charge(subject.charged(), rate).map_err(|exceeded| {
+            self.shared.admission.charge(self.subject.charged(), rate).map_err(|exceeded| {
                 (StatusCode::TOO_MANY_REQUESTS, exceeded.to_string(), exceeded.retry_after)
             })?;
         }
         let Some(limits) = limits else { return Ok(None) };
-        let permit = self.shared.admission.enter(subject.port, limits).await;
+        let permit = self.shared.admission.enter(port.unwrap_or_default(), limits).await;
         let shed = |shed: Shed| (StatusCode::SERVICE_UNAVAILABLE, shed.to_string(), limits.wait);
         permit.map(Some).map_err(shed)
     }
@@ -182,7 +206,7 @@ impl<R: Route> Http<R> {
         trip: &mut R::Trip,
         request: Request<Incoming>,
         record: &AccessRecord,
-        registration: Option<&Arc<Registration>>,
+        registration: &Arc<Registration>,
         idle: Duration,
     ) -> Result<(Response<Incoming>, Place), Failure> {
         let bodiless = request.body().is_end_stream();
@@ -195,8 +219,8 @@ impl<R: Route> Http<R> {
         let meters = vec![Arc::clone(&self.meters), record.meters()];
         let linger = (self.version == Version::Http1).then(|| self.shared.tasks.clone());
         let expects = self.version == Version::Http1 && framing::expects_continue(request.headers());
-        let mut request =
-            request.map(|body| Tracked::request(body, flow, meters, registration.cloned(), idle, linger));
+        let mut request = request
+            .map(|body| Tracked::request(body, flow, meters, Some(Arc::clone(registration)), idle, linger));
         let sent = Sent { progress: Arc::default(), sending: Arc::default(), idle };
         request.body_mut().report_to(&sent.progress, &sent.sending);
         if let (true, Some(replay)) = (repeatable, &replay) {
@@ -214,7 +238,7 @@ impl<R: Route> Http<R> {
         let began = Instant::now();
         let forwarded = tokio::select! {
             biased;
-            reason = cut(registration.map(Arc::as_ref)) => Err(Failure::Cut(reason)),
+            reason = cut(Some(registration)) => Err(Failure::Cut(reason)),
             answered = self.send(trip, request, repeat, &sent) => answered,
         };
         record.step("forward", began, forwarded.is_err().then_some("no answer"));
@@ -281,7 +305,7 @@ pub(super) struct Upgraded {
     caller: OnUpgrade,
     called: OnUpgrade,
     record: AccessRecord,
-    registration: Option<Arc<Registration>>,
+    registration: Arc<Registration>,
     peer: Option<Arc<Registration>>,
     _held: (Option<Turn>, Option<Permit>),
 }
@@ -300,7 +324,7 @@ impl Upgraded {
         };
         let ended = tokio::select! {
             biased;
-            reason = cut(registration.as_deref()) => Err((reason, None)),
+            reason = cut(Some(&registration)) => Err((reason, None)),
             reason = cut(peer.as_deref()) => Err((reason, None)),
             ended = relay(app, remote, meters, idle) =>
                 ended.map_err(Into::into),

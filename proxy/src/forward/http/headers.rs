@@ -183,6 +183,21 @@ pub(super) fn to_forwarded_form<B>(request: &mut Request<B>, version: Version, f
     }
 }
 
+/// Puts another path into the target of a request, with the same query.
+///
+/// # Errors
+/// When the whole is no target.
+pub(super) fn replace_path<B>(request: &mut Request<B>, path: &str) -> Result<(), http::Error> {
+    let mut parts = request.uri().clone().into_parts();
+    let target = match request.uri().query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}"))?,
+        None => PathAndQuery::try_from(path)?,
+    };
+    parts.path_and_query = Some(target);
+    *request.uri_mut() = Uri::from_parts(parts)?;
+    Ok(())
+}
+
 fn without_userinfo(authority: &str) -> &str {
     authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
@@ -271,6 +286,19 @@ mod tests {
         let mut request = Request::get("/a").body(()).unwrap();
         to_forwarded_form(&mut request, Version::Http1, "127.0.0.1:8080");
         assert_eq!(request.headers()["host"], "127.0.0.1:8080");
+    }
+
+    #[test]
+    fn another_path_keeps_all_else_of_the_target() {
+        for (target, replaced) in [
+            ("/a//b?c=%2F..", "/a/b?c=%2F.."),
+            ("/a//b?", "/a/b?"),
+            ("http://host:81/x", "http://host:81/a/b"),
+        ] {
+            let mut request = Request::get(target).body(()).unwrap();
+            replace_path(&mut request, "/a/b").unwrap();
+            assert_eq!(request.uri(), replaced);
+        }
     }
 
     #[test]

@@ -92,9 +92,9 @@ pub struct Http<R: Route> {
     pub route: R,
     /// What is spoken.
     pub version: Version,
-    /// Present where requests are decided: inbound.
-    pub subject: Option<Subject>,
-    /// What the app is told of the caller, where requests are decided.
+    /// What requests are decided as, with their content.
+    pub subject: Subject,
+    /// What the app is told of the caller, where requests are let in.
     pub stated: Stated,
     /// `Host` for requests without one.
     pub authority: String,

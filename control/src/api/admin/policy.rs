@@ -1,0 +1,82 @@
+//! What policy says of a call, and what documents mean for proxies that read only a part of them.
+
+use signet_proto::policy::{Asked, Direction, Document, Question, Schema, parse_json};
+use signet_proto::v1;
+use tonic::Status;
+
+use super::super::Rooms;
+use super::super::status::ToStatus;
+
+use crate::policy::{OlderReader, PolicyError, answers, warnings};
+use crate::registry::{Applied, Write};
+use crate::roles::{Operator, Permission, Scope};
+
+pub(super) fn explain(
+    rooms: &Rooms,
+    operator: &Operator,
+    request: &v1::ExplainRequest,
+) -> Result<v1::ExplainResponse, Status> {
+    let port = request.port.to_string();
+    let asked = Asked {
+        source: &request.source,
+        destination: &request.destination,
+        port: &port,
+        method: &request.method,
+        path: &request.path,
+        host: &request.host,
+        headers: request.headers.iter().map(String::as_str).collect(),
+        address: &request.address,
+    };
+    let question = Question::parse(&asked).map_err(|error| PolicyError::from(error).to_status())?;
+    // What is shown is the policy of the destination, and that of the source as far as the roles reach.
+    operator.on(&Scope::identity(question.destination())).map_err(|refused| refused.to_status())?;
+    let sees_source = operator.on(&Scope::identity(question.source())).is_ok();
+    let policies = rooms.state.borrow().policies.clone();
+    let (shown, hidden): (Vec<_>, Vec<_>) = answers(&question, policies.compiled())
+        .into_iter()
+        .partition(|answer| answer.direction == Direction::Inbound.as_str() || sees_source);
+    let deciding = shown.iter().find(|answer| !answer.allowed).or(shown.last());
+    let mut lines: Vec<String> = shown.iter().map(|answer| answer.explanation.clone()).collect();
+    if !hidden.is_empty() {
+        let source = question.source();
+        lines.push(format!("Not shown: egress policy restricts {source}, and your roles do not reach it."));
+    }
+    Ok(v1::ExplainResponse {
+        allowed: shown.iter().all(|answer| answer.allowed),
+        policy: deciding.map(|answer| answer.policy.clone()).unwrap_or_default(),
+        rule: deciding.map(|answer| answer.rule.clone()).unwrap_or_default(),
+        explanation: lines.join("\n"),
+        decisions: shown
+            .into_iter()
+            .map(|answer| v1::ExplainDecision {
+                direction: answer.direction.to_owned(),
+                allowed: answer.allowed,
+                reason: answer.reason.to_owned(),
+                policy: answer.policy,
+                rule: answer.rule,
+                explanation: answer.explanation,
+            })
+            .collect(),
+    })
+}
+
+/// Which connected proxies, here or at another replica, read only a part of what is applied.
+pub(super) async fn for_older_readers(rooms: &Rooms, applied: &Applied) -> Result<Vec<String>, Status> {
+    let written = applied.plan.writes().filter_map(|change| match &change.write {
+        Write::Policy(new) => parse_json(&new.document).ok(),
+        _ => None,
+    });
+    let documents: Vec<Document> = written.collect();
+    if documents.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut readers = rooms.watchers.older_readers();
+    let elsewhere = rooms.store.standings_elsewhere().await.map_err(|error| error.to_status())?;
+    let older = elsewhere.into_iter().filter(|standing| standing.schema < Schema::NEWEST);
+    readers.extend(older.map(|standing| OlderReader {
+        id: standing.spiffe_id,
+        version: standing.version,
+        schema: standing.schema,
+    }));
+    Ok(warnings(&documents, &readers))
+}
