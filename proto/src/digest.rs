@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use crate::v1;
 
 /// The canonical form that this version computes.
-pub const FORM: u32 = 2;
+pub const FORM: u32 = 3;
 
 /// SHA-256 of one section.
 pub type Digest = [u8; 32];
@@ -31,6 +31,8 @@ pub struct StateDigest {
     pub services: Digest,
     /// Of the settings of the mesh.
     pub mesh: Digest,
+    /// Of the service documents.
+    pub traffic: Digest,
 }
 
 impl StateDigest {
@@ -44,6 +46,7 @@ impl StateDigest {
             revocations: self.revocations.to_vec(),
             services: self.services.to_vec(),
             mesh: self.mesh.to_vec(),
+            traffic: self.traffic.to_vec(),
         }
     }
 
@@ -55,6 +58,7 @@ impl StateDigest {
             ("revocations", self.revocations != other.revocations),
             ("services", self.services != other.services),
             ("mesh", self.mesh != other.mesh),
+            ("traffic", self.traffic != other.traffic),
         ]
         .into_iter()
         .filter_map(|(section, differs)| differs.then_some(section))
@@ -73,6 +77,7 @@ impl StateDigest {
             revocations: digest(&message.revocations)?,
             services: digest(&message.services)?,
             mesh: digest(&message.mesh)?,
+            traffic: digest(&message.traffic)?,
         })
     }
 }
@@ -95,6 +100,12 @@ pub fn bundles(section: &v1::Bundles) -> Digest {
 #[must_use]
 pub fn policies<'a>(documents: impl IntoIterator<Item = &'a str>) -> Digest {
     sorted("policies", documents.into_iter().map(|document| item([document.as_bytes()])))
+}
+
+/// Of service documents.
+#[must_use]
+pub fn traffic<'a>(documents: impl IntoIterator<Item = &'a str>) -> Digest {
+    sorted("traffic", documents.into_iter().map(|document| item([document.as_bytes()])))
 }
 
 /// Of the settings of the mesh.
@@ -128,6 +139,7 @@ pub fn endpoints(endpoints: &[v1::Endpoint]) -> Digest {
             endpoint.address.as_bytes(),
             &endpoint.port.to_be_bytes(),
             &endpoint.app_port.to_be_bytes(),
+            endpoint.locality.as_bytes(),
         ])
     };
     sorted("endpoints", endpoints.iter().map(endpoint))
@@ -175,9 +187,15 @@ mod tests {
     use super::*;
 
     fn endpoint() -> impl Strategy<Value = v1::Endpoint> {
-        ("[ab]{0,2}", 0..3_u32, "[cd]{0,2}", 0..3_u32).prop_map(|(address, port, instance, app_port)| {
-            v1::Endpoint { address, port, instance, app_port }
-        })
+        ("[ab]{0,2}", 0..3_u32, "[cd]{0,2}", 0..3_u32, "[ab]{0,1}").prop_map(
+            |(address, port, instance, app_port, locality)| v1::Endpoint {
+                address,
+                port,
+                instance,
+                app_port,
+                locality,
+            },
+        )
     }
 
     fn revoked() -> impl Strategy<Value = v1::Revocations> {
@@ -230,8 +248,9 @@ mod tests {
         all
     }
 
-    fn key(endpoint: &v1::Endpoint) -> (String, String, u32, u32) {
-        (endpoint.instance.clone(), endpoint.address.clone(), endpoint.port, endpoint.app_port)
+    fn key(endpoint: &v1::Endpoint) -> (String, String, u32, u32, String) {
+        let v1::Endpoint { address, port, instance, app_port, locality } = endpoint.clone();
+        (instance, address, port, app_port, locality)
     }
 
     proptest! {
@@ -300,6 +319,7 @@ mod tests {
         assert_ne!(policies(["ab", "c"]), policies(["a", "bc"]));
         assert_ne!(policies(["a"]), policies(["a", "a"]));
         assert_ne!(policies([]), services([]));
+        assert_ne!(policies(["a"]), traffic(["a"]));
     }
 
     #[test]
@@ -310,9 +330,10 @@ mod tests {
             revocations: [3; 32],
             services: [4; 32],
             mesh: [6; 32],
+            traffic: [7; 32],
         };
         assert_eq!(StateDigest::read(&digest.message()), Some(digest));
-        assert_eq!(StateDigest::read(&v1::StateDigest { form: 1, ..digest.message() }), None);
+        assert_eq!(StateDigest::read(&v1::StateDigest { form: 2, ..digest.message() }), None);
         assert_eq!(StateDigest::read(&v1::StateDigest { services: vec![4; 31], ..digest.message() }), None);
         assert_eq!(StateDigest::read(&v1::StateDigest::default()), None);
         let other = StateDigest { services: [5; 32], bundles: [5; 32], ..digest };

@@ -208,6 +208,7 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
                         .iter()
                         .any(|(_, settings)| !matches!(settings.destination, Destination::Peer(..))),
                     asked: asked.clone(),
+                    locality: shared.locality.clone(),
                 };
                 // A renewal would take the goodbye back, and the drain is shorter than what is left of an SVID.
                 duties.spawn(joined::renew(joining, control, Arc::clone(&mesh), leaving.clone()));

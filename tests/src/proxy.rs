@@ -251,6 +251,14 @@ impl Proxy {
         .await;
     }
 
+    /// Where its admin listener is.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub async fn operated_at(&self) -> SocketAddr {
+        addresses(&self.process, "admin", 1).await[0]
+    }
+
     /// The first port for mutual TLS.
     #[must_use]
     pub fn inbound(&self) -> SocketAddr {

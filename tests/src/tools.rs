@@ -12,6 +12,7 @@ use crate::binaries::workspace;
 const PACKAGES: &[(&str, &str)] = &[
     ("bash", "bash"),
     ("curl", "curl"),
+    ("dnsmasq", "dnsmasq-base"),
     ("gnutls-cli", "gnutls-bin"),
     ("h2load", "nghttp2-client"),
     ("haproxy", "haproxy"),

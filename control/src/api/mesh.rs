@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use signet_proto::digest::StateDigest;
+use signet_proto::locality::{Locality, LocalityError};
 use signet_proto::policy::{Pattern, Schema};
 use signet_proto::v1::mesh_server::Mesh;
 use signet_proto::v1::{self, LeaveRequest, LeaveResponse, WatchRequest, WatchResponse};
@@ -75,11 +76,12 @@ struct Asked {
     have: Option<StateDigest>,
     claim: Option<u64>,
     schema: Schema,
+    locality: Option<Locality>,
 }
 
 impl Asked {
     fn parse(request: WatchRequest) -> Result<Self, Status> {
-        let WatchRequest { listeners, upstreams, version, have, claim, policy_schema } = request;
+        let WatchRequest { listeners, upstreams, version, have, claim, policy_schema, locality } = request;
         if listeners.len() > MAX_LISTENERS || upstreams.len() > MAX_UPSTREAMS {
             return Err(Status::invalid_argument(format!(
                 "expected at most {MAX_LISTENERS} listeners and {MAX_UPSTREAMS} upstreams"
@@ -90,6 +92,10 @@ impl Asked {
                 "version: expected at most {MAX_VERSION} bytes without control characters"
             )));
         }
+        let locality = (!locality.is_empty())
+            .then(|| locality.parse())
+            .transpose()
+            .map_err(|error: LocalityError| Status::invalid_argument(format!("locality: {error}")))?;
         let listeners: BTreeSet<Listener> = listeners
             .iter()
             .map(listener)
@@ -107,6 +113,7 @@ impl Asked {
             have: have.as_ref().and_then(StateDigest::read),
             claim: (claim > 0).then_some(claim),
             schema: Schema::of_number(policy_schema),
+            locality,
         })
     }
 }
@@ -141,9 +148,9 @@ impl Watch {
         // Before it is told anything: a change that concerns it names it from now on, connected or not.
         rooms.store.watched(member.instance).await.map_err(|error| error.to_status())?;
         let id = member.identity.id.clone();
-        let Asked { listeners, upstreams, version, have, claim, schema } = asked;
-        let lease =
-            Lease { instance: member.instance, spiffe_id: id.clone(), address: member.address, listeners };
+        let Asked { listeners, upstreams, version, have, claim, schema, locality } = asked;
+        let (instance, address) = (member.instance, member.address);
+        let lease = Lease { instance, spiffe_id: id.clone(), address, listeners, locality };
         let now = time::now();
         let claim = claim.unwrap_or_else(|| u64::try_from(time::to_millis(now)).unwrap_or_default());
         let new = NewWatcher { version, schema, lease: lease.clone(), claim };
@@ -151,7 +158,7 @@ impl Watch {
         let following = rooms.endpoints.follow(opened.stream, &opened.bell, &upstreams);
         rooms.endpoints.hold(opened.stream, &lease);
         tracing::info!(%id, instance = %member.instance, address = %member.address, "watch stream opened");
-        let view = View::new(id, schema, have);
+        let view = View::new(id, upstreams, schema, have);
         Ok(Self { rooms, member, opened, following, view, told: None, end: None })
     }
 
@@ -210,6 +217,7 @@ impl Watch {
                 message.policies.is_none(),
                 message.revocations.is_none(),
                 message.services.is_none(),
+                message.traffic.is_none(),
             ];
             metrics::sections_unchanged(sections.into_iter().filter(|unchanged| *unchanged).count() as u64);
         }

@@ -151,6 +151,10 @@ pub enum Action {
     PolicyApplied,
     /// A policy document was deleted.
     PolicyDeleted,
+    /// A document of a service was created or replaced.
+    ServiceApplied,
+    /// A document of a service was deleted.
+    ServiceDeleted,
     /// The settings of the mesh were applied.
     MeshApplied,
     /// The settings of the mesh were taken away: it is strict.
@@ -221,6 +225,8 @@ impl Action {
             Self::SvidRenewed => "svid.renewed",
             Self::PolicyApplied => "policy.applied",
             Self::PolicyDeleted => "policy.deleted",
+            Self::ServiceApplied => "service.applied",
+            Self::ServiceDeleted => "service.deleted",
             Self::MeshApplied => "mesh.applied",
             Self::MeshDeleted => "mesh.deleted",
             Self::IdentityRevoked => "identity.revoked",

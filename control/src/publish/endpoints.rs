@@ -327,6 +327,7 @@ impl Service {
                 port: u32::from(listener.port),
                 instance: lease.instance.to_string(),
                 app_port: u32::from(listener.app_port),
+                locality: lease.locality.as_ref().map(ToString::to_string).unwrap_or_default(),
             })
         });
         let next = Published::new(id.clone(), endpoints.collect(), Some(&self.published));

@@ -25,6 +25,7 @@ mod following;
 mod policies;
 mod published;
 mod state;
+mod traffic;
 mod view;
 mod watchers;
 
@@ -47,6 +48,7 @@ pub use endpoints::Endpoints;
 pub use following::Following;
 pub use policies::{Concerned, PolicySection};
 pub use state::{Added, MeshState, RevocationSection, WentBack};
+pub use traffic::TrafficSection;
 pub use view::View;
 pub use watchers::{Acknowledgement, Applied, Mismatch, NewWatcher, Opened, WatcherInfo, Watchers};
 

@@ -11,6 +11,7 @@ use signet_proto::spiffe::{InstanceId, SpiffeId, TrustDomain};
 use signet_proto::v1;
 
 use super::policies::{Concerned, PolicySection};
+use super::traffic::TrafficSection;
 use crate::store::StoreError;
 use crate::store::model::{Commit, MeshRead, RevocationList};
 
@@ -31,6 +32,8 @@ pub struct MeshState {
     pub revocations: Arc<RevocationSection>,
     /// The settings of the mesh.
     pub settings: Arc<SettingsSection>,
+    /// Documents of services.
+    pub traffic: Arc<TrafficSection>,
     /// When the store turned out to be an older one than before, last.
     pub went_back: Option<WentBack>,
 }
@@ -98,6 +101,7 @@ impl MeshState {
                 index: Revocations::default(),
             }),
             settings: Arc::new(SettingsSection::new(String::new())),
+            traffic: Arc::default(),
             went_back: None,
         }
     }
@@ -111,11 +115,12 @@ impl MeshState {
         read: MeshRead,
         trust_domain: &TrustDomain,
     ) -> Result<Option<(Self, Concerned)>, StoreError> {
-        let MeshRead { commit, roots, policies, revocations, settings, went_back: _ } = read;
-        if roots.is_none() && policies.is_none() && revocations.is_none() && settings.is_none() {
+        let MeshRead { commit, roots, policies, revocations, settings, services, went_back: _ } = read;
+        // Who calls whom is known to the streams alone: each of them looks whether a service is its own.
+        let everyone = roots.is_some() || revocations.is_some() || settings.is_some() || services.is_some();
+        if !everyone && policies.is_none() {
             return Ok(None);
         }
-        let everyone = roots.is_some() || revocations.is_some() || settings.is_some();
         let mut next =
             Self { generation: self.generation + 1, commit, processed: commit.revision, ..self.clone() };
         let mut concerned = if everyone { Concerned::Everyone } else { Concerned::nobody() };
@@ -140,6 +145,9 @@ impl MeshState {
         }
         if let Some(document) = settings {
             next.settings = Arc::new(SettingsSection::new(document));
+        }
+        if let Some(services) = services {
+            next.traffic = Arc::new(TrafficSection::new(services));
         }
         Ok(Some((next, concerned)))
     }

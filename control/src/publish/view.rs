@@ -1,13 +1,16 @@
 //! What one proxy has, and what it must be told next. Pure: no clock, no I/O.
 
+use std::sync::Arc;
+
 use signet_proto::digest::{Digest, StateDigest};
-use signet_proto::policy::Schema;
+use signet_proto::policy::{Pattern, Schema};
 use signet_proto::spiffe::SpiffeId;
 use signet_proto::v1;
 
 use super::MeshState;
 use super::bell::Moved;
 use super::following::Following;
+use super::traffic::{TrafficSection, TrafficSubset};
 use crate::time;
 
 /// One stream's memory: digests of the sections that its proxy has, once what was sent is in force.
@@ -22,12 +25,17 @@ pub struct View {
     revocations: Option<Digest>,
     services: Option<Digest>,
     mesh: Option<Digest>,
+    traffic: Option<Digest>,
+    /// Whom it calls.
+    upstreams: Vec<Pattern>,
+    /// What is told of services, and what that was taken from.
+    services_told: Option<(Arc<TrafficSection>, TrafficSubset)>,
 }
 
 impl View {
     /// One of the proxies of `id`, which reads policy documents of `schema` and has `have`.
     #[must_use]
-    pub fn new(id: SpiffeId, schema: Schema, have: Option<StateDigest>) -> Self {
+    pub fn new(id: SpiffeId, upstreams: Vec<Pattern>, schema: Schema, have: Option<StateDigest>) -> Self {
         Self {
             id,
             schema,
@@ -37,12 +45,15 @@ impl View {
             revocations: have.map(|have| have.revocations),
             services: have.map(|have| have.services),
             mesh: have.map(|have| have.mesh),
+            traffic: have.map(|have| have.traffic),
+            upstreams,
+            services_told: None,
         }
     }
 
     /// Nothing is known of what the proxy has: everything is sent again.
     pub fn forget(&mut self) {
-        *self = Self::new(self.id.clone(), self.schema, None);
+        *self = Self::new(self.id.clone(), std::mem::take(&mut self.upstreams), self.schema, None);
     }
 
     /// The message that brings the proxy from what it has to `state` and the services that it follows: only the
@@ -62,6 +73,7 @@ impl View {
             revocations: state.revocations.digest,
             services: following.digest(),
             mesh: state.settings.digest,
+            traffic: self.services_of(state).digest,
         };
         let mut message = v1::WatchResponse {
             revision: state.commit.revision,
@@ -82,6 +94,9 @@ impl View {
         if self.mesh.replace(now.mesh) != Some(now.mesh) {
             message.mesh = Some(state.settings.message.clone());
         }
+        if self.traffic.replace(now.traffic) != Some(now.traffic) {
+            message.traffic = Some(self.services_of(state).message());
+        }
         if self.services.replace(now.services) != Some(now.services) {
             // Changes are to what was told on this stream, not to what the proxy had before it.
             if first {
@@ -96,9 +111,18 @@ impl View {
             || message.policies.is_some()
             || message.revocations.is_some()
             || message.mesh.is_some()
+            || message.traffic.is_some()
             || message.services.is_some()
             || message.service_changes.is_some();
         news.then_some((message, now))
+    }
+
+    /// Looked for again only if documents changed: a stream is woken for much else.
+    fn services_of(&mut self, state: &MeshState) -> &TrafficSubset {
+        let told = self.services_told.take().filter(|(section, _)| Arc::ptr_eq(section, &state.traffic));
+        let found = told
+            .unwrap_or_else(|| (Arc::clone(&state.traffic), state.traffic.subset(&self.id, &self.upstreams)));
+        &self.services_told.insert(found).1
     }
 }
 

@@ -6,14 +6,15 @@ use signet_proto::document::ParseError;
 use signet_proto::policy::{CompileError, Document, PolicySet, parse_json};
 use signet_proto::settings::{self, Exception};
 use signet_proto::spiffe::TrustDomain;
+use signet_proto::traffic;
 
 use super::claims::require_own;
-use super::document::{DocumentSet, File, SetError, mesh_yaml, policy_yaml, workload_yaml};
+use super::document::{DocumentSet, File, SetError, mesh_yaml, policy_yaml, service_yaml, workload_yaml};
 use super::label::OwnerLabel;
 use super::plan::{Plan, PlanOptions, Write, plan};
 use super::{Registry, TtlBounds};
 use crate::roles::{Permission, Refused, Scope, Sight};
-use crate::store::model::{Documents, WorkloadStatus};
+use crate::store::model::{Documents, NewService, WorkloadStatus};
 use crate::store::{Refusal, StoreError};
 use crate::time;
 
@@ -29,13 +30,15 @@ pub struct Parts {
     pub policies: bool,
     /// The settings of the mesh.
     pub mesh: bool,
+    /// How services are called.
+    pub services: bool,
 }
 
 impl Parts {
     /// All kinds.
-    pub const ALL: Self = Self { workloads: true, policies: true, mesh: true };
+    pub const ALL: Self = Self { workloads: true, policies: true, mesh: true, services: true };
     /// Policies alone.
-    pub const POLICIES: Self = Self { workloads: false, policies: true, mesh: false };
+    pub const POLICIES: Self = Self { workloads: false, policies: true, mesh: false, services: false };
 }
 
 /// Documents to be applied.
@@ -74,7 +77,9 @@ pub enum ApplyError {
     #[error(transparent)]
     Set(#[from] SetError),
     /// There is none.
-    #[error("no document in what is applied: expected `kind: Workload`, `kind: Policy` or `kind: Mesh`")]
+    #[error(
+        "no document in what is applied: expected `kind: Workload`, `kind: Policy`, `kind: Service` or `kind: Mesh`"
+    )]
     Empty,
     /// Another kind where only policies are applied.
     #[error("{0}: expected policies alone: `signet apply` takes all kinds")]
@@ -182,7 +187,9 @@ fn read(
     let mut set = DocumentSet::read(files)?;
     let workload = set.workloads.first().filter(|_| !parts.workloads);
     let mesh = set.mesh.first().filter(|_| !parts.mesh);
+    let service = set.services.first().filter(|_| !parts.services);
     let other = workload.map(|placed| (&placed.file, placed.line));
+    let other = other.or(service.map(|placed| (&placed.file, placed.line)));
     if let Some((file, line)) = other.or(mesh.map(|placed| (&placed.file, placed.line))) {
         return Err(ApplyError::OnlyPolicies(format!("{file}:{line}")));
     }
@@ -239,7 +246,8 @@ fn read(
 fn scopes(set: &DocumentSet) -> Vec<Scope> {
     let workloads = set.workloads.iter().map(|placed| placed.document.name.scope());
     let policies = set.policies.iter().map(|placed| Scope::Of(placed.document.whom.clone()));
-    workloads.chain(policies).chain(set.mesh.iter().map(|_| Scope::Everything)).collect()
+    let services = set.services.iter().map(|placed| Scope::of_target(placed.document.id.as_str()));
+    workloads.chain(policies).chain(services).chain(set.mesh.iter().map(|_| Scope::Everything)).collect()
 }
 
 /// What stands against a plan: decided in the commit.
@@ -313,6 +321,15 @@ fn write(
                 let text = parse_json(&policy.document).and_then(|document| policy_yaml(&document));
                 let name = policy.name.clone();
                 texts.push(text.map_err(|error| ApplyError::Unreadable { name, error })?);
+            }
+        }
+    }
+    if parts.services {
+        for managed in &documents.services {
+            let NewService { id, document } = &managed.service;
+            if mine(managed.managed_by.as_ref()) && sight.sees(&Scope::of_target(id.as_str())) {
+                let text = traffic::parse_json(document).and_then(|service| service_yaml(&service));
+                texts.push(text.map_err(|error| ApplyError::Unreadable { name: id.to_string(), error })?);
             }
         }
     }

@@ -72,10 +72,12 @@ fn require_own_label(
         carries(registered.managed_by.as_ref()) && registered.declaration.status != WorkloadStatus::Retired
     });
     let policies = current.policies.iter().filter(|managed| carries(managed.managed_by.as_ref()));
+    let services = current.services.iter().filter(|managed| carries(managed.managed_by.as_ref()));
     let mesh = current.mesh.iter().filter(|managed| carries(managed.managed_by.as_ref()));
     let scopes: Vec<Scope> = workloads
         .map(|registered| registered.declaration.name.scope())
         .chain(policies.map(|managed| Scope::of_target(&managed.policy.target)))
+        .chain(services.map(|managed| Scope::of_target(managed.service.id.as_str())))
         .chain(mesh.map(|_| Scope::Everything))
         .collect();
     if scopes.is_empty() || permission.on_all(&scopes).is_ok() {
@@ -229,6 +231,7 @@ mod tests {
             ],
             policies: vec![policy("bank-repo")],
             mesh: None,
+            services: Vec::new(),
             changed: 1,
         };
         let ask = |label: &str, scope: &str| {

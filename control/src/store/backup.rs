@@ -37,6 +37,7 @@ pub(super) const TABLES: &[&str] = &[
     "certificate",
     "policy",
     "mesh_settings",
+    "service",
     "revocation",
     "admin",
     "role_binding",

@@ -9,7 +9,7 @@ use super::mesh::Topics;
 use super::model::{Actor, Commit, Documents, NewPolicy, Registered, WorkloadStatus};
 use super::registrations::{self, Listed};
 use super::sql::Sql;
-use super::{Refusal, Store, StoreError, policies, settings, workloads};
+use super::{Refusal, Store, StoreError, policies, services, settings, workloads};
 use crate::audit::Action;
 use crate::registry::{
     Action as Planned, Change as PlannedChange, Declaration, FieldChange, Name, Plan, Write, require_own,
@@ -60,14 +60,14 @@ fn read(sql: &Sql<'_>) -> Result<Documents, StoreError> {
     let workloads = registrations::all(sql, Listed::Registered)?;
     let policies = policies::managed(sql)?;
     let newest = workloads.iter().map(|workload| workload.revision).max().unwrap_or_default();
-    let mesh = settings::read(sql)?;
+    let (mesh, services) = (settings::read(sql)?, services::all(sql)?);
     // These leave no row behind: the log knows of their end.
-    let logged = Topics::POLICIES.with(Topics::MESH).bits();
+    let logged = Topics::POLICIES.with(Topics::MESH).with(Topics::SERVICES).bits();
     let topics: Vec<String> =
         (0..=Topics::ALL.bits()).filter(|bits| bits & logged != 0).map(|bits| bits.to_string()).collect();
     let logged: Option<u64> =
         sql.one(&format!("SELECT max(revision) FROM revision WHERE topics IN ({})", topics.join(", ")), &[])?;
-    Ok(Documents { workloads, policies, mesh, changed: newest.max(logged.unwrap_or_default()) })
+    Ok(Documents { workloads, policies, mesh, services, changed: newest.max(logged.unwrap_or_default()) })
 }
 
 fn apply(
@@ -105,6 +105,20 @@ fn apply(
                 });
                 change.audit(actor, Action::MeshApplied, &planned.name, &detail)?;
             }
+            Write::Service(new) => {
+                services::write(change, new, &plan.label, actor, commit.revision)?;
+                let detail = json!({
+                    "change": planned.action.as_str(),
+                    "document": new.document,
+                    "managed_by": plan.label.as_str(),
+                });
+                change.audit(actor, Action::ServiceApplied, &planned.name, &detail)?;
+            }
+            Write::DeleteService => {
+                services::remove(change, &planned.name)?;
+                let detail = json!({ "managed_by": plan.label.as_str(), "pruned": true });
+                change.audit(actor, Action::ServiceDeleted, &planned.name, &detail)?;
+            }
             Write::Mesh(None) => {
                 settings::remove(change)?;
                 let detail = json!({ "managed_by": plan.label.as_str(), "pruned": true });
@@ -116,7 +130,7 @@ fn apply(
 }
 
 /// One revision for all of it: for those whom the policies protect, or for everyone if identities are revoked or
-/// resumed, or if the settings of the mesh change.
+/// resumed, or if the settings of the mesh or a service change: who calls whom is not written down.
 fn revise(
     change: &mut Change<'_>,
     current: &Documents,
@@ -149,6 +163,7 @@ fn revise(
                 targets.insert(target);
             }
             Write::Mesh(_) => topics = topics.with(Topics::MESH),
+            Write::Service(_) | Write::DeleteService => topics = topics.with(Topics::SERVICES),
         }
     }
     match (names.as_slice(), topics) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use signet_proto::locality::Locality;
 use signet_proto::policy::Schema;
 use signet_proto::spiffe::InstanceId;
 
@@ -130,7 +131,7 @@ impl Store {
         let replica = self.replica().to_owned();
         self.read(move |sql| {
             let found = sql.rows(
-                "SELECT e.instance, e.spiffe_id, e.address, e.port, e.app_port, coalesce(s.replica, ?1)
+                "SELECT e.instance, e.spiffe_id, e.address, e.port, e.app_port, coalesce(s.replica, ?1), e.locality
                  FROM endpoint e LEFT JOIN session s ON s.instance = e.instance ORDER BY 1, 3, 4, 5",
                 values![&replica],
             )?;
@@ -147,7 +148,7 @@ impl Store {
         let replica = self.replica().to_owned();
         self.read(move |sql| {
             let found = sql.rows(
-                "SELECT e.instance, e.spiffe_id, e.address, e.port, e.app_port, s.replica
+                "SELECT e.instance, e.spiffe_id, e.address, e.port, e.app_port, s.replica, e.locality
                  FROM endpoint e JOIN session s ON s.instance = e.instance
                  WHERE e.instance = ?1 AND s.replica <> ?2 ORDER BY 1, 3, 4, 5",
                 values![instance.to_string(), &replica],
@@ -311,13 +312,17 @@ fn opened(change: &Change<'_>, standing: &Standing, replica: &str) -> Result<boo
     if taken == 0 {
         return Ok(false);
     }
-    let listed: Vec<(String, u16, u16)> = change.sql.all(
-        "SELECT address, port, app_port FROM endpoint WHERE instance = ?1 ORDER BY port, app_port",
+    let listed: Vec<(String, u16, u16, String)> = change.sql.all(
+        "SELECT address, port, app_port, locality FROM endpoint WHERE instance = ?1 ORDER BY port, app_port",
         values![&instance],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
     )?;
     let address = lease.address.to_string();
-    let wanted = lease.listeners.iter().map(|listener| (address.clone(), listener.port, listener.app_port));
+    let locality = lease.locality.as_ref().map_or("", Locality::as_str);
+    let wanted = lease
+        .listeners
+        .iter()
+        .map(|listener| (address.clone(), listener.port, listener.app_port, locality.to_owned()));
     let moved = holder.is_some_and(|holder| holder != replica);
     if listed == wanted.collect::<Vec<_>>() {
         if moved {
@@ -329,8 +334,9 @@ fn opened(change: &Change<'_>, standing: &Standing, replica: &str) -> Result<boo
     change.sql.execute("DELETE FROM endpoint WHERE instance = ?1", values![&instance])?;
     for Listener { port, app_port } in &lease.listeners {
         change.sql.post(
-            "INSERT INTO endpoint (instance, spiffe_id, address, port, app_port) VALUES (?1, ?2, ?3, ?4, ?5)",
-            values![&instance, lease.spiffe_id.as_str(), &address, *port, *app_port],
+            "INSERT INTO endpoint (instance, spiffe_id, address, port, app_port, locality)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            values![&instance, lease.spiffe_id.as_str(), &address, *port, *app_port, locality],
         )?;
     }
     change.tell_endpoints(&instance)?;
@@ -343,7 +349,14 @@ fn collect(rows: &[Row], replica: &str) -> Result<Vec<(Lease, bool)>, StoreError
         let address: IpAddr = row.parsed(2)?;
         let holder: String = row.get(5)?;
         let (lease, _) = leases.entry((row.get(0)?, row.get(2)?)).or_insert((
-            Lease { instance: row.parsed(0)?, spiffe_id: row.parsed(1)?, address, listeners: Vec::new() },
+            Lease {
+                instance: row.parsed(0)?,
+                spiffe_id: row.parsed(1)?,
+                address,
+                listeners: Vec::new(),
+                // A label that this version cannot read is as good as none.
+                locality: row.get::<String>(6)?.parse().ok(),
+            },
             holder != replica,
         ));
         lease.listeners.push(Listener { port: row.get(3)?, app_port: row.get(4)? });

@@ -5,9 +5,9 @@ use std::time::SystemTime;
 use signet_proto::policy::Pattern;
 use signet_proto::spiffe::SpiffeId;
 
-use super::model::{Commit, MeshRead};
+use super::model::{Commit, MeshRead, NewService};
 use super::sql::{Sql, values};
-use super::{Store, StoreError, policies, revocations, settings};
+use super::{Store, StoreError, policies, revocations, services, settings};
 use crate::time;
 
 /// Which parts of the mesh's view a revision changed.
@@ -23,8 +23,10 @@ impl Topics {
     pub const REVOCATIONS: Self = Self(4);
     /// The settings of the mesh.
     pub const MESH: Self = Self(8);
+    /// Documents of services.
+    pub const SERVICES: Self = Self(16);
     /// All of it.
-    pub const ALL: Self = Self(15);
+    pub const ALL: Self = Self(31);
     /// A change that proxies do not see.
     pub const NONE: Self = Self(0);
 
@@ -78,6 +80,7 @@ impl Store {
                 policies: topics.has(Topics::POLICIES).then(|| policies::all(sql)).transpose()?,
                 revocations: topics.has(Topics::REVOCATIONS).then(|| revocations::all(sql)).transpose()?,
                 settings: topics.has(Topics::MESH).then(|| settings_document(sql)).transpose()?,
+                services: topics.has(Topics::SERVICES).then(|| service_documents(sql)).transpose()?,
             })
         })
         .await
@@ -162,6 +165,10 @@ fn changed_since(sql: &Sql<'_>, known: u64, newest: u64) -> Result<Topics, Store
         count += 1;
     }
     Ok(if count == newest.saturating_sub(known) { topics } else { Topics::ALL })
+}
+
+fn service_documents(sql: &Sql<'_>) -> Result<Vec<NewService>, StoreError> {
+    Ok(services::all(sql)?.into_iter().map(|managed| managed.service).collect())
 }
 
 fn settings_document(sql: &Sql<'_>) -> Result<String, StoreError> {

@@ -46,6 +46,7 @@ mod restrictions;
 mod revocations;
 mod roles;
 mod schema;
+mod services;
 mod settings;
 mod sightings;
 mod sql;

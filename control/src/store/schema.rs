@@ -66,6 +66,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(12, "0012_mesh.sql", "settings of the mesh", oldest: 1),
     migration!(13, "0013_outsiders.sql", "addresses without identity", oldest: 1),
     migration!(14, "0014_policy_schema.sql", "policy documents that each proxy reads", oldest: 1),
+    migration!(15, "0015_services.sql", "services and localities", oldest: 1),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.

@@ -128,6 +128,12 @@ impl Turn {
         self.slot
     }
 
+    /// Its connection is in hand: what counts from here on is how long an answer takes. A handshake is made once
+    /// for many calls, and says little of them.
+    pub fn connected(&mut self) {
+        self.since = Instant::now();
+    }
+
     /// The endpoint answered just now. What comes after its first answer says nothing of it.
     pub fn answered(&mut self) {
         self.tell(Outcome::Answered(self.since.elapsed()));

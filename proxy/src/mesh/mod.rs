@@ -202,9 +202,12 @@ impl Mesh {
         Arc::clone(&self.inputs.lock().traffic)
     }
 
-    /// Takes where the peers listen, if that changed. That gives nobody a right and takes none away: nothing is decided again.
-    pub fn relocate(&self, services: Option<Services>, revision: u64) {
+    /// Takes where the peers listen and how they are called, if that changed. That gives nobody a right and takes none away: nothing is decided again.
+    pub fn relocate(&self, services: Option<Services>, traffic: Option<Arc<Traffic>>, revision: u64) {
         let mut inputs = self.inputs.lock();
+        if let Some(traffic) = traffic {
+            inputs.traffic = traffic;
+        }
         if let Some(services) = services {
             inputs.services = Arc::new(services.after(&inputs.services));
         }

@@ -19,6 +19,7 @@ pub(super) struct Told {
     revocations: Option<Digest>,
     services: Option<Known>,
     mesh: Option<Digest>,
+    traffic: Option<Digest>,
 }
 
 /// Services, each by its instances.
@@ -46,6 +47,9 @@ impl Told {
         if let Some(mesh) = &message.mesh {
             self.mesh = Some(digest::mesh(mesh));
         }
+        if let Some(traffic) = &message.traffic {
+            self.traffic = Some(digest::traffic(traffic.documents.iter().map(String::as_str)));
+        }
         if let Some(services) = &message.services {
             self.services = Some(Known::whole(services));
         }
@@ -67,6 +71,7 @@ impl Told {
             revocations: self.revocations?,
             services: self.services.as_ref()?.digest(),
             mesh: self.mesh?,
+            traffic: self.traffic?,
         })
     }
 
@@ -137,7 +142,9 @@ fn endpoint(endpoint: &v1::Endpoint) -> Option<Endpoint> {
     let port = u16::try_from(endpoint.port).ok()?;
     let app_port = u16::try_from(endpoint.app_port).ok()?;
     let instance = (!endpoint.instance.is_empty()).then(|| endpoint.instance.as_str().into());
-    Some(Endpoint { address: SocketAddr::new(address, port), app_port, instance, locality: None })
+    // Nobody is called less for a label that cannot be read.
+    let locality = endpoint.locality.parse().ok();
+    Some(Endpoint { address: SocketAddr::new(address, port), app_port, instance, locality })
 }
 
 #[cfg(test)]
@@ -151,7 +158,8 @@ mod tests {
     type Mesh = BTreeMap<u8, BTreeMap<u8, u32>>;
 
     fn endpoint(instance: u8, port: u32) -> v1::Endpoint {
-        v1::Endpoint { address: "10.0.0.1".into(), port, instance: format!("i{instance}"), app_port: 80 }
+        let (address, instance) = ("10.0.0.1".into(), format!("i{instance}"));
+        v1::Endpoint { address, port, instance, app_port: 80, locality: String::new() }
     }
 
     fn whole(mesh: &Mesh) -> v1::Services {
@@ -219,6 +227,7 @@ mod tests {
             policies: Some(v1::Policies::default()),
             revocations: Some(v1::Revocations::default()),
             mesh: Some(v1::MeshSettings::default()),
+            traffic: Some(v1::Traffic::default()),
             ..v1::WatchResponse::default()
         };
         assert!(!told.take(&message));

@@ -1,12 +1,14 @@
 //! The stream from control: bundles, policy, revocations and endpoints, pushed as they change. Every message
 //! is in force, down to the last closed connection, before it is acknowledged.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use signet_proto::digest::StateDigest;
 use signet_proto::handshake::{ALPN_H2, Revocations, client_config};
+use signet_proto::locality::Locality;
 use signet_proto::policy::{PolicySet, Schema};
 use signet_proto::settings::{self, Settings};
 use signet_proto::spiffe::{SpiffeId, TrustBundle};
@@ -19,7 +21,7 @@ use tonic::transport::Channel;
 
 use super::sealed::Restored;
 use super::told::Told;
-use super::{Inputs, Mesh, Services};
+use super::{Inputs, Mesh, Services, Traffic};
 use crate::backoff::Backoff;
 use crate::connections::{Applied, Connections};
 use crate::control::{Addresses, CALL_DEADLINE, ControlError, Place, channel, control_id, pause_after_loss};
@@ -29,6 +31,8 @@ use crate::telemetry::metrics;
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 /// How long a connection that was told to close may take before that is worth a line.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+/// Control takes no more.
+const MOST_UPSTREAMS: usize = 1024;
 const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
 
 /// What this proxy asks control for.
@@ -44,6 +48,8 @@ pub struct Subscription {
     pub everybody: bool,
     /// Cancelled once control said something, or could not be asked.
     pub asked: CancellationToken,
+    /// Where we run.
+    pub locality: Option<Locality>,
 }
 
 impl Subscription {
@@ -52,7 +58,10 @@ impl Subscription {
             .credentials()
             .filter(|_| self.everybody)
             .map(|(svid, _)| format!("spiffe://{}/*", svid.id().trust_domain()));
-        self.upstreams.iter().map(ToString::to_string).chain(everybody).collect()
+        let all = self.upstreams.iter().map(ToString::to_string).chain(everybody);
+        // Calls that are split lead to others than those whom the configuration names.
+        let legs = mesh.traffic().legs().map(ToString::to_string).collect::<BTreeSet<_>>();
+        all.chain(legs).take(MOST_UPSTREAMS).collect()
     }
 }
 
@@ -76,10 +85,14 @@ pub async fn follow(
             let (place, channel) = open(&subscription, &mesh).await?;
             let ended = tokio::select! {
                 ended = stream(&subscription, claim, channel.clone(), &mesh, &told, &connections, &mut worked) => ended,
-                () = reports.send(channel.clone()) => Ok(()),
-                () = leave(channel, &leaving, &said) => Ok(()),
+                () = reports.send(channel.clone()) => Ok(Ended::ByControl),
+                () = leave(channel, &leaving, &said) => Ok(Ended::ByControl),
             };
-            if ended.as_ref().err().is_none_or(ControlError::blames_the_replica) {
+            let blamed = match &ended {
+                Ok(ended) => *ended == Ended::ByControl,
+                Err(error) => error.blames_the_replica(),
+            };
+            if blamed {
                 subscription.control.failed(place);
             }
             ended
@@ -101,7 +114,8 @@ pub async fn follow(
             backoff.next_delay()
         };
         match ended {
-            Ok(()) => tracing::info!(?delay, "control ended the stream, will open it again"),
+            Ok(Ended::ToAskForMore) => continue,
+            Ok(Ended::ByControl) => tracing::info!(?delay, "control ended the stream, will open it again"),
             Err(error) => tracing::warn!(%error, ?delay, "no stream from control, will try again"),
         }
         tokio::select! {
@@ -134,7 +148,7 @@ async fn stream(
     told: &Mutex<Told>,
     connections: &Connections,
     worked: &mut bool,
-) -> Result<(), ControlError> {
+) -> Result<Ended, ControlError> {
     let request = v1::WatchRequest {
         listeners: subscription
             .listeners
@@ -146,7 +160,9 @@ async fn stream(
         have: told.lock().digest(&mesh.bundles()).map(|digest| digest.message()),
         claim,
         policy_schema: Schema::NEWEST.number(),
+        locality: subscription.locality.as_ref().map(ToString::to_string).unwrap_or_default(),
     };
+    let asked: BTreeSet<String> = request.upstreams.iter().cloned().collect();
     let mut client = MeshClient::new(channel.clone()).max_decoding_message_size(LARGEST_MESSAGE);
     let mut messages = client.watch(request).await?.into_inner();
     metrics::control_connected(true);
@@ -154,7 +170,7 @@ async fn stream(
     let pending = Pending::default();
     let receive = async {
         loop {
-            let Some(message) = messages.message().await? else { return Ok(()) };
+            let Some(message) = messages.message().await? else { return Ok(Ended::ByControl) };
             let (revision, position, arrived) = (message.revision, message.position, Instant::now());
             let expected = message.state.as_ref().and_then(StateDigest::read);
             let applied = apply(mesh, told, message)?;
@@ -163,11 +179,16 @@ async fn stream(
             subscription.asked.cancel();
             compare(revision, expected, told.lock().digest(&mesh.bundles()));
             pending.add(InForce { revision, position, arrived, applied });
+            let wanted = subscription.wanted(mesh);
+            if wanted.iter().any(|upstream| !asked.contains(upstream)) {
+                tracing::info!("calls are split to further peers: control is asked for their endpoints, too");
+                return Ok(Ended::ToAskForMore);
+            }
         }
     };
     tokio::select! {
         ended = receive => ended,
-        () = report_changes(ReportClient::new(channel), &pending, mesh, told, connections) => Ok(()),
+        () = report_changes(ReportClient::new(channel), &pending, mesh, told, connections) => Ok(Ended::ByControl),
     }
 }
 
@@ -182,6 +203,14 @@ async fn leave(channel: Channel, leaving: &CancellationToken, said: &Cancellatio
     }
     said.cancel();
     std::future::pending::<()>().await;
+}
+
+/// How a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    ByControl,
+    /// We need to know more peers than we asked for.
+    ToAskForMore,
 }
 
 /// A change that was applied, with the connections it told to close.
@@ -353,8 +382,12 @@ fn bring_into_force(
         .map_err(|error| unusable("revocations", &error))?;
     let policy = message.policies.map(|policies| Arc::new(readable_or_deny(&policies)));
     let settings = message.mesh.map(|mesh| Arc::new(readable_or_strict(&mesh)));
+    let before = mesh.traffic();
+    let traffic = message
+        .traffic
+        .map(|traffic| Arc::new(Traffic::read(traffic.documents.iter().map(String::as_str), &before)));
     if bundles.is_none() && revocations.is_none() && policy.is_none() && settings.is_none() {
-        mesh.relocate(services, message.revision);
+        mesh.relocate(services, traffic, message.revision);
         return Ok(Applied::default());
     }
     let change = |inputs: &mut Inputs| {
@@ -370,6 +403,9 @@ fn bring_into_force(
         }
         if let Some(settings) = settings {
             inputs.settings = settings;
+        }
+        if let Some(traffic) = traffic {
+            inputs.traffic = traffic;
         }
         if let Some(services) = services {
             inputs.services = Arc::new(services.after(&inputs.services));

@@ -173,13 +173,18 @@ fn change(change: Change) -> v1::Change {
 /// What is to be written out.
 pub(super) fn export(request: &v1::ExportRequest) -> Result<(Parts, Option<OwnerLabel>), Status> {
     let all = request.kinds.is_empty();
-    let mut parts = Parts { workloads: all, policies: all, mesh: all };
+    let mut parts = Parts { workloads: all, policies: all, mesh: all, services: all };
     for kind in &request.kinds {
         match kind.as_str() {
             "workload" => parts.workloads = true,
             "policy" => parts.policies = true,
             "mesh" => parts.mesh = true,
-            _ => return Err(Status::invalid_argument("kinds: expected `workload`, `policy` or `mesh`")),
+            "service" => parts.services = true,
+            _ => {
+                return Err(Status::invalid_argument(
+                    "kinds: expected `workload`, `policy`, `service` or `mesh`",
+                ));
+            }
         }
     }
     Ok((parts, label(&request.owner_label)?))

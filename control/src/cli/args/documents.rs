@@ -58,6 +58,7 @@ pub(in crate::cli) struct Export {
 pub(in crate::cli) enum DocumentKind {
     Workload,
     Policy,
+    Service,
     Mesh,
 }
 

@@ -80,7 +80,7 @@ pub(super) enum Verb {
     /// Register workloads and decide whether they get identities
     #[command(subcommand)]
     Workload(WorkloadVerb),
-    /// Apply documents of workloads, policies and the mesh: all, or none with the places of the mistakes
+    /// Apply documents of workloads, policies, services and the mesh: all, or none with the places of the mistakes
     #[command(after_help = APPLY_EXAMPLES)]
     Apply(Apply),
     /// Show what `apply` would change; nothing is changed

@@ -63,6 +63,7 @@ pub(in crate::cli) async fn export(export: Export, session: &Session) -> Result<
     let kind = |kind: &DocumentKind| match kind {
         DocumentKind::Workload => "workload".to_owned(),
         DocumentKind::Policy => "policy".to_owned(),
+        DocumentKind::Service => "service".to_owned(),
         DocumentKind::Mesh => "mesh".to_owned(),
     };
     let request = ExportRequest {
@@ -79,19 +80,22 @@ pub(in crate::cli) fn validate(validate: &Validate, output: Output) -> Result<()
     let set = check(&files)?;
     let workload = |placed: &crate::registry::Placed<crate::registry::Declaration>| json!({ "kind": "workload", "name": placed.document.name.to_string(), "file": &*placed.file, "line": placed.line });
     let policy = |placed: &crate::registry::Placed<signet_proto::policy::Document>| json!({ "kind": "policy", "name": placed.document.name, "file": &*placed.file, "line": placed.line });
+    let service = |placed: &crate::registry::Placed<signet_proto::traffic::Service>| json!({ "kind": "service", "name": placed.document.id.to_string(), "file": &*placed.file, "line": placed.line });
     let mesh = |placed: &crate::registry::Placed<signet_proto::settings::Settings>| json!({ "kind": "mesh", "name": "mesh", "file": &*placed.file, "line": placed.line });
     let documents: Vec<Value> = (set.workloads.iter().map(workload))
         .chain(set.policies.iter().map(policy))
+        .chain(set.services.iter().map(service))
         .chain(set.mesh.iter().map(mesh))
         .collect();
     let json = json!({ "valid": true, "files": files.len(), "documents": documents });
     output.print(&json, || {
         format!(
-            "{} in {}: {} and {}{}\n",
+            "{} in {}: {}, {} and {}{}\n",
             output::many(set.len() as u64, "document", "documents"),
             output::many(files.len() as u64, "file", "files"),
             output::many(set.workloads.len() as u64, "workload", "workloads"),
             output::many(set.policies.len() as u64, "policy", "policies"),
+            output::many(set.services.len() as u64, "service", "services"),
             if set.mesh.is_empty() { "" } else { ", and the settings of the mesh" },
         )
     })
@@ -101,7 +105,7 @@ fn check(files: &[File]) -> Result<DocumentSet, CliError> {
     let set = DocumentSet::read(files).map_err(|error| CliError::failed(error.to_string()))?;
     if set.is_empty() {
         return Err(CliError::failed(
-            "no document in these files: expected `kind: Workload`, `kind: Policy` or `kind: Mesh`",
+            "no document in these files: expected `kind: Workload`, `kind: Policy`, `kind: Service` or `kind: Mesh`",
         ));
     }
     Ok(set)

@@ -12,6 +12,7 @@ fn lease(port: u16) -> Lease {
         spiffe_id: id(),
         address: "10.0.0.7".parse().unwrap(),
         listeners: vec![Listener { port, app_port: 8080 }],
+        locality: None,
     }
 }
 

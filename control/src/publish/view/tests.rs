@@ -23,6 +23,7 @@ fn state(revision: u64, policies: Vec<Policy>, revoked: &[&str]) -> MeshState {
         policies: Some(policies),
         revocations: Some(revocations),
         settings: None,
+        services: None,
         went_back: false,
     };
     MeshState::empty(commit).advance(read, &"mesh.local".parse().unwrap()).unwrap().unwrap().0
@@ -46,7 +47,7 @@ impl Orders {
         let bell = Arc::new(Bell::default());
         let upstream = "spiffe://mesh.local/payments".parse().unwrap();
         let following = endpoints.follow(1, &bell, &[upstream]);
-        Self { view: View::new(id, Schema::NEWEST, have), following, endpoints, bell }
+        Self { view: View::new(id, Vec::new(), Schema::NEWEST, have), following, endpoints, bell }
     }
 
     fn next(&mut self, state: &MeshState) -> Option<v1::WatchResponse> {
@@ -61,6 +62,7 @@ fn payments(port: u16) -> Lease {
         spiffe_id: "spiffe://mesh.local/payments".parse().unwrap(),
         address: "10.0.0.1".parse().unwrap(),
         listeners: vec![Listener { port, app_port: 8080 }],
+        locality: None,
     }
 }
 
@@ -116,6 +118,7 @@ fn settings_of_the_mesh_are_sent_when_they_change_also_if_nobody_can_read_them()
             policies: None,
             revocations: None,
             settings: Some(document.into()),
+            services: None,
             went_back: false,
         };
         let (next, concerned) =

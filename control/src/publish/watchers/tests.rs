@@ -7,6 +7,7 @@ fn watcher(name: &str) -> NewWatcher {
         instance: InstanceId::random().unwrap(),
         address: "10.0.0.1".parse().unwrap(),
         listeners: vec![],
+        locality: None,
     };
     NewWatcher { version: "1".into(), schema: Schema::NEWEST, lease, claim: 1 }
 }
@@ -23,6 +24,7 @@ fn digest(number: u8) -> StateDigest {
         revocations: section,
         services: section,
         mesh: section,
+        traffic: section,
     }
 }
 

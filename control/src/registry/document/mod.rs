@@ -10,5 +10,5 @@ mod set;
 mod write;
 
 pub use set::{DocumentSet, File, MAX_DOCUMENTS, MAX_FILES, MAX_SET_BYTES, Placed, SetError};
-pub(super) use write::mesh_yaml;
+pub(super) use write::{mesh_yaml, service_yaml};
 pub use write::{policy_yaml, workload_yaml};

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use signet_proto::document::{Limits, Node, ParseError, Place, from_yaml};
 use signet_proto::policy::{self, CompileError, Document, PolicySet};
 use signet_proto::settings::{self, Settings};
+use signet_proto::traffic::{self, Service};
 
 use super::read::{self, KIND};
 use crate::registry::declaration::Declaration;
@@ -51,6 +52,8 @@ pub struct DocumentSet {
     pub policies: Vec<Placed<Document>>,
     /// Of `kind: Mesh`: at most one.
     pub mesh: Vec<Placed<Settings>>,
+    /// Of `kind: Service`, in the order read.
+    pub services: Vec<Placed<Service>>,
 }
 
 /// Why files are not a set of documents.
@@ -113,7 +116,7 @@ impl DocumentSet {
     /// How many documents.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.workloads.len() + self.policies.len() + self.mesh.len()
+        self.workloads.len() + self.policies.len() + self.mesh.len() + self.services.len()
     }
 
     /// Whether there are none.
@@ -143,7 +146,7 @@ impl DocumentSet {
     fn take_one(&mut self, file: &Arc<str>, node: &Node) -> Result<(), ParseError> {
         let place = Place::new(file, node);
         let (file, line) = (file.clone(), node.line());
-        match place.kind("a document", &[KIND, policy::KIND, settings::KIND])? {
+        match place.kind("a document", &[KIND, policy::KIND, settings::KIND, traffic::KIND])? {
             None => return Err(place.fail("expected the field `kind`, found none")),
             Some(KIND) => {
                 let document = read::read(&file, node)?;
@@ -152,6 +155,10 @@ impl DocumentSet {
             Some(policy::KIND) => {
                 let document = policy::parse_node(&file, node)?;
                 self.policies.push(Placed { file, line, document });
+            }
+            Some(traffic::KIND) => {
+                let document = traffic::parse_node(&file, node)?;
+                self.services.push(Placed { file, line, document });
             }
             Some(_) => {
                 let document = settings::parse_node(&file, node)?;
@@ -165,6 +172,7 @@ impl DocumentSet {
         own_names(&self.workloads, "id", |declaration| declaration.name.as_str(), mistakes);
         own_names(&self.policies, "name", |document| &document.name, mistakes);
         own_names(&self.mesh, "kind", |_| settings::KIND, mistakes);
+        own_names(&self.services, "id", |service| service.id.as_str(), mistakes);
     }
 }
 
@@ -236,7 +244,10 @@ mod tests {
         assert_eq!(told.len(), 4, "{error}");
         assert!(told[0].starts_with("a.yaml:5:1: unknown field `colour`"), "{}", told[0]);
         assert_eq!(told[1], "a.yaml:7:1: expected the field `kind`, found none");
-        assert_eq!(told[2], "a.yaml:9:7: kind: expected `Workload`, `Policy` or `Mesh`, found \"Role\"");
+        assert_eq!(
+            told[2],
+            "a.yaml:9:7: kind: expected `Workload`, `Policy`, `Mesh` or `Service`, found \"Role\""
+        );
         assert!(told[3].starts_with("b.yaml:") && told[3].contains("not YAML"), "{}", told[3]);
     }
 
@@ -247,6 +258,9 @@ mod tests {
         let stream = format!("{}---\n{}", policy("a"), policy("a"));
         let error = read(&[("p.yaml", &stream)]).unwrap_err().to_string();
         assert_eq!(error, "p.yaml:6:1: name: `a` is there twice, first at p.yaml:1");
+        let service = "kind: Service\nid: spiffe://td/a\nrate: { requests: 1 }\n";
+        let error = read(&[("s.yaml", service), ("t.yaml", service)]).unwrap_err().to_string();
+        assert_eq!(error, "t.yaml:1:1: id: `spiffe://td/a` is there twice, first at s.yaml:1");
         let mesh = "kind: Mesh\nmode: strict\n";
         assert_eq!(read(&[("m.yaml", mesh)]).unwrap().mesh.len(), 1);
         let error = read(&[("m.yaml", mesh), ("n.yaml", mesh)]).unwrap_err().to_string();

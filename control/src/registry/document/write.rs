@@ -4,6 +4,7 @@ use serde::Serialize;
 use signet_proto::document::{ParseError, from_json, to_yaml};
 use signet_proto::policy::Document;
 use signet_proto::settings::{self, Settings};
+use signet_proto::traffic::Service;
 
 use super::read::KIND;
 use crate::duration::Span;
@@ -88,6 +89,14 @@ pub fn policy_yaml(document: &Document) -> Result<String, ParseError> {
 /// When it is larger as JSON than any text may be.
 pub(in crate::registry) fn mesh_yaml(settings: &Settings) -> Result<String, ParseError> {
     yaml(settings::KIND, &settings.to_json())
+}
+
+/// A service's document, which reads as this one.
+///
+/// # Errors
+/// When it is larger as JSON than any text may be.
+pub(in crate::registry) fn service_yaml(service: &Service) -> Result<String, ParseError> {
+    yaml(service.id.as_str(), &service.to_json())
 }
 
 fn yaml(name: &str, json: &str) -> Result<String, ParseError> {

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use signet_proto::document::ParseError;
 use signet_proto::policy::{Direction, Document, Rule};
 use signet_proto::settings::{Exception, Settings, UnknownDestinations};
+use signet_proto::traffic::Service;
 
 use super::FieldChange;
 use crate::duration::Span;
@@ -131,6 +132,18 @@ pub(super) fn of_mesh(before: Option<Result<Settings, ParseError>>, after: &Sett
     let before = before.as_ref().map(texts).unwrap_or_default();
     let both = before.into_iter().zip(texts(after));
     both.filter_map(|((_, before), (field, after))| changed(field, before, after)).chain(unreadable).collect()
+}
+
+/// The fields of a service's document that differ from what was there, if anything was.
+pub(super) fn of_service(before: Option<&str>, after: &Service) -> Vec<FieldChange> {
+    let read = |json: &str| serde_json::from_str::<Map<String, Value>>(json).unwrap_or_default();
+    let (before, after) = (before.map(read).unwrap_or_default(), read(&after.to_json()));
+    let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let text = |document: &Map<String, Value>, key: &str| {
+        document.get(key).map(ToString::to_string).unwrap_or_default()
+    };
+    let said = keys.into_iter().filter(|key| !matches!(key.as_str(), "kind" | "id"));
+    said.filter_map(|key| changed(key, text(&before, key), text(&after, key))).collect()
 }
 
 fn rule_change(direction: Direction, before: Option<&Rule>, after: Option<&Rule>) -> Option<FieldChange> {

@@ -17,12 +17,16 @@ use std::sync::Arc;
 
 use signet_proto::policy::{Document, parse_json};
 use signet_proto::settings::{self, Settings};
+use signet_proto::spiffe::SpiffeId;
+use signet_proto::traffic::Service;
 
 use super::declaration::{Declaration, Name};
 use super::document::{DocumentSet, Placed};
 use super::label::OwnerLabel;
 use crate::roles::Scope;
-use crate::store::model::{Documents, ManagedMesh, ManagedPolicy, NewPolicy, Registered, WorkloadStatus};
+use crate::store::model::{
+    Documents, ManagedMesh, ManagedPolicy, ManagedService, NewPolicy, NewService, Registered, WorkloadStatus,
+};
 
 /// How a set of documents is applied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub enum Kind {
     Policy,
     /// The settings of the mesh.
     Mesh,
+    /// How a service is called.
+    Service,
 }
 
 /// What happens to one document.
@@ -57,7 +63,7 @@ pub enum Action {
     Unchanged,
     /// A workload that is not in the set any more ends for good.
     Retired,
-    /// A policy, or the settings of the mesh, that is not in the set any more.
+    /// A policy, a service, or the settings of the mesh, that is not in the set any more.
     Deleted,
     /// It cannot be applied: see [`Refused`].
     Conflict,
@@ -89,6 +95,10 @@ pub enum Write {
     Delete(String),
     /// The settings of the mesh become these, as JSON; `None`: there are none any more.
     Mesh(Option<String>),
+    /// The service's document becomes this.
+    Service(NewService),
+    /// The service's document is deleted.
+    DeleteService,
 }
 
 /// One document of the set, or one that is pruned.
@@ -190,6 +200,7 @@ impl Plan {
                     }
                 }
                 (Kind::Mesh, _) => scopes.push(Scope::Everything),
+                (Kind::Service, _) => scopes.push(Scope::of_target(&change.name)),
             }
         }
         if scopes.is_empty() {
@@ -212,6 +223,7 @@ impl Kind {
             Self::Workload => "workload",
             Self::Policy => "policy",
             Self::Mesh => "mesh",
+            Self::Service => "service",
         }
     }
 }
@@ -242,6 +254,7 @@ pub fn plan(current: &Documents, wanted: &DocumentSet, label: &OwnerLabel, optio
     planner.workloads(&current.workloads, &wanted.workloads);
     planner.policies(&current.policies, &wanted.policies);
     planner.mesh(current.mesh.as_ref(), wanted.mesh.first());
+    planner.services(&current.services, &wanted.services);
     let mut plan = planner.plan;
     plan.changes.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     plan
@@ -377,6 +390,39 @@ impl Planner<'_> {
         self.plan.changes.push(change);
     }
 
+    fn services(&mut self, current: &[ManagedService], wanted: &[Placed<Service>]) {
+        let mut left: BTreeMap<&SpiffeId, &ManagedService> =
+            current.iter().map(|managed| (&managed.service.id, managed)).collect();
+        for placed in wanted {
+            let change = self.service(left.remove(&placed.document.id), placed);
+            self.plan.changes.push(change);
+        }
+        let own = |managed: &&ManagedService| managed.managed_by.as_ref() == Some(self.label);
+        let managed = current.iter().filter(own).count();
+        let absent: Vec<&ManagedService> = left.into_values().filter(own).collect();
+        self.prune("services", managed, absent, delete_service);
+    }
+
+    fn service(&mut self, current: Option<&ManagedService>, placed: &Placed<Service>) -> Change {
+        let wanted = &placed.document;
+        let name = wanted.id.to_string();
+        let managed_by = current.and_then(|current| current.managed_by.as_ref());
+        if current.is_some() && self.is_foreign(&name, managed_by, placed) {
+            return self.of_set(Kind::Service, name, Action::Conflict, placed);
+        }
+        let before = current.map(|current| current.service.document.as_str());
+        let mut changed = fields::of_service(before, wanted);
+        if current.is_some() {
+            changed.extend(self.relabelled(managed_by));
+        }
+        if current.is_some() && changed.is_empty() {
+            return self.of_set(Kind::Service, name, Action::Unchanged, placed);
+        }
+        let action = if current.is_some() { Action::Updated } else { Action::Created };
+        let write = NewService { id: wanted.id.clone(), document: wanted.to_json() };
+        self.of_set(Kind::Service, name, action, placed).writing(changed, Write::Service(write))
+    }
+
     fn prune<T>(&mut self, what: &'static str, managed: usize, absent: Vec<T>, end: impl Fn(T) -> Change) {
         if !self.options.prune {
             return;
@@ -456,6 +502,17 @@ fn delete(managed: &ManagedPolicy) -> Change {
         fields: Vec::new(),
         place: None,
         write: Write::Delete(managed.policy.target.clone()),
+    }
+}
+
+fn delete_service(managed: &ManagedService) -> Change {
+    Change {
+        kind: Kind::Service,
+        name: managed.service.id.to_string(),
+        action: Action::Deleted,
+        fields: Vec::new(),
+        place: None,
+        write: Write::DeleteService,
     }
 }
 

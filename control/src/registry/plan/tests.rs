@@ -35,6 +35,8 @@ fn applied(before: &Documents, plan: &Plan) -> Documents {
     let mut policies: BTreeMap<String, ManagedPolicy> =
         before.policies.iter().map(|old| (old.policy.name.clone(), old.clone())).collect();
     let mut mesh = before.mesh.clone();
+    let mut services: BTreeMap<String, ManagedService> =
+        before.services.iter().map(|old| (old.service.id.to_string(), old.clone())).collect();
     for change in plan.writes() {
         match &change.write {
             Write::Nothing => {}
@@ -64,6 +66,13 @@ fn applied(before: &Documents, plan: &Plan) -> Documents {
             Write::Delete(_) => {
                 policies.remove(&change.name);
             }
+            Write::Service(new) => {
+                let managed = ManagedService { service: new.clone(), managed_by: Some(plan.label.clone()) };
+                services.insert(change.name.clone(), managed);
+            }
+            Write::DeleteService => {
+                services.remove(&change.name);
+            }
             Write::Mesh(document) => {
                 mesh = document.clone().map(|document| ManagedMesh {
                     document,
@@ -79,6 +88,7 @@ fn applied(before: &Documents, plan: &Plan) -> Documents {
         workloads: workloads.into_values().collect(),
         policies: policies.into_values().collect(),
         mesh,
+        services: services.into_values().collect(),
         changed: before.changed + 1,
     }
 }
@@ -156,6 +166,26 @@ fn what_another_label_manages_is_a_conflict_until_it_is_taken_over() {
     );
     let after = applied(&before, &moved);
     assert_eq!(after.workloads[0].managed_by, Some(label("infra")));
+}
+
+#[test]
+fn services_are_compared_owned_and_pruned() {
+    let (shop, infra) = (label("shop"), label("infra"));
+    let service =
+        |rate: u32| read(&format!("kind: Service\nid: spiffe://td/a\nrate: {{ requests: {rate} }}\n"));
+    let created = plan(&Documents::default(), &service(1), &shop, PlanOptions::default());
+    assert_eq!(actions(&created), [("spiffe://td/a", Action::Created)]);
+    assert_eq!(created.touched(&Documents::default()), [Scope::of_target("spiffe://td/a")]);
+    let before = applied(&Documents::default(), &created);
+    assert!(plan(&before, &service(1), &shop, PlanOptions::default()).is_unchanged());
+    let raised = plan(&before, &service(2), &shop, PlanOptions::default());
+    let told: Vec<_> = raised.changes[0].fields.iter().map(|field| (&*field.field, &*field.after)).collect();
+    assert_eq!(told, [("rate", r#"{"burst":2,"per":"1s","requests":2}"#)]);
+    assert_eq!(actions(&plan(&before, &service(2), &infra, PRUNE)), [("spiffe://td/a", Action::Conflict)]);
+    let all = PlanOptions { prune_all: true, ..PRUNE };
+    let pruned = plan(&before, &read(""), &shop, all);
+    assert_eq!(actions(&pruned), [("spiffe://td/a", Action::Deleted)]);
+    assert_eq!(applied(&before, &pruned).services, []);
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use signet_proto::locality::Locality;
 use signet_proto::policy::Schema;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
-use super::{Commit, Policy};
+use super::{Commit, NewService, Policy};
 
 /// What to revoke.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub struct MeshRead {
     pub revocations: Option<RevocationList>,
     /// The document of the mesh; empty: there is none.
     pub settings: Option<String>,
+    /// All documents of services, by identity.
+    pub services: Option<Vec<NewService>>,
     /// What was known is not what the store had then: it is another history, and this is all of it.
     pub went_back: bool,
 }
@@ -60,6 +63,8 @@ pub struct Lease {
     pub address: IpAddr,
     /// Where it listens there, ascending.
     pub listeners: Vec<Listener>,
+    /// Where it says that it runs.
+    pub locality: Option<Locality>,
 }
 
 /// What is known of an instance's Watch stream.

@@ -154,6 +154,8 @@ pub struct Documents {
     pub policies: Vec<ManagedPolicy>,
     /// The settings of the mesh, if somebody applied some.
     pub mesh: Option<ManagedMesh>,
+    /// Services, by identity.
+    pub services: Vec<ManagedService>,
     /// The revision of their last change.
     pub changed: u64,
 }
@@ -165,6 +167,24 @@ pub struct ManagedPolicy {
     pub policy: Policy,
     /// Whose documents it is in; `None`: nobody said.
     pub managed_by: Option<OwnerLabel>,
+}
+
+/// A stored document of a service, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManagedService {
+    /// The document.
+    pub service: NewService,
+    /// Whose documents it is in.
+    pub managed_by: Option<OwnerLabel>,
+}
+
+/// A document of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewService {
+    /// Whose calls it is about.
+    pub id: SpiffeId,
+    /// The document, as JSON.
+    pub document: String,
 }
 
 /// The stored settings of the mesh, and whose they are.

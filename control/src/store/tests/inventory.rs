@@ -143,6 +143,7 @@ async fn instance_shows_how_it_was_proven_where_it_is_and_how_it_stands(fixture:
         spiffe_id: id("orders"),
         address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7)),
         listeners: vec![listener(1)],
+        locality: None,
     };
     fixture.watch(lease).await;
     let seen = time::now() + HOUR;

@@ -85,6 +85,7 @@ async fn endpoints_follow_their_proxy_from_one_replica_to_another() {
         spiffe_id: id("orders"),
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         listeners: vec![listener(1)],
+        locality: None,
     };
     here.watch(lease.clone()).await;
     assert_eq!(there.endpoints_changed().await, Changed::Instances([instance].into()));

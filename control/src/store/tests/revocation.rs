@@ -131,6 +131,7 @@ async fn endpoints_of_a_revoked_instance_are_gone_and_do_not_come_back(fixture: 
         spiffe_id: id("orders"),
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         listeners: vec![listener(1), listener(2)],
+        locality: None,
     };
     fixture.watch(lease.clone()).await;
     assert_eq!(fixture.store.leases().await.unwrap(), [(lease.clone(), false)]);
@@ -211,6 +212,7 @@ async fn instance_that_said_goodbye_ends_without_a_word_to_the_others(fixture: F
         spiffe_id: id("orders"),
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         listeners: vec![listener(1)],
+        locality: None,
     };
     fixture.watch(lease).await;
     let revision = fixture.store.committed().borrow().revision;
@@ -240,6 +242,7 @@ async fn departed_instance_that_renews_or_watches_again_is_live_again(fixture: F
         spiffe_id: id("orders"),
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         listeners: vec![],
+        locality: None,
     };
     fixture.watch(lease).await;
     let mut lapsed = fixture.store.lapse_instances(time::now() + HOUR * 2, 10).await.unwrap();

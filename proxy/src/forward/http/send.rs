@@ -229,7 +229,12 @@ impl<R: Route> Http<R> {
                 None => connect.await,
             };
             let error = match made {
-                Ok((kept, used_before)) => return Ok(Carried { stop, kept, used_before }),
+                Ok((kept, used_before)) => {
+                    if let Some(turn) = &mut stop.turn {
+                        turn.connected();
+                    }
+                    return Ok(Carried { stop, kept, used_before });
+                }
                 Err(error) => error,
             };
             if let Some(turn) = &mut stop.turn {

@@ -158,6 +158,7 @@ impl Keeper {
             policies: message.policies.or(before.policies),
             revocations: message.revocations.or(before.revocations),
             mesh: message.mesh.or(before.mesh),
+            traffic: message.traffic.or(before.traffic),
             services: Some(services),
             service_changes: None,
             position: 0,
