@@ -192,13 +192,13 @@ impl Config {
         let AdminEntrance(admin_listen) = keys.admin_listen.clone().unwrap_or_default();
         distinct(&keys, metrics_listen, admin_listen.as_ref())?;
         without_loops(&keys, metrics_listen, admin_listen.as_ref())?;
+        let living = Living::of(&keys)?;
         let source = source(&keys)?;
         if matches!(source, Source::Files(_)) {
             all_addressed(&keys)?;
         } else if keys.policy_file.is_some() {
             return Err(ConfigError::PolicyFile);
         }
-        let living = Living::of(&keys)?;
         Ok(Self {
             source,
             inbound: keys.inbound,

@@ -21,6 +21,8 @@ mod doors;
 mod line;
 mod predecessor;
 mod successor;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::PathBuf;

@@ -38,14 +38,13 @@ pub struct Successors {
 /// A process that is ready, and waits for the word.
 pub struct Successor {
     line: Line,
-    shares: Shares,
+    /// Not closed before it has it.
+    _shares: Shares,
 }
 
 impl Successor {
     /// Tells it that the listeners are its own. To be said once nothing is accepted here any more.
     pub async fn relieved(self) {
-        // Sockets in the file system stay where they are: they are somebody else's now.
-        self.shares.leave_behind();
         metrics::upgrade("success");
         match self.line.say(Word::Yours(Nothing {}), &[]).await {
             Ok(()) => tracing::info!("handed over: the new process accepts from now on"),
@@ -70,7 +69,11 @@ impl Successors {
             };
             let prepared = async { self.prepare(Line::with(stream)?).await };
             match timeout(PREPARATION, prepared).await.unwrap_or(Err(UpgradeError::Silent)) {
-                Ok(line) => return Successor { line, shares: self.shares },
+                Ok(line) => {
+                    // Sockets in the file system stay where they are, ours for successors among them.
+                    self.shares.leave_behind();
+                    return Successor { line, _shares: self.shares };
+                }
                 Err(error) => {
                     metrics::upgrade("failed");
                     tracing::warn!(%error, "the new process does not take over: this one carries on");
