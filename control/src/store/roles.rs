@@ -141,6 +141,15 @@ pub(super) fn of(sql: &Sql<'_>, subject: &str) -> Result<Vec<Binding>, StoreErro
     )
 }
 
+/// The roles of one subject, each with who gave it.
+pub(super) fn granted(sql: &Sql<'_>, subject: &str) -> Result<Vec<(Binding, String)>, StoreError> {
+    sql.all(
+        "SELECT subject, role, scope, granted_by FROM role_binding WHERE subject = ?1 ORDER BY scope, role",
+        values![subject],
+        |row| Ok((binding(row)?, row.get(3)?)),
+    )
+}
+
 /// Whether somebody still has all the roles that their call was judged by.
 pub(super) fn require_held(sql: &Sql<'_>, who: &str, held: &[Binding]) -> Result<(), StoreError> {
     let now = of(sql, who)?;

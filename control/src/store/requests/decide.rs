@@ -1,18 +1,17 @@
 //! Approving and denying: who may, and what it does.
 
-use std::fmt;
 use std::str::FromStr;
 
 use serde_json::json;
 
-use super::{HeldId, HeldRequest, HeldState, hold, require};
+use super::{HeldId, HeldRequest, HeldState, hold, independence, require};
 use crate::audit::Action;
 use crate::roles::{Permission, Scope};
 use crate::store::change::Change;
 use crate::store::mesh::Topics;
 use crate::store::model::{Mutation, UnknownWord};
 use crate::store::sql::values;
-use crate::store::{Refusal, Store, StoreError, registrations, tokens};
+use crate::store::{Refusal, Store, StoreError, tokens};
 
 /// What somebody decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,48 +40,6 @@ impl FromStr for Verdict {
             "denied" => Ok(Self::Deny),
             other => Err(UnknownWord(other.to_owned())),
         }
-    }
-}
-
-/// The part that somebody has in a request, and so cannot approve it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// It would be them.
-    Asks,
-    /// They made the join token.
-    MadeToken,
-    /// They said last what proves the identity, or who has to agree.
-    Declared,
-    /// They approved it already.
-    Approved,
-}
-
-impl Part {
-    /// What `actor` has to do with `request`, if anything; `declared_by` is who declared its workload.
-    #[must_use]
-    pub fn of(actor: &str, request: &HeldRequest, declared_by: &str) -> Option<Self> {
-        if actor == request.spiffe_id.as_str() {
-            Some(Self::Asks)
-        } else if request.token_by.as_deref() == Some(actor) {
-            Some(Self::MadeToken)
-        } else if declared_by == actor {
-            Some(Self::Declared)
-        } else if request.approvers().any(|approver| approver == actor) {
-            Some(Self::Approved)
-        } else {
-            None
-        }
-    }
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Asks => "is the identity that asks",
-            Self::MadeToken => "made the join token that it came with",
-            Self::Declared => "declared last what proves this workload or who approves it",
-            Self::Approved => "approved it already",
-        })
     }
 }
 
@@ -124,10 +81,7 @@ fn decide(
     }
     hold::require_open(&request, change.at)?;
     if verdict == Verdict::Approve {
-        let declared_by = registrations::declared_by(&change.sql, &request.registration)?;
-        if let Some(part) = Part::of(actor.as_str(), &request, &declared_by) {
-            return Err(Refusal::NotIndependent { actor: actor.to_string(), part }.into());
-        }
+        independence::require(&change.sql, actor.as_str(), &request)?;
     }
     // Who approved may still deny: then that counts.
     change.sql.post(
@@ -179,52 +133,7 @@ fn effect(request: &HeldRequest, state: HeldState, approvals: u64, needed: u32) 
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
-
-    use super::super::Decision;
     use super::*;
-
-    fn request(approved_by: &[&str]) -> HeldRequest {
-        let decision = |actor: &&str| Decision {
-            actor: (*actor).into(),
-            verdict: Verdict::Approve,
-            reason: String::new(),
-            at: SystemTime::UNIX_EPOCH,
-        };
-        HeldRequest {
-            id: HeldId::random().unwrap(),
-            spiffe_id: "spiffe://td/orders".parse().unwrap(),
-            registration: "spiffe://td/orders".parse().unwrap(),
-            csr_sha256: [1; 32],
-            spki_sha256: [2; 32],
-            proof: "join_token".into(),
-            evidence: "{}".into(),
-            address: "127.0.0.1".into(),
-            version: String::new(),
-            token_by: Some("spiffe://td/people/ada".into()),
-            state: HeldState::Pending,
-            needed: 2,
-            decisions: approved_by.iter().map(decision).collect(),
-            created_at: SystemTime::UNIX_EPOCH,
-            expires_at: SystemTime::UNIX_EPOCH + Duration::from_secs(60),
-        }
-    }
-
-    #[test]
-    fn whoever_had_a_part_in_a_request_is_no_approver_of_it() {
-        let request = request(&["spiffe://td/people/eve"]);
-        for (actor, part) in [
-            ("spiffe://td/orders", Some(Part::Asks)),
-            ("spiffe://td/people/ada", Some(Part::MadeToken)),
-            ("unix:uid=0", Some(Part::Declared)),
-            ("spiffe://td/people/eve", Some(Part::Approved)),
-            ("spiffe://td/people/bob", None),
-            ("spiffe://td/orders/below", None),
-            ("unix:uid=1", None),
-        ] {
-            assert_eq!(Part::of(actor, &request, "unix:uid=0"), part, "{actor}");
-        }
-    }
 
     #[test]
     fn an_id_is_sixteen_hex_digits() {

@@ -12,6 +12,7 @@
 
 mod decide;
 mod hold;
+mod independence;
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,9 +25,10 @@ use super::sql::{Row, Sql, Value, values};
 use super::{Store, StoreError};
 use crate::registry::Name;
 
-pub use decide::{Part, Verdict};
+pub use decide::Verdict;
 pub use hold::NewRequest;
 pub(super) use hold::{Approved, admit, excuse, expire_all_of, holds, use_up};
+pub use independence::Part;
 
 /// The longest that a request may wait: records of join tokens are kept as long.
 pub const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use super::model::RevocationTarget;
 use super::*;
 use crate::registry::Selector;
-use crate::roles::Scope;
+use crate::roles::{Binding, Role, Scope};
 
 both_engines!(
     request_is_held_with_its_token_unspent_and_issued_once_it_is_approved,
     two_approvers_are_two_and_none_of_them_has_a_part_in_it,
+    second_name_of_the_same_person_is_no_approver,
     approval_is_for_the_signing_request_that_was_seen,
     denial_is_for_good_and_takes_the_token_along,
     request_expires_with_its_time_and_token_lives_as_long_as_its_request,
@@ -126,6 +127,37 @@ async fn two_approvers_are_two_and_none_of_them_has_a_part_in_it(fixture: Fixtur
     let detail = fixture.newest_detail("vault").await;
     assert_eq!(detail["approved_by"], serde_json::json!([id("people/ada").as_str(), "unix:uid=7"]));
     fixture.verified_events().await;
+}
+
+async fn second_name_of_the_same_person_is_no_approver(fixture: Fixture) {
+    let give = async |to: &str, role, on: &str, by: Actor| {
+        let binding = Binding { subject: to.parse().unwrap(), role, scope: on.parse().unwrap() };
+        fixture.store.grant_role(binding, by).await.unwrap();
+    };
+    let (mallory, subtree) = (person("mallory"), format!("{}/*", id("payments")));
+    give(mallory.as_str(), Role::Admin, &subtree, operator()).await;
+    let declared = Declaration { approval: Approval::One, ..declared(id("payments/vault").as_str()) };
+    fixture.store.create_workload(declared, mallory.clone()).await.unwrap();
+    let token =
+        NewToken { secret_sha256: [1; 32], spiffe_id: id("payments/vault"), expires_at: time::now() + HOUR };
+    fixture.store.create_token(token, mallory.clone()).await.unwrap();
+    let asked = held("payments/vault", 1, 1);
+    let request = fixture.ask(&asked, DAY).await.unwrap().id;
+
+    // An identity below it, an accomplice's name, and that of whoever the accomplice appoints.
+    let puppet = Actor::identity(&id("payments/puppet"));
+    give(puppet.as_str(), Role::Approver, &subtree, operator()).await;
+    assert_eq!(part(fixture.approve(request, puppet).await), Part::Puppet);
+    give("unix:uid=1001", Role::Approver, &subtree, mallory.clone()).await;
+    assert_eq!(part(fixture.approve(request, Actor::unix(1001)).await), Part::Appointed);
+    give(person("eve").as_str(), Role::Admin, &subtree, mallory.clone()).await;
+    give("unix:uid=1002", Role::Approver, &subtree, person("eve")).await;
+    assert_eq!(part(fixture.approve(request, Actor::unix(1002)).await), Part::Appointed);
+
+    // The same role from somebody else counts.
+    give("unix:uid=1001", Role::Approver, id("payments/vault").as_str(), operator()).await;
+    fixture.approve(request, Actor::unix(1001)).await.unwrap();
+    fixture.issue(&asked).await.unwrap();
 }
 
 async fn approval_is_for_the_signing_request_that_was_seen(fixture: Fixture) {
