@@ -27,5 +27,7 @@ pub mod outbound;
 pub mod run;
 pub mod sightings;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod upgrade;

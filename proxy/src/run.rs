@@ -6,11 +6,13 @@ use std::time::Duration;
 use anyhow::Context;
 use metrics_exporter_prometheus::PrometheusHandle;
 use signet_proto::locality::Locality;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin, Health};
 use crate::admission::Admission;
+use crate::backoff::unit_random;
 use crate::balance::Groups;
 use crate::balance::names::Names;
 use crate::capture::limits::Limits;
@@ -63,6 +65,8 @@ pub struct Shared {
     pub drain: CancellationToken,
     /// How long nothing may move.
     pub idle: Idle,
+    /// How old a connection may become before it takes no more requests.
+    pub max_age: Option<Duration>,
     /// What is never a destination.
     pub own: Own,
     /// How many connections one caller may have.
@@ -142,6 +146,7 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
         leaving: leaving.clone(),
         drain,
         idle: Idle { open: config.idle_timeout, half_closed: HALF_CLOSED.min(config.idle_timeout) },
+        max_age: config.max_connection_age,
         own: own(&inbound, &outbound, for_us, &config.source),
         limits: Limits::new(config.max_connections, config.max_connections_per_identity),
         admission: Admission::default(),
@@ -370,6 +375,13 @@ async fn ready(mesh: &Mesh) {
     }
 }
 
+impl Shared {
+    /// When one connection that begins now is old: not all that came together go together.
+    pub(crate) fn end_of_one(&self) -> Option<Instant> {
+        self.max_age.map(|age| Instant::now() + age.mul_f64(0.9 + unit_random() / 5.0))
+    }
+}
+
 #[cfg(test)]
 impl Shared {
     /// Of a proxy that knows nothing yet.
@@ -384,6 +396,7 @@ impl Shared {
             leaving: CancellationToken::new(),
             drain: CancellationToken::new(),
             idle: Idle { open: HALF_CLOSED, half_closed: HALF_CLOSED },
+            max_age: None,
             own: Own::default(),
             limits: Limits::new(1, 1),
             admission: Admission::default(),

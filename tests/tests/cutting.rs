@@ -9,22 +9,34 @@ use jiff::Timestamp;
 use serde_json::Value;
 use signet_proto::clock;
 use signet_tests::PATIENCE;
-use signet_tests::apps::TcpEcho;
+use signet_tests::apps::{H2App, TcpEcho};
 use signet_tests::client::curl_get;
+use signet_tests::door::Door;
 use signet_tests::mesh::{Mesh, allow, id};
 use signet_tests::proxy::Proxy;
+use signet_tests::raw_h2::{
+    END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, fields, frame, headers, read_frame, request,
+};
 use signet_tests::report::{measured, percentiles};
 use signet_tests::sockets::EchoConnection;
+use signet_tests::tls;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
 
-const EACH: usize = 100;
+/// `SIGNET_CUT_CONNECTIONS` of two callers, or of one.
+fn each() -> usize {
+    let told = std::env::var("SIGNET_CUT_CONNECTIONS").ok();
+    told.map_or(100, |text| text.parse().expect("SIGNET_CUT_CONNECTIONS is a number"))
+}
 /// From the start of the operator's command until the last connection without a right is closed.
 const LIMIT: Duration = Duration::from_secs(1);
 /// From the commit until a proxy's acknowledgement that the change is in force, its connections cut.
 const PUSH_LIMIT_MS: u64 = 100;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_200_connections_exactly_those_without_a_right_are_cut_within_a_second() {
+async fn exactly_those_connections_without_a_right_are_cut_within_a_second() {
     let (mesh, echo) = (Mesh::start().await, TcpEcho::start().await);
     let (first, second, store) = (id("/first"), id("/second"), id("/store"));
     for workload in [&first, &second, &store] {
@@ -36,26 +48,26 @@ async fn of_200_connections_exactly_those_without_a_right_are_cut_within_a_secon
     let second_proxy = mesh.proxy(&second).await.outbound("tcp://", &store).start().await;
     let firsts = open(&first_proxy).await;
     let mut seconds = open(&second_proxy).await;
-    server.counts("signet_connections_open", &[("direction", "inbound")], 2 * EACH as u64).await;
+    server.counts("signet_connections_open", &[("direction", "inbound")], 2 * each() as u64).await;
 
     // The first identity loses its right by policy.
     let change = mesh.policy_file(&allow("store", &store, &[&second]));
     let change = change.display().to_string();
     let (cut, applied) = cut_by(&mesh, firsts, &["policy", "apply", "-f", &change]).await;
-    measured("policy change until 100 connections are closed, as their clients see it", percentiles(cut));
+    measured("policy change until its connections are closed, as their clients see it", percentiles(cut));
     measured("push latency of the policy change", pushes(&applied));
-    assert_eq!(closed_connections(&applied, &store), EACH as u64, "{applied}");
+    assert_eq!(closed_connections(&applied, &store), each() as u64, "{applied}");
     all_alive(&mut seconds).await;
     has_cut(&server, "policy_lost", &first).await;
 
     // The second identity is revoked.
     let (cut, revoked) = cut_by(&mesh, seconds, &["revoke", &second, "--reason", "key leaked"]).await;
-    measured("revocation until 100 connections are closed, as their clients see it", percentiles(cut));
+    measured("revocation until its connections are closed, as their clients see it", percentiles(cut));
     measured("push latency of the revocation", pushes(&revoked));
     has_cut(&server, "revoked_identity", &second).await;
 
     server.counts("signet_connections_open", &[("direction", "inbound")], 0).await;
-    server.counts("signet_connections_closed_total", &[("direction", "inbound")], 2 * EACH as u64).await;
+    server.counts("signet_connections_closed_total", &[("direction", "inbound")], 2 * each() as u64).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +92,7 @@ async fn revoking_one_instance_spares_the_other_instances_of_the_identity() {
 
     let (cut, _) = cut_by(&mesh, doomed, &["revoke", "--instance", &instance, "--reason", "host lost"]).await;
 
-    measured("revocation of one instance until its 100 connections are closed", percentiles(cut));
+    measured("revocation of one instance until its connections are closed", percentiles(cut));
     all_alive(&mut spared).await;
     has_cut(&server, "revoked_instance", &worker).await;
 }
@@ -141,8 +153,94 @@ async fn a_kept_http_connection_loses_its_right_like_any_other() {
     assert!(!answer.stdout.contains("\"method\""), "a suspended workload reaches nobody: {}", answer.stdout);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http2_caller_is_told_that_its_connection_ends() {
+    let app = H2App::start().await;
+    let door =
+        Door::open_with(|proxy| proxy.inbound("http://", app.address).with("--max-connection-age", "2s"))
+            .await;
+    let id = |path: &str| door.frame.authority.id(path);
+
+    // Old: nothing new, and what is under way goes on.
+    let mut old = Http2::open(&door).await;
+    old.ask(1, "/").await;
+    old.reads(|frame| frame.kind == HEADERS && frame.stream == 1).await;
+    old.ask(3, "/hold").await;
+    let goodbye = old.reads(|frame| frame.kind == GOAWAY && last_stream(frame) < LAST_OF_ALL).await;
+    assert_eq!((last_stream(&goodbye), code(&goodbye)), (3, 0), "what came so far is still answered");
+    old.send(&frame(PING, 0, 0, b"are you?")).await;
+    old.reads(|frame| frame.kind == PING && frame.payload == b"are you?").await;
+
+    // Without its right: told, and gone.
+    let mut lost = Http2::open(&door).await;
+    lost.ask(1, "/").await;
+    lost.reads(|frame| frame.kind == HEADERS && frame.stream == 1).await;
+    let policy = allow("door", &id("/server"), &[&id("/nobody")]);
+    std::fs::write(&door.frame.policy, policy).expect("the policy is replaced");
+    lost.reads(|frame| frame.kind == GOAWAY).await;
+    lost.ends().await;
+    old.ends().await;
+    door.proxy.accesses(2, &[("kind", "connection"), ("close_reason", "policy_lost")]).await;
+}
+
+/// HTTP/2 as a peer's proxy speaks it, frame by frame.
+struct Http2(TlsStream<TcpStream>);
+
+/// What a first GOAWAY names, before it is known which stream is the last.
+const LAST_OF_ALL: u32 = 0x7fff_ffff;
+
+impl Http2 {
+    async fn open(door: &Door) -> Self {
+        let mut config = tls::config(door.frame.svid());
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = tls::handshake(door.proxy.inbound(), config).await.expect("the handshake succeeds");
+        let mut client = Self(stream);
+        client.send(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
+        client
+    }
+
+    async fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.expect("it is open");
+        self.0.flush().await.expect("it is open");
+    }
+
+    async fn ask(&mut self, stream: u32, path: &str) {
+        let block = fields(&request("GET", path));
+        self.send(&headers(stream, END_STREAM, &block)).await;
+    }
+
+    /// The next frame like that; PINGs that ask whether we have read so far are answered.
+    async fn reads(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
+        let read = async {
+            loop {
+                let next = read_frame(&mut self.0).await.expect("more frames");
+                if next.kind == PING && next.flags == 0 {
+                    self.send(&frame(PING, END_STREAM, 0, &next.payload)).await;
+                }
+                if wanted(&next) {
+                    return next;
+                }
+            }
+        };
+        timeout(PATIENCE, read).await.expect("the frame comes")
+    }
+
+    async fn ends(&mut self) {
+        let read = async { while read_frame(&mut self.0).await.is_ok() {} };
+        timeout(PATIENCE, read).await.expect("the connection ends");
+    }
+}
+
+fn last_stream(goodbye: &Frame) -> u32 {
+    u32::from_be_bytes(goodbye.payload[..4].try_into().unwrap())
+}
+
+fn code(goodbye: &Frame) -> u32 {
+    u32::from_be_bytes(goodbye.payload[4..8].try_into().unwrap())
+}
+
 async fn open(caller: &Proxy) -> Vec<EchoConnection> {
-    open_some(caller, EACH).await
+    open_some(caller, each()).await
 }
 
 async fn open_some(caller: &Proxy, count: usize) -> Vec<EchoConnection> {
@@ -179,18 +277,18 @@ async fn cut_by(mesh: &Mesh, connections: Vec<EchoConnection>, change: &[&str]) 
 /// The access log has one line for each connection of `source`, and the metric says the same.
 async fn has_cut(server: &Proxy, reason: &str, source: &str) {
     let lines = server
-        .accesses(EACH, &[("direction", "inbound"), ("close_reason", reason), ("source", source)])
+        .accesses(each(), &[("direction", "inbound"), ("close_reason", reason), ("source", source)])
         .await;
-    assert_eq!(lines.len(), EACH);
+    assert_eq!(lines.len(), each());
     let closed = [("direction", "inbound"), ("reason", reason)];
-    server.counts("signet_connections_closed_total", &closed, EACH as u64).await;
+    server.counts("signet_connections_closed_total", &closed, each() as u64).await;
     let again = server.process.logs().events(|event| {
         signet_tests::logs::is_access(
             event,
             &[("direction", "inbound"), ("close_reason", reason), ("source", source)],
         )
     });
-    assert_eq!(again.len(), EACH, "the reason is recorded once for each");
+    assert_eq!(again.len(), each(), "the reason is recorded once for each");
 }
 
 /// Who applied a change after how long, as `signet` told; nobody later than a push may take.

@@ -314,6 +314,10 @@ pub struct Keys {
     #[arg(long, value_name = "DURATION", env = "SIGNET_IDLE_TIMEOUT")]
     pub idle_timeout: Option<Timeout>,
 
+    /// How old a connection may become before it takes no more requests, give or take a tenth [default: any age]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_MAX_CONNECTION_AGE")]
+    pub max_connection_age: Option<Timeout>,
+
     /// text for people, json for collectors [default: text]
     #[arg(long, value_name = "FORMAT", env = "SIGNET_LOG_FORMAT")]
     pub log_format: Option<Format>,
@@ -355,6 +359,7 @@ impl Keys {
             upgrade_socket: self.upgrade_socket.or(other.upgrade_socket),
             upgrade_drain_timeout: self.upgrade_drain_timeout.or(other.upgrade_drain_timeout),
             idle_timeout: self.idle_timeout.or(other.idle_timeout),
+            max_connection_age: self.max_connection_age.or(other.max_connection_age),
             log_format: self.log_format.or(other.log_format),
         }
     }

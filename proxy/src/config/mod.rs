@@ -64,6 +64,8 @@ pub struct Config {
     pub living: Living,
     /// How long nothing may move on an open connection.
     pub idle_timeout: Duration,
+    /// How old a connection may become before it takes no more requests; any age when absent.
+    pub max_connection_age: Option<Duration>,
     /// How the log looks.
     pub log_format: Format,
     /// All of it as it was written, and where.
@@ -213,6 +215,7 @@ impl Config {
             metrics_listen,
             admin_listen,
             living,
+            max_connection_age: keys.max_connection_age.map(|timeout| timeout.0),
             idle_timeout: keys.idle_timeout.map_or(Duration::from_secs(24 * 3600), |timeout| timeout.0),
             log_format: keys.log_format.unwrap_or_default(),
             effective,

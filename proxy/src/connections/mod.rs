@@ -206,6 +206,12 @@ impl Registration {
         self.entry.subject.lock().content = content;
     }
 
+    /// Whether it carries bytes, that nothing can be said between.
+    #[must_use]
+    pub fn is_opaque(&self) -> bool {
+        matches!(self.entry.subject.lock().content, Content::Opaque)
+    }
+
     /// What policy says of it under `snapshot`; nothing if none restricts it.
     #[must_use]
     pub fn decide(&self, snapshot: &Snapshot) -> Option<Verdict> {
@@ -255,3 +261,6 @@ impl Drop for Registration {
         self.entry.gone.cancel();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ mod streams;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1, PeerIdentity};
@@ -44,6 +44,10 @@ pub struct Inbound {
     /// Whether a PROXY protocol header goes before all that the app is sent.
     send_proxy: bool,
 }
+
+/// How long an HTTP connection that lost its right may take to say so (GOAWAY, `Connection: close`). Nothing that has no
+/// right is forwarded meanwhile: each request is decided on its own.
+const FAREWELL: Duration = Duration::from_millis(250);
 
 /// Why an inbound connection ended before or while it was forwarded.
 type Refusal = (CloseReason, Option<String>);
@@ -155,12 +159,9 @@ async fn phases(
     let registration = arrival.register();
     record.closes_with(&registration);
     let mut caller = Some(Prefixed::new(stream));
-    let ended = tokio::select! {
-        biased;
-        // Boxed: before the end of the handshake a connection costs less.
-        ended = Box::pin(arrival.carry(&registration, &mut caller, expected, None, record)) => ended,
-        reason = cut(Some(&registration)) => Err((reason, None)),
-    };
+    // Boxed: before the end of the handshake a connection costs less.
+    let ended =
+        Box::pin(arrival.carry_while_permitted(&registration, &mut caller, expected, None, record)).await;
     drop(registration);
     if let (Err((CloseReason::Denied, _)), Some(caller)) = (&ended, &mut caller) {
         Box::pin(farewell(caller)).await;
@@ -227,6 +228,36 @@ impl Arrival {
         self.shared.connections.register(self.subject.clone())
     }
 
+    /// [`Self::carry`], for as long as its right lasts. An HTTP client is told that it ends, if it listens.
+    async fn carry_while_permitted<S>(
+        &self,
+        registration: &Registration,
+        caller: &mut Option<Prefixed<S>>,
+        expected: Option<Detected>,
+        connected: Option<Prefixed<TcpStream>>,
+        record: &mut AccessRecord,
+    ) -> Result<(), Refusal>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let over = async {
+            let reason = cut(Some(registration)).await;
+            if !registration.is_opaque() {
+                tokio::time::sleep(FAREWELL).await;
+            }
+            reason
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = self.carry(registration, caller, expected, connected, record) => ended,
+            reason = over => Err((reason, None)),
+        };
+        match registration.close_reason() {
+            Some(reason) if ended.is_ok() => Err((reason, None)),
+            _ => ended,
+        }
+    }
+
     /// authorize -> detect -> forward. `expected` is what the peer said it would speak, `connected` the app if it is
     /// already. What is carried as bytes to its end is left in `caller`; HTTP consumes it.
     async fn carry<S>(
@@ -281,11 +312,12 @@ impl Arrival {
                     meters: record.meters(),
                     handshake: self.handshake,
                     only_one: refusal.is_some(),
+                    until: self.shared.end_of_one(),
                     carrier: Arc::default(),
                     upgraded: Slot::default(),
                 };
                 let Some(caller) = caller.take() else { return Ok(()) };
-                Box::pin(http.serve(caller)).await.and(refusal.map_or(Ok(()), Err))
+                Box::pin(http.serve(caller, registration.closing())).await.and(refusal.map_or(Ok(()), Err))
             }
             Detected::Opaque if let Some(refusal) = refusal => Err(refusal),
             Detected::Opaque => {

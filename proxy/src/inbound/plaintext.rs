@@ -22,7 +22,6 @@ use crate::capture::Socket;
 use crate::config;
 use crate::connections::{Content, Peer, Subject};
 use crate::forward::detect::Detected;
-use crate::forward::http::cut;
 use crate::forward::stated::Stated;
 use crate::forward::{Prefixed, farewell};
 use crate::mesh::Snapshot;
@@ -157,11 +156,7 @@ pub(super) async fn serve(
     let registration = arrival.register();
     let expected = begun.app_first.then_some(Detected::Opaque);
     let mut caller = Some(Prefixed::new(Unencrypted::new(caller)));
-    let ended = tokio::select! {
-        biased;
-        ended = arrival.carry(&registration, &mut caller, expected, begun.app, record) => ended,
-        reason = cut(Some(&registration)) => Err((reason, None)),
-    };
+    let ended = arrival.carry_while_permitted(&registration, &mut caller, expected, begun.app, record).await;
     if let Err((CloseReason::Denied | CloseReason::PlaintextRefused, _)) = &ended {
         metrics::plaintext("refused");
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use signet_proto::handshake::RevokedBecause;
 use signet_proto::tunnel::{Preamble, Refusal as Answer, RefuseCode, ResetCode};
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::{Arrival, Refusal, error};
@@ -36,7 +37,12 @@ pub(super) async fn serve(
     let mut carrier = Carrier::acceptor(stream);
     let mut first = Some(record);
     let (mut idle, mut refused) = (IDLE_UNTRIED, 0);
+    let until = arrival.shared.end_of_one();
     loop {
+        if until.is_some_and(|until| until <= Instant::now()) {
+            carrier.close().await;
+            return Ok(());
+        }
         let waiting = arrival.register();
         if let Some(reason) = arrival.distrusted(&waiting) {
             return Err((reason, None));
@@ -114,11 +120,7 @@ async fn one(
         return (Err((CloseReason::PeerReset, Some(broken.to_string()))), None);
     }
     let mut caller = Some(Prefixed::new(carrier));
-    let ended = tokio::select! {
-        biased;
-        ended = arrival.carry(&registration, &mut caller, None, None, record) => ended,
-        reason = cut(Some(&registration)) => Err((reason, None)),
-    };
+    let ended = arrival.carry_while_permitted(&registration, &mut caller, None, None, record).await;
     let Some(carrier) = caller.map(Prefixed::into_inner) else { return (ended, None) };
     match &ended {
         Ok(()) if carrier.is_between_streams() => (ended, Some(carrier)),

@@ -145,10 +145,11 @@ async fn forward(
                 meters: record.meters(),
                 handshake: 0,
                 only_one: refusal.is_some(),
+                until: shared.end_of_one(),
                 carrier: Arc::default(),
                 upgraded: Slot::default(),
             };
-            Box::pin(http.serve(caller)).await.and(refusal.map_or(Ok(()), Err))
+            Box::pin(http.serve(caller, std::future::pending())).await.and(refusal.map_or(Ok(()), Err))
         }
         Detected::Opaque if let Some(refusal) = refusal => {
             reset_unless(false, caller.get_ref());

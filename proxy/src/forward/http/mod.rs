@@ -28,7 +28,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 use self::exchange::Upgraded;
 use self::tracked::Tracked;
@@ -106,6 +106,8 @@ pub struct Http<R: Route> {
     pub handshake: u64,
     /// Close after the first response.
     pub only_one: bool,
+    /// From then on it takes no more requests.
+    pub until: Option<Instant>,
     /// Where requests of this connection that are cut and stall are noticed.
     pub carrier: Arc<Carrier>,
     /// Where an exchange leaves the connection that it changed to another protocol.
@@ -125,21 +127,24 @@ impl Slot {
 impl<R: Route> Http<R> {
     /// One exchange; a client of HTTP/1 is told with the answer that there will be no other.
     async fn answered(self: Arc<Self>, request: Request<Incoming>) -> Response<Tracked> {
-        let (shared, version) = (Arc::clone(&self.shared), self.version);
+        let (shared, version, until) = (Arc::clone(&self.shared), self.version, self.until);
         let mut response = Box::pin(self.exchange(request)).await;
         let stays = response.status() != StatusCode::SWITCHING_PROTOCOLS;
-        if version == Version::Http1 && stays && shared.leaving.is_cancelled() {
+        let last = shared.leaving.is_cancelled() || until.is_some_and(|until| until <= Instant::now());
+        if version == Version::Http1 && stays && last {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
 
-    /// Serves the caller until it is done or the proxy drains.
-    pub async fn serve<S>(self, caller: S) -> Ended
+    /// Serves the caller until it is done, or it is time to say so: the proxy drains, the connection is old, or it
+    /// was told to close by `closing`. Requests under way then end by themselves, as those without a right are cut.
+    pub async fn serve<S>(self, caller: S, closing: impl Future<Output = ()>) -> Ended
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (shared, version, direction) = (Arc::clone(&self.shared), self.version, self.facts.direction);
+        let (shared, version, until) = (Arc::clone(&self.shared), self.version, self.until);
+        let direction = self.facts.direction;
         let this = Arc::new(self);
         let http = Arc::clone(&this);
         let service = service_fn(move |request| {
@@ -163,7 +168,12 @@ impl<R: Route> Http<R> {
                     .serve_connection(io, service)
                     .with_upgrades();
                 // Closed while idle, it may cross the next request: that is answered instead, if it comes in time.
-                let last = &shared.drain;
+                let last = async {
+                    tokio::select! {
+                        () = closing => {}
+                        () = shared.drain.cancelled() => {}
+                    }
+                };
                 drive(last, &carrier, life, connection, |connection| connection.graceful_shutdown()).await
             }
             Version::Http2 => {
@@ -183,7 +193,14 @@ impl<R: Route> Http<R> {
                     .auto_date_header(false)
                     .serve_connection(io, service);
                 // GOAWAY crosses nothing (RFC 9113 s6.8), but who was let in while we leave came for a reason.
-                let last = if shared.leaving.is_cancelled() { &shared.drain } else { &shared.leaving };
+                let leaving = if shared.leaving.is_cancelled() { &shared.drain } else { &shared.leaving };
+                let last = async {
+                    tokio::select! {
+                        () = closing => {}
+                        () = leaving.cancelled() => {}
+                        () = grown_old(until) => {}
+                    }
+                };
                 drive(last, &carrier, life, connection, |connection| connection.graceful_shutdown()).await
             }
         };
@@ -195,9 +212,9 @@ impl<R: Route> Http<R> {
     }
 }
 
-/// Serves a connection, from `last` on only what has begun.
+/// Serves a connection, from the end of `last` on only what has begun.
 async fn drive<C>(
-    last: &CancellationToken,
+    last: impl Future<Output = ()>,
     carrier: &Carrier,
     life: Duration,
     connection: C,
@@ -209,7 +226,7 @@ where
     let mut connection = Box::pin(connection);
     let stalled = carrier.stalled(STALLED);
     let over = tokio::time::sleep(life);
-    tokio::pin!(stalled, over);
+    tokio::pin!(stalled, over, last);
     let mut draining = false;
     loop {
         tokio::select! {
@@ -219,11 +236,18 @@ where
             }
             () = &mut over => return Ok(()),
             result = connection.as_mut() => return result.or_else(|error| caller_error(&error)),
-            () = last.cancelled(), if !draining => {
+            () = &mut last, if !draining => {
                 draining = true;
                 graceful_shutdown(connection.as_mut());
             }
         }
+    }
+}
+
+async fn grown_old(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
     }
 }
 

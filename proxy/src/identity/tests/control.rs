@@ -6,10 +6,7 @@ use std::time::Duration;
 
 use futures_util::stream;
 use parking_lot::Mutex;
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SignatureAlgorithm,
-};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm};
 use rustls::pki_types::CertificateDer;
 use signet_proto::handshake::{ALPN_H2, ClientAuth, Revocations, Svid, Trust, WorkloadKey, server_config};
 use signet_proto::spiffe::{InstanceId, TrustBundle, sha256};
@@ -22,8 +19,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
 use crate::identity::{Joining, Proof};
-
-const DOMAIN: &str = "mesh.test";
+use crate::testing::{DOMAIN, TestAuthority, bundle};
 
 /// What it says next; afterwards it issues.
 pub(super) type Script = VecDeque<Status>;
@@ -32,8 +28,7 @@ pub(super) type Script = VecDeque<Status>;
 pub(super) struct Control(Arc<Inner>);
 
 struct Inner {
-    root: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
+    authority: TestAuthority,
     address: String,
     life: Duration,
     id: String,
@@ -52,18 +47,9 @@ pub(super) struct State {
 impl Control {
     /// Gives SVIDs of this life for `/orders`.
     pub(super) async fn start(life: Duration) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, "root");
-        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{DOMAIN}").try_into().unwrap())];
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let root = params.self_signed(&key).unwrap().der().clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let control = Self(Arc::new(Inner {
-            root,
-            issuer: Issuer::new(params, key),
+            authority: TestAuthority::new(),
             address: listener.local_addr().unwrap().to_string(),
             life,
             id: format!("spiffe://{DOMAIN}/orders"),
@@ -77,7 +63,7 @@ impl Control {
         Joining {
             control: vec![self.0.address.clone()],
             trust_domain: DOMAIN.parse().unwrap(),
-            root_sha256: sha256(&self.0.root),
+            root_sha256: sha256(&self.0.authority.root),
             proof,
             spiffe_id: None,
             ttl_seconds: 0,
@@ -89,24 +75,11 @@ impl Control {
     }
 
     fn bundle(&self) -> TrustBundle {
-        TrustBundle::new(DOMAIN.parse().unwrap(), vec![self.0.root.clone()], 1).unwrap()
+        bundle([&self.0.authority])
     }
 
     fn leaf(&self, key: &impl PublicKeyData, id: &str, life: Duration) -> CertificateDer<'static> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        let instance = InstanceId::random().unwrap();
-        params.distinguished_name.push(DnType::from_oid(&[2, 5, 4, 5]), instance.to_string());
-        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let now = signet_proto::clock::now();
-        params.not_before = (now - Duration::from_secs(10)).into();
-        params.not_after = (now + life).into();
-        params.use_authority_key_identifier_extension = true;
-        params.signed_by(key, &self.0.issuer).unwrap().der().clone()
+        self.0.authority.leaf(key, id, InstanceId::random().unwrap(), life)
     }
 
     fn issue(&self, csr: &[u8]) -> v1::IssuedSvid {
@@ -120,7 +93,7 @@ impl Control {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let leaf = self.leaf(&key, &format!("spiffe://{DOMAIN}/signet/control"), Duration::from_secs(3600));
         let signing_key = WorkloadKey::signing_key_from_pem(key.serialize_pem().as_bytes()).unwrap();
-        let svid = Svid::new(vec![leaf, self.0.root.clone()], signing_key).unwrap();
+        let svid = Svid::new(vec![leaf, self.0.authority.root.clone()], signing_key).unwrap();
         let trust = Arc::new(Trust::new([self.bundle()], Revocations::default()));
         let config = server_config(&svid, trust, ClientAuth::Optional, &[ALPN_H2]).unwrap();
         let incoming = stream::unfold((listener, TlsAcceptor::from(config)), async |(listener, acceptor)| {

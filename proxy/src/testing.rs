@@ -1,0 +1,60 @@
+//! An authority for tests: SVIDs as control issues them.
+
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+};
+use rustls::pki_types::CertificateDer;
+use signet_proto::spiffe::{InstanceId, TrustBundle};
+
+pub(crate) const DOMAIN: &str = "mesh.test";
+
+/// A root that signs leaves.
+pub(crate) struct TestAuthority {
+    pub(crate) root: CertificateDer<'static>,
+    pub(crate) issuer: Issuer<'static, KeyPair>,
+}
+
+impl TestAuthority {
+    pub(crate) fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "root");
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{DOMAIN}").try_into().unwrap())];
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let root = params.self_signed(&key).unwrap().der().clone();
+        Self { root, issuer: Issuer::new(params, key) }
+    }
+
+    pub(crate) fn leaf(
+        &self,
+        key: &impl PublicKeyData,
+        id: &str,
+        instance: InstanceId,
+        life: Duration,
+    ) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::from_oid(&[2, 5, 4, 5]), instance.to_string());
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let now = signet_proto::clock::now();
+        params.not_before = (now - Duration::from_secs(10)).into();
+        params.not_after = (now + life).into();
+        params.use_authority_key_identifier_extension = true;
+        params.signed_by(key, &self.issuer).unwrap().der().clone()
+    }
+}
+
+/// The bundle of these roots.
+pub(crate) fn bundle<'a>(authorities: impl IntoIterator<Item = &'a TestAuthority>) -> TrustBundle {
+    let roots = authorities.into_iter().map(|authority| authority.root.clone()).collect();
+    TrustBundle::new(DOMAIN.parse().unwrap(), roots, 1).unwrap()
+}
