@@ -11,6 +11,7 @@ use signet_control::telemetry::{log, metrics};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
+    signet_proto::abort::on_panic();
     let (task, config) = match Config::load() {
         Ok(loaded) => loaded,
         Err(ConfigError::Usage(usage)) => usage.exit(),

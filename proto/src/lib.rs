@@ -9,6 +9,7 @@
 #[cfg(test)]
 extern crate self as signet_proto;
 
+pub mod abort;
 pub mod because;
 pub mod clock;
 mod codec;

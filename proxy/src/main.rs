@@ -23,6 +23,7 @@ const EXIT_CAPTURE: u8 = 3;
 const EXIT_PROGRAM: u8 = 127;
 
 fn main() -> ExitCode {
+    signet_proto::abort::on_panic();
     let arguments = match Arguments::read().command {
         Command::Run(arguments) => arguments,
         Command::Wait(arguments) => return wait(&arguments),

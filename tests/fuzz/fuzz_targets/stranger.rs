@@ -23,11 +23,11 @@ static KEYS: LazyLock<KeyAlgorithms> = LazyLock::new(|| {
 });
 
 fuzz_target!(|input: &[u8]| {
-    if let Ok(text) = std::str::from_utf8(input) {
-        if let Ok(ticket) = text.parse::<JoinTicket>() {
-            let again: JoinTicket = ticket.to_string().parse().expect("what is written is read");
-            assert_eq!(again.to_string(), ticket.to_string());
-        }
+    if let Ok(text) = std::str::from_utf8(input)
+        && let Ok(ticket) = text.parse::<JoinTicket>()
+    {
+        let again: JoinTicket = ticket.to_string().parse().expect("what is written is read");
+        assert_eq!(again.to_string(), ticket.to_string());
     }
     request(input);
     if let Ok(challenge) = ChallengeRequest::decode(input) {
