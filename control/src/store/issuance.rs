@@ -239,7 +239,7 @@ fn succeed(
         values![&name, issuance.spiffe_id.as_str(), change.at],
     )?;
     if ended == 0 {
-        return Err(Refusal::InstanceUnknown.into());
+        return succeed_again(change, issuance, &name);
     }
     leases::remove(change, &name)?;
     change.audit(
@@ -248,6 +248,18 @@ fn succeed(
         issuance.spiffe_id.as_str(),
         &json!({ "instance": name }),
     )
+}
+
+/// An answer that was lost is asked for again: with the same key, by which nobody but the successor is served. What
+/// was made then is not used.
+fn succeed_again(change: &Change<'_>, issuance: &Issuance, predecessor: &str) -> Result<(), StoreError> {
+    let unused = change.sql.execute(
+        "UPDATE instance SET status = 'departed'
+         WHERE predecessor = ?1 AND spiffe_id = ?2 AND status = 'active' AND renewals = 0
+           AND id IN (SELECT instance FROM certificate WHERE spki_sha256 = ?3)",
+        values![predecessor, issuance.spiffe_id.as_str(), &issuance.spki_sha256],
+    )?;
+    if unused == 0 { Err(Refusal::InstanceUnknown.into()) } else { Ok(()) }
 }
 
 fn renew(

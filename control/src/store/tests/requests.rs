@@ -18,6 +18,7 @@ both_engines!(
     what_is_held_is_bounded,
     rule_on_a_subtree_holds_and_the_stricter_one_counts,
     later_approval_holds_new_instances_and_not_what_runs,
+    succession_whose_answer_was_lost_is_asked_for_again_with_the_same_key,
     freeze_stops_new_instances_below_it_until_it_is_lifted,
     revoked_identity_has_no_request_left,
     proven_request_is_held_before_its_template_gave_the_identity,
@@ -317,6 +318,25 @@ async fn later_approval_holds_new_instances_and_not_what_runs(fixture: Fixture) 
     };
     let issuance = issuance("orders", time::now() + HOUR);
     fixture.store.record_attestation(issuance, successor).await.unwrap();
+}
+
+async fn succession_whose_answer_was_lost_is_asked_for_again_with_the_same_key(fixture: Fixture) {
+    let (instance, first) = fixture.instance("orders", 1, HOUR).await;
+    let successor = |number: u8| Attestation {
+        evidence: model::Evidence::Svid { instance, presented: vec![(ISSUER, first.serial.clone())] },
+        ..attestation(number)
+    };
+    let asked = issuance("orders", time::now() + HOUR);
+    fixture.store.record_attestation(asked.clone(), successor(3)).await.unwrap();
+    let again = Issuance { serial: issuance("orders", time::now()).serial, ..asked.clone() };
+    fixture.store.record_attestation(again, successor(4)).await.unwrap();
+    let all = fixture.store.identities(None, false, time::now()).await.unwrap();
+    let active = all.iter().filter(|identity| identity.status == "active").count();
+    assert_eq!((all.len(), active), (3, 1), "what the first try made is not used");
+    let of_another_key = issuance("orders", time::now() + HOUR);
+    let refused = fixture.store.record_attestation(of_another_key, successor(5)).await;
+    assert_eq!(refusal(refused), Refusal::InstanceUnknown);
+    fixture.verified_events().await;
 }
 
 async fn freeze_stops_new_instances_below_it_until_it_is_lifted(fixture: Fixture) {
