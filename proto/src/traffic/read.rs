@@ -182,7 +182,8 @@ rate: { requests: 100, burst: 300 }
 
     fn parse(text: &str) -> Result<Service, ParseError> {
         let nodes = from_yaml("s.yaml", text, Bounds { bytes: 10_000, documents: 1 })?;
-        parse_node("s.yaml", &nodes[0])
+        let none = || ParseError::somewhere("s.yaml", "no document");
+        parse_node("s.yaml", nodes.first().ok_or_else(none)?)
     }
 
     fn with(line: &str) -> String {
