@@ -63,9 +63,10 @@ fn block(text: &mut String, value: &Value, indent: usize) {
 
 /// A key and its value: on the same line if that is short, below it otherwise.
 fn after(text: &mut String, key: &str, value: &Value, indent: usize) {
+    let is_list = matches!(value, Value::List(items) if !items.is_empty());
     text.push_str(key);
     match inline(value) {
-        Some(inline) if !matches!(value, Value::List(_)) || indent + key.len() + inline.len() < LINE => {
+        Some(inline) if !is_list || indent + key.len() + inline.len() < LINE => {
             text.push(' ');
             text.push_str(&inline);
             text.push('\n');
@@ -200,6 +201,8 @@ purpose: \"it's: \\\"quoted\\\" \\U0000202E\"
         let items: Vec<String> = (0..9).map(|n| format!("spiffe://prod.example/w{n}")).collect();
         let document = from_yaml("p.yaml", &format!("from: [{}]", items.join(", ")), ONE).unwrap();
         assert!(to_yaml(&document[0]).starts_with("from:\n  - spiffe://prod.example/w0\n  - "));
+        let empty = format!("{}: []\n", "k".repeat(LINE));
+        assert_eq!(to_yaml(&from_yaml("p.yaml", &empty, ONE).unwrap()[0]), empty);
     }
 
     #[test]
