@@ -228,10 +228,10 @@ async fn the_admin_listener_is_for_this_machine_alone() {
         curl().args(["--noproxy", "", "-p", "-x", &format!("http://{}", proxy.outbound()), &url]).run().await;
     assert!(refused.code() != 0 && refused.stdout.is_empty(), "not through the proxy: {}", refused.all());
 
-    let _ = admin(&proxy, &["PUT", "/log", r#"{"filter": "debug", "for": "1h"}"#]).await.succeeded();
+    let _ = admin(&proxy, &["PUT", "/log", r#"{"filter": "trace", "for": "1h"}"#]).await.succeeded();
     let state = proxy.ask("/log").await;
-    assert!(state["filter"] == "debug" && state["reverts_at"].is_string(), "{state}");
-    proxy.process.wait_for_log("a line that was not there before", |event| event["level"] == "DEBUG").await;
+    assert!(state["filter"] == "trace" && state["reverts_at"].is_string(), "{state}");
+    proxy.process.wait_for_log("a line that was not there before", |event| event["level"] == "TRACE").await;
     let wrong = admin(&proxy, &["PUT", "/log", r#"{"filter": "a=b=c"}"#]).await;
     assert!(wrong.code() == 1 && wrong.all().contains("400"), "{}", wrong.all());
 
