@@ -12,4 +12,4 @@ pub mod upstream;
 
 pub use farewell::farewell;
 pub use prefixed::Prefixed;
-pub use screen::Screened;
+pub use screen::{IdentityFields, Screen, Screened};

@@ -13,29 +13,41 @@ use super::stated::RESERVED;
 /// No server takes a longer head.
 const LONGEST_HEAD: usize = 64 * 1024;
 
-/// A caller's stream whose beginning may not look like that.
+/// Looks at what a caller sends, as it comes.
+pub trait Screen {
+    /// Why the stream ends with these bytes, which are not passed on; `None` if it goes on.
+    fn refuses(&mut self, bytes: &[u8]) -> Option<&'static str>;
+}
+
+/// A caller's stream, for as long as its screen refuses nothing.
 #[derive(Debug)]
-pub struct Screened<S> {
+pub struct Screened<S, R> {
     inner: S,
-    field: Field,
+    screen: R,
 }
 
 /// How far into a line that begins with a field's name the bytes are; either of the signs is taken for the other.
 #[derive(Debug)]
-struct Field {
+pub struct IdentityFields {
     seen: usize,
     /// Of each of the names; `None` in a line that begins otherwise.
     matched: [Option<usize>; RESERVED.len()],
 }
 
-impl<S> Screened<S> {
+impl<S, R> Screened<S, R> {
     /// Screens a stream of which nothing was passed on yet.
-    pub fn new(inner: S) -> Self {
-        Self { inner, field: Field { seen: 0, matched: [Some(0); RESERVED.len()] } }
+    pub fn new(inner: S, screen: R) -> Self {
+        Self { inner, screen }
     }
 }
 
-impl Field {
+impl Default for IdentityFields {
+    fn default() -> Self {
+        Self { seen: 0, matched: [Some(0); RESERVED.len()] }
+    }
+}
+
+impl IdentityFields {
     /// Whether one of the names is complete with these bytes.
     fn completes(&mut self, bytes: &[u8]) -> bool {
         for byte in bytes.iter().take(LONGEST_HEAD.saturating_sub(self.seen)) {
@@ -58,7 +70,15 @@ impl Field {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
+impl Screen for IdentityFields {
+    fn refuses(&mut self, bytes: &[u8]) -> Option<&'static str> {
+        (self.seen < LONGEST_HEAD && self.completes(bytes)).then_some(
+            "bytes of an undeclared protocol bring the identity header: if this port's protocol is not HTTP, declare it: protocol = \"tcp\"",
+        )
+    }
+}
+
+impl<S: AsyncRead + Unpin, R: Screen + Unpin> AsyncRead for Screened<S, R> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -66,21 +86,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if self.field.seen < LONGEST_HEAD {
-            let new = buf.filled().get(before..).unwrap_or_default();
-            if self.field.completes(new) {
-                buf.set_filled(before);
-                return Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "bytes of an undeclared protocol bring the identity header: if this port's protocol is not HTTP, declare it: protocol = \"tcp\"",
-                )));
-            }
+        if let Some(why) = self.screen.refuses(buf.filled().get(before..).unwrap_or_default()) {
+            buf.set_filled(before);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Screened<S> {
+impl<S: AsyncWrite + Unpin, R: Unpin> AsyncWrite for Screened<S, R> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, data)
     }
@@ -92,16 +106,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Screened<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    fn field() -> Field {
-        Field { seen: 0, matched: [Some(0); RESERVED.len()] }
-    }
 
     #[test]
     fn the_field_is_found_where_a_line_begins_with_it() {
@@ -115,7 +137,7 @@ mod tests {
             "GET /a\nclient_cert_chain: :AA==:\r\n",
         ] {
             for size in [1, 2, 7, head.len()] {
-                let mut field = field();
+                let mut field = IdentityFields::default();
                 assert!(
                     head.as_bytes().chunks(size).any(|piece| field.completes(piece)),
                     "{head:?} by {size}"
@@ -129,17 +151,17 @@ mod tests {
             "x-forwarded-for: 10.0.0.1",
             "x-client-cert: other",
         ] {
-            assert!(!field().completes(other.as_bytes()), "{other:?}");
+            assert!(!IdentityFields::default().completes(other.as_bytes()), "{other:?}");
         }
         let late = format!("{}\nx-forwarded-client-cert", "a".repeat(LONGEST_HEAD));
-        assert!(!field().completes(late.as_bytes()), "beyond any head");
+        assert!(!IdentityFields::default().completes(late.as_bytes()), "beyond any head");
     }
 
     proptest! {
         #[test]
         fn pieces_make_no_difference(bytes in prop::collection::vec(prop::sample::select(&b"x-forwarded-client-cert_X\r\n :"[..]), 0..200), size in 1_usize..20) {
-            let mut pieces = field();
-            prop_assert_eq!(field().completes(&bytes), bytes.chunks(size).any(|piece| pieces.completes(piece)));
+            let mut pieces = IdentityFields::default();
+            prop_assert_eq!(IdentityFields::default().completes(&bytes), bytes.chunks(size).any(|piece| pieces.completes(piece)));
         }
     }
 }

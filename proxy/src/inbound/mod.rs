@@ -25,7 +25,7 @@ use crate::forward::http::{Direct, Http, Http2Support, Pool, Slot, Version, cut}
 use crate::forward::opaque::relay;
 use crate::forward::stated::{self, Stated};
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
-use crate::forward::{Prefixed, Screened, farewell};
+use crate::forward::{IdentityFields, Prefixed, Screened, farewell};
 use crate::mesh::Alpn;
 use crate::run::Shared;
 use crate::sightings::Seen;
@@ -340,7 +340,15 @@ impl Arrival {
                 let relayed = async {
                     match self.protocol {
                         config::Protocol::Tcp => relay(&mut called, from, &meters, self.shared.idle).await,
-                        _ => relay(&mut called, Screened::new(from), &meters, self.shared.idle).await,
+                        _ => {
+                            relay(
+                                &mut called,
+                                Screened::new(from, IdentityFields::default()),
+                                &meters,
+                                self.shared.idle,
+                            )
+                            .await
+                        }
                     }
                 };
                 let ended = tokio::select! {

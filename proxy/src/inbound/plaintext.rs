@@ -7,14 +7,11 @@
 //! has nothing to say yet. In both cases a ClientHello that comes later ends the connection: nothing that is meant to
 //! be TLS goes on without.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 
 use super::{App, Arrival, Inbound, Refusal, limited};
@@ -23,7 +20,7 @@ use crate::config;
 use crate::connections::{Content, Peer, Subject};
 use crate::forward::detect::Detected;
 use crate::forward::stated::Stated;
-use crate::forward::{Prefixed, farewell};
+use crate::forward::{Prefixed, Screen, Screened, farewell};
 use crate::mesh::Snapshot;
 use crate::run::Shared;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, metrics};
@@ -155,7 +152,7 @@ pub(super) async fn serve(
     };
     let registration = arrival.register();
     let expected = begun.app_first.then_some(Detected::Opaque);
-    let mut caller = Some(Prefixed::new(Unencrypted::new(caller)));
+    let mut caller = Some(Prefixed::new(Screened::new(caller, LateTls::default())));
     let ended = arrival.carry_while_permitted(&registration, &mut caller, expected, begun.app, record).await;
     if let Err((CloseReason::Denied | CloseReason::PlaintextRefused, _)) = &ended {
         metrics::plaintext("refused");
@@ -167,20 +164,21 @@ pub(super) async fn serve(
     ended
 }
 
-/// A stream that may not begin like TLS.
+/// Whether a stream begins like TLS after all.
 #[derive(Debug)]
-struct Unencrypted<S> {
-    inner: S,
+struct LateTls {
     /// Of its first bytes, as long as they are those of TLS; `None` once they are not.
     alike: Option<usize>,
 }
 
-impl<S> Unencrypted<S> {
-    fn new(inner: S) -> Self {
-        Self { inner, alike: Some(0) }
+impl Default for LateTls {
+    fn default() -> Self {
+        Self { alike: Some(0) }
     }
+}
 
-    /// Whether it turns out to be TLS with these bytes.
+impl LateTls {
+    /// Whether it does with these bytes.
     fn is_tls(&mut self, bytes: &[u8]) -> bool {
         for byte in bytes {
             let Some(alike) = self.alike else { return false };
@@ -193,54 +191,20 @@ impl<S> Unencrypted<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Unencrypted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if self.alike.is_some() && self.is_tls(buf.filled().get(before..).unwrap_or_default()) {
-            buf.set_filled(before);
-            metrics::plaintext("late_tls");
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a ClientHello came too late: what is meant to be TLS is not carried without",
-            )));
+impl Screen for LateTls {
+    fn refuses(&mut self, bytes: &[u8]) -> Option<&'static str> {
+        if !self.is_tls(bytes) {
+            return None;
         }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Unencrypted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        metrics::plaintext("late_tls");
+        Some("a ClientHello came too late: what is meant to be TLS is not carried without")
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -288,7 +252,7 @@ mod tests {
         let Begins::Plaintext(silent) = begins(&mut caller, None).await else { panic!("nobody spoke") };
         assert!(!silent.app_first);
         client.write_all(b"\x16\x03\x01").await.unwrap();
-        let refused = Unencrypted::new(caller).read_exact(&mut [0; 2]).await.unwrap_err();
+        let refused = Screened::new(caller, LateTls::default()).read_exact(&mut [0; 2]).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
     }
 
@@ -323,7 +287,7 @@ mod tests {
         fn pieces_make_no_difference(
             bytes in prop::collection::vec(prop::sample::select(&b"\x16\x03\x01G"[..]), 0..6), size in 1_usize..4,
         ) {
-            let (mut whole, mut pieces) = (Unencrypted::new(()), Unencrypted::new(()));
+            let (mut whole, mut pieces) = (LateTls::default(), LateTls::default());
             let found = whole.is_tls(&bytes);
             prop_assert_eq!(found, bytes.chunks(size).any(|piece| pieces.is_tls(piece)));
             prop_assert_eq!(found, is_tls(&bytes) == Some(true));
