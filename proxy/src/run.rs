@@ -27,7 +27,7 @@ use crate::inbound::{self, Inbound};
 use crate::living::endings::{Ending, Endings};
 use crate::living::{drain, notify};
 use crate::mesh::sealed::{Expected, Keeper};
-use crate::mesh::{Mesh, expire_rules, watch};
+use crate::mesh::{Mesh, expire_rights, watch};
 use crate::outbound::{self, Destinations, Outbound};
 use crate::sightings::Sightings;
 use crate::sightings::report::Reports;
@@ -109,7 +109,7 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
     // Those for us are answered by one process only.
     let (ours, answering) = (doors.ours(), stop.child_token());
     duties.spawn(after(ours.clone(), admin::serve_health(health_listener, health, answering.clone())));
-    duties.spawn(expire_rules(Arc::clone(&mesh), stop.clone()));
+    duties.spawn(expire_rights(Arc::clone(&mesh), stop.clone()));
     if let Some(keeper) = keeper {
         // The file, too, is one process's.
         duties.spawn(after(ours.clone(), keeper.run(answering.clone())));

@@ -1,7 +1,8 @@
 //! An authority for tests: SVIDs as control issues them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use jiff::SignedDuration;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
@@ -35,7 +36,7 @@ impl TestAuthority {
         key: &impl PublicKeyData,
         id: &str,
         instance: InstanceId,
-        life: Duration,
+        life: SignedDuration,
     ) -> CertificateDer<'static> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -46,8 +47,9 @@ impl TestAuthority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let now = signet_proto::clock::now();
-        params.not_before = (now - Duration::from_secs(10)).into();
-        params.not_after = (now + life).into();
+        let end = jiff::Timestamp::try_from(now).unwrap() + life;
+        params.not_before = (SystemTime::from(end).min(now) - Duration::from_secs(10)).into();
+        params.not_after = SystemTime::from(end).into();
         params.use_authority_key_identifier_extension = true;
         params.signed_by(key, &self.issuer).unwrap().der().clone()
     }

@@ -1,7 +1,7 @@
 //! An X.509-SVID together with its key: what a workload proves itself with.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::CertificateDer;
@@ -87,6 +87,12 @@ impl Svid {
     #[must_use]
     pub fn profile(&self) -> &SvidProfile {
         &self.profile
+    }
+
+    /// The first moment at which nobody believes it: the second that its leaf names last is over (RFC 5280 s4.1.2.5).
+    #[must_use]
+    pub fn end(&self) -> SystemTime {
+        self.profile.not_after + Duration::from_secs(1)
     }
 
     /// The chain, leaf first.

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
+use jiff::SignedDuration;
 use proptest::prelude::*;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use signet_proto::handshake::{PeerIdentity, Revocations, Svid, WorkloadKey};
@@ -19,26 +20,29 @@ use crate::testing::{DOMAIN, TestAuthority, bundle};
 
 const PEERS: usize = 4;
 const PORT: u16 = 8080;
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 static AUTHORITIES: LazyLock<[TestAuthority; 2]> =
     LazyLock::new(|| [TestAuthority::new(), TestAuthority::new()]);
-static SELF: LazyLock<Arc<Svid>> = LazyLock::new(|| {
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-    let instance = InstanceId::random().unwrap();
-    let leaf = AUTHORITIES[0].leaf(&key, &name("app"), instance, Duration::from_secs(3600));
-    let key = WorkloadKey::signing_key_from_pem(key.serialize_pem().as_bytes()).unwrap();
-    Arc::new(Svid::new(vec![leaf], key).unwrap())
-});
+static SELF: LazyLock<Arc<Svid>> = LazyLock::new(|| own(HOUR));
+static ENDED: LazyLock<Arc<Svid>> = LazyLock::new(|| own(-HOUR));
 /// Each of an authority of its own turn: `n` of `n % 2`.
 static CALLERS: LazyLock<Vec<Arc<PeerIdentity>>> = LazyLock::new(|| {
     let caller = |number: usize| {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let (id, instance) = (name(&format!("caller-{number}")), InstanceId::random().unwrap());
-        let leaf = AUTHORITIES[number % 2].leaf(&key, &id, instance, Duration::from_secs(3600));
+        let leaf = AUTHORITIES[number % 2].leaf(&key, &id, instance, HOUR);
         Arc::new(PeerIdentity::from_verified(Some(&[leaf])).unwrap())
     };
     (0..PEERS).map(caller).collect()
 });
+
+fn own(life: SignedDuration) -> Arc<Svid> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let leaf = AUTHORITIES[0].leaf(&key, &name("app"), InstanceId::random().unwrap(), life);
+    let key = WorkloadKey::signing_key_from_pem(key.serialize_pem().as_bytes()).unwrap();
+    Arc::new(Svid::new(vec![leaf], key).unwrap())
+}
 
 fn name(path: &str) -> String {
     format!("spiffe://{DOMAIN}/{path}")
@@ -58,13 +62,16 @@ struct World {
     keys: BTreeSet<usize>,
     /// Which authorities are not in the bundle; never the first, which is ours.
     second_is_gone: bool,
+    /// Our own SVID was not renewed in time.
+    we_ended: bool,
 }
 
 impl World {
     fn permits(&self, caller: usize, carried: Carried) -> bool {
         let revoked = [&self.identities, &self.instances, &self.lapsed, &self.serials, &self.keys];
         let believed = revoked.iter().all(|set| !set.contains(&caller))
-            && (!self.second_is_gone || caller.is_multiple_of(2));
+            && (!self.second_is_gone || caller.is_multiple_of(2))
+            && !self.we_ended;
         let reads = self.reads.contains(&caller) && matches!(carried, Carried::Nothing | Carried::Get);
         believed && (self.all.contains(&caller) || reads)
     }
@@ -113,7 +120,7 @@ impl World {
     fn enter(&self, mesh: &Mesh) -> Applied {
         let kept = if self.second_is_gone { 1 } else { 2 };
         mesh.update(|inputs| {
-            inputs.svid = Some(Arc::clone(&SELF));
+            inputs.svid = Some(Arc::clone(if self.we_ended { &ENDED } else { &SELF }));
             inputs.bundles = vec![bundle(&AUTHORITIES[..kept])];
             inputs.revocations = self.revocations();
             inputs.policy = Some(Arc::new(self.policy()));
@@ -152,6 +159,7 @@ enum Step {
     Goes(usize),
     Toggles(fn(&mut World) -> &mut BTreeSet<usize>, usize),
     TogglesAuthority,
+    WeEndOrAreRenewed,
     NothingChanges,
 }
 
@@ -174,6 +182,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::Goes),
         6 => (prop::sample::select(sets), 0..PEERS).prop_map(|(set, caller)| Step::Toggles(set, caller)),
         1 => Just(Step::TogglesAuthority),
+        1 => Just(Step::WeEndOrAreRenewed),
         1 => Just(Step::NothingChanges),
     ]
 }
@@ -243,6 +252,10 @@ proptest! {
                 }
                 Step::TogglesAuthority => {
                     world.second_is_gone = !world.second_is_gone;
+                    applied = Some(world.enter(&mesh));
+                }
+                Step::WeEndOrAreRenewed => {
+                    world.we_ended = !world.we_ended;
                     applied = Some(world.enter(&mesh));
                 }
                 Step::NothingChanges => applied = Some(mesh.decide_again()),

@@ -1,4 +1,5 @@
-//! Rules and exceptions with an end: when an `until` passes, the live connections it allowed are decided again.
+//! Rights with an end: when an `until` passes, or our own SVID ends, the live connections that it allowed are decided
+//! again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use super::Mesh;
 /// The longest that is slept at once, so that a jump of the wall clock is noticed within it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
-/// Decides again whenever a rule starts or stops to count, until `stop`.
-pub async fn expire_rules(mesh: Arc<Mesh>, stop: CancellationToken) {
+/// Decides again whenever a right starts or ends with time, until `stop`.
+pub async fn expire_rights(mesh: Arc<Mesh>, stop: CancellationToken) {
     let mut generations = mesh.generations();
     let mut due = None;
     loop {
@@ -20,7 +21,8 @@ pub async fn expire_rules(mesh: Arc<Mesh>, stop: CancellationToken) {
             mesh.decide_again();
         }
         due = mesh.current().and_then(|snapshot| {
-            let changes = [snapshot.policy.next_change(now), snapshot.settings.next_change(now)];
+            let ours = Some(snapshot.svid.end()).filter(|end| *end > now);
+            let changes = [snapshot.policy.next_change(now), snapshot.settings.next_change(now), ours];
             changes.into_iter().flatten().min()
         });
         let wait = due.map(|due| due.duration_since(now).unwrap_or_default().min(LONGEST_SLEEP));

@@ -23,7 +23,7 @@ use signet_proto::settings::Settings;
 use signet_proto::spiffe::TrustBundle;
 use tokio::sync::watch as latest;
 
-pub use duty::expire_rules;
+pub use duty::expire_rights;
 pub use services::{Behind, Endpoint, Services};
 pub use snapshot::{Alpn, Snapshot};
 pub use traffic::Traffic;
@@ -132,7 +132,7 @@ impl Mesh {
         let mut missing = Vec::new();
         match &inputs.svid {
             None => missing.push("identity: no SVID yet"),
-            Some(svid) if svid.profile().not_after <= signet_proto::clock::now() => {
+            Some(svid) if svid.end() <= signet_proto::clock::now() => {
                 missing.push("identity: the SVID has ended and could not be renewed");
             }
             Some(_) => {}

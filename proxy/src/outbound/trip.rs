@@ -120,7 +120,7 @@ impl Call {
             None => Arc::clone(named),
         };
         drop(snapshot);
-        leg.located().await?;
+        leg.located().await.inspect_err(|error| leg.unreached(error, true))?;
         Ok(Self { named: Arc::clone(named), service, leg, tried: Vec::new(), chosen: None })
     }
 
@@ -142,7 +142,7 @@ impl Call {
         if let Some(chosen) = self.chosen.take() {
             return Ok(Some(chosen));
         }
-        let mut chosen = self.leg.choose(&self.tried)?;
+        let mut chosen = self.leg.choose(&self.tried).inspect_err(|error| self.leg.unreached(error, true))?;
         if chosen.is_none() && again {
             self.tried.clear();
             chosen = self.leg.choose(&[])?;

@@ -45,6 +45,8 @@ pub enum CloseReason {
     PolicyLost,
     /// The peer was revoked, one way or another.
     Revoked(signet_proto::handshake::RevokedBecause),
+    /// Our own SVID ended and was not renewed.
+    SvidEnded,
     /// The peer's authority left the bundle.
     TrustRemoved,
     /// This proxy is shutting down and the connection did not end in time.
@@ -76,6 +78,7 @@ impl CloseReason {
             Self::Idle => "idle",
             Self::PolicyLost => "policy_lost",
             Self::Revoked(because) => because.as_str(),
+            Self::SvidEnded => "svid_ended",
             Self::TrustRemoved => "trust_removed",
             Self::Drained => "drained",
             Self::HandshakeFailed => "handshake_failed",

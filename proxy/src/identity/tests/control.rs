@@ -79,7 +79,7 @@ impl Control {
     }
 
     fn leaf(&self, key: &impl PublicKeyData, id: &str, life: Duration) -> CertificateDer<'static> {
-        self.0.authority.leaf(key, id, InstanceId::random().unwrap(), life)
+        self.0.authority.leaf(key, id, InstanceId::random().unwrap(), life.try_into().unwrap())
     }
 
     fn issue(&self, csr: &[u8]) -> v1::IssuedSvid {
