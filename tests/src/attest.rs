@@ -169,6 +169,15 @@ impl Stranger {
         Ok(Self { client, csr: request_for(&KeyPair::generate().expect("keys are generated")) })
     }
 
+    /// The same connection, with another key to be signed.
+    ///
+    /// # Panics
+    /// Never on a sane machine.
+    #[must_use]
+    pub fn with_another_key(self) -> Self {
+        Self { csr: request_for(&KeyPair::generate().expect("keys are generated")), ..self }
+    }
+
     /// The signing request that goes with each proof.
     #[must_use]
     pub fn csr(&self) -> &[u8] {

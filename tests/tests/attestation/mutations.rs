@@ -130,7 +130,11 @@ async fn an_svid_proves_its_successor_to_nobody_else() {
     let itself = Stranger::connect_as(mesh.grpc, chain, &joined).await.expect("control is up");
     let next = itself.prove(svid.clone()).await.expect("its own SVID");
     assert_ne!(next.instance, joined.svid.instance);
-    itself.prove(svid).await.expect_err("it has departed: one successor for each");
+    let again =
+        itself.prove(svid.clone()).await.expect("its answer was lost: asked for again with the same key");
+    assert_eq!(again.instance, next.instance, "it has one successor");
+    let refused = itself.with_another_key().prove(svid).await.expect_err("nobody else succeeds it");
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
     mesh.verify_audit().await;
 }
 
