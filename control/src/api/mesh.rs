@@ -153,7 +153,7 @@ impl Watch {
         let lease = Lease { instance, spiffe_id: id.clone(), address, listeners, locality };
         let now = time::now();
         let claim = claim.unwrap_or_else(|| u64::try_from(time::to_millis(now)).unwrap_or_default());
-        let new = NewWatcher { version, schema, lease: lease.clone(), claim };
+        let new = NewWatcher { version, schema, lease: lease.clone(), upstreams: upstreams.clone(), claim };
         let opened = rooms.watchers.open(&new, now);
         let following = rooms.endpoints.follow(opened.stream, &opened.bell, &upstreams);
         rooms.endpoints.hold(opened.stream, &lease);

@@ -18,6 +18,7 @@
 mod bell;
 mod book;
 mod by_identity;
+mod callers;
 mod contact;
 mod elsewhere;
 mod endpoints;

@@ -1,7 +1,7 @@
 //! All policy documents: read once when they change, found by whom they are about, and narrowed for proxies that read
 //! an older schema.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -40,8 +40,13 @@ pub struct PolicySubset {
 pub enum Concerned {
     /// Everybody.
     Everyone,
-    /// Those that one of these means.
-    Those(Vec<Pattern>),
+    /// Those that one of `named` means, and whoever calls one of `callers_of`.
+    Those {
+        /// Whose own it is.
+        named: Vec<Pattern>,
+        /// Identities of which it says something to their callers.
+        callers_of: BTreeSet<SpiffeId>,
+    },
 }
 
 #[derive(Debug)]
@@ -145,7 +150,15 @@ impl Concerned {
     /// Nobody.
     #[must_use]
     pub fn nobody() -> Self {
-        Self::Those(Vec::new())
+        Self::Those { named: Vec::new(), callers_of: BTreeSet::new() }
+    }
+
+    /// And the proxies of `id`, and whoever calls it.
+    pub(super) fn add_service(&mut self, id: &SpiffeId) {
+        self.add(Some(Pattern::Exact(id.clone())));
+        if let Self::Those { callers_of, .. } = self {
+            callers_of.insert(id.clone());
+        }
     }
 
     /// `None`: everybody.
@@ -153,9 +166,9 @@ impl Concerned {
         match (&mut *self, who) {
             (Self::Everyone, _) => {}
             (_, None) => *self = Self::Everyone,
-            (Self::Those(patterns), Some(pattern)) => {
-                if !patterns.contains(&pattern) {
-                    patterns.push(pattern);
+            (Self::Those { named, .. }, Some(pattern)) => {
+                if !named.contains(&pattern) {
+                    named.push(pattern);
                 }
             }
         }
@@ -275,7 +288,7 @@ pub(super) mod tests {
             let (other, change) = one.next(documents(&after));
             let concerned = |concerned: &Concerned, id: &SpiffeId| match concerned {
                 Concerned::Everyone => true,
-                Concerned::Those(patterns) => patterns.iter().any(|pattern| pattern.matches(id)),
+                Concerned::Those { named, .. } => named.iter().any(|pattern| pattern.matches(id)),
             };
             for who in who.iter().map(|who| id(who)) {
                 if !concerned(&change, &who) {
@@ -296,7 +309,8 @@ pub(super) mod tests {
         let before = section(vec![one.clone()]);
         let (after, change) = before.next(vec![one, other]);
         assert!(Arc::ptr_eq(&before.documents[0], &after.documents[0]));
-        assert_eq!(change, Concerned::Those(vec!["spiffe://td/b".parse().unwrap()]));
+        let named = vec!["spiffe://td/b".parse().unwrap()];
+        assert_eq!(change, Concerned::Those { named, callers_of: BTreeSet::new() });
         let subset = after.subset(&id("spiffe://td/a"), Schema::NEWEST);
         assert!(Arc::ptr_eq(&subset, &after.subset(&id("spiffe://td/a"), Schema::NEWEST)));
     }

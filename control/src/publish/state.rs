@@ -116,9 +116,8 @@ impl MeshState {
         trust_domain: &TrustDomain,
     ) -> Result<Option<(Self, Concerned)>, StoreError> {
         let MeshRead { commit, roots, policies, revocations, settings, services, went_back: _ } = read;
-        // Who calls whom is known to the streams alone: each of them looks whether a service is its own.
-        let everyone = roots.is_some() || revocations.is_some() || settings.is_some() || services.is_some();
-        if !everyone && policies.is_none() {
+        let everyone = roots.is_some() || revocations.is_some() || settings.is_some();
+        if !everyone && policies.is_none() && services.is_none() {
             return Ok(None);
         }
         let mut next =
@@ -147,7 +146,9 @@ impl MeshState {
             next.settings = Arc::new(SettingsSection::new(document));
         }
         if let Some(services) = services {
-            next.traffic = Arc::new(TrafficSection::new(services));
+            let (section, changed) = self.traffic.next(services);
+            next.traffic = Arc::new(section);
+            changed.iter().for_each(|id| concerned.add_service(id));
         }
         Ok(Some((next, concerned)))
     }

@@ -1,7 +1,7 @@
 //! All documents of `kind: Service`, and which of them one proxy is told: that of its own identity, and those of the
 //! identities that it calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use signet_proto::digest::{self, Digest};
@@ -23,10 +23,14 @@ pub struct TrafficSubset {
 }
 
 impl TrafficSection {
-    /// Of these documents.
+    /// The section with these documents, and of whom one came, went or says something else.
     #[must_use]
-    pub fn new(services: Vec<NewService>) -> Self {
-        Self(services.into_iter().map(|service| (service.id, service.document.into())).collect())
+    pub fn next(&self, services: Vec<NewService>) -> (Self, BTreeSet<SpiffeId>) {
+        let now: BTreeMap<SpiffeId, Arc<str>> =
+            services.into_iter().map(|service| (service.id, service.document.into())).collect();
+        let changed = self.0.keys().chain(now.keys()).filter(|id| self.0.get(id) != now.get(id));
+        let changed = changed.cloned().collect();
+        (Self(now), changed)
     }
 
     /// What the proxies of `id` are told that call `upstreams`.
@@ -62,7 +66,9 @@ mod tests {
             id: format!("spiffe://td/{name}").parse().unwrap(),
             document: name.to_owned(),
         };
-        let section = TrafficSection::new(["a", "b", "shop/c", "shop/d"].map(service).into());
+        let (section, all) =
+            TrafficSection::default().next(["a", "b", "shop/c", "shop/d"].map(service).into());
+        assert_eq!(all.len(), 4);
         let told = |id: &str, upstreams: &[&str]| {
             let upstreams: Vec<Pattern> = upstreams.iter().map(|text| text.parse().unwrap()).collect();
             section.subset(&id.parse().unwrap(), &upstreams).message().documents.join(" ")
@@ -74,5 +80,21 @@ mod tests {
         let subset = |id: &str| section.subset(&id.parse().unwrap(), &[]).digest;
         assert_eq!(subset("spiffe://td/x"), subset("spiffe://td/y"));
         assert_ne!(subset("spiffe://td/x"), subset("spiffe://td/a"));
+    }
+
+    #[test]
+    fn what_came_went_or_says_something_else_has_changed() {
+        let of = |services: &[(&str, &str)]| {
+            let services = services.iter().map(|(name, document)| NewService {
+                id: format!("spiffe://td/{name}").parse().unwrap(),
+                document: (*document).to_owned(),
+            });
+            services.collect::<Vec<_>>()
+        };
+        let (before, _) = TrafficSection::default().next(of(&[("same", "1"), ("other", "1"), ("gone", "1")]));
+        let (after, changed) = before.next(of(&[("same", "1"), ("other", "2"), ("new", "1")]));
+        let changed: Vec<_> = changed.iter().map(SpiffeId::as_str).collect();
+        assert_eq!(changed, ["spiffe://td/gone", "spiffe://td/new", "spiffe://td/other"]);
+        assert!(after.next(of(&[("new", "1"), ("other", "2"), ("same", "1")])).1.is_empty());
     }
 }

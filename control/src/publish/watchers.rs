@@ -10,13 +10,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use signet_proto::digest::StateDigest;
-use signet_proto::policy::Schema;
+use signet_proto::policy::{Pattern, Schema};
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 use tokio::sync::Notify;
 
 use super::bell::{Bell, Ended};
 use super::book::{Book, Entry};
 use super::by_identity::ByIdentity;
+use super::callers::Callers;
 use super::policies::Concerned;
 use crate::policy::OlderReader;
 use crate::store::model::{Lease, Standing};
@@ -36,6 +37,8 @@ pub struct NewWatcher {
     pub schema: Schema,
     /// Where it is, as control sees it, and listens.
     pub lease: Lease,
+    /// Whom it calls.
+    pub upstreams: Vec<Pattern>,
     /// Grows with each stream of the instance, at whatever replica: the greatest is the newest.
     pub claim: u64,
 }
@@ -106,6 +109,7 @@ struct Table {
     next: u64,
     streams: HashMap<InstanceId, Watcher>,
     by_identity: ByIdentity<InstanceId>,
+    callers: Callers,
     book: Book,
     /// Of whom more is known than was written down.
     unwritten: HashSet<InstanceId>,
@@ -162,6 +166,7 @@ impl Watchers {
             old.bell.end(Ended::Superseded);
         }
         table.by_identity.insert(spiffe_id, *instance);
+        table.callers.insert(&new.upstreams, *instance);
         metrics::streams(table.streams.len());
         Opened { stream, bell }
     }
@@ -196,10 +201,10 @@ impl Watchers {
     /// that it concerns. Whoever opens a stream meanwhile either owes it or sees it.
     pub fn publish(&self, after: u64, revision: u64, concerned: &Concerned, replace: impl FnOnce()) {
         let mut table = self.table.lock();
-        let Table { streams, by_identity, book, .. } = &mut *table;
+        let Table { streams, by_identity, callers, book, .. } = &mut *table;
         let generation = book.enter(after, revision, concerned.clone());
         replace();
-        for instance in whom(by_identity, concerned) {
+        for instance in whom(by_identity, callers, concerned) {
             let Some(watcher) = streams.get_mut(instance) else { continue };
             let entry = Entry::of(generation, book);
             watcher.owe(entry, book);
@@ -319,7 +324,7 @@ impl Watchers {
             let old = revision <= table.book.forgotten();
             return if old { table.progress_of_all(revision) } else { Vec::new() };
         };
-        let concerned = whom(&table.by_identity, &change.concerned);
+        let concerned = whom(&table.by_identity, &table.callers, &change.concerned);
         // Whoever came after it owes it too: it may not have heard of it before.
         let applied = concerned.filter_map(|instance| {
             let watcher = table.streams.get(instance)?;
@@ -481,6 +486,8 @@ impl Table {
             self.book.settle(entry);
         }
         let Lease { instance, spiffe_id, .. } = &gone.new.lease;
+        // A newer stream of it may follow others, and enters them itself.
+        self.callers.remove(&gone.new.upstreams, instance);
         if !self.streams.contains_key(instance) {
             self.by_identity.remove(spiffe_id, instance);
         }
@@ -542,13 +549,15 @@ impl Watcher {
 
 fn whom<'a>(
     index: &'a ByIdentity<InstanceId>,
+    callers: &'a Callers,
     concerned: &'a Concerned,
 ) -> Box<dyn Iterator<Item = &'a InstanceId> + 'a> {
     match concerned {
         Concerned::Everyone => Box::new(index.all()),
-        Concerned::Those(patterns) => {
+        Concerned::Those { named, callers_of } => {
             let mut seen = HashSet::new();
-            let all = patterns.iter().flat_map(|pattern| index.matching(pattern));
+            let all = named.iter().flat_map(|pattern| index.matching(pattern));
+            let all = all.chain(callers_of.iter().flat_map(|id| callers.of(id)));
             Box::new(all.filter(move |instance| seen.insert(**instance)))
         }
     }

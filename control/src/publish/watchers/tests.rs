@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::time;
 
@@ -9,7 +11,7 @@ fn watcher(name: &str) -> NewWatcher {
         listeners: vec![],
         locality: None,
     };
-    NewWatcher { version: "1".into(), schema: Schema::NEWEST, lease, claim: 1 }
+    NewWatcher { version: "1".into(), schema: Schema::NEWEST, lease, upstreams: Vec::new(), claim: 1 }
 }
 
 fn at() -> SystemTime {
@@ -57,13 +59,20 @@ impl Mesh {
     }
 
     fn publish(&self, target: Option<&str>) -> u64 {
-        let before = self.revision.replace(self.revision.get() + 1);
         let concerned = match target {
             None => Concerned::Everyone,
-            Some(target) => Concerned::Those(vec![format!("spiffe://mesh.local/{target}").parse().unwrap()]),
+            Some(target) => Concerned::Those {
+                named: vec![format!("spiffe://mesh.local/{target}").parse().unwrap()],
+                callers_of: BTreeSet::new(),
+            },
         };
+        self.publish_to(&concerned)
+    }
+
+    fn publish_to(&self, concerned: &Concerned) -> u64 {
+        let before = self.revision.replace(self.revision.get() + 1);
         let replace = || self.generation.set(self.generation.get() + 1);
-        self.watchers.publish(before, self.revision.get(), &concerned, replace);
+        self.watchers.publish(before, self.revision.get(), concerned, replace);
         self.revision.get()
     }
 
@@ -94,6 +103,49 @@ fn a_revision_is_applied_when_all_concerned_acknowledged_it() {
     let progress = mesh.watchers.progress(revision);
     assert_eq!(progress.len(), 1, "only the one that was sent something");
     assert_eq!((progress[0].closed, progress[0].acknowledged_at), (3, Some(at())));
+}
+
+#[test]
+fn a_service_concerns_itself_and_its_callers_and_wakes_nobody_else() {
+    let mesh = Mesh::default();
+    let calling = |name: &str, upstream: &str| NewWatcher {
+        upstreams: vec![format!("spiffe://mesh.local/{upstream}").parse().unwrap()],
+        ..watcher(name)
+    };
+    let open = |new: &NewWatcher| {
+        let stream = mesh.open(new);
+        mesh.acknowledge(&stream, mesh.send(&stream), 0);
+        stream
+    };
+    let moved = calling("moved", "shop/web");
+    let [web, caller, broad, other, old] = [
+        &watcher("shop/web"),
+        &calling("caller", "shop/web"),
+        &calling("broad", "shop/*"),
+        &calling("other", "shop/db"),
+        &moved,
+    ]
+    .map(open);
+    // The same instance, which calls somebody else from now on.
+    let moved =
+        open(&NewWatcher { upstreams: vec!["spiffe://mesh.local/shop/db".parse().unwrap()], ..moved });
+
+    let mut concerned = Concerned::nobody();
+    concerned.add_service(&"spiffe://mesh.local/shop/web".parse().unwrap());
+    let revision = mesh.publish_to(&concerned);
+    for stream in [&web, &caller, &broad] {
+        assert!(stream.bell.take().state, "it is told");
+    }
+    for stream in [&other, &moved] {
+        assert!(stream.bell.take().is_nothing(), "it is left alone");
+    }
+    assert!(old.bell.take().ended.is_some());
+    for stream in [&web, &caller] {
+        mesh.acknowledge(stream, mesh.send(stream), 0);
+    }
+    assert!(!mesh.watchers.is_applied(revision), "one caller has not said so yet");
+    mesh.watchers.close(&broad.instance, broad.number);
+    assert!(mesh.watchers.is_applied(revision), "and who is gone is not waited for");
 }
 
 #[test]
