@@ -10,6 +10,7 @@ use signet_proto::ticket::JoinTicket;
 
 use crate::binaries::binaries;
 use crate::client::{Client, Finished, file};
+use crate::clock::Clock;
 use crate::logs::{field, is_message};
 use crate::mesh::{Pair, TRUST_DOMAIN, parse_json, rows, signet};
 use crate::metrics::{Metrics, scrape};
@@ -44,6 +45,7 @@ pub(crate) struct Setting {
     /// Where the store is, unless it is in the data directory.
     pub(crate) store: Option<String>,
     pub(crate) options: Vec<String>,
+    pub(crate) clock: Option<Clock>,
 }
 
 impl Control {
@@ -335,6 +337,9 @@ impl Setting {
         let place = self.pod.as_ref().map_or(Place::Loopback, Place::Pod);
         let mut command = place.command(&binaries().control, None);
         command.current_dir(&self.directory).args(self.arguments());
+        if let Some(clock) = &self.clock {
+            clock.drive(&mut command);
+        }
         Process::start("signet-control", command)
     }
 

@@ -26,6 +26,7 @@ pub mod attacks;
 pub mod attest;
 pub mod binaries;
 pub mod client;
+pub mod clock;
 pub mod collector;
 pub mod control;
 pub mod corpus;

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::binaries::binaries;
 use crate::client::{Client, Finished, file, psql_at};
+use crate::clock::Clock;
 use crate::control::{Control, Setting, start_at_once};
 use crate::place::{Place, Seat};
 use crate::pods::Pod;
@@ -58,6 +59,7 @@ pub struct MeshBuilder {
     data: Option<PathBuf>,
     pods: Vec<Pod>,
     database: Option<Database>,
+    clock: Option<Clock>,
 }
 
 impl Mesh {
@@ -97,6 +99,7 @@ impl Mesh {
             data: None,
             pods: Vec::new(),
             database: None,
+            clock: None,
         }
     }
 
@@ -194,6 +197,13 @@ impl MeshBuilder {
         self
     }
 
+    /// Has control run by that clock.
+    #[must_use]
+    pub fn by(mut self, clock: &Clock) -> Self {
+        self.clock = Some(clock.clone());
+        self
+    }
+
     /// One replica in each pod.
     #[must_use]
     pub fn in_pods(mut self, pods: &[Pod]) -> Self {
@@ -268,7 +278,8 @@ impl MeshBuilder {
             let data = self.data.clone().unwrap_or_else(|| directory.join("data"));
             let pod = self.pods.get(number).cloned();
             let store = store.map(str::to_owned);
-            Setting { directory, data, grpc, http, pod, store, options: options.clone() }
+            let clock = self.clock.clone();
+            Setting { directory, data, grpc, http, pod, store, options: options.clone(), clock }
         };
         seats.into_iter().enumerate().map(setting).collect()
     }

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::binaries::binaries;
 use crate::client::file;
+use crate::clock::Clock;
 use crate::http::Reply;
 use crate::logs::{field, is_access, is_message};
 use crate::metrics::{Metrics, scrape};
@@ -35,6 +36,7 @@ pub struct ProxyBuilder {
     inbounds: usize,
     outbounds: usize,
     directory: TempDir,
+    clock: Option<Clock>,
 }
 
 /// A running proxy.
@@ -95,6 +97,7 @@ impl ProxyBuilder {
             inbounds: 0,
             outbounds: 0,
             directory,
+            clock: None,
         }
     }
 
@@ -136,6 +139,13 @@ impl ProxyBuilder {
     #[must_use]
     pub fn with(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         self.option(name, value);
+        self
+    }
+
+    /// Runs by that clock.
+    #[must_use]
+    pub fn by(mut self, clock: &Clock) -> Self {
+        self.clock = Some(clock.clone());
         self
     }
 
@@ -220,6 +230,9 @@ impl ProxyBuilder {
         if !self.arguments.iter().any(|argument| argument == "--drain-grace") {
             // Nobody else calls when a test is over.
             command.args(["--drain-grace", "0s"]);
+        }
+        if let Some(clock) = &self.clock {
+            clock.drive(&mut command);
         }
         if let Some(pod) = &self.pod {
             // What a socket needs to be transparent.

@@ -13,6 +13,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("bash", "bash"),
     ("curl", "curl"),
     ("dnsmasq", "dnsmasq-base"),
+    ("faketime", "faketime"),
     ("gnutls-cli", "gnutls-bin"),
     ("h2load", "nghttp2-client"),
     ("haproxy", "haproxy"),

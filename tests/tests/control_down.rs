@@ -5,18 +5,21 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use futures_util::StreamExt;
 use futures_util::stream;
 use parking_lot::Mutex;
 use serde_json::Value;
-use signet_tests::apps::{Nginx, Postgres};
+use signet_tests::apps::{Nginx, Postgres, RequestApp, TcpEcho};
 use signet_tests::attest::Joiner;
-use signet_tests::client::{Client, noise, pgbench};
-use signet_tests::mesh::{Mesh, allow, id, rows};
+use signet_tests::client::{Client, curl_get, noise, pgbench};
+use signet_tests::clock::Clock;
+use signet_tests::logs::{field, is_message};
+use signet_tests::mesh::{Mesh, Pair, Store, allow, id, rows};
 use signet_tests::proxy::Proxy;
 use signet_tests::report::{hey_without_failures, measured, pgbench_without_failures};
+use signet_tests::sockets::EchoConnection;
 use signet_tests::{PATIENCE, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,7 +88,103 @@ async fn traffic_passes_through_a_renewal_point_without_control_and_nothing_is_l
 
     // Changes still reach everybody.
     mesh.policy(&allow("web", &web_id, &[&id("/nobody")])).await;
-    let answer = signet_tests::client::curl_get(caller.outbounds()[0], "/files/page").await;
+    let answer = curl_get(caller.outbounds()[0], "/files/page").await;
+    assert!(answer.stdout.starts_with("HTTP/1.1 403"), "{}", answer.stdout);
+}
+
+/// Everybody's clock but the machine's own: 20 minutes at a time, as after so many sleeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hour_without_control_costs_nothing_but_svids_that_end_within_it() {
+    // Of the longer life, renewal is due within the hour, and the end is after it.
+    const LONG: &str = "90m";
+    const SHORT: &str = "30m";
+    let clock = Clock::default();
+    let (mut mesh, app) = (Mesh::on(Store::Sqlite).by(&clock).start().await, RequestApp::start().await);
+    let echo = TcpEcho::start().await;
+    let [frontend, web, batch, ledger] = ["/frontend", "/web", "/batch", "/ledger"].map(id);
+    for (workload, life) in [(&frontend, LONG), (&web, LONG), (&batch, SHORT), (&ledger, SHORT)] {
+        mesh.short_lived_workload(workload, life).await;
+    }
+    let policies = [allow("web", &web, &[&frontend]), allow("ledger", &ledger, &[&batch])];
+    mesh.policy(&policies.join("---\n")).await;
+    let server = mesh.proxy(&web).await.inbound("http://", app.address).inbound("tcp://", echo.address);
+    let server = server.by(&clock).start().await;
+    let [pages, bytes] = [server.inbounds()[0], server.inbounds()[1]].map(|at| format!("{web}@{at}"));
+    let caller = mesh.proxy(&frontend).await.outbound("http://", &pages).outbound("tcp://", &bytes);
+    let caller = caller.by(&clock).start().await;
+    let brief = mesh.proxy(&ledger).await.inbound("http://", app.address).by(&clock).start().await;
+    let brief = Pair {
+        caller: mesh.proxy(&batch).await.outbound("http://", &ledger).by(&clock).start().await,
+        server: brief,
+    };
+    let lasting = [&caller, &server];
+    let all = [&caller, &server, &brief.caller, &brief.server];
+
+    let url = format!("http://{}/", caller.outbounds()[0]);
+    let load = |options: &[&str]| {
+        Client::new("hey").args(["-z", "25s"]).args(options).args([&url]).limit(PATIENCE * 3).start()
+    };
+    let kept = load(&["-c", "2", "-q", "20"]);
+    let new = load(&["-c", "2", "-q", "5", "-disable-keepalive"]);
+    let mut open = EchoConnection::open(caller.outbounds()[1]).await;
+    let status = async || {
+        let answer = curl_get(brief.entry(), "/").await.stdout;
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    assert_eq!(status().await, "200");
+    let known = Known::read(&mesh).await;
+    mesh.kill_control().await;
+    for proxy in all {
+        proxy.counts("signet_control_connected", &[], 0).await;
+        assert_eq!(proxy.readyz().await.status, 200, "it is ready without control");
+    }
+
+    for minutes in [20, 40, 60] {
+        clock.set_ahead(Duration::from_secs(minutes * 60));
+        for proxy in lasting {
+            let jumped = |event: &Value| is_message(event, "the clock jumped: looking at the SVID again");
+            let seen = usize::try_from(minutes / 20).unwrap();
+            let _ = proxy.process.wait_for_logs(0, seen, "it sees the clock jump", jumped).await;
+            assert_eq!(proxy.readyz().await.status, 200, "{minutes} minutes on");
+        }
+        open.ping().await.expect("what is open stays open");
+        if minutes == 20 {
+            assert_eq!(status().await, "200", "its certificates have ten minutes left");
+            continue;
+        }
+        for proxy in [&brief.caller, &brief.server] {
+            eventually("it is closed to all, and says why", PATIENCE, async || match proxy.readyz().await {
+                ready if ready.status == 503 && ready.body.contains("the SVID has ended") => Ok(()),
+                ready => Err(ready.body),
+            })
+            .await;
+            let ended =
+                |event: &Value| field(event, "message").starts_with("the SVID has ended and cannot be");
+            let _ = proxy.process.wait_for_log("its log does, too", ended).await;
+        }
+        assert_ne!(status().await, "200", "nothing passes with what has ended");
+    }
+    for proxy in lasting {
+        failed_rotation(proxy).await;
+    }
+    assert!(!kept.is_finished() && !new.is_finished(), "the load runs");
+
+    let rotations = [caller.rotations().await, server.rotations().await];
+    mesh.restart_control().await;
+    for (proxy, before) in lasting.iter().zip(rotations) {
+        proxy.rotates(before, 1, PATIENCE * 2).await;
+        proxy.counts("signet_control_connected", &[], 1).await;
+    }
+    measured(
+        "requests on kept connections over an hour, 0 failed",
+        hey_without_failures(kept.finish().await),
+    );
+    measured("requests on new connections over an hour, 0 failed", hey_without_failures(new.finish().await));
+    open.ping().await.expect("and over the renewal");
+    known.is_still_known(&mesh).await;
+    assert_ne!(status().await, "200", "what has ended is not brought back by control's return alone");
+    mesh.policy(&allow("web", &web, &[&id("/nobody")])).await;
+    let answer = curl_get(caller.outbounds()[0], "/").await;
     assert!(answer.stdout.starts_with("HTTP/1.1 403"), "{}", answer.stdout);
 }
 

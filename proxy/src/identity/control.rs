@@ -2,7 +2,7 @@
 //! instance is lost, as after a sleep that was longer than the SVID's life.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::ClientConfig;
 use signet_proto::because;
@@ -144,17 +144,20 @@ pub async fn take_over(
 /// force goes on being used; when the instance is lost, a proof that can be repeated makes a new one.
 pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, stop: CancellationToken) {
     let mut backoff = Backoff::new(SHORTEST_RETRY, Duration::from_secs(30));
+    let mut planned = None;
     loop {
         let Some((svid, _)) = mesh.credentials() else { return };
         let not_after = svid.profile().not_after;
         let now = signet_proto::clock::now();
-        let delay = renewal_delay(not_after, now);
-        mesh.renews_at(now + delay);
+        let delay = planned_or(planned.take(), renewal_delay(not_after, now), now);
+        let due = now + delay;
+        mesh.renews_at(due);
         let woken = tokio::select! {
             () = stop.cancelled() => return,
             woken = sleep_on_both_clocks(delay) => woken,
         };
         if woken == Woken::ClockJumped {
+            planned = Some(due);
             continue;
         }
         let mut revoked = false;
@@ -182,6 +185,12 @@ pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, s
         }
         backoff.reset();
     }
+}
+
+/// After the clock jumped, what was planned for a time of day is still due then: a machine that sleeps often would put
+/// it off each time otherwise. Set back, the clock makes nothing later than it would be if it were planned now.
+fn planned_or(planned: Option<SystemTime>, anew: Duration, now: SystemTime) -> Duration {
+    planned.map_or(anew, |due| due.duration_since(now).unwrap_or_default().min(anew))
 }
 
 /// Whether the instance can never renew again, although nobody revoked it: its SVID has ended, or control does not
@@ -339,5 +348,15 @@ mod tests {
         assert_eq!(within(seconds(1), seconds(20)), seconds(1));
         assert_eq!(within(seconds(30), Duration::from_millis(10)), SHORTEST_RETRY);
         assert_eq!(within(seconds(30), Duration::ZERO), seconds(30));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_puts_off_no_renewal() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let seconds = Duration::from_secs;
+        assert_eq!(planned_or(None, seconds(50), at(0)), seconds(50));
+        assert_eq!(planned_or(Some(at(50)), seconds(40), at(20)), seconds(30), "less than half of the rest");
+        assert_eq!(planned_or(Some(at(50)), seconds(10), at(80)), Duration::ZERO, "it is overdue");
+        assert_eq!(planned_or(Some(at(5000)), seconds(50), at(0)), seconds(50), "the clock was set back");
     }
 }
