@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use signet_tests::apps::{Nginx, Postgres, RequestApp, TcpEcho};
 use signet_tests::binaries::binaries;
 use signet_tests::client::{Client, curl, curl_get, noise, pgbench};
+use signet_tests::disk::SmallDisk;
 use signet_tests::logs::is_message;
 use signet_tests::mesh::{Mesh, allow, id};
 use signet_tests::proxy::Proxy;
@@ -201,20 +202,13 @@ async fn a_proxy_restarts_while_control_is_down_and_serves_by_what_was_sealed_un
     mesh.short_lived_workload(&web, "30s").await;
     mesh.policy(&allow("web", &web, &[&frontend])).await;
     let (keys, inbound) = (tempfile::tempdir().unwrap(), free_address());
-    let key = keys.path().join("state.key");
-    let sealed = keys.path().join("state");
-    std::fs::write(&key, noise(32)).unwrap();
-    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (key, sealed) = (state_key(&keys), keys.path().join("state"));
     let server = mesh.proxy(&web).await.with("--inbound", format!("{inbound}=http://{}", app.address));
     let server = server.with("--state-file", sealed.display()).with("--state-key", key.display());
     let mut server = server.start().await;
     let peer = format!("{web}@{inbound}");
     let caller = mesh.proxy(&frontend).await.outbound("http://", &peer).start().await;
     let stranger = mesh.proxy(&intruder).await.outbound("http://", &peer).start().await;
-    let status = async |proxy: &Proxy| {
-        let answer = curl_get(proxy.outbound(), "/").await.stdout;
-        answer.split(' ').nth(1).unwrap_or_default().to_owned()
-    };
     assert_eq!((status(&caller).await, status(&stranger).await), ("200".into(), "403".into()));
     eventually("it is sealed", PATIENCE, async || match sealed.exists() {
         true => Ok(()),
@@ -263,6 +257,96 @@ async fn a_proxy_restarts_while_control_is_down_and_serves_by_what_was_sealed_un
         _ => Ok(()),
     })
     .await;
+}
+
+/// With nothing to write to, the proxy serves and says so; the copy from before is whole; with room it is the newest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_under_the_sealed_copy_costs_its_age_and_nothing_else() {
+    let (mut mesh, app, disk) = (Mesh::start().await, RequestApp::start().await, SmallDisk::of_megabytes(1));
+    let (frontend, late, web) = (id("/frontend"), id("/late"), id("/web"));
+    for workload in [&frontend, &late, &web] {
+        mesh.workload(workload).await;
+    }
+    mesh.policy(&allow("web", &web, &[&frontend])).await;
+    let (keys, inbound) = (tempfile::tempdir().unwrap(), free_address());
+    let key = state_key(&keys);
+    let sealed = disk.path().join("state");
+    let server = mesh.proxy(&web).await.with("--inbound", format!("{inbound}=http://{}", app.address));
+    let server = server.with("--state-file", sealed.display()).with("--state-key", key.display());
+    let mut server = server.start().await;
+    let peer = format!("{web}@{inbound}");
+    let caller = mesh.proxy(&frontend).await.outbound("http://", &peer).start().await;
+    let newcomer = mesh.proxy(&late).await.outbound("http://", &peer).start().await;
+    let statuses = async || (status(&caller).await, status(&newcomer).await);
+    let written = async |proxy: &Proxy, result: &str, least: u64| {
+        eventually(&format!("{least} {result} writes"), PATIENCE, async || {
+            match proxy.metrics().await.count("signet_state_writes_total", &[("result", result)]) {
+                count if count >= least => Ok(count),
+                count => Err(count.to_string()),
+            }
+        })
+        .await
+    };
+    let _ = written(&server, "success", 1).await;
+    eventually("it holds what control said", PATIENCE, async || match statuses().await {
+        (old, new) if old == "200" && new == "403" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let before = std::fs::read(&sealed).unwrap();
+
+    disk.fill();
+    mesh.policy(&allow("web", &web, &[&frontend, &late])).await;
+    let _ = written(&server, "failed", 1).await;
+    let said = |event: &serde_json::Value| {
+        signet_tests::logs::field(event, "message").starts_with("cannot keep the sealed copy")
+    };
+    let said = server.process.wait_for_log("it says so", said).await.to_string();
+    assert!(said.contains(&sealed.display().to_string()), "which file: {said}");
+    assert_eq!(statuses().await, ("200".into(), "200".into()), "it serves, by the new policy");
+    assert_eq!(std::fs::read(&sealed).unwrap(), before, "the copy from before is as it was");
+    assert!(!disk.path().join("state.new").exists(), "nothing half written is left");
+
+    // That copy is good for a start, by what was known then.
+    mesh.kill_control().await;
+    server.process.kill().await;
+    server.restart().await;
+    assert_eq!(server.metrics().await.count("signet_state_restored", &[]), 1);
+    assert_eq!(statuses().await, ("200".into(), "403".into()));
+
+    // Control tells the rest, which finds room in the end.
+    mesh.restart_control().await;
+    eventually("control's word counts again", PATIENCE, async || match statuses().await {
+        (old, new) if old == "200" && new == "200" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let _ = written(&server, "failed", 1).await;
+    disk.free();
+    let _ = written(&server, "success", 1).await;
+    server
+        .process
+        .wait_for_log("it says so", |event| is_message(event, "the sealed copy is kept again, as of now"))
+        .await;
+    assert_ne!(std::fs::read(&sealed).unwrap(), before, "it is the newest now");
+    mesh.kill_control().await;
+    server.process.kill().await;
+    server.restart().await;
+    assert_eq!(statuses().await, ("200".into(), "200".into()));
+}
+
+/// A file with a key for sealed copies.
+fn state_key(directory: &tempfile::TempDir) -> std::path::PathBuf {
+    let key = directory.path().join("state.key");
+    std::fs::write(&key, noise(32)).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    key
+}
+
+/// The status of an answer to the app beside a proxy.
+async fn status(proxy: &Proxy) -> String {
+    let answer = curl_get(proxy.outbound(), "/").await.stdout;
+    answer.split(' ').nth(1).unwrap_or_default().to_owned()
 }
 
 fn upgradable(builder: signet_tests::proxy::ProxyBuilder) -> signet_tests::proxy::ProxyBuilder {

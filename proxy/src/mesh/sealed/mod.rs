@@ -189,6 +189,9 @@ impl Keeper {
                     () = tokio::time::sleep(backoff.next_delay()) => {}
                 }
             }
+            if told {
+                tracing::info!("the sealed copy is kept again, as of now");
+            }
             backoff.reset();
             tokio::select! {
                 () = stop.cancelled() => return,
