@@ -3,10 +3,8 @@
 //!
 //! ```text
 //!  inbound:  accept -> handshake -> authorize -> detect -> forward to the app
-//!  outbound: accept -> destination -> detect -> pick endpoint -> handshake -> forward to the peer
+//!  outbound: accept -> destination -> authorize egress -> detect -> pick endpoint -> handshake -> forward to the peer
 //! ```
-
-#![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod admission;
@@ -24,6 +22,7 @@ pub mod inbound;
 pub mod living;
 pub mod mesh;
 pub mod outbound;
+pub mod profiles;
 pub mod run;
 pub mod sightings;
 pub mod telemetry;

@@ -12,8 +12,13 @@ use signet_proxy::capture::rules::{self, Rules, State};
 use signet_proxy::cli;
 use signet_proxy::config::{Arguments, Capture, Command, Config, RunArguments, WaitArguments};
 use signet_proxy::living::wait::until_ready;
+use signet_proxy::profiles::{self, Sampled};
 use signet_proxy::telemetry::log::{self, Filter};
 use signet_proxy::telemetry::metrics;
+
+/// The system's; what it gives is noted when the configuration says `profiles`.
+#[global_allocator]
+static ALLOCATOR: Sampled = Sampled;
 
 /// What the configuration says cannot be done: another try will not help.
 const EXIT_CONFIGURATION: u8 = 2;
@@ -39,6 +44,9 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIGURATION);
         }
     };
+    if config.living.profiles {
+        profiles::remember();
+    }
     match run(config, log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -162,6 +162,7 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
             config: config.effective,
             source: if mesh_is_controlled { "control" } else { "files" },
             log,
+            profiles: living.profiles,
             quit: living.allow_quit.then_some(quit),
         };
         duties.spawn(after(ours.clone(), admin::serve(listener, admin, answering.clone())));

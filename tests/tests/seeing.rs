@@ -15,8 +15,10 @@ use signet_tests::binaries::binaries;
 use signet_tests::client::{Client, curl, file};
 use signet_tests::collector::{Collector, exemplars};
 use signet_tests::http;
+use signet_tests::logs::is_message;
 use signet_tests::mesh::{Mesh, Pair, allow, id};
 use signet_tests::proxy::Proxy;
+use signet_tests::report::{measured, wrk_without_failures};
 use signet_tests::sockets::{EchoConnection, free_address};
 use signet_tests::{PATIENCE, eventually};
 
@@ -336,6 +338,62 @@ async fn the_doctor_names_what_is_wrong_and_its_fix() {
     let control = of(&findings, "control");
     assert!(code == 1 && control["state"] == "problem", "{findings:?}");
     assert!(control["fix"].as_str().unwrap().contains("is control running there"), "{control}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn profiles_show_who_computes_and_who_holds_memory_where_they_are_allowed() {
+    let (mesh, app) = (Mesh::start().await, RequestApp::start().await);
+    let (frontend, web) = (id("/frontend"), id("/web"));
+    mesh.policy(&allow("web", &web, &[&frontend])).await;
+    mesh.workload(&frontend).await;
+    mesh.workload(&web).await;
+    let server = mesh.proxy(&web).await.inbound("http://", app.address);
+    let server = server.with("--profiles", "true").start().await;
+    let caller = mesh.proxy(&frontend).await.outbound("http://", &web).start().await;
+
+    for path in ["/profile/cpu", "/profile/heap"] {
+        let refused = admin(&caller, &["GET", path]).await;
+        assert!(refused.code() == 1 && refused.stderr.contains("`profiles` is not set"), "{}", refused.all());
+    }
+    for (path, says) in [
+        ("/profile/cpu?seconds=0", "expected 1 to 300"),
+        ("/profile/cpu?format=svg", "expected pprof or collapsed"),
+        ("/profile/heap?format=collapsed&count=cows", "inuse_space"),
+    ] {
+        let refused = admin(&server, &["GET", path]).await;
+        assert!(refused.code() == 1 && refused.stderr.contains(says), "{path}: {}", refused.all());
+    }
+
+    let url = format!("http://{}/", caller.outbound());
+    let load = Client::new("wrk").args(["-t", "1", "-c", "8", "-d", "9s", &url]).start();
+    let at = server.operators().await.to_string();
+    let taking = Client::at(&binaries().proxy)
+        .args(["admin", "--admin", &at, "GET", "/profile/cpu?seconds=3&format=collapsed&count=samples"])
+        .start();
+    let begun = |event: &Value| is_message(event, "an operator takes a CPU profile");
+    let _ = server.process.wait_for_log("it begins", begun).await;
+    let second = admin(&server, &["GET", "/profile/cpu?seconds=1"]).await;
+    assert!(second.code() == 1 && second.stderr.contains("one at a time"), "{}", second.all());
+
+    let lines = taking.finish().await.succeeded().stdout;
+    let samples = |line: &str| line.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok());
+    let all: u64 = lines.lines().map(|line| samples(line).unwrap_or_else(|| panic!("{line}"))).sum();
+    let of =
+        |part: &str| -> u64 { lines.lines().filter(|line| line.contains(part)).filter_map(samples).sum() };
+    assert!(all >= 20, "it computed under load: {lines}");
+    // Stacks are whole: from the worker's first function to where it was.
+    assert!(of("tokio::runtime") * 10 >= all * 7, "{all} samples: {lines}");
+    assert!(of("signet_proxy::forward::http") > 0, "{all} samples: {lines}");
+    let encoded = admin(&server, &["GET", "/profile/cpu?seconds=1"]).await.succeeded();
+    for text in ["nanoseconds", "signet_proxy::", "libc.so"] {
+        assert!(encoded.stdout.contains(text), "{text} is among its strings");
+    }
+    let heap = admin(&server, &["GET", "/profile/heap?format=collapsed&count=alloc_space"]).await.succeeded();
+    assert!(heap.stdout.contains("signet_proxy::"), "{}", heap.stdout);
+    let encoded = admin(&server, &["GET", "/profile/heap"]).await.succeeded();
+    assert!(encoded.stdout.contains("inuse_space") && encoded.stdout.contains("signet_proxy::"));
+    let load = load.finish().await;
+    measured("wrk requests while profiles were taken, 0 failed", wrk_without_failures(load));
 }
 
 async fn admin(proxy: &Proxy, arguments: &[&str]) -> signet_tests::client::Finished {

@@ -12,10 +12,11 @@ use serde_json::json;
 
 use super::reply::Body;
 use super::{
-    Admin, Ask, Refused, Reply, config, connections, explain, identity, log, policy, quit, services, tap,
+    Admin, Ask, Refused, Reply, config, connections, explain, identity, log, policy, profile, quit, services,
+    tap,
 };
 
-/// How long an endpoint may take until it begins to answer, unless it says otherwise itself.
+/// How long an endpoint may take until it begins to answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 type Answering = Pin<Box<dyn Future<Output = Result<Reply, Refused>> + Send>>;
@@ -27,6 +28,8 @@ struct Endpoint {
     path: &'static str,
     /// For the index.
     says: &'static str,
+    /// How long it may take until it begins to answer.
+    within: Duration,
     answer: fn(Arc<Admin>, Ask) -> Answering,
 }
 
@@ -63,13 +66,26 @@ const ENDPOINTS: &[Endpoint] = &[
         Box::pin(async move { log::change(&admin, &ask) })
     }),
     change("POST", "/log", "the same", |admin, ask| Box::pin(async move { log::change(&admin, &ask) })),
+    Endpoint {
+        within: ANSWER_DEADLINE.saturating_add(Duration::from_secs(profile::LONGEST)),
+        ..get(
+            "/profile/cpu",
+            "where CPU time goes for `seconds`, for pprof (with `profiles`)",
+            |admin, ask| Box::pin(async move { profile::cpu(&admin, ask).await }),
+        )
+    },
+    get(
+        "/profile/heap",
+        "who asked for memory, and what is in use, for pprof (with `profiles`)",
+        |admin, ask| Box::pin(async move { profile::heap(&admin, ask).await }),
+    ),
     change("POST", "/quit", "drain and end, as when the job is done (with `allow-quit`)", |admin, ask| {
         Box::pin(async move { quit::quit(&admin, &ask) })
     }),
 ];
 
 const fn get(path: &'static str, says: &'static str, answer: fn(Arc<Admin>, Ask) -> Answering) -> Endpoint {
-    Endpoint { method: "GET", path, says, answer }
+    Endpoint { method: "GET", path, says, within: ANSWER_DEADLINE, answer }
 }
 
 /// One that needs the mark that it comes from no web page.
@@ -79,7 +95,7 @@ const fn change(
     says: &'static str,
     answer: fn(Arc<Admin>, Ask) -> Answering,
 ) -> Endpoint {
-    Endpoint { method, path, says, answer }
+    Endpoint { method, path, says, within: ANSWER_DEADLINE, answer }
 }
 
 /// Finds the endpoint and has it answer.
@@ -107,7 +123,7 @@ async fn found(admin: &Arc<Admin>, request: Request<Incoming>, over_tcp: bool) -
     let ask = Ask::read(request, id.map(str::to_owned), over_tcp).await?;
     let answering = (endpoint.answer)(Arc::clone(admin), ask);
     let late = |_| Refused::new(StatusCode::SERVICE_UNAVAILABLE, "no answer in time");
-    tokio::time::timeout(ANSWER_DEADLINE, answering).await.map_err(late)?
+    tokio::time::timeout(endpoint.within, answering).await.map_err(late)?
 }
 
 /// What stands for `ID`, if the path is the endpoint's.

@@ -16,6 +16,7 @@ mod health;
 mod identity;
 mod log;
 mod policy;
+mod profile;
 mod quit;
 mod reply;
 mod services;
@@ -52,6 +53,8 @@ pub struct Admin {
     pub source: &'static str,
     /// What is logged.
     pub log: Arc<Filter>,
+    /// Whether it shows profiles of this process.
+    pub profiles: bool,
     /// Cancelled when the proxy is to end, if whoever asks here may say so.
     pub quit: Option<CancellationToken>,
 }

@@ -294,6 +294,16 @@ pub struct Keys {
     )]
     pub allow_quit: Option<bool>,
 
+    /// Let whoever reaches the admin listener take CPU and heap profiles of this proxy (`/profile/cpu`, `/profile/heap`)
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        env = "SIGNET_PROFILES"
+    )]
+    pub profiles: Option<bool>,
+
     /// Where a new process of this proxy takes over the listeners of the running one, without a call lost
     #[arg(long, value_name = "PATH", env = "SIGNET_UPGRADE_SOCKET")]
     pub upgrade_socket: Option<PathBuf>,
@@ -354,6 +364,7 @@ impl Keys {
             drain_timeout: self.drain_timeout.or(other.drain_timeout),
             exit_with_pid: self.exit_with_pid.or(other.exit_with_pid),
             allow_quit: self.allow_quit.or(other.allow_quit),
+            profiles: self.profiles.or(other.profiles),
             state_file: self.state_file.or(other.state_file),
             state_key: self.state_key.or(other.state_key),
             upgrade_socket: self.upgrade_socket.or(other.upgrade_socket),

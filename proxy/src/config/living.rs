@@ -19,6 +19,8 @@ pub struct Living {
     pub exit_with: Option<Pid>,
     /// Whether the admin listener may end it.
     pub allow_quit: bool,
+    /// Whether the admin listener shows profiles of the process, for which its memory is watched from the start.
+    pub profiles: bool,
     /// Where a new process takes over.
     pub upgrade_socket: Option<PathBuf>,
     /// The sealed copy on disk.
@@ -61,6 +63,7 @@ impl Living {
                 upgrade: keys.upgrade_drain_timeout.map_or(Duration::from_secs(600), |timeout| timeout.0),
                 deadline: keys.drain_timeout.map_or(Duration::from_secs(30), |timeout| timeout.0),
             },
+            profiles: keys.profiles.unwrap_or_default(),
             allow_quit: keys.allow_quit.unwrap_or_default(),
             upgrade_socket: keys.upgrade_socket.clone(),
             exit_with: keys.exit_with_pid.map(|pid| pid.0),

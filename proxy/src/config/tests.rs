@@ -260,6 +260,7 @@ fn the_end_may_come_without_grace_and_with_a_process() {
     assert_eq!(config.patience.grace, Duration::ZERO);
     assert_eq!(config.exit_with.unwrap(), rustix::process::Pid::INIT);
     assert!(config.allow_quit && !living(&["--allow-quit", "false"]).allow_quit);
+    assert!(!config.profiles && living(&["--profiles"]).profiles);
     for (text, key) in [("exit-with-pid = 0", "exit-with-pid"), ("drain-grace = \"-1s\"", "drain-grace")] {
         assert!(file_error(text).contains(key), "{text}");
     }
