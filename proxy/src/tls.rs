@@ -109,10 +109,10 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 ///
 /// # Errors
 /// When the peer is not the expected one, refuses us, does not finish in time, or breaks off.
-pub async fn connect(
-    stream: TcpStream,
+pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     config: &Arc<ClientConfig>,
-) -> Result<(client::TlsStream<TcpStream>, PeerIdentity), HandshakeError> {
+) -> Result<(client::TlsStream<S>, PeerIdentity), HandshakeError> {
     let handshake = TlsConnector::from(Arc::clone(config)).connect(server_name(), stream);
     let handshake = timed(Direction::Outbound, async {
         let stream = handshake.await?;

@@ -175,6 +175,47 @@ async fn operators_see_the_proxy_and_close_what_they_choose() {
         (&json!("web"), &json!(false))
     );
 
+    // What was made for one call is kept for the next, and is no connection of the app.
+    drop(EchoConnection::open(pair.entry()).await);
+    let pooled = eventually("the connection to the peer waits", PATIENCE, async || {
+        let all = pair.caller.ask(&format!("/connections?destination={web}")).await;
+        match all["to_peers"].as_array().unwrap().as_slice() {
+            [one] if one["state"] == "idle" && all["open"] == 0 => Ok(one.clone()),
+            _ => Err(all.to_string()),
+        }
+    })
+    .await;
+    assert_eq!((&pooled["source"], &pooled["destination"]), (&json!(frontend), &json!(web)));
+    assert_eq!(
+        (&pooled["address"], &pooled["alpn"]),
+        (&json!(pair.server.inbound().to_string()), &json!("signet/1"))
+    );
+    assert!(pooled["bytes_in"].as_u64() > Some(1000), "a handshake has certificates: {pooled}");
+    assert_eq!((&pooled["calls"], &pooled["calls_in_flight"]), (&json!(1), &json!(0)));
+    let again = EchoConnection::open(pair.entry()).await;
+    let table = admin(&pair.caller, &["connections", "--direction", "outbound"]).await.succeeded().stdout;
+    assert!(table.contains("Accepted: 1 of 1") && table.contains("calls: 1 of 1"), "{table}");
+    let id = pooled["id"].as_str().unwrap();
+    let row =
+        table.lines().find(|line| line.trim_start().starts_with(id)).unwrap_or_else(|| panic!("{table}"));
+    assert!(row.contains("in use") && row.contains(&web), "it is the same: {table}");
+    let _ = admin(&pair.caller, &["connections", "--close", id]).await.succeeded();
+    let mut again = again;
+    assert!(again.ping().await.is_err(), "what it carried ends with it");
+    let others = admin(&pair.caller, &["connections", "--destination", "spiffe://mesh.test/other"]).await;
+    assert!(others.succeeded().stdout.contains("calls: 0 of "));
+    eventually("it is gone", PATIENCE, async || {
+        let gone = admin(&pair.caller, &["connections", "--close", id]).await;
+        let is_gone = gone.code() == 1 && gone.all().contains("no open connection");
+        if is_gone { Ok(()) } else { Err(gone.all()) }
+    })
+    .await;
+    eventually("nothing is open", PATIENCE, async || match &pair.server.ask("/connections").await["open"] {
+        open if *open == 0 => Ok(()),
+        open => Err(open.to_string()),
+    })
+    .await;
+
     for (proxy, direction, verdict) in
         [(&pair.server, "inbound", "allow"), (&pair.caller, "outbound", "none")]
     {

@@ -12,10 +12,13 @@ use std::sync::atomic::Ordering;
 use super::identity::moment;
 use super::{Admin, Ask, Refused, Reply};
 use crate::config::Timeout;
-use crate::telemetry::Direction;
+use crate::connections::Linked;
 use crate::telemetry::observers::{Live, Shown};
+use crate::telemetry::{CloseReason, Direction};
 
 const LIMIT: usize = 100;
+/// Before the number of a connection to a peer: those of the app are counted on their own.
+const PEERS: char = 'p';
 const FILTERS: &str = "`direction`, `protocol`, `source`, `destination`, `port`, `remote`, `verdict`, `policy`, `rule`, \
                        `older-than`, `sort` or `limit`";
 
@@ -70,26 +73,42 @@ pub(super) fn show(admin: &Admin, mut ask: Ask) -> Result<Reply, Refused> {
         Sort::Requests => rows.sort_by_key(|row| std::cmp::Reverse(row.requests)),
     }
     rows.truncate(wanted.limit);
+    let pooled = admin.shared.connections.links();
+    let to_peers: Vec<Value> = pooled
+        .iter()
+        .filter(|linked| wanted.wants_link(linked))
+        .take(wanted.limit)
+        .map(|linked| link_json(linked, admin))
+        .collect();
     Reply::json(&json!({
         "open": all.len(),
         "matching": matching,
         "connections": rows.iter().map(Row::json).collect::<Vec<_>>(),
+        "open_to_peers": pooled.len(),
+        "to_peers": to_peers,
     }))
 }
 
 pub(super) fn close(admin: &Admin, ask: &Ask) -> Result<Reply, Refused> {
     ask.nothing_else("none")?;
     let id = ask.id.as_deref().unwrap_or_default();
-    let number: u64 =
-        id.parse().map_err(|_| Refused::bad(format!("expected a connection's id, found `{id}`")))?;
     let gone = || {
         Refused::new(StatusCode::NOT_FOUND, format!("no open connection {id}: GET /connections lists them"))
     };
-    let live = admin.shared.observers.one(number).ok_or_else(gone)?;
-    if live.close() {
+    let digits = id.strip_prefix(PEERS);
+    let number: u64 = digits
+        .unwrap_or(id)
+        .parse()
+        .map_err(|_| Refused::bad(format!("expected a connection's id, found `{id}`")))?;
+    if digits.is_some() {
+        if !admin.shared.connections.close_link(number, CloseReason::ClosedByOperator) {
+            return Err(gone());
+        }
+        tracing::info!(connection = id, "closed by an operator");
+    } else if admin.shared.observers.one(number).ok_or_else(gone)?.close() {
         tracing::info!(connection = number, "closed by an operator");
     }
-    Reply::json(&json!({ "closing": number }))
+    Reply::json(&json!({ "closing": id }))
 }
 
 /// A connection at one moment.
@@ -151,7 +170,47 @@ impl Row {
     }
 }
 
+/// A connection to a peer, which calls share.
+fn link_json(linked: &Linked, admin: &Admin) -> Value {
+    let Linked { id, link, peer, port, closing } = linked;
+    let (calls, under_way) = link.calls();
+    let state = match (closing, link.is_idle()) {
+        (true, _) => "closing",
+        (false, true) => "idle",
+        (false, false) => "in use",
+    };
+    json!({
+        "id": format!("{PEERS}{id}"),
+        "source": admin.shared.mesh.current().map(|snapshot| snapshot.svid.id().to_string()),
+        "destination": peer.as_ref().map(SpiffeId::as_str),
+        "address": link.address.to_string(),
+        "port": port,
+        "alpn": link.alpn.as_deref(),
+        "opened_at": moment(link.made_at),
+        "age_seconds": link.age().as_secs_f64(),
+        "bytes_in": link.volume.received.load(Ordering::Relaxed),
+        "bytes_out": link.volume.sent.load(Ordering::Relaxed),
+        "calls": calls,
+        "calls_in_flight": under_way,
+        "state": state,
+    })
+}
+
 impl Wanted {
+    /// What says something of it counts; who asks for what is said of the app's connections alone, wants those.
+    fn wants_link(&self, linked: &Linked) -> bool {
+        let Linked { link, peer, port, .. } = linked;
+        let of_the_app = [&self.protocol, &self.verdict, &self.policy, &self.rule];
+        of_the_app.iter().all(|wanted| wanted.is_none())
+            && self.source.is_none()
+            && self.direction.as_deref().is_none_or(|direction| direction == Direction::Outbound.as_str())
+            && (self.destination.as_ref())
+                .is_none_or(|wanted| peer.as_ref().is_some_and(|peer| wanted.matches(peer)))
+            && self.port.is_none_or(|wanted| Some(wanted) == *port)
+            && self.remote.as_deref().is_none_or(|remote| link.address.to_string().starts_with(remote))
+            && self.older_than.is_none_or(|age| link.age() >= age)
+    }
+
     fn of(ask: &mut Ask) -> Result<Self, Refused> {
         let older_than: Option<Timeout> = ask.take("older-than")?;
         let wanted = Self {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use signet_proto::handshake::Svid;
 use tokio_util::sync::CancellationToken;
 
-use crate::connections::Registration;
+use crate::connections::{Carried, Registration};
 use crate::forward::tunnel::Tunneled;
 use crate::outbound::Boxed;
 use crate::run::Shared;
@@ -32,6 +32,8 @@ pub struct Tunnel {
     pub port: NonZeroU16,
     /// When it was made.
     pub made: Instant,
+    /// Its stream, for those who look at the connection.
+    pub carried: Option<Carried>,
 }
 
 /// The connections to one endpoint that wait. They close when the endpoint is called no more.
@@ -68,10 +70,14 @@ impl Tunnels {
     }
 
     /// Keeps one whose last stream ended well.
-    pub fn keep(&self, shared: &Shared, tunnel: Tunnel) {
+    pub fn keep(&self, shared: &Shared, mut tunnel: Tunnel) {
         let fresh = shared.mesh.current().is_some_and(|snapshot| Arc::ptr_eq(&snapshot.svid, &tunnel.svid));
         if !fresh || !tunnel.stream.is_reusable() || shared.drain.is_cancelled() {
             return;
+        }
+        tunnel.carried = None;
+        if let Some(link) = tunnel.registration.link() {
+            link.waits();
         }
         let closing = tunnel.registration.closing();
         let waiting = Arc::new(Waiting { tunnel: Mutex::new(Some(tunnel)), taken: CancellationToken::new() });

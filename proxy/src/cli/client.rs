@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, Subcommand};
 use http::header::{CONTENT_TYPE, HOST};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::connections::ConnectionsArguments;
 use crate::admin::MARK;
 use crate::config::{AdminEntrance, Entrance};
 
@@ -36,8 +37,12 @@ pub struct Where {
 
 /// Ask a running proxy
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct AskArguments {
+    /// What has a table of its own.
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+
     /// GET, PUT or POST
     #[arg(default_value = "GET")]
     pub method: Method,
@@ -54,16 +59,24 @@ pub struct AskArguments {
     pub at: Where,
 }
 
+/// What has a table of its own.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Show what is open, or close one.
+    Connections(Box<ConnectionsArguments>),
+}
+
 const EXAMPLES: &str = "\
 Examples:
   What there is to ask:
     signet-proxy admin
 
-  Who talks to us now, the largest first:
+  Who talks to us now, the largest first, as a table or as the proxy says it:
+    signet-proxy admin connections --direction inbound --sort bytes
     signet-proxy admin GET '/connections?direction=inbound&sort=bytes&limit=20'
 
   Close one of them:
-    signet-proxy admin POST /connections/17/close
+    signet-proxy admin connections --close 17
 
   Log everything for ten minutes:
     signet-proxy admin PUT /log '{\"filter\": \"debug\", \"for\": \"10m\"}'
@@ -96,6 +109,9 @@ pub enum ClientError {
     /// It broke off, or is no proxy.
     #[error("the proxy did not answer as one does: {0}")]
     Broken(String),
+    /// Nobody reads us.
+    #[error("cannot write: {0}")]
+    Output(io::Error),
     /// It said no.
     #[error("{status}: {text}")]
     Refused {

@@ -3,13 +3,14 @@
 
 pub mod check;
 pub mod client;
+pub mod connections;
 pub mod tap;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use self::check::{CheckArguments, State};
-use self::client::AskArguments;
+use self::client::{AskArguments, Verb};
 use self::tap::TapArguments;
 
 /// How results look.
@@ -48,8 +49,11 @@ pub fn tap(arguments: &TapArguments) -> ExitCode {
 /// Prints what a proxy answers.
 #[must_use]
 pub fn ask(arguments: AskArguments) -> ExitCode {
-    let AskArguments { method, path, body, at } = arguments;
+    let AskArguments { verb, method, path, body, at } = arguments;
     once(async {
+        if let Some(Verb::Connections(arguments)) = verb {
+            return Ok(connections::run(&arguments).await?);
+        }
         let answer = at.ask(method, &path, body).await?;
         Ok(std::io::stdout().write_all(&answer)?)
     })

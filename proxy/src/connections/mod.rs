@@ -5,6 +5,7 @@
 //! in between is seen either by the check, which reads the new snapshot, or by the walk over the table, which
 //! finds the entry. Entries do not reference each other; a request inside an HTTP connection is its own entry.
 
+mod link;
 mod subject;
 
 use std::collections::HashMap;
@@ -15,9 +16,11 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use signet_proto::policy::Verdict;
+use signet_proto::spiffe::SpiffeId;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+pub use self::link::{Carried, Link, Volume};
 pub use self::subject::{Content, Head, Peer, Subject};
 use crate::mesh::Snapshot;
 use crate::telemetry::{CloseReason, Direction};
@@ -37,6 +40,7 @@ struct Entry {
     /// Cancelled when the entry left the table: its sockets are closed.
     gone: CancellationToken,
     carrier: Option<Arc<Carrier>>,
+    link: OnceLock<Arc<Link>>,
 }
 
 /// The connection that carries requests with entries of their own. A request that is cut ends by itself as
@@ -125,6 +129,7 @@ impl Connections {
             reason: OnceLock::new(),
             gone: CancellationToken::new(),
             carrier,
+            link: OnceLock::new(),
         });
         self.entries.lock().insert(id, Arc::clone(&entry));
         Registration { id, entry, table: Arc::clone(self) }
@@ -150,6 +155,27 @@ impl Connections {
         for entry in self.all() {
             entry.close(reason);
         }
+    }
+
+    /// The connections to peers that are open now, in the order they were made.
+    #[must_use]
+    pub fn links(&self) -> Vec<Linked> {
+        let entries = self.entries.lock();
+        let linked = entries.iter().filter_map(|(id, entry)| {
+            let link = Arc::clone(entry.link.get()?);
+            let subject = entry.subject.lock();
+            let (peer, port) = (subject.peer.id().cloned(), subject.port);
+            Some(Linked { id: *id, link, peer, port, closing: entry.reason.get().is_some() })
+        });
+        let mut linked: Vec<_> = linked.collect();
+        linked.sort_unstable_by_key(|linked| linked.id);
+        linked
+    }
+
+    /// Closes one of them. False if it is not there.
+    pub fn close_link(&self, id: u64, reason: CloseReason) -> bool {
+        let entry = self.entries.lock().get(&id).filter(|entry| entry.link.get().is_some()).cloned();
+        entry.inspect(|entry| drop(entry.close(reason))).is_some()
     }
 
     /// How many entries there are of each kind: which way, and what they carry.
@@ -179,6 +205,21 @@ impl Connections {
     fn all(&self) -> Vec<Arc<Entry>> {
         self.entries.lock().values().cloned().collect()
     }
+}
+
+/// A connection to a peer, and whose it is.
+#[derive(Debug)]
+pub struct Linked {
+    /// Its number.
+    pub id: u64,
+    /// The connection.
+    pub link: Arc<Link>,
+    /// Who is at its other end.
+    pub peer: Option<SpiffeId>,
+    /// The port of the peer's app, if that is known.
+    pub port: Option<u16>,
+    /// Whether it was told to close.
+    pub closing: bool,
 }
 
 /// Closes one connection, whoever holds its registration.
@@ -235,6 +276,17 @@ impl Registration {
     #[must_use]
     pub fn peer_not_after(&self) -> Option<SystemTime> {
         self.entry.subject.lock().peer.identity().map(|peer| peer.not_after)
+    }
+
+    /// It is a connection to a peer, which people may see.
+    pub fn leads(&self, link: Link) {
+        let _ = self.entry.link.set(Arc::new(link));
+    }
+
+    /// The connection to a peer that it is, if it is one.
+    #[must_use]
+    pub fn link(&self) -> Option<&Arc<Link>> {
+        self.entry.link.get()
     }
 
     /// What closes it from elsewhere.

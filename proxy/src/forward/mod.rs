@@ -1,5 +1,6 @@
 //! How bytes go on, once it is known who speaks and that they may.
 
+mod counted;
 pub mod detect;
 mod farewell;
 pub mod http;
@@ -10,6 +11,7 @@ pub mod stated;
 pub mod tunnel;
 pub mod upstream;
 
+pub use counted::Counted;
 pub use farewell::farewell;
 pub use prefixed::Prefixed;
 pub use screen::{IdentityFields, Screen, Screened};

@@ -11,6 +11,7 @@ use signet_proto::tunnel::{self, Preamble};
 
 use super::peer::{Boxed, Target};
 use crate::balance::tunnels::{Tunnel, Tunnels};
+use crate::connections::Link;
 use crate::forward::http::{Pool, Version, cut};
 use crate::forward::tunnel::Tunneled;
 use crate::forward::upstream::{Called, Upstream, UpstreamError};
@@ -57,7 +58,7 @@ impl Lane {
         while let Some(mut tunnel) = self.tunnels.take(&self.target.shared) {
             let preamble = to(tunnel.port);
             match opened(&mut tunnel, &preamble).await {
-                Ok(()) => return Ok(Way::Tunnel(Box::new(tunnel))),
+                Ok(()) => return Ok(Way::Tunnel(Box::new(carrying(tunnel)))),
                 Err(refused) if refused.kind() == io::ErrorKind::PermissionDenied => {
                     return Err(UpstreamError::Refused(refused));
                 }
@@ -73,13 +74,19 @@ impl Lane {
                 if stream.get_ref().get_ref().1.alpn_protocol() == Some(tunnel::ALPN) =>
             {
                 let stream = Tunneled::initiator(stream.into_inner());
-                let mut tunnel = Tunnel { stream, registration, svid, port, made: Instant::now() };
+                let mut tunnel =
+                    Tunnel { stream, registration, svid, port, made: Instant::now(), carried: None };
                 opened(&mut tunnel, &to(port)).await.map_err(UpstreamError::Refused)?;
-                Way::Tunnel(Box::new(tunnel))
+                Way::Tunnel(Box::new(carrying(tunnel)))
             }
             (called, _) => Way::Plain(called),
         })
     }
+}
+
+fn carrying(mut tunnel: Tunnel) -> Tunnel {
+    tunnel.carried = tunnel.registration.link().map(Link::carry);
+    tunnel
 }
 
 /// Opens a stream and waits for its answer, for as long as the peer has its right. Servers may speak first, so

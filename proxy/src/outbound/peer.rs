@@ -6,16 +6,16 @@ use signet_proto::spiffe::SpiffeId;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::connections::{self, Content, Subject};
-use crate::forward::Prefixed;
+use crate::connections::{self, Content, Link, Subject};
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
+use crate::forward::{Counted, Prefixed};
 use crate::mesh::{Alpn, Endpoint};
 use crate::run::Shared;
 use crate::telemetry::{CloseReason, Direction};
 use crate::tls;
 
 /// A TLS connection is large, and handed on several times before it settles.
-pub(crate) type Boxed = Box<TlsStream<TcpStream>>;
+pub(crate) type Boxed = Box<TlsStream<Counted<TcpStream>>>;
 
 /// An endpoint of a peer.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ impl Upstream for Target {
         if self.shared.own.would_loop(address) {
             return Err(UpstreamError::Loop { address });
         }
-        let stream = dial(address).await?;
+        let stream = Counted::new(dial(address).await?);
         let snapshot = self.shared.mesh.current().ok_or(UpstreamError::NotReady)?;
         let config = snapshot.client(&self.peer, alpn)?;
         let (stream, peer) = tls::connect(stream, &config)
@@ -57,6 +57,8 @@ impl Upstream for Target {
         match lost {
             Some(reason) => Err(UpstreamError::Distrusted(reason.as_str())),
             None => {
+                let (counted, tls) = stream.get_ref();
+                registration.leads(Link::new(address, tls.alpn_protocol(), Arc::clone(counted.volume())));
                 let svid = Some(Arc::clone(&snapshot.svid));
                 Ok(Called {
                     stream: Prefixed::new(Box::new(stream)),

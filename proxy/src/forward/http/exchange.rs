@@ -20,7 +20,7 @@ use super::{Ended, Http, Version, cut, framing, headers};
 use crate::admission::{Permit, Shed};
 use crate::balance::Turn;
 use crate::causes::causes;
-use crate::connections::{Content, Head, Registration, Subject};
+use crate::connections::{Carried, Content, Head, Registration, Subject};
 use crate::forward::opaque::{Idle, relay};
 use crate::forward::upstream::UpstreamError;
 use crate::mesh::Snapshot;
@@ -98,7 +98,7 @@ impl<R: Route> Http<R> {
             record.facts.destination = Some(callee.clone());
         }
         let idle = trip.timeouts().idle.unwrap_or(self.shared.idle.open);
-        let (mut response, Place { peer, load, turn }) = match traces::within(
+        let (mut response, Place { peer, load, turn, carried }) = match traces::within(
             record.scope(),
             self.forward(&mut trip, request, &record, &registration, idle),
         )
@@ -112,7 +112,7 @@ impl<R: Route> Http<R> {
             let Some(caller) = upgrade else { return self.failed(form, record, Failure::Unasked) };
             let called = hyper::upgrade::on(&mut response);
             *self.upgraded.lock() =
-                Some(Upgraded { caller, called, record, registration, peer, _held: (turn, permit) });
+                Some(Upgraded { caller, called, record, registration, peer, _held: (turn, permit, carried) });
             headers::end_hop(response.headers_mut(), self.version);
             return response.map(|_| Tracked::empty());
         }
@@ -122,7 +122,7 @@ impl<R: Route> Http<R> {
         let meters = vec![Arc::clone(&self.meters), record.meters()];
         response.map(|body| {
             let mut body = Tracked::response(body, flow, meters, record, Some(registration), idle);
-            body.keep(load, turn, permit);
+            body.keep((load, turn, permit, carried));
             body
         })
     }
@@ -307,7 +307,7 @@ pub(super) struct Upgraded {
     record: AccessRecord,
     registration: Arc<Registration>,
     peer: Option<Arc<Registration>>,
-    _held: (Option<Turn>, Option<Permit>),
+    _held: (Option<Turn>, Option<Permit>, Option<Carried>),
 }
 
 impl Upgraded {

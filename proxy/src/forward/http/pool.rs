@@ -22,7 +22,7 @@ use super::tracked::Tracked;
 use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, MOST_STREAMS, PING, STREAM_WINDOW, Version, cut};
 use crate::balance::Turn;
 use crate::causes::causes;
-use crate::connections::Registration;
+use crate::connections::{Carried, Link, Registration};
 use crate::forward::upstream::{Called, Upstream, UpstreamError};
 use crate::run;
 use crate::telemetry::traces;
@@ -81,6 +81,8 @@ pub(super) struct Place {
     pub(super) load: Option<Load>,
     /// Of an endpoint that was chosen for the request.
     pub(super) turn: Option<Turn>,
+    /// For those who look at the connection.
+    pub(super) carried: Option<Carried>,
 }
 
 enum Sender {
@@ -219,6 +221,11 @@ impl<U: Upstream> Pool<U> {
         let mut idle = self.idle.lock();
         idle.retain(|kept| self.usable(kept));
         if idle.len() < MOST_IDLE && self.usable(&kept) {
+            if let Some(link) =
+                kept.peer.as_ref().and_then(Weak::upgrade).as_ref().and_then(|peer| peer.link())
+            {
+                link.waits();
+            }
             idle.push(kept);
         }
     }
@@ -321,7 +328,9 @@ impl Kept {
     /// What a request on it holds of it.
     pub(super) fn place(&mut self) -> Place {
         let load = matches!(self.sender, Sender::Http2(_)).then(|| std::mem::take(&mut self.load));
-        Place { peer: self.peer.as_ref().and_then(Weak::upgrade), load, turn: None }
+        let peer = self.peer.as_ref().and_then(Weak::upgrade);
+        let carried = peer.as_ref().and_then(|peer| peer.link()).map(Link::carry);
+        Place { peer, load, turn: None, carried }
     }
 
     /// Sends a request and awaits the head of its response.

@@ -19,7 +19,7 @@ use super::load::{Load, Sending};
 use super::replay::Replay;
 use crate::admission::Permit;
 use crate::balance::Turn;
-use crate::connections::Registration;
+use crate::connections::{Carried, Registration};
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters};
 
 /// How long a client that waits to be asked for its body is kept waiting: some servers never ask (RFC 9110
@@ -54,6 +54,9 @@ impl Flow {
     }
 }
 
+/// What a request holds until the body of its response has ended.
+type Held = (Option<Load>, Option<Turn>, Option<Permit>, Option<Carried>);
+
 /// A body on its way. The one of a response also carries its request's record, which ends with it.
 pub(super) struct Tracked {
     source: Source,
@@ -72,7 +75,7 @@ pub(super) struct Tracked {
     /// Remembers what was sent.
     replay: Option<Replay>,
     /// The place on a shared connection that this body takes, the endpoint's turn, and the place at our app.
-    _held: (Option<Load>, Option<Turn>, Option<Permit>),
+    _held: Held,
 }
 
 /// Reads on for a while after the answer, so that a client that is still sending gets to read it: to close
@@ -159,7 +162,7 @@ impl Tracked {
             progress: None,
             sending: None,
             replay: None,
-            _held: (None, None, None),
+            _held: Held::default(),
         }
     }
 
@@ -201,8 +204,8 @@ impl Tracked {
     }
 
     /// Keeps what the request holds until this body has ended.
-    pub(super) fn keep(&mut self, load: Option<Load>, turn: Option<Turn>, permit: Option<Permit>) {
-        self._held = (load, turn, permit);
+    pub(super) fn keep(&mut self, held: Held) {
+        self._held = held;
     }
 
     /// Asks the client for its body only when the called side does, or says nothing for a while.
