@@ -131,9 +131,9 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
         ),
         None => None,
     };
-    let tracer = config.traces.map(|(endpoint, ratio)| {
+    let tracer = config.traces.map(|(collector, ratio)| {
         let (tracer, finished) = Tracer::new(ratio);
-        duties.spawn(traces::export(endpoint, finished, Arc::clone(&mesh), stop.clone()));
+        duties.spawn(traces::export(collector, finished, Arc::clone(&mesh), stop.clone()));
         tracer
     });
     let for_us = [health_port, admin_listener.as_ref().and_then(Listener::port)].into_iter().flatten();

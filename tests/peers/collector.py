@@ -1,4 +1,5 @@
 """A collector of spans: OpenTelemetry's own messages over gRPC. Writes a line of JSON for each span.
+Given files with a certificate and its key, over TLS.
 
 Given `openmetrics` it reads a scrape instead, and writes the exemplars that Prometheus' own parser finds."""
 
@@ -15,7 +16,7 @@ def attributes(of):
     return {attribute.key: value(attribute.value) for attribute in of}
 
 
-def collect(address):
+def collect(address, files):
     import grpc
     from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as messages
     from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as service
@@ -42,7 +43,11 @@ def collect(address):
 
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
     service.add_TraceServiceServicer_to_server(Collector(), server)
-    port = server.add_insecure_port(address)
+    if files:
+        certificate, key = (open(file, "rb").read() for file in files)
+        port = server.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
+    else:
+        port = server.add_insecure_port(address)
     server.start()
     print(json.dumps({"fields": {"message": "listening", "port": port}}), flush=True)
     server.wait_for_termination()
@@ -63,4 +68,4 @@ def read(text):
 if sys.argv[1] == "openmetrics":
     read(sys.stdin.read())
 else:
-    collect(sys.argv[1])
+    collect(sys.argv[1], sys.argv[2:])

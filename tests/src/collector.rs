@@ -14,7 +14,7 @@ use crate::tools::collector_python;
 #[derive(Debug)]
 pub struct Collector {
     process: Process,
-    port: String,
+    address: String,
 }
 
 impl Collector {
@@ -23,16 +23,29 @@ impl Collector {
     /// # Panics
     /// When it does not start.
     pub async fn start() -> Self {
-        let process = Process::start("collector.py", python("127.0.0.1:0"));
+        Self::of(python("127.0.0.1:0"), "http://127.0.0.1").await
+    }
+
+    /// The same over TLS, with this certificate and key.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn proving(certificate: &Path, key: &Path) -> Self {
+        let mut command = python("127.0.0.1:0");
+        command.args([certificate, key]);
+        Self::of(command, "https://localhost").await
+    }
+
+    async fn of(command: std::process::Command, place: &str) -> Self {
+        let process = Process::start("collector.py", command);
         let listening = process.wait_for_log("listening", |event| is_message(event, "listening")).await;
-        let port = field(&listening, "port");
-        Self { process, port }
+        Self { process, address: format!("{place}:{}", field(&listening, "port")) }
     }
 
     /// For `--otlp-endpoint`.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.address.clone()
     }
 
     /// Waits for a span, and returns its fields.

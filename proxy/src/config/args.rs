@@ -12,7 +12,7 @@ use super::attest::Attest;
 use super::effective::Given;
 use super::listeners::{Inbound, Outbound, Route};
 use super::values::{
-    AdminEntrance, Cidr, Collector, Count, Entrance, Grace, Label, ProcessId, Ratio, Timeout, Unknown,
+    AdminEntrance, Cidr, CollectorAddress, Count, Entrance, Grace, Label, ProcessId, Ratio, Timeout, Unknown,
 };
 use crate::capture::rules::Mode;
 use crate::cli::check::CheckArguments;
@@ -265,8 +265,12 @@ pub struct Keys {
     pub admin_listen: Option<AdminEntrance>,
 
     /// Collector that takes spans (OTLP over gRPC); without, nothing is traced
-    #[arg(long, value_name = "http://HOST:PORT", env = "SIGNET_OTLP_ENDPOINT")]
-    pub otlp_endpoint: Option<Collector>,
+    #[arg(long, value_name = "http[s]://HOST:PORT", env = "SIGNET_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<CollectorAddress>,
+
+    /// Authorities (PEM) of which one vouches for a collector at https:// [default: those of this machine]
+    #[arg(long, value_name = "FILE", env = "SIGNET_OTLP_ROOTS")]
+    pub otlp_roots: Option<PathBuf>,
 
     /// How many of the requests and connections that come without a trace begin one [default: 0.1]
     #[arg(long, value_name = "RATIO", env = "SIGNET_TRACE_SAMPLE")]
@@ -359,6 +363,7 @@ impl Keys {
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
             admin_listen: self.admin_listen.or(other.admin_listen),
             otlp_endpoint: self.otlp_endpoint.or(other.otlp_endpoint),
+            otlp_roots: self.otlp_roots.or(other.otlp_roots),
             trace_sample: self.trace_sample.or(other.trace_sample),
             drain_grace: self.drain_grace.or(other.drain_grace),
             drain_timeout: self.drain_timeout.or(other.drain_timeout),

@@ -29,9 +29,9 @@ pub use values::{AdminEntrance, Cidr, Entrance, Protocol, Requested, Statement, 
 
 use crate::mesh::sealed::StateError;
 use crate::telemetry::log::Format;
+use crate::telemetry::traces::{Collector, CollectorError};
 use source::source;
-use tonic::transport::Endpoint;
-use values::{Collector, Ratio};
+use values::{CollectorAddress, Ratio};
 
 /// Everything that `signet-proxy run` needs to know.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub struct Config {
     /// Metrics and health.
     pub metrics_listen: SocketAddr,
     /// Where spans go, and how many traces begin here.
-    pub traces: Option<(Endpoint, f64)>,
+    pub traces: Option<(Collector, f64)>,
     /// For operators of this machine.
     pub admin_listen: Option<Entrance>,
     /// How it starts and ends beside its app.
@@ -92,6 +92,9 @@ pub enum ConfigError {
     /// The key of the sealed copy.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The collector of spans.
+    #[error(transparent)]
+    Collector(#[from] CollectorError),
     /// The ticket.
     #[error("`{key}`: {error}")]
     Ticket {
@@ -195,6 +198,7 @@ impl Config {
         distinct(&keys, metrics_listen, admin_listen.as_ref())?;
         without_loops(&keys, metrics_listen, admin_listen.as_ref())?;
         let living = Living::of(&keys)?;
+        let traces = traces(&keys)?;
         let source = source(&keys)?;
         if matches!(source, Source::Files(_)) {
             all_addressed(&keys)?;
@@ -211,7 +215,7 @@ impl Config {
             dns_servers: keys.dns_server,
             max_connections: keys.max_connections.map_or(10_000, |count| count.0),
             max_connections_per_identity: keys.max_connections_per_identity.map_or(5_000, |count| count.0),
-            traces: traces(keys.otlp_endpoint, keys.trace_sample)?,
+            traces,
             metrics_listen,
             admin_listen,
             living,
@@ -223,15 +227,29 @@ impl Config {
     }
 }
 
-fn traces(to: Option<Collector>, sample: Option<Ratio>) -> Result<Option<(Endpoint, f64)>, ConfigError> {
-    match (to, sample) {
-        (Some(Collector(endpoint)), sample) => Ok(Some((endpoint, sample.map_or(0.1, |Ratio(ratio)| ratio)))),
-        (None, None) => Ok(None),
-        (None, Some(_)) => {
-            let with = "`otlp-endpoint`: without a collector nothing is traced";
-            Err(ConfigError::Alone { key: "trace-sample", with })
+fn traces(keys: &Keys) -> Result<Option<(Collector, f64)>, ConfigError> {
+    let Some(CollectorAddress { tls, place }) = &keys.otlp_endpoint else {
+        let with = "`otlp-endpoint`: without a collector nothing is traced";
+        let alone = |key| Err(ConfigError::Alone { key, with });
+        return match (&keys.trace_sample, &keys.otlp_roots) {
+            (None, None) => Ok(None),
+            (Some(_), _) => alone("trace-sample"),
+            (None, Some(_)) => alone("otlp-roots"),
+        };
+    };
+    let collector = match (tls, &keys.otlp_roots) {
+        (false, None) => Collector::in_the_clear(&place.host, place.port)?,
+        (false, Some(_)) => {
+            let with = "an `otlp-endpoint` at https://: nobody proves itself at http://";
+            return Err(ConfigError::Alone { key: "otlp-roots", with });
         }
-    }
+        (true, None) => Collector::proven(&place.host, place.port, None)?,
+        (true, Some(path)) => {
+            let read = |error| ConfigError::Read { key: "otlp-roots", path: path.clone(), error };
+            Collector::proven(&place.host, place.port, Some(&std::fs::read(path).map_err(read)?))?
+        }
+    };
+    Ok(Some((collector, keys.trace_sample.map_or(0.1, |Ratio(ratio)| ratio))))
 }
 
 fn distinct(keys: &Keys, metrics: SocketAddr, admin: Option<&Entrance>) -> Result<(), ConfigError> {

@@ -98,10 +98,15 @@ pub enum Entrance {
 #[serde(try_from = "String")]
 pub struct AdminEntrance(pub Option<Entrance>);
 
-/// Where spans are sent: `http://HOST:PORT` of a collector that speaks OTLP over gRPC.
-#[derive(Debug, Clone, Deserialize)]
+/// Where spans are sent: `http://HOST:PORT` or `https://HOST:PORT` of a collector that speaks OTLP over gRPC.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Collector(pub tonic::transport::Endpoint);
+pub struct CollectorAddress {
+    /// Whether it proves itself.
+    pub tls: bool,
+    /// Where.
+    pub place: Requested,
+}
 
 /// A part of a whole, from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
@@ -130,18 +135,20 @@ impl FromStr for Ratio {
     }
 }
 
-impl FromStr for Collector {
+impl FromStr for CollectorAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = || {
             format!(
-                "expected http://HOST:PORT of a collector's gRPC port such as http://127.0.0.1:4317, found `{text}`"
+                "expected http://HOST:PORT or https://HOST:PORT of a collector's gRPC port such as http://127.0.0.1:4317, found `{text}`"
             )
         };
-        let address = text.strip_prefix("http://").ok_or_else(expected)?;
-        let _: Requested = address.trim_end_matches('/').parse().map_err(|_| expected())?;
-        text.parse().map(Self).map_err(|_| expected())
+        let schemes = [("http://", false), ("https://", true)];
+        let found = schemes.iter().find_map(|(scheme, tls)| Some((text.strip_prefix(scheme)?, *tls)));
+        let (address, tls) = found.ok_or_else(expected)?;
+        let place = address.trim_end_matches('/').parse().map_err(|_| expected())?;
+        Ok(Self { tls, place })
     }
 }
 
@@ -431,4 +438,4 @@ macro_rules! from_text {
     )+};
 }
 
-from_text!(Entrance, AdminEntrance, Collector, Requested, Cidr, Label, Timeout, Grace);
+from_text!(Entrance, AdminEntrance, CollectorAddress, Requested, Cidr, Label, Timeout, Grace);

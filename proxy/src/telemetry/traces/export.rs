@@ -11,9 +11,10 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::Finished;
+use super::collector::Collector;
 use super::span::text;
 use crate::mesh::Mesh;
 use crate::telemetry::metrics;
@@ -21,18 +22,16 @@ use crate::telemetry::metrics;
 const BATCH: usize = 512;
 /// How long a span waits for others.
 const LINGER: Duration = Duration::from_secs(1);
-const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Sends what is finished to `endpoint` until `stop`, and then what is left.
+/// Sends what is finished to `collector` until `stop`, and then what is left.
 pub async fn export(
-    endpoint: Endpoint,
+    collector: Collector,
     mut finished: mpsc::Receiver<Finished>,
     mesh: Arc<Mesh>,
     stop: CancellationToken,
 ) {
-    let shown = endpoint.uri().to_string();
-    let channel = endpoint.connect_timeout(DEADLINE).timeout(DEADLINE).connect_lazy();
-    let mut client = TraceServiceClient::new(channel);
+    let shown = collector.shown().to_owned();
+    let mut client = TraceServiceClient::new(collector.channel());
     let (mut batch, mut failing) = (Vec::with_capacity(BATCH), false);
     loop {
         let last = tokio::select! {

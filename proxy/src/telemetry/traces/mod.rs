@@ -4,6 +4,7 @@
 //!
 //! Nothing waits for the collector: what finds the queue full is dropped and counted.
 
+mod collector;
 mod context;
 mod export;
 mod span;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+pub use self::collector::{Collector, CollectorError};
 pub use self::context::Context;
 pub use self::export::export;
 pub(super) use self::span::{Facts, Span, number, text};
