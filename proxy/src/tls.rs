@@ -8,7 +8,6 @@ use rustls::server::Acceptor;
 use rustls::{ClientConfig, ServerConfig};
 use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1, PeerError, PeerIdentity, server_name, verify_failure};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
 
 use crate::telemetry::{Direction, metrics, traces};

@@ -446,7 +446,7 @@ async fn profiles_show_who_computes_and_who_holds_memory_where_they_are_allowed(
     }
 
     let url = format!("http://{}/", caller.outbound());
-    let load = Client::new("wrk").args(["-t", "1", "-c", "8", "-d", "9s", &url]).start();
+    let load = Client::new("wrk").args(["-t", "1", "-c", "8", "-d", "16s", &url]).start();
     let at = server.operators().await.to_string();
     let taking = Client::at(&binaries().proxy)
         .args(["admin", "--admin", &at, "GET", "/profile/cpu?seconds=3&format=collapsed&count=samples"])

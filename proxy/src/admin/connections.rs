@@ -108,7 +108,7 @@ pub(super) fn close(admin: &Admin, ask: &Ask) -> Result<Reply, Refused> {
     } else if admin.shared.observers.one(number).ok_or_else(gone)?.close() {
         tracing::info!(connection = number, "closed by an operator");
     }
-    Reply::json(&json!({ "closing": id }))
+    Reply::json(&json!({ "closing": if digits.is_some() { json!(id) } else { json!(number) } }))
 }
 
 /// A connection at one moment.
@@ -174,7 +174,7 @@ impl Row {
 fn link_json(linked: &Linked, admin: &Admin) -> Value {
     let Linked { id, link, peer, port, closing } = linked;
     let (calls, under_way) = link.calls();
-    let state = match (closing, link.is_idle()) {
+    let state = match (*closing, link.is_idle()) {
         (true, _) => "closing",
         (false, true) => "idle",
         (false, false) => "in use",
@@ -204,7 +204,9 @@ impl Wanted {
         of_the_app.iter().all(|wanted| wanted.is_none())
             && self.source.is_none()
             && self.direction.as_deref().is_none_or(|direction| direction == Direction::Outbound.as_str())
-            && (self.destination.as_ref())
+            && self
+                .destination
+                .as_ref()
                 .is_none_or(|wanted| peer.as_ref().is_some_and(|peer| wanted.matches(peer)))
             && self.port.is_none_or(|wanted| Some(wanted) == *port)
             && self.remote.as_deref().is_none_or(|remote| link.address.to_string().starts_with(remote))

@@ -28,6 +28,7 @@ pub struct Where {
     /// The proxy's `admin-listen`
     #[arg(
         long,
+        global = true,
         value_name = "IP:PORT|unix:PATH",
         env = "SIGNET_ADMIN_LISTEN",
         default_value = "127.0.0.1:15021"
@@ -37,22 +38,15 @@ pub struct Where {
 
 /// Ask a running proxy
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(after_help = EXAMPLES)]
 pub struct AskArguments {
     /// What has a table of its own.
     #[command(subcommand)]
     pub verb: Option<Verb>,
 
-    /// GET, PUT or POST
-    #[arg(default_value = "GET")]
-    pub method: Method,
-
-    /// Path and query; `/` lists what there is
-    #[arg(default_value = "/")]
-    pub path: String,
-
-    /// JSON to send
-    pub body: Option<String>,
+    /// GET, PUT or POST (GET unless said), path and query (`/` lists what there is), and JSON to send
+    #[arg(value_name = "[METHOD] PATH [JSON]", num_args = 0..=3)]
+    pub request: Vec<String>,
 
     /// Which proxy.
     #[command(flatten)]
@@ -98,6 +92,9 @@ pub enum ClientError {
         /// Why.
         error: io::Error,
     },
+    /// What is asked begins with neither.
+    #[error("expected GET, PUT or POST, or a path that begins with `/`, found `{0}`")]
+    Method(String),
     /// What is asked is no path.
     #[error("`{path}`: {error}")]
     Path {
@@ -120,6 +117,26 @@ pub enum ClientError {
         /// Its words.
         text: String,
     },
+}
+
+/// Takes what is asked apart: a path alone is got.
+///
+/// # Errors
+/// When it begins with another word.
+pub(super) fn parts(request: Vec<String>) -> Result<(Method, String, Option<String>), ClientError> {
+    let mut words = request.into_iter().peekable();
+    let method = match words.peek() {
+        Some(word) if !word.starts_with('/') => {
+            let known = [Method::GET, Method::PUT, Method::POST];
+            let found = known.into_iter().find(|known| known.as_str() == word);
+            let method = found.ok_or_else(|| ClientError::Method(word.clone()))?;
+            words.next();
+            method
+        }
+        _ => Method::GET,
+    };
+    let path = words.next().unwrap_or_else(|| "/".to_owned());
+    Ok((method, path, words.next()))
 }
 
 impl Where {
@@ -200,4 +217,21 @@ async fn send(
 async fn whole(body: Incoming) -> Result<Bytes, ClientError> {
     let whole = Limited::new(body, LARGEST_ANSWER).collect().await;
     whole.map(http_body_util::Collected::to_bytes).map_err(|error| ClientError::Broken(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_alone_is_got() {
+        let parts = |words: &[&str]| {
+            let words = words.iter().map(ToString::to_string).collect();
+            parts(words).map(|(method, path, body)| format!("{method} {path} {}", body.unwrap_or_default()))
+        };
+        assert_eq!(parts(&[]).unwrap(), "GET / ");
+        assert_eq!(parts(&["/tap?x=1"]).unwrap(), "GET /tap?x=1 ");
+        assert_eq!(parts(&["PUT", "/log", "{}"]).unwrap(), "PUT /log {}");
+        assert!(parts(&["connection"]).unwrap_err().to_string().contains("found `connection`"));
+    }
 }

@@ -59,10 +59,6 @@ pub struct ConnectionsArguments {
     /// table for people, json for scripts
     #[arg(long, default_value = "table")]
     pub output: Output,
-
-    /// Which proxy.
-    #[command(flatten)]
-    pub at: Where,
 }
 
 const EXAMPLES: &str = "\
@@ -101,13 +97,13 @@ impl ConnectionsArguments {
 ///
 /// # Errors
 /// When the proxy does not answer, or nobody reads.
-pub async fn run(arguments: &ConnectionsArguments) -> Result<(), ClientError> {
+pub async fn run(arguments: &ConnectionsArguments, at: &Where) -> Result<(), ClientError> {
     if let Some(id) = &arguments.close {
         let path = format!("/connections/{}/close", utf8_percent_encode(id, NON_ALPHANUMERIC));
-        let _ = arguments.at.ask(Method::POST, &path, None).await?;
+        let _ = at.ask(Method::POST, &path, None).await?;
         return print(&format!("closing {id}\n"));
     }
-    let answer = arguments.at.ask(Method::GET, &arguments.path(), None).await?;
+    let answer = at.ask(Method::GET, &arguments.path(), None).await?;
     if arguments.output == Output::Json {
         return print(&String::from_utf8_lossy(&answer));
     }
@@ -179,7 +175,7 @@ fn table(columns: &[(&str, &str)], rows: &[Value]) -> String {
     for row in rows {
         table.add_row(columns.iter().map(|(_, key)| Cell::new(shown(key, row.get(key)))));
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table.trim_fmt()
 }
 
 /// What came over the network has no part in how a terminal looks.

@@ -49,11 +49,12 @@ pub fn tap(arguments: &TapArguments) -> ExitCode {
 /// Prints what a proxy answers.
 #[must_use]
 pub fn ask(arguments: AskArguments) -> ExitCode {
-    let AskArguments { verb, method, path, body, at } = arguments;
+    let AskArguments { verb, request, at } = arguments;
     once(async {
         if let Some(Verb::Connections(arguments)) = verb {
-            return Ok(connections::run(&arguments).await?);
+            return Ok(connections::run(&arguments, &at).await?);
         }
+        let (method, path, body) = client::parts(request)?;
         let answer = at.ask(method, &path, body).await?;
         Ok(std::io::stdout().write_all(&answer)?)
     })

@@ -175,7 +175,9 @@ impl Connections {
     /// Closes one of them. False if it is not there.
     pub fn close_link(&self, id: u64, reason: CloseReason) -> bool {
         let entry = self.entries.lock().get(&id).filter(|entry| entry.link.get().is_some()).cloned();
-        entry.inspect(|entry| drop(entry.close(reason))).is_some()
+        let Some(entry) = entry else { return false };
+        entry.close(reason);
+        true
     }
 
     /// How many entries there are of each kind: which way, and what they carry.

@@ -12,8 +12,9 @@ use framehop::{
     CacheNative, ExplicitModuleSectionInfo, MayAllocateDuringUnwind, Module, UnwindRegsNative, Unwinder,
     UnwinderNative,
 };
+use object::elf::PF_X;
 use object::read::ReadCache;
-use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind};
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SegmentFlags, SymbolKind};
 
 use super::sys::interrupts::Moment;
 
@@ -136,11 +137,14 @@ impl Mapping {
 fn read(path: &Path, mapping: &Mapping) -> Option<(Module<Vec<u8>>, Vec<Function>)> {
     let cache = ReadCache::new(File::open(path).ok()?);
     let file = object::File::parse(&cache).ok()?;
-    // What is added to an address of the file.
+    // What is added to an address of the file. The mapping begins with the page in which the segment does.
     let bias = file.segments().find_map(|segment| {
+        let SegmentFlags::Elf { p_flags, .. } = segment.flags() else { return None };
         let (offset, size) = segment.file_range();
-        let within = mapping.offset.checked_sub(offset).filter(|within| *within < size)?;
-        Some(mapping.start.wrapping_sub(segment.address() + within))
+        let is_it = p_flags.contains(PF_X) && offset.checked_add(size)? > mapping.offset;
+        is_it.then(|| {
+            mapping.start.wrapping_add(offset).wrapping_sub(mapping.offset).wrapping_sub(segment.address())
+        })
     })?;
     let range = |name: &str| {
         let section = file.section_by_name(name)?;

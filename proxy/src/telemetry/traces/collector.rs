@@ -122,7 +122,7 @@ impl Collector {
                 let stream = TlsConnector::from(config).connect(name, stream).await?;
                 Ok::<_, io::Error>(TokioIo::new(stream))
             };
-            async { tokio::time::timeout(DEADLINE, connecting).await? }
+            async move { tokio::time::timeout(DEADLINE, connecting).await? }
         }))
     }
 }
