@@ -206,6 +206,8 @@ async fn replace(path: &Path, draft: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft).await?;
     file.write_all(bytes).await?;
+    // Only this tells that a write failed, as on a full disk: `sync_all` does not.
+    file.flush().await?;
     file.sync_all().await?;
     tokio::fs::rename(draft, path).await?;
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
