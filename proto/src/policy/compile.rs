@@ -289,6 +289,9 @@ fn check(document: &Document) -> Result<(), CompileError> {
         if lists.iter().any(|&(length, most)| length.is_some_and(|length| length > most)) {
             return fail(rule, "has more conditions than the policy language allows");
         }
+        if document.direction == Direction::Egress && rule.cidrs.is_some() {
+            return fail(rule, "has `cidrs`, which only documents with `target` have");
+        }
         if http.is_some_and(Http::is_empty) || grpc.is_some_and(|grpc| *grpc == Grpc::default()) {
             return fail(rule, "has an `http` or `grpc` condition that asks for nothing");
         }

@@ -224,6 +224,19 @@ mod tests {
     }
 
     #[test]
+    fn egress_documents_have_conditions_of_their_own() {
+        let egress = |conditions: &str| {
+            error(&format!(
+                "kind: Policy\nname: p\nsource: spiffe://td/a\nrules:\n  - {{ name: r, allow: {conditions} }}\n"
+            ))
+        };
+        for field in ["from: [spiffe://td/b]", "cidrs: [10.0.0.0/8]"] {
+            let found = egress(&format!("{{ {field} }}"));
+            assert!(found.ends_with("expected one of `to`, `ports`, `http`, `grpc`"), "{found}");
+        }
+    }
+
+    #[test]
     fn errors_of_whole_documents_are_placed_too() {
         for (text, message) in [
             ("kind: Role\nname: p\n", "p.yaml:1:7: kind: expected `Policy`, found \"Role\""),

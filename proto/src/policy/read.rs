@@ -67,8 +67,13 @@ fn rule(place: &Place<'_>, direction: Direction) -> Result<Rule, ParseError> {
         (None, None) => return Err(place.fail("expected `allow` or `deny` in the rule, found neither")),
     };
     let peers = direction.peers_field();
-    let what = format!("conditions: `{peers}`, `ports`, `cidrs`, `http`, `grpc`, or `{{}}` for none");
-    let conditions = conditions.fields(&what, &[peers, "ports", "cidrs", "http", "grpc"])?;
+    // Beside the caller its address says nothing: it is that of the app, or none.
+    let known: &[&str] = match direction {
+        Direction::Inbound => &["from", "ports", "cidrs", "http", "grpc"],
+        Direction::Egress => &["to", "ports", "http", "grpc"],
+    };
+    let named = known.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>().join(", ");
+    let conditions = conditions.fields(&format!("conditions: {named}, or `{{}}` for none"), known)?;
     Ok(Rule {
         name,
         effect,

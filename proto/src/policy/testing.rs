@@ -167,7 +167,11 @@ pub(super) fn documents() -> impl Strategy<Value = Vec<Document>> {
     let document = (directions(), patterns(), prop::collection::vec(rules(), 0..4));
     prop::collection::vec(document, 0..4).prop_map(|list| {
         let document = |(number, (direction, whom, rules)): (usize, (Direction, Pattern, Vec<Rule>))| {
-            let named = |(number, rule)| Rule { name: format!("r{number}"), ..rule };
+            let named = |(number, rule): (usize, Rule)| Rule {
+                name: format!("r{number}"),
+                cidrs: rule.cidrs.filter(|_| direction == Direction::Inbound),
+                ..rule
+            };
             let rules = rules.into_iter().enumerate().map(named).collect();
             Document { name: format!("d{number}"), direction, whom, rules }
         };

@@ -305,7 +305,8 @@ proptest! {
         let before = compiled(&documents).decide(&request).allowed;
         let mut more = documents;
         let document = at.index(more.len());
-        more[document].rules.push(Rule { name: "added".into(), effect: Effect::Deny, ..rule });
+        let cidrs = rule.cidrs.filter(|_| more[document].direction == Direction::Inbound);
+        more[document].rules.push(Rule { name: "added".into(), effect: Effect::Deny, cidrs, ..rule });
         prop_assert!(before || !compiled(&more).decide(&request).allowed);
     }
 
@@ -316,7 +317,8 @@ proptest! {
         let before = compiled(&documents).decide(&request);
         let mut more = documents;
         let document = at.index(more.len());
-        more[document].rules.push(Rule { name: "added".into(), mode: Mode::Audit, ..rule });
+        let cidrs = rule.cidrs.filter(|_| more[document].direction == Direction::Inbound);
+        more[document].rules.push(Rule { name: "added".into(), mode: Mode::Audit, cidrs, ..rule });
         let after = compiled(&more).decide(&request);
         prop_assert_eq!(Verdict { audited: Vec::new(), ..after }, Verdict { audited: Vec::new(), ..before });
     }
