@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::de::{self, Deserialize, Deserializer};
+
+use crate::time;
 
 /// A duration in whole seconds, written with units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +44,15 @@ impl FromStr for Span {
             return Err(wrong());
         }
         Ok(Self(Duration::from_secs(seconds)))
+    }
+}
+
+impl Span {
+    /// When it began if it ends now; not before there was time.
+    #[must_use]
+    pub fn ago(self) -> SystemTime {
+        let began = time::now().checked_sub(self.0);
+        began.map_or(SystemTime::UNIX_EPOCH, |began| began.max(SystemTime::UNIX_EPOCH))
     }
 }
 
@@ -102,6 +113,16 @@ mod tests {
         assert_eq!(seconds("0s"), Some(0));
         for wrong in ["", "10", "s", "1x", "-1s", "1m1h", "1s1s", "1.5h", "99999999999999999999d", "1é"] {
             assert_eq!(seconds(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_began_before_there_was_time_began_with_it() {
+        let hour = Span(Duration::from_secs(3_600));
+        let (before, ago, after) = (time::now(), hour.ago(), time::now());
+        assert!(before <= ago + hour.0 && ago + hour.0 <= after);
+        for long in [Duration::from_secs(100 * 365 * 86_400), Duration::from_secs(u64::MAX)] {
+            assert_eq!(Span(long).ago(), SystemTime::UNIX_EPOCH);
         }
     }
 

@@ -19,7 +19,6 @@ impl From<&CertificatesQuery> for Certificates {
         let ended =
             query.all || query.status.iter().any(|status| matches!(status.as_str(), "expired" | "lapsed"));
         let before = query.expiring_within.map(|span| time::to_proto(now + span.0));
-        let unused = query.unused_for.map(|span| time::to_proto(now.checked_sub(span.0).unwrap_or(now)));
         Self(ListCertificatesRequest {
             page: None,
             id: query.id.clone().unwrap_or_default(),
@@ -27,7 +26,7 @@ impl From<&CertificatesQuery> for Certificates {
             status: query.status.clone(),
             expires_after: (!ended).then(|| time::to_proto(now)),
             expires_before: before,
-            unused_since: unused,
+            unused_since: query.unused_for.map(|span| time::to_proto(span.ago())),
             instance: query.instance.clone().unwrap_or_default(),
             serial: query.serial.clone().unwrap_or_default(),
         })

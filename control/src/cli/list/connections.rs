@@ -17,8 +17,6 @@ pub(in crate::cli) struct Connections(ListConnectionsRequest);
 
 impl From<&ConnectionsQuery> for Connections {
     fn from(query: &ConnectionsQuery) -> Self {
-        let now = time::now();
-        let since = query.since.map(|span| time::to_proto(now.checked_sub(span.0).unwrap_or(now)));
         Self(ListConnectionsRequest {
             page: None,
             source: query.source.clone().unwrap_or_default(),
@@ -26,7 +24,7 @@ impl From<&ConnectionsQuery> for Connections {
             id: query.id.clone().unwrap_or_default(),
             port: query.port.unwrap_or_default().into(),
             refused: query.denied,
-            since,
+            since: query.since.map(|span| time::to_proto(span.ago())),
         })
     }
 }

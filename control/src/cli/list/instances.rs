@@ -20,14 +20,13 @@ pub(in crate::cli) struct Identities(ListInstancesRequest);
 impl From<&InstancesQuery> for Instances {
     fn from(query: &InstancesQuery) -> Self {
         let now = time::now();
-        let unseen = query.unseen_for.map(|span| time::to_proto(now.checked_sub(span.0).unwrap_or(now)));
         Self(ListInstancesRequest {
             page: None,
             id: query.id.clone().unwrap_or_default(),
             owner: query.owner.clone().unwrap_or_default(),
             status: query.status.clone(),
             expires_before: query.expiring_within.map(|span| time::to_proto(now + span.0)),
-            unseen_since: unseen,
+            unseen_since: query.unseen_for.map(|span| time::to_proto(span.ago())),
         })
     }
 }

@@ -22,14 +22,12 @@ impl Outsiders {
             (false, true) => (Way::Passthrough, &query.source),
             (false, false) => return None,
         };
-        let now = time::now();
-        let since = query.since.map(|span| time::to_proto(now.checked_sub(span.0).unwrap_or(now)));
         Some(Self(ListOutsidersRequest {
             page: None,
             way: way.as_str().to_owned(),
             workload: end.as_ref().or(query.id.as_ref()).cloned().unwrap_or_default(),
             port: query.port.unwrap_or_default().into(),
-            since,
+            since: query.since.map(|span| time::to_proto(span.ago())),
         }))
     }
 }
