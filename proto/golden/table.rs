@@ -2,8 +2,11 @@
 //! go through it, so that the three say the same.
 
 use signet_proto::document::{Limits, ParseError, Place, from_yaml};
+use signet_proto::settings::{self, Settings};
 
 const TABLE: &str = include_str!("table.yaml");
+/// What holds for the whole mesh.
+const MESH: &str = "kind: Mesh\nmode: strict\npermissive:\n  - { target: \"spiffe://mesh.local/plain/*\", ports: [80, 90] }\n";
 const LIMITS: Limits = Limits { bytes: 1 << 20, documents: 256 };
 
 /// One call, and what is decided about it.
@@ -11,7 +14,7 @@ const LIMITS: Limits = Limits { bytes: 1 << 20, documents: 256 };
 pub(super) struct Case {
     /// `inbound` or `egress`.
     pub(super) direction: String,
-    /// Who calls.
+    /// Who calls; `plaintext` without identity.
     pub(super) source: String,
     /// Who is called.
     pub(super) destination: String,
@@ -54,6 +57,11 @@ pub(super) fn read() -> (String, Vec<Case>) {
     (documents, cases)
 }
 
+/// [`MESH`], as it is read.
+pub(super) fn settings() -> Settings {
+    settings::parse_node("mesh.yaml", &from_yaml("mesh.yaml", MESH, LIMITS).unwrap()[0]).unwrap()
+}
+
 fn case(place: &Place<'_>) -> Result<Case, ParseError> {
     let known = ["call", "host", "headers", "address", "egress", "inbound", "by", "says"];
     let fields = place.fields("a case", &known)?;
@@ -70,7 +78,10 @@ fn case(place: &Place<'_>) -> Result<Case, ParseError> {
     };
     Ok(Case {
         direction: direction.to_owned(),
-        source: format!("spiffe://mesh.local/{source}"),
+        source: match *source {
+            "plaintext" => "plaintext".to_owned(),
+            source => format!("spiffe://mesh.local/{source}"),
+        },
         destination: format!("spiffe://mesh.local/{destination}"),
         port: port.to_owned(),
         method: request.first().copied().unwrap_or_default().to_owned(),
@@ -78,7 +89,7 @@ fn case(place: &Place<'_>) -> Result<Case, ParseError> {
         host: optional("host")?.unwrap_or_default(),
         headers: fields.list("headers", "headers", 16, text)?.unwrap_or_default(),
         address: optional("address")?.unwrap_or_default(),
-        allowed: reason == "allowed",
+        allowed: matches!(&*reason, "allowed" | "plaintext"),
         reason,
         by: optional("by")?.unwrap_or_default(),
         says: optional("says")?.unwrap_or_default(),

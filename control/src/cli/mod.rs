@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, MeshVerb, Verb};
+use args::{Cli, Verb};
 use connect::Session;
 use error::CliError;
 use list::{Certificates, Connections, Identities, Instances, Outsiders, Workloads};
@@ -78,7 +78,7 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Verb::Validate(validate) => verbs::documents::validate(&validate, output),
         Verb::Token(verb) => verbs::workload::token(verb, &session, output).await,
         Verb::Policy(verb) => verbs::policy::run(verb, &session, output).await,
-        Verb::Mesh(MeshVerb::Show) => verbs::mesh::show(&session, output).await,
+        Verb::Mesh(verb) => verbs::mesh::run(verb, &session, output).await,
         Verb::Explain(call) => verbs::policy::explain(call, &session, output).await,
         Verb::Identities(query) => {
             list::run(&Identities::from(&query), &query.listing, &session, output).await

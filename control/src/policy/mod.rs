@@ -7,6 +7,7 @@ use signet_proto::clock;
 use signet_proto::policy::{
     Answer, CompileError, Direction, Document, ParseError, PolicySet, Question, QuestionError, parse_yaml,
 };
+use signet_proto::settings::Settings;
 
 pub use older::{OlderReader, warnings};
 
@@ -90,9 +91,10 @@ pub fn parse(file: &str, yaml: &str) -> Result<Vec<Document>, PolicyError> {
 /// What the proxies on both sides would decide now, in the order in which a call comes to them: beside the source, if
 /// egress documents restrict it, and in front of the destination.
 #[must_use]
-pub fn answers(question: &Question, policies: &PolicySet) -> Vec<Answer> {
+pub fn answers(question: &Question, policies: &PolicySet, settings: &Settings) -> Vec<Answer> {
     let now = clock::now();
-    let answer = |direction| question.answer(direction, policies, now);
-    let egress = policies.restricts(question.source()).then(|| answer(Direction::Egress));
+    let answer = |direction| question.answer(direction, policies, settings, now);
+    let restricted = question.source().is_some_and(|source| policies.restricts(source));
+    let egress = restricted.then(|| answer(Direction::Egress));
     egress.into_iter().chain([answer(Direction::Inbound)]).collect()
 }

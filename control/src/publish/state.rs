@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use signet_proto::digest::{self, Digest};
 use signet_proto::handshake::Revocations;
-use signet_proto::settings;
+use signet_proto::settings::{self, Settings};
 use signet_proto::spiffe::{InstanceId, SpiffeId, TrustDomain};
 use signet_proto::v1;
 
@@ -56,11 +56,12 @@ pub struct BundleSection {
     pub(super) digest: Digest,
 }
 
-/// The settings of the mesh, as they are sent.
+/// The settings of the mesh, as they are sent, and as proxies read them.
 #[derive(Debug)]
 pub struct SettingsSection {
     pub(super) message: v1::MeshSettings,
     pub(super) digest: Digest,
+    parsed: Settings,
 }
 
 /// All revocations, as they are sent and as they are asked.
@@ -163,13 +164,21 @@ impl BundleSection {
 impl SettingsSection {
     /// A document that cannot be read is sent as it is: proxies are strict then.
     fn new(document: String) -> Self {
-        if let Some(error) =
-            (!document.is_empty()).then(|| settings::parse_json(&document)).and_then(Result::err)
-        {
-            tracing::error!(%error, "the stored settings of the mesh cannot be read: it is strict; apply them anew");
-        }
+        let parsed = match document.as_str() {
+            "" => Settings::default(),
+            text => settings::parse_json(text).unwrap_or_else(|error| {
+                tracing::error!(%error, "the stored settings of the mesh cannot be read: it is strict; apply them anew");
+                Settings::closed()
+            }),
+        };
         let message = v1::MeshSettings { document };
-        Self { digest: digest::mesh(&message), message }
+        Self { digest: digest::mesh(&message), message, parsed }
+    }
+
+    /// What proxies make of them.
+    #[must_use]
+    pub fn parsed(&self) -> &Settings {
+        &self.parsed
     }
 }
 

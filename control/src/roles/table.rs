@@ -78,6 +78,7 @@ pub fn needs(verb: Verb) -> Needs {
         Verb::AdminGrantRole | Verb::AdminWithdrawRole | Verb::AdminRequireApproval => {
             Needs::Role(Role::Admin, Named)
         }
+        Verb::AdminDeleteMesh => Needs::Role(Role::Operator, Mesh),
         Verb::AdminRotateIntermediate => Needs::Role(Role::Admin, Mesh),
     }
 }

@@ -30,6 +30,7 @@ const MATRIX: &str = "
     Admin.GetIntroduction    --- ++  --- ++    --- ++    --- ++
     Admin.ApplyPolicy        --- --  +-- +-    --- --    +-- +-
     Admin.GetMesh            +-+ ++  +-+ ++    +-+ ++    +-+ ++
+    Admin.DeleteMesh         --- --  --- ++    --- --    --- ++
     Admin.ListPolicies       +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.DeletePolicy       --- --  +-- +-    --- --    +-- +-
     Admin.Explain            +-- +-  +-- +-    +-- +-    +-- +-

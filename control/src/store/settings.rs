@@ -1,10 +1,16 @@
 //! The settings of the mesh as they were applied: at most one document.
 
+use serde_json::json;
+use signet_proto::settings;
+
 use super::change::Change;
-use super::model::{Actor, ManagedMesh};
+use super::mesh::Topics;
+use super::model::{Actor, ManagedMesh, Mutation};
 use super::sql::{Sql, values};
 use super::{Store, StoreError};
-use crate::registry::OwnerLabel;
+use crate::audit::Action;
+use crate::registry::{Kind, OwnerLabel};
+use crate::roles::{Permission, Scope};
 
 impl Store {
     /// The document, if somebody applied one.
@@ -14,6 +20,27 @@ impl Store {
     pub async fn mesh_settings(&self) -> Result<Option<ManagedMesh>, StoreError> {
         self.read(read).await
     }
+
+    /// Deletes the document, if `permission` reaches everything.
+    ///
+    /// # Errors
+    /// [`StoreError::NotPermitted`], [`StoreError::NotFound`].
+    pub async fn delete_mesh_settings(&self, permission: impl Permission) -> Result<Mutation, StoreError> {
+        self.write(move |change| delete(change, &permission)).await
+    }
+}
+
+fn delete(change: &mut Change<'_>, permission: &impl Permission) -> Result<Mutation, StoreError> {
+    let actor = permission.on(&Scope::Everything)?;
+    let name = Kind::Mesh.as_str();
+    if read(&change.sql)?.is_none() {
+        return Err(StoreError::missing("document of kind", settings::KIND));
+    }
+    remove(change)?;
+    change.audit(&actor, Action::MeshDeleted, name, &json!({}))?;
+    let commit = change.revise(Topics::MESH, name)?;
+    let effect = "settings of the mesh deleted: it is strict now, and each proxy's configuration says what becomes of unknown destinations";
+    Ok(Mutation { commit, effects: vec![effect.to_owned()] })
 }
 
 /// Writes the document, whether or not there is one.

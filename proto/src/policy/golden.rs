@@ -12,6 +12,7 @@ use super::*;
 fn the_table_says_what_is_decided() {
     let (documents, cases) = table::read();
     let set = PolicySet::compile(parse_yaml("table.yaml", &documents).unwrap()).unwrap();
+    let settings = table::settings();
     // 2026-01-01.
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600);
     for case in &cases {
@@ -19,7 +20,7 @@ fn the_table_says_what_is_decided() {
             "egress" => Direction::Egress,
             _ => Direction::Inbound,
         };
-        let answer = Question::parse(&asked(case)).unwrap().answer(direction, &set, now);
+        let answer = Question::parse(&asked(case)).unwrap().answer(direction, &set, &settings, now);
         let Answer { allowed, reason, policy, rule, explanation, .. } = &answer;
         assert_eq!(Case::found(*allowed, reason, policy, rule, explanation), case.expected(), "{case:#?}");
     }

@@ -2,6 +2,7 @@
 //! and for the `/explain` of a proxy.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -10,15 +11,19 @@ use super::PolicySet;
 use super::decide::{HttpRequest, Layer, Request};
 use super::document::Direction;
 use crate::document::Excerpt;
+use crate::settings::Settings;
 use crate::spiffe::{SpiffeId, SpiffeIdError};
 
 /// Most headers in one question.
 const MAX_HEADERS: usize = 64;
 
+/// The source of a call without TLS, of which nobody knows whose it is.
+const PLAINTEXT: &str = "plaintext";
+
 /// A question in text; what is empty was not asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Asked<'a> {
-    /// Who calls.
+    /// Who calls; `plaintext`: somebody without TLS, and so without identity.
     pub source: &'a str,
     /// Who is called.
     pub destination: &'a str,
@@ -39,7 +44,7 @@ pub struct Asked<'a> {
 /// A question about one connection or request.
 #[derive(Debug, Clone)]
 pub struct Question {
-    source: SpiffeId,
+    source: Option<SpiffeId>,
     destination: SpiffeId,
     port: u16,
     address: Option<IpAddr>,
@@ -61,7 +66,7 @@ pub struct Answer {
     pub direction: &'static str,
     /// Whether it would pass.
     pub allowed: bool,
-    /// As in logs and metrics; `path_refused` for a path that gets 400.
+    /// As in logs and metrics; `path_refused` for a path that gets 400, `plaintext_refused` for a port that takes none.
     pub reason: &'static str,
     /// The document that decides; empty: none does.
     pub policy: String,
@@ -126,7 +131,7 @@ impl Question {
             _ => return Err(E::HalfHttp),
         };
         Ok(Self {
-            source: id("source", source)?,
+            source: (*source != PLAINTEXT).then(|| id("source", source)).transpose()?,
             destination: id("destination", destination)?,
             port: port.parse().ok().filter(|port| *port != 0).ok_or_else(|| E::Port(excerpt(port)))?,
             address: match *address {
@@ -137,10 +142,10 @@ impl Question {
         })
     }
 
-    /// Who calls.
+    /// Who calls; `None`: somebody in plaintext.
     #[must_use]
-    pub fn source(&self) -> &SpiffeId {
-        &self.source
+    pub fn source(&self) -> Option<&SpiffeId> {
+        self.source.as_ref()
     }
 
     /// Who is called.
@@ -151,44 +156,67 @@ impl Question {
 
     /// What the proxy on that side would decide, and why.
     #[must_use]
-    pub fn answer(&self, direction: Direction, policies: &PolicySet, now: SystemTime) -> Answer {
+    pub fn answer(
+        &self,
+        direction: Direction,
+        policies: &PolicySet,
+        settings: &Settings,
+        now: SystemTime,
+    ) -> Answer {
         let Self { source, destination, port, address, http } = self;
-        let whom = match direction {
-            Direction::Inbound => destination,
-            Direction::Egress => source,
+        let whom = match (direction, source) {
+            (Direction::Egress, Some(source)) => source,
+            _ => destination,
         };
+        let undecided = |reason, explanation| Answer {
+            direction: direction.as_str(),
+            allowed: false,
+            reason,
+            policy: String::new(),
+            rule: String::new(),
+            explanation,
+        };
+        if source.is_none() && !settings.accepts_plaintext(destination, *port, now) {
+            let why = format!(
+                "Denied: port {port} of {destination} takes no plaintext: a caller proves who it is by mutual TLS, unless the document of `kind: Mesh` is permissive there."
+            );
+            return undecided("plaintext_refused", why);
+        }
         let ask = |layer| {
             let request = Request {
                 direction,
-                source: Some(source),
+                source: source.as_ref(),
                 destination,
                 port: Some(*port),
                 address: *address,
                 layer,
                 now,
             };
-            let explanation = policies.explain(&request);
-            let name = |name: Option<&std::sync::Arc<str>>| name.map(ToString::to_string).unwrap_or_default();
+            let (verdict, explanation) = match source {
+                Some(_) => {
+                    let explanation = policies.explain(&request);
+                    let text = explanation.to_string();
+                    (explanation.verdict, text)
+                }
+                None => (policies.decide_plaintext(&request), policies.explain_plaintext(&request)),
+            };
+            let name = |name: Option<Arc<str>>| name.as_deref().map(str::to_owned).unwrap_or_default();
             Answer {
                 direction: direction.as_str(),
-                allowed: explanation.verdict.allowed,
-                reason: explanation.verdict.reason.as_str(),
-                policy: name(explanation.verdict.policy.as_ref()),
-                rule: name(explanation.verdict.rule.as_ref()),
-                explanation: explanation.to_string(),
+                allowed: verdict.allowed,
+                reason: verdict.reason.as_str(),
+                policy: name(verdict.policy),
+                rule: name(verdict.rule),
+                explanation,
             }
         };
         let Some(Http { method, path, host, headers }) = http else { return ask(Layer::Opaque) };
         match policies.path(direction, whom, path) {
             Ok(path) => ask(Layer::Http(HttpRequest::new(method, &path, host.as_deref(), headers))),
-            Err(refused) => Answer {
-                direction: direction.as_str(),
-                allowed: false,
-                reason: "path_refused",
-                policy: String::new(),
-                rule: String::new(),
-                explanation: format!("Refused: \"{}\" is answered with 400, as {refused}.", Excerpt(path)),
-            },
+            Err(refused) => {
+                let why = format!("Refused: \"{}\" is answered with 400, as {refused}.", Excerpt(path));
+                undecided("path_refused", why)
+            }
         }
     }
 }

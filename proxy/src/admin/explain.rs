@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 use signet_proto::policy::{Answer, Asked, Direction, PolicySet, Question};
+use signet_proto::settings::Settings;
 use signet_proto::spiffe::SpiffeId;
 
 use super::{Admin, Ask, Refused, Reply};
@@ -15,12 +16,17 @@ pub(super) fn show(admin: &Admin, mut ask: Ask) -> Result<Reply, Refused> {
         let text = format!("no policy in force yet: {}", mesh.missing().join("; "));
         return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, text));
     };
-    let answer = answer(&snapshot.policy, snapshot.svid.id(), &mut ask)?;
+    let answer = answer(&snapshot.policy, &snapshot.settings, snapshot.svid.id(), &mut ask)?;
     if ask.wants_json { Reply::json(&answer) } else { Ok(Reply::text(answer.explanation + "\n")) }
 }
 
 /// Who calls us, or whom our app calls: we are at the other end.
-fn answer(policy: &PolicySet, local: &SpiffeId, ask: &mut Ask) -> Result<Answer, Refused> {
+fn answer(
+    policy: &PolicySet,
+    settings: &Settings,
+    local: &SpiffeId,
+    ask: &mut Ask,
+) -> Result<Answer, Refused> {
     let mut text = |name| ask.take::<String>(name).map(Option::unwrap_or_default);
     let (source, destination) = (text("source")?, text("destination")?);
     let (port, address) = (text("port")?, text("address")?);
@@ -30,7 +36,9 @@ fn answer(policy: &PolicySet, local: &SpiffeId, ask: &mut Ask) -> Result<Answer,
     let ours = local.as_str();
     let (direction, source, destination) = match (source.as_str(), destination.as_str()) {
         ("", "") => {
-            return Err(Refused::bad("expected `source` (who calls us) or `destination` (whom we call)"));
+            return Err(Refused::bad(
+                "expected `source` (who calls us, or `plaintext`) or `destination` (whom we call)",
+            ));
         }
         (source, "") => (Direction::Inbound, source, ours),
         ("", destination) => (Direction::Egress, ours, destination),
@@ -53,7 +61,7 @@ fn answer(policy: &PolicySet, local: &SpiffeId, ask: &mut Ask) -> Result<Answer,
         address: &address,
     };
     let question = Question::parse(&asked).map_err(Refused::bad)?;
-    Ok(question.answer(direction, policy, signet_proto::clock::now()))
+    Ok(question.answer(direction, policy, settings, signet_proto::clock::now()))
 }
 
 #[cfg(test)]
@@ -77,7 +85,7 @@ mod tests {
     #[test]
     fn the_proxy_says_what_the_golden_table_says() {
         let (documents, cases) = table::read();
-        let documents = parse_yaml("table.yaml", &documents).unwrap();
+        let (documents, settings) = (parse_yaml("table.yaml", &documents).unwrap(), table::settings());
         for case in &cases {
             let (local, other) = match case.direction.as_str() {
                 "inbound" => (&case.destination, ("source", case.source.as_str())),
@@ -98,7 +106,7 @@ mod tests {
             parameters.extend(case.headers.iter().map(|header| ("header", header.as_str())));
             let mut ask = Ask::of_query(&query(&parameters)).unwrap();
             let Answer { allowed, reason, policy, rule, explanation, .. } =
-                answer(&policy, &local, &mut ask).unwrap();
+                answer(&policy, &settings, &local, &mut ask).unwrap();
             assert_eq!(
                 Case::found(allowed, reason, &policy, &rule, &explanation),
                 case.expected(),
@@ -111,7 +119,8 @@ mod tests {
     fn only_what_this_proxy_decides_is_answered() {
         let local: SpiffeId = "spiffe://td/app".parse().unwrap();
         let policy = PolicySet::empty();
-        let ask = |text: &str| answer(&policy, &local, &mut Ask::of_query(text).unwrap());
+        let settings = Settings::default();
+        let ask = |text: &str| answer(&policy, &settings, &local, &mut Ask::of_query(text).unwrap());
         assert_eq!(ask("source=spiffe://td/a&port=1").unwrap().direction, "inbound");
         assert_eq!(ask("destination=spiffe://td/a&port=1").unwrap().reason, "unrestricted");
         assert_eq!(

@@ -151,6 +151,7 @@ pub(super) async fn serve(
         certificate: None,
     };
     let registration = arrival.register();
+    record.closes_with(&registration);
     let expected = begun.app_first.then_some(Detected::Opaque);
     let mut caller = Some(Prefixed::new(Screened::new(caller, LateTls::default())));
     let ended = arrival.carry_while_permitted(&registration, &mut caller, expected, begun.app, record).await;

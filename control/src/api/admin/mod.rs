@@ -194,6 +194,12 @@ impl Admin for Rooms {
         }))
     }
 
+    async fn delete_mesh(&self, request: Request<v1::DeleteMeshRequest>) -> Answer<MutationResponse> {
+        let operator = self.gate.operator(request.extensions()).await?;
+        let mutation = self.store.delete_mesh_settings(operator).await.map_err(|error| error.to_status())?;
+        Ok(Response::new(messages::mutation(mutation)))
+    }
+
     async fn list_identities(
         &self,
         request: Request<v1::ListIdentitiesRequest>,

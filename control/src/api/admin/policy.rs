@@ -30,15 +30,17 @@ pub(super) fn explain(
     let question = Question::parse(&asked).map_err(|error| PolicyError::from(error).to_status())?;
     // What is shown is the policy of the destination, and that of the source as far as the roles reach.
     operator.on(&Scope::identity(question.destination())).map_err(|refused| refused.to_status())?;
-    let sees_source = operator.on(&Scope::identity(question.source())).is_ok();
-    let policies = rooms.state.borrow().policies.clone();
-    let (shown, hidden): (Vec<_>, Vec<_>) = answers(&question, policies.compiled())
+    let sees_source = question.source().is_some_and(|id| operator.on(&Scope::identity(id)).is_ok());
+    let (policies, settings) = {
+        let state = rooms.state.borrow();
+        (state.policies.clone(), state.settings.clone())
+    };
+    let (shown, hidden): (Vec<_>, Vec<_>) = answers(&question, policies.compiled(), settings.parsed())
         .into_iter()
         .partition(|answer| answer.direction == Direction::Inbound.as_str() || sees_source);
     let deciding = shown.iter().find(|answer| !answer.allowed).or(shown.last());
     let mut lines: Vec<String> = shown.iter().map(|answer| answer.explanation.clone()).collect();
-    if !hidden.is_empty() {
-        let source = question.source();
+    if let (false, Some(source)) = (hidden.is_empty(), question.source()) {
         lines.push(format!("Not shown: egress policy restricts {source}, and your roles do not reach it."));
     }
     Ok(v1::ExplainResponse {

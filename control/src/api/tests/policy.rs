@@ -17,7 +17,10 @@ impl Mesh {
 async fn control_says_what_the_golden_table_says() {
     let mut mesh = Mesh::start().await;
     let (documents, cases) = table::read();
-    let revision = mesh.apply_all(documents).await.revision;
+    mesh.apply_all(documents).await;
+    let file = v1::apply_request::File { name: "mesh.yaml".into(), yaml: table::settings().to_json() };
+    let settings = v1::ApplyRequest { files: vec![file], ..v1::ApplyRequest::default() };
+    let revision = mesh.operator.apply(settings).await.unwrap().into_inner().revision;
     mesh.applied(revision, Duration::from_secs(5)).await;
     for case in &cases {
         let request = v1::ExplainRequest {

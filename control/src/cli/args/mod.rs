@@ -100,7 +100,7 @@ pub(super) enum Verb {
     /// Apply and ask about policy
     #[command(subcommand)]
     Policy(PolicyVerb),
-    /// Look at what holds for the whole mesh; `apply` changes it
+    /// Look at what holds for the whole mesh, or take it away; `apply` changes it
     #[command(subcommand)]
     Mesh(MeshVerb),
     /// Say what would be decided about a call, by which rule, and why
@@ -228,6 +228,7 @@ const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   signet explain spiffe://mesh.local/web spiffe://mesh.local/orders --port 8080 --method GET --path /cart
   signet explain spiffe://mesh.local/web spiffe://mesh.local/db --port 5432 --address 10.1.2.3
+  signet explain plaintext spiffe://mesh.local/db --port 5432   # a caller without TLS
   signet explain spiffe://mesh.local/web spiffe://mesh.local/carts --port 8080 --method POST \\
     --path /shop.v1.Carts/AddItem --header 'content-type: application/grpc'";
 
@@ -306,6 +307,9 @@ mod tests {
             "signet policy show x",
             "signet policy delete x",
             "signet policy validate -f p.yaml",
+            "signet mesh show",
+            "signet mesh delete --no-wait",
+            "signet explain plaintext spiffe://m/b --port 80",
             "signet explain spiffe://m/a spiffe://m/b --port 80 --method GET --path / --host h --header a:b --address ::1",
             "signet policy explain spiffe://m/a spiffe://m/b --port 80 --method GET --path /",
             "signet identities --all spiffe://m/o",

@@ -12,6 +12,14 @@ pub(in crate::cli) enum MeshVerb {
     /// Show the settings of the mesh: strict or permissive, where, and what becomes of unknown destinations
     #[command(after_help = "Examples:\n  signet mesh show\n  signet export --kind mesh > mesh.yaml")]
     Show,
+    /// Delete the document of the mesh: it is strict then, and callers in plaintext are cut
+    #[command(
+        after_help = "Example:\n  signet export --kind mesh > mesh.yaml   # to come back\n  signet mesh delete"
+    )]
+    Delete {
+        #[command(flatten)]
+        wait: Wait,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -55,7 +63,7 @@ pub(in crate::cli) enum PolicyVerb {
 /// A call that may never have been made.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Explain {
-    /// Who calls
+    /// Who calls; `plaintext` for a caller without TLS
     pub(in crate::cli) source: String,
     /// Who is called
     pub(in crate::cli) destination: String,

@@ -3,14 +3,27 @@
 use comfy_table::Cell;
 use serde_json::{Value, json};
 use signet_proto::settings::{self, Exception, Settings};
-use signet_proto::v1::{GetMeshRequest, GetMeshResponse};
+use signet_proto::v1::{DeleteMeshRequest, GetMeshRequest, GetMeshResponse};
 
+use super::applied;
+use crate::cli::args::MeshVerb;
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
 use crate::cli::output::{self, Output, cell};
 use crate::time;
 
-pub(in crate::cli) async fn show(session: &Session, output: Output) -> Result<(), CliError> {
+pub(in crate::cli) async fn run(verb: MeshVerb, session: &Session, output: Output) -> Result<(), CliError> {
+    match verb {
+        MeshVerb::Show => show(session, output).await,
+        MeshVerb::Delete { wait } => {
+            let mut client = session.admin().await?;
+            let mutation = client.delete_mesh(DeleteMeshRequest {}).await?.into_inner();
+            applied::report(mutation.into(), Some(wait), &mut client, output).await
+        }
+    }
+}
+
+async fn show(session: &Session, output: Output) -> Result<(), CliError> {
     let mesh = session.admin().await?.get_mesh(GetMeshRequest {}).await?.into_inner();
     let json = json!({
         "document": document(&mesh),

@@ -28,6 +28,7 @@ both_engines![
     a_temporary_workload_gets_nothing_after_its_end,
     hundreds_of_documents_are_one_change,
     what_was_suspended_before_is_by_hand,
+    the_document_of_the_mesh_is_deleted_by_who_may_change_everything,
 ];
 
 fn label(text: &str) -> OwnerLabel {
@@ -415,4 +416,22 @@ async fn what_was_suspended_before_is_by_hand(fixture: Fixture) {
     let [old] = &fixture.store.workloads().await.unwrap()[..] else { panic!("one workload") };
     let declaration = Declaration { status: WorkloadStatus::Suspended, ..declared(id("old").as_str()) };
     assert_eq!((&old.declaration, &old.managed_by, old.held), (&declaration, &None, true));
+}
+
+async fn the_document_of_the_mesh_is_deleted_by_who_may_change_everything(fixture: Fixture) {
+    let nothing = fixture.store.delete_mesh_settings(operator()).await;
+    assert!(matches!(nothing, Err(StoreError::NotFound { .. })), "{nothing:?}");
+    apply(&fixture, &["kind: Mesh\nmode: permissive\n".to_owned()]).await;
+    let known = fixture.store.mesh_since(None).await.unwrap().commit;
+    let refused = fixture.store.delete_mesh_settings(Only("spiffe://mesh.local/*".parse().unwrap())).await;
+    assert!(matches!(refused, Err(StoreError::NotPermitted(_))), "{refused:?}");
+    assert!(fixture.store.mesh_settings().await.unwrap().is_some());
+
+    let events = fixture.verified_events().await;
+    let deleted = fixture.store.delete_mesh_settings(operator()).await.unwrap();
+    assert_eq!(fixture.verified_events().await, events + 1);
+    assert!(fixture.store.mesh_settings().await.unwrap().is_none());
+    let read = fixture.store.mesh_since(Some(known)).await.unwrap();
+    assert_eq!((read.commit, read.settings), (deleted.commit, Some(String::new())), "proxies are told");
+    assert_eq!(fixture.store.documents().await.unwrap().changed, deleted.commit.revision);
 }
