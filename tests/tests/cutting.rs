@@ -14,16 +14,12 @@ use signet_tests::client::curl_get;
 use signet_tests::door::Door;
 use signet_tests::mesh::{Mesh, allow, id};
 use signet_tests::proxy::Proxy;
-use signet_tests::raw_h2::{
-    END_STREAM, Frame, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, fields, frame, headers, read_frame, request,
-};
+use signet_tests::raw_h2::{Frame, GOAWAY, HEADERS, PING, frame};
 use signet_tests::report::{measured, percentiles};
 use signet_tests::sockets::EchoConnection;
+use signet_tests::talk_h2::TalkH2;
 use signet_tests::tls;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::client::TlsStream;
 
 /// `SIGNET_CUT_CONNECTIONS` of two callers, or of one.
 fn each() -> usize {
@@ -162,7 +158,7 @@ async fn an_http2_caller_is_told_that_its_connection_ends() {
     let id = |path: &str| door.frame.authority.id(path);
 
     // Old: nothing new, and what is under way goes on.
-    let mut old = Http2::open(&door).await;
+    let mut old = http2(&door).await;
     old.ask(1, "/").await;
     old.reads(|frame| frame.kind == HEADERS && frame.stream == 1).await;
     old.ask(3, "/hold").await;
@@ -172,7 +168,7 @@ async fn an_http2_caller_is_told_that_its_connection_ends() {
     old.reads(|frame| frame.kind == PING && frame.payload == b"are you?").await;
 
     // Without its right: told, and gone.
-    let mut lost = Http2::open(&door).await;
+    let mut lost = http2(&door).await;
     lost.ask(1, "/").await;
     lost.reads(|frame| frame.kind == HEADERS && frame.stream == 1).await;
     let policy = allow("door", &id("/server"), &[&id("/nobody")]);
@@ -184,52 +180,15 @@ async fn an_http2_caller_is_told_that_its_connection_ends() {
 }
 
 /// HTTP/2 as a peer's proxy speaks it, frame by frame.
-struct Http2(TlsStream<TcpStream>);
+async fn http2(door: &Door) -> TalkH2 {
+    let mut config = tls::config(door.frame.svid());
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = tls::handshake(door.proxy.inbound(), config).await.expect("the handshake succeeds");
+    TalkH2::new(Box::new(stream)).await
+}
 
 /// What a first GOAWAY names, before it is known which stream is the last.
 const LAST_OF_ALL: u32 = 0x7fff_ffff;
-
-impl Http2 {
-    async fn open(door: &Door) -> Self {
-        let mut config = tls::config(door.frame.svid());
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let stream = tls::handshake(door.proxy.inbound(), config).await.expect("the handshake succeeds");
-        let mut client = Self(stream);
-        client.send(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
-        client
-    }
-
-    async fn send(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).await.expect("it is open");
-        self.0.flush().await.expect("it is open");
-    }
-
-    async fn ask(&mut self, stream: u32, path: &str) {
-        let block = fields(&request("GET", path));
-        self.send(&headers(stream, END_STREAM, &block)).await;
-    }
-
-    /// The next frame like that; PINGs that ask whether we have read so far are answered.
-    async fn reads(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
-        let read = async {
-            loop {
-                let next = read_frame(&mut self.0).await.expect("more frames");
-                if next.kind == PING && next.flags == 0 {
-                    self.send(&frame(PING, END_STREAM, 0, &next.payload)).await;
-                }
-                if wanted(&next) {
-                    return next;
-                }
-            }
-        };
-        timeout(PATIENCE, read).await.expect("the frame comes")
-    }
-
-    async fn ends(&mut self) {
-        let read = async { while read_frame(&mut self.0).await.is_ok() {} };
-        timeout(PATIENCE, read).await.expect("the connection ends");
-    }
-}
 
 fn last_stream(goodbye: &Frame) -> u32 {
     u32::from_be_bytes(goodbye.payload[..4].try_into().unwrap())

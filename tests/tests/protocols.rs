@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use signet_tests::apps::{Nginx, TcpEcho};
 use signet_tests::client::{Client, Finished, curl};
 use signet_tests::logs::field;
 use signet_tests::mesh::{Mesh, allow, id};
+use signet_tests::peers::{python, python_server, talking};
 use signet_tests::process::Process;
 use signet_tests::report::measured;
 use signet_tests::sockets::{free_address, send_and_read, send_half_close_and_read};
@@ -22,27 +22,7 @@ use signet_tests::{PATIENCE, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Debian's, which has Debian's modules.
-const PYTHON: &str = "/usr/bin/python3";
 const FORGED: &str = "By=x;Hash=00;URI=spiffe://mesh.test/admin";
-
-fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name)
-}
-
-async fn python_server(name: &str, arguments: &[&str]) -> (Process, SocketAddr) {
-    let address = free_address();
-    let mut command = Command::new(PYTHON);
-    command.arg(script(name)).args(arguments).arg(address.to_string());
-    let process = Process::start(name, command);
-    eventually(name, PATIENCE, async || TcpStream::connect(address).await.map_err(|error| error.to_string()))
-        .await;
-    (process, address)
-}
-
-fn python(name: &str, arguments: &[&str]) -> Client {
-    Client::at(Path::new(PYTHON)).arg(script(name)).args(arguments)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_in_every_form_with_the_identity_and_a_decision_per_call() {
@@ -122,19 +102,6 @@ async fn websocket_talks_and_is_cut_when_its_peer_is_revoked() {
     let cut = pair.caller.access(&[("kind", "connection"), ("close_reason", "revoked_identity")]).await;
     assert_eq!(field(&cut, "direction"), "outbound", "{cut}");
     assert!(client.exit(PATIENCE).await.success());
-}
-
-/// A client that said that it talks.
-async fn talking(name: &str, arguments: &[&str]) -> Process {
-    let mut command = Command::new(PYTHON);
-    command.arg(script(name)).args(arguments);
-    let client = Process::start(name, command);
-    eventually("the client has talked", PATIENCE, async || {
-        let said = client.logs().text();
-        if said.contains("talked") { Ok(()) } else { Err(said) }
-    })
-    .await;
-    client
 }
 
 #[tokio::test(flavor = "multi_thread")]

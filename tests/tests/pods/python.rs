@@ -1,30 +1,20 @@
 //! Programs of `tests/peers` in a pod.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use signet_tests::client::Client;
+pub(crate) use signet_tests::peers::python;
+use signet_tests::peers::{PYTHON, script};
 use signet_tests::pods::{APP_USER, Pod};
 use signet_tests::process::Process;
 use signet_tests::{PATIENCE, eventually};
-
-/// Debian's, which has Debian's modules.
-const PYTHON: &str = "/usr/bin/python3";
 
 /// A client that talks until it is cut.
 pub(crate) fn websocket_client(pod: &Pod, server: SocketAddr) -> Process {
     let mut command = Command::new(PYTHON);
     command.arg(script("websocket.py")).args(["talk", &server.to_string()]);
     Process::start("websocket.py", pod.wrap(&command, APP_USER))
-}
-
-fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name)
-}
-
-pub(crate) fn python(name: &str, arguments: &[&str]) -> Client {
-    Client::at(Path::new(PYTHON)).arg(script(name)).args(arguments)
 }
 
 pub(crate) async fn python_server(pod: &Pod, name: &str, arguments: &[&str]) -> (Process, SocketAddr) {
