@@ -35,6 +35,8 @@ pub const RESERVED: [&[u8]; 2] = [b"x-forwarded-client-cert", b"client-cert"];
 pub const SPIFFE_ID_TLV: u8 = 0xe0;
 /// A field that says more is left out: servers take heads of 8 KiB, and a certificate that is larger is none of ours.
 const LONGEST_FIELD: usize = 16 * 1024;
+/// A common name that is longer is left out.
+const LONGEST_NAME: usize = 255;
 /// Certificates of a chain that are told.
 const MOST_OF_CHAIN: usize = 8;
 
@@ -58,7 +60,7 @@ impl Stated {
         };
         let chain = statements.contains(&Statement::ClientCertChain);
         if statements.contains(&Statement::Xfcc) {
-            state(FORWARDED_CLIENT_CERT, Some(forwarded(local, peer)));
+            state(FORWARDED_CLIENT_CERT, Some(forwarded(local, &peer.leaf_sha256, &peer.id)));
         }
         if chain || statements.contains(&Statement::ClientCert) {
             state(CLIENT_CERT, peer.chain().next().map(byte_sequence));
@@ -77,8 +79,8 @@ impl Stated {
 
 /// SPIFFE IDs and hex digits need no quotes in this field, whose separators are `;`, `,` and `=`.
 #[must_use]
-pub fn forwarded(local: &SpiffeId, peer: &PeerIdentity) -> String {
-    format!("By={local};Hash={};URI={}", hex(&peer.leaf_sha256), peer.id)
+pub fn forwarded(local: &SpiffeId, leaf_sha256: &[u8; 32], peer: &SpiffeId) -> String {
+    format!("By={local};Hash={};URI={peer}", hex(leaf_sha256))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -114,12 +116,13 @@ pub fn is_reserved(name: &HeaderName) -> bool {
     [FORWARDED_CLIENT_CERT, CLIENT_CERT, CLIENT_CERT_CHAIN].iter().any(alike)
 }
 
-/// The header of version 2 that goes before all bytes of a connection to our app.
+/// The header of version 2 that goes before all bytes of a connection to our app. `proven`: the caller's identity, and
+/// the common name of its leaf.
 #[must_use]
 pub fn proxy_header(
     source: Option<SocketAddr>,
     destination: SocketAddr,
-    peer: Option<&PeerIdentity>,
+    proven: Option<(&SpiffeId, Option<&str>)>,
 ) -> Option<Bytes> {
     let mut header = match source {
         Some(source) => {
@@ -127,14 +130,14 @@ pub fn proxy_header(
         }
         None => ProxyHeader::with_local(),
     };
-    if let Some(peer) = peer {
+    if let Some((id, name)) = proven {
         let mut tls = SslInfo::new(true, true, true, 0);
         tls.append_tlv(Tlv::SslVersion("TLSv1.3".into()));
-        if let Some(name) = peer.common_name().filter(|name| name.len() <= 255) {
+        if let Some(name) = name.filter(|name| name.len() <= LONGEST_NAME) {
             tls.append_tlv(Tlv::SslCn(name.into()));
         }
         header.append_tlv(Tlv::Ssl(tls));
-        header.append_tlv(Tlv::Custom(SPIFFE_ID_TLV, peer.id.as_str().as_bytes().into()));
+        header.append_tlv(Tlv::Custom(SPIFFE_ID_TLV, id.as_str().as_bytes().into()));
     }
     let mut bytes = Vec::with_capacity(512);
     header.encode_v2(&mut bytes).ok().map(|()| bytes.into())

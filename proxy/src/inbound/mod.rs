@@ -178,7 +178,11 @@ impl Inbound {
         remote: Remote,
         peer: Option<&PeerIdentity>,
     ) -> App {
-        let header = || stated::proxy_header(remote.address(), called.unwrap_or(address), peer);
+        let header = || {
+            let name = peer.and_then(PeerIdentity::common_name);
+            let proven = peer.map(|peer| (&peer.id, name.as_deref()));
+            stated::proxy_header(remote.address(), called.unwrap_or(address), proven)
+        };
         App { address, header: self.send_proxy.then(header).flatten() }
     }
 

@@ -1,6 +1,5 @@
 //! One request: decide -> state who calls -> forward -> answer.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -134,14 +133,10 @@ impl<R: Route> Http<R> {
         record: &mut AccessRecord,
     ) -> Result<(), (StatusCode, String)> {
         let Some(snapshot) = self.shared.mesh.current() else { return Ok(()) };
-        let refused = |why: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, why.to_string());
-        let settled = snapshot
-            .policy
-            .path(self.subject.direction.into(), &self.subject.local, request.uri().path())
-            .map_err(|error| refused(&error))?;
-        if let Cow::Owned(path) = settled {
+        let (policy, local) = (&snapshot.policy, &self.subject.local);
+        let settled = headers::settle_path(request, policy, self.subject.direction.into(), local);
+        if let Some(path) = settled.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))? {
             record.forwarded_as(&path);
-            headers::replace_path(request, &path).map_err(|error| refused(&error))?;
         }
         Ok(())
     }

@@ -11,6 +11,8 @@ use http::header::{
 };
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Uri};
+use signet_proto::policy::{Direction, PathRefused, PolicySet};
+use signet_proto::spiffe::SpiffeId;
 
 use super::{Version, framing};
 use crate::forward::stated::{Stated, is_reserved};
@@ -157,7 +159,7 @@ pub(super) fn tell_trace(headers: &mut HeaderMap, own: &Context, begins: bool) {
 /// in HTTP/1 the origin form, with the authority of an absolute target as `Host` (RFC 9112 s3.2.2); in HTTP/2
 /// the target with its authority, and no `Host` that could contradict it (RFC 9113 s8.3.1). `fallback` is the
 /// host of a request that names none, as HTTP/1.0 allows.
-pub(super) fn to_forwarded_form<B>(request: &mut Request<B>, version: Version, fallback: &str) {
+pub fn to_forwarded_form<B>(request: &mut Request<B>, version: Version, fallback: &str) {
     let uri = request.uri();
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let named = uri.authority().map(Authority::as_str).map(without_userinfo).map(str::to_owned);
@@ -183,19 +185,41 @@ pub(super) fn to_forwarded_form<B>(request: &mut Request<B>, version: Version, f
     }
 }
 
-/// Puts another path into the target of a request, with the same query.
+/// Why a request has no target in the one form.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// Its path has no normal form.
+    #[error(transparent)]
+    Path(#[from] PathRefused),
+    /// The whole is no target.
+    #[error(transparent)]
+    Target(#[from] http::Error),
+}
+
+/// Brings the path of a request into the one form that `policy` decides on and that is forwarded, where rules about
+/// `whom` look at paths. The form, if it is another one than what came.
 ///
 /// # Errors
-/// When the whole is no target.
-pub(super) fn replace_path<B>(request: &mut Request<B>, path: &str) -> Result<(), http::Error> {
+/// When there is no such form: nobody is to decide on it, and nothing is forwarded.
+pub fn settle_path<B>(
+    request: &mut Request<B>,
+    policy: &PolicySet,
+    direction: Direction,
+    whom: &SpiffeId,
+) -> Result<Option<String>, TargetError> {
+    let path = policy.path(direction, whom, request.uri().path())?;
+    if path == request.uri().path() {
+        return Ok(None);
+    }
+    let path = path.into_owned();
     let mut parts = request.uri().clone().into_parts();
     let target = match request.uri().query() {
-        Some(query) => PathAndQuery::try_from(format!("{path}?{query}"))?,
-        None => PathAndQuery::try_from(path)?,
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path.as_str()),
     };
-    parts.path_and_query = Some(target);
-    *request.uri_mut() = Uri::from_parts(parts)?;
-    Ok(())
+    parts.path_and_query = Some(target.map_err(http::Error::from)?);
+    *request.uri_mut() = Uri::from_parts(parts).map_err(http::Error::from)?;
+    Ok(Some(path))
 }
 
 fn without_userinfo(authority: &str) -> &str {
@@ -204,6 +228,8 @@ fn without_userinfo(authority: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use signet_proto::policy::parse_yaml;
+
     use super::*;
 
     fn headers(fields: &[(&str, &str)]) -> HeaderMap {
@@ -289,16 +315,28 @@ mod tests {
     }
 
     #[test]
-    fn another_path_keeps_all_else_of_the_target() {
-        for (target, replaced) in [
-            ("/a//b?c=%2F..", "/a/b?c=%2F.."),
-            ("/a//b?", "/a/b?"),
-            ("http://host:81/x", "http://host:81/a/b"),
+    fn path_is_settled_where_rules_look_at_it_and_all_else_of_the_target_is_kept() {
+        let (whom, other) = ("spiffe://td/a".parse().unwrap(), "spiffe://td/b".parse().unwrap());
+        let document = "{kind: Policy, name: p, target: spiffe://td/a, rules: [\
+            {name: r, allow: {http: {paths: [/a]}}}]}";
+        let policy = PolicySet::compile(parse_yaml("p.yaml", document).unwrap()).unwrap();
+        for (target, settled, path) in [
+            ("/a//b?c=%2F..", "/a/b?c=%2F..", Some("/a/b")),
+            ("/a//b?", "/a/b?", Some("/a/b")),
+            ("http://host:81/a/%62", "http://host:81/a/b", Some("/a/b")),
+            ("/a/b", "/a/b", None),
+            ("/a;b", "/a;b", None),
         ] {
             let mut request = Request::get(target).body(()).unwrap();
-            replace_path(&mut request, "/a/b").unwrap();
-            assert_eq!(request.uri(), replaced);
+            let changed = settle_path(&mut request, &policy, Direction::Inbound, &whom).unwrap();
+            assert_eq!((request.uri().to_string().as_str(), changed.as_deref()), (settled, path));
+            let mut request = Request::get(target).body(()).unwrap();
+            assert!(settle_path(&mut request, &policy, Direction::Inbound, &other).unwrap().is_none());
+            assert_eq!(request.uri(), target, "nobody looks at it");
         }
+        let mut request = Request::get("/a/%2e%2e/..").body(()).unwrap();
+        let refused = settle_path(&mut request, &policy, Direction::Inbound, &whom);
+        assert!(matches!(refused, Err(TargetError::Path(PathRefused::AboveRoot))), "{refused:?}");
     }
 
     #[test]

@@ -38,6 +38,7 @@ use crate::connections::{Carrier, Registration, Subject};
 use crate::run::Shared;
 use crate::telemetry::{CloseReason, Direction, Facts, Meters};
 
+pub use headers::{TargetError, settle_path, to_forwarded_form};
 pub use pool::Pool;
 pub use probe::Http2Support;
 pub use route::{Direct, Route, Stop, Trip};
