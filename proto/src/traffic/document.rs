@@ -73,6 +73,8 @@ pub enum Condition {
     Reset,
     /// The head of the answer did not come in time.
     Timeout,
+    /// A gRPC call was answered UNAVAILABLE, and with nothing before that.
+    Unavailable,
     /// This status, 429 or 500 to 599.
     Status(u16),
 }
@@ -184,6 +186,7 @@ impl fmt::Display for Condition {
             Self::Connect => f.write_str("connect"),
             Self::Reset => f.write_str("reset"),
             Self::Timeout => f.write_str("timeout"),
+            Self::Unavailable => f.write_str("unavailable"),
             Self::Status(status) => status.fmt(f),
         }
     }
@@ -197,6 +200,7 @@ impl FromStr for Condition {
             "connect" => Ok(Self::Connect),
             "reset" => Ok(Self::Reset),
             "timeout" => Ok(Self::Timeout),
+            "unavailable" => Ok(Self::Unavailable),
             status if status.len() == 3 => match status.parse() {
                 Ok(status @ (429 | 500..=599)) => Ok(Self::Status(status)),
                 _ => Err(()),

@@ -80,16 +80,23 @@ fn retries(place: &Place<'_>) -> Result<Retries, ParseError> {
     let on = fields.list("on", "a list of conditions", MAX_CONDITIONS, condition)?;
     let methods = fields.list("methods", "a list of methods", MAX_METHODS, method)?;
     let budget = fields.optional("budget").map(|place| budget(&place)).transpose()?;
-    Ok(Retries {
+    let retries = Retries {
         attempts: attempts.unwrap_or(usual.attempts),
         on: on.map_or(usual.on, BTreeSet::from_iter),
         methods: methods.map_or(usual.methods, BTreeSet::from_iter),
         budget: budget.unwrap_or_default(),
-    })
+    };
+    if retries.on.contains(&Condition::Unavailable) && !retries.allows("POST") {
+        let told = |place: &Place<'_>| {
+            place.fail("expected `POST` among the methods: calls of gRPC, which are `unavailable`, are that")
+        };
+        return Err(fields.optional("methods").map_or_else(|| told(place), |methods| told(&methods)));
+    }
+    Ok(retries)
 }
 
 fn condition(place: &Place<'_>) -> Result<Condition, ParseError> {
-    const EXPECTED: &str = "`connect`, `reset`, `timeout`, or a status: 429, or 500 to 599";
+    const EXPECTED: &str = "`connect`, `reset`, `timeout`, `unavailable`, or a status: 429, or 500 to 599";
     let text = place.number().map_or_else(|| place.text(EXPECTED), Ok)?;
     text.parse().map_err(|()| place.expected(EXPECTED))
 }
@@ -221,7 +228,15 @@ rate: { requests: 100, burst: 300 }
                 "split[1].to: `spiffe://td/a` is there twice",
             ),
             ("retries: { attempts: 9 }", "retries.attempts: expected a whole number from 1 to 5"),
-            ("retries: { on: [404] }", "retries.on[0]: expected `connect`, `reset`, `timeout`, or a status"),
+            (
+                "retries: { on: [404] }",
+                "retries.on[0]: expected `connect`, `reset`, `timeout`, `unavailable`, or a status",
+            ),
+            ("retries: { on: [unavailable] }", "s.yaml:3:10: retries: expected `POST` among the methods"),
+            (
+                "retries: { on: [unavailable], methods: [GET] }",
+                "s.yaml:3:40: retries.methods: expected `POST` among the methods",
+            ),
             ("retries: { methods: [get] }", "retries.methods[0]: expected a method in capitals"),
             ("timeouts: { connect: 0s }", "timeouts.connect: expected a duration from `1ms` to `24h`"),
             ("timeouts: { connect: 1 }", "timeouts.connect: expected a duration from `1ms` to `24h`"),
@@ -243,12 +258,13 @@ rate: { requests: 100, burst: 300 }
             let legs = weights.iter().enumerate().map(|(number, weight)| Leg {
                 to: format!("spiffe://td/leg{number}").parse().unwrap(), port: None, weight: *weight,
             });
-            let on = statuses.into_iter().map(Condition::Status).chain([Condition::Timeout]).collect();
-            let span = Duration::from_millis(millis);
+            let words = [Condition::Timeout, Condition::Unavailable];
+            let on = statuses.into_iter().map(Condition::Status).chain(words).collect();
+            let (span, methods) = (Duration::from_millis(millis), ["POST".to_owned()].into());
             let service = Service {
                 id: "spiffe://td/s".parse().unwrap(),
                 split: legs.collect(),
-                retries: Some(Retries { attempts, on, ..Retries::default() }),
+                retries: Some(Retries { attempts, on, methods, ..Retries::default() }),
                 timeouts: Some(Timeouts { connect: Some(span), ..Timeouts::default() }),
                 limits: Some(Limits { requests, queue: 0, wait: span }),
                 rate: Some(Rate { requests, per: span, burst: requests }),

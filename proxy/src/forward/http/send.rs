@@ -6,15 +6,16 @@
 //! | no connection, or the request was not sent at all | always: nobody saw it |
 //! | REFUSED_STREAM, or GOAWAY without it | always: nobody looked at it (RFC 9113 s8.7, s6.8) |
 //! | a connection that was kept broke | idempotent methods: it may have been closed long ago |
-//! | broke otherwise, took too long, answered with such a status | as the service's `retries` say, from its budget |
+//! | broke otherwise, took too long, answered with such a status, of HTTP or of gRPC before any message | as the service's `retries` say, from its budget |
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{HeaderName, Request, Response, StatusCode};
+use hyper::body::{Body, Incoming};
+use signet_proto::policy::is_grpc;
 use signet_proto::traffic::{Condition, Retries};
 use tokio::sync::Notify;
 
@@ -29,6 +30,10 @@ use crate::backoff::unit_random;
 use crate::forward::upstream::{Upstream, UpstreamError};
 use crate::telemetry::metrics;
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const UNAVAILABLE: &str = "14";
+/// What [`RETRY_AFTER`] is, to gRPC ("gRPC Retry Design", Pushback).
+const GRPC_RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 /// How often one request is sent where that is safe, whatever the document says.
 const MOST_SENT: u32 = 3;
 /// How many endpoints are connected for one request, and for how long.
@@ -73,6 +78,11 @@ impl Repeatable {
         *head.version_mut() = request.version();
         *head.headers_mut() = request.headers().clone();
         Self { head, body }
+    }
+
+    /// Whether it is a gRPC call.
+    fn is_call(&self) -> bool {
+        is_grpc(self.head.method().as_str(), self.head.headers())
     }
 
     fn request(&self) -> Option<Request<Tracked>> {
@@ -141,11 +151,14 @@ impl<R: Route> Http<R> {
             let turn = stop.turn.as_mut();
             let (again, failure, unsent) = match answered {
                 Some(Ok(response)) => {
-                    let ill = is_failure(response.status());
+                    let unavailable = repeat.as_ref().is_some_and(Repeatable::is_call)
+                        && trip.retries().on.contains(&Condition::Unavailable)
+                        && is_unavailable(&response);
+                    let ill = unavailable || is_failure(response.status());
                     if let Some(turn) = turn {
                         if ill { turn.failed() } else { turn.answered() }
                     }
-                    let retry = self.is_retried(trip.retries(), response.status(), response.headers());
+                    let retry = is_retried(trip.retries(), &response, unavailable);
                     let next =
                         if retry { self.again(trip, Again::Status, tries, repeat.as_ref()) } else { None };
                     let Some(next) = next else {
@@ -254,11 +267,6 @@ impl<R: Route> Http<R> {
         Err(Failure::Unreachable(failure))
     }
 
-    fn is_retried(&self, retries: &Retries, status: StatusCode, headers: &HeaderMap) -> bool {
-        // Who says when to come back does not want to be asked again at once.
-        retries.on.contains(&Condition::Status(status.as_u16())) && !headers.contains_key(RETRY_AFTER)
-    }
-
     /// The request once more, if that is allowed.
     fn again(
         &self,
@@ -288,6 +296,18 @@ impl<R: Route> Http<R> {
         metrics::retried(again.as_str());
         Some(request)
     }
+}
+
+fn is_retried<B>(retries: &Retries, response: &Response<B>, unavailable: bool) -> bool {
+    let told = unavailable || retries.on.contains(&Condition::Status(response.status().as_u16()));
+    // Who says when to come back does not want to be asked again at once.
+    told && ![RETRY_AFTER, GRPC_RETRY_PUSHBACK].iter().any(|field| response.headers().contains_key(field))
+}
+
+/// Whether a call ended so before its first message ("gRPC over HTTP/2", Trailers-Only).
+fn is_unavailable<B: Body>(response: &Response<B>) -> bool {
+    let status = response.headers().get(GRPC_STATUS);
+    status.is_some_and(|status| status == UNAVAILABLE) && response.body().is_end_stream()
 }
 
 /// Whether the endpoint, rather than the request, is at fault.
