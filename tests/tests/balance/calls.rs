@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 /// How often the app was called.
 type Calls = Arc<AtomicUsize>;
 
-/// Every other call is UNAVAILABLE: at once, to `/late` after a message, to `/pushed` with the wish to be left alone.
+/// Every other call is UNAVAILABLE, and every other request to `/http` 503, all to `/down`; calls at once, to `/late` after a message, to `/pushed` with the wish to be left alone.
 async fn every_other() -> (SocketAddr, Calls) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let (address, calls) = (listener.local_addr().unwrap(), Calls::default());
@@ -43,6 +43,13 @@ async fn every_other() -> (SocketAddr, Calls) {
 
 fn answer<B>(request: &Request<B>, unavailable: bool) -> Response<BoxBody<Bytes, Infallible>> {
     let response = Response::builder().header("content-type", "application/grpc");
+    if request.uri().path() == "/down" || (unavailable && request.uri().path() == "/http") {
+        return Response::builder()
+            .status(503)
+            .header("told-by", "the app")
+            .body(Full::default().boxed())
+            .unwrap();
+    }
     if unavailable && request.uri().path() == "/late" {
         let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "14".parse().unwrap())]);
         let frames = [Frame::data(Bytes::from_static(b"\0\0\0\0\x01x")), Frame::trailers(trailers)];
@@ -72,6 +79,15 @@ async fn an_unavailable_call_is_sent_again_if_the_document_says_so_and_nothing_w
         (status.unwrap_or("none").to_owned(), calls.load(Ordering::SeqCst))
     };
     assert_eq!(call("/", "application/grpc").await, ("14".to_owned(), 1), "nobody asked for more");
+    // Requests are without being asked for, at the one endpoint that there is; if that does not help, the app's own
+    // answer is that of the proxy.
+    for (path, status, sent) in [("/http", "HTTP/2 200", 2), ("/down", "HTTP/2 503", 3)] {
+        calls.store(0, Ordering::SeqCst);
+        let url = format!("http://{}{path}", pair.entry());
+        let told = curl().args(["--http2-prior-knowledge", "--include", &url]).run().await.succeeded().stdout;
+        assert!(told.starts_with(status) && (sent == 2 || told.contains("told-by: the app")), "{told}");
+        assert_eq!(calls.load(Ordering::SeqCst), sent, "{path}");
+    }
 
     mesh.apply(&format!("kind: Service\nid: {web}\nretries: {{ on: [unavailable], methods: [POST] }}\n"))
         .await;
@@ -81,5 +97,5 @@ async fn an_unavailable_call_is_sent_again_if_the_document_says_so_and_nothing_w
     assert_eq!(call("/pushed", "application/grpc").await, ("14".to_owned(), 1), "it wants to be left alone");
     assert_eq!(call("/late", "application/grpc").await.1, 1, "a message was passed on");
     assert_eq!(call("/", "text/plain").await, ("14".to_owned(), 1), "no call");
-    pair.caller.counts("signet_retries_total", &[("reason", "status")], 3).await;
+    pair.caller.counts("signet_retries_total", &[("reason", "status")], 6).await;
 }

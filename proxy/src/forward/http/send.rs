@@ -131,7 +131,8 @@ impl<R: Route> Http<R> {
         let mut broken: Option<(Arc<Pool<R::Upstream>>, Place)> = None;
         let mut tries = 0;
         loop {
-            let Carried { mut stop, mut kept, used_before } = self.carried(trip, broken.take()).await?;
+            let Carried { mut stop, mut kept, used_before } =
+                self.carried(trip, broken.take(), tries > 0).await?;
             tries += 1;
             // Held from before the request, as an upgrade ends the task that holds it otherwise.
             let mut place = kept.place();
@@ -208,17 +209,20 @@ impl<R: Route> Http<R> {
         }
     }
 
-    /// A connection to the next endpoint that can be connected.
+    /// A connection to the next endpoint that can be connected; `again` if the request was sent before, and one that
+    /// had it may have it once more.
     async fn carried(
         &self,
         trip: &mut R::Trip,
         broken: Option<(Arc<Pool<R::Upstream>>, Place)>,
+        again: bool,
     ) -> Result<Carried<R::Upstream>, Failure> {
         let started = Instant::now();
         let mut failure = None;
         for connected in 1..=MOST_CONNECTED {
-            let again = broken.is_some() && failure.is_none();
-            let Some(mut stop) = trip.next(again).map_err(|error| Failure::Unreachable(error.into()))? else {
+            let Some(mut stop) =
+                trip.next(again && failure.is_none()).map_err(|error| Failure::Unreachable(error.into()))?
+            else {
                 break;
             };
             let connect = async {
