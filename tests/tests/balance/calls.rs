@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -30,9 +30,15 @@ async fn every_other() -> (SocketAddr, Calls) {
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
             let calls = Arc::clone(&counted);
-            let service = service_fn(move |request| {
-                let number = calls.fetch_add(1, Ordering::SeqCst);
-                async move { Ok::<_, Infallible>(answer(&request, number % 2 == 0)) }
+            let service = service_fn(move |request: Request<Incoming>| {
+                let calls = Arc::clone(&calls);
+                async move {
+                    let (head, body) = request.into_parts();
+                    // Of what was not sent whole, nothing is sent again.
+                    let _ = body.collect().await;
+                    let number = calls.fetch_add(1, Ordering::SeqCst);
+                    Ok::<_, Infallible>(answer(head.uri.path(), number % 2 == 0))
+                }
             });
             let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             connections.spawn(server.serve_connection(TokioIo::new(stream), service));
@@ -41,22 +47,22 @@ async fn every_other() -> (SocketAddr, Calls) {
     (address, calls)
 }
 
-fn answer<B>(request: &Request<B>, unavailable: bool) -> Response<BoxBody<Bytes, Infallible>> {
+fn answer(path: &str, unavailable: bool) -> Response<BoxBody<Bytes, Infallible>> {
     let response = Response::builder().header("content-type", "application/grpc");
-    if request.uri().path() == "/down" || (unavailable && request.uri().path() == "/http") {
+    if path == "/down" || (unavailable && path == "/http") {
         return Response::builder()
             .status(503)
             .header("told-by", "the app")
             .body(Full::default().boxed())
             .unwrap();
     }
-    if unavailable && request.uri().path() == "/late" {
+    if unavailable && path == "/late" {
         let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "14".parse().unwrap())]);
         let frames = [Frame::data(Bytes::from_static(b"\0\0\0\0\x01x")), Frame::trailers(trailers)];
         let body = StreamBody::new(stream::iter(frames.map(Ok)));
         return response.body(BodyExt::boxed(body)).unwrap();
     }
-    let pushed = unavailable && request.uri().path() == "/pushed";
+    let pushed = unavailable && path == "/pushed";
     let response = if pushed { response.header("grpc-retry-pushback-ms", "-1") } else { response };
     let status = if unavailable { "14" } else { "0" };
     response.header("grpc-status", status).body(Full::default().boxed()).unwrap()
