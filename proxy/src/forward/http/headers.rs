@@ -161,7 +161,9 @@ pub(super) fn tell_trace(headers: &mut HeaderMap, own: &Context, begins: bool) {
 /// host of a request that names none, as HTTP/1.0 allows.
 pub fn to_forwarded_form<B>(request: &mut Request<B>, version: Version, fallback: &str) {
     let uri = request.uri();
-    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    // Of `http://host#fragment` it is empty, and only says that it is `/`.
+    let path = uri.path_and_query().filter(|path| path.as_str() != "/").cloned();
+    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
     let named = uri.authority().map(Authority::as_str).map(without_userinfo).map(str::to_owned);
     match version {
         Version::Http1 => {
@@ -312,6 +314,13 @@ mod tests {
         let mut request = Request::get("/a").body(()).unwrap();
         to_forwarded_form(&mut request, Version::Http1, "127.0.0.1:8080");
         assert_eq!(request.headers()["host"], "127.0.0.1:8080");
+
+        for target in ["http://real.example", "http://real.example#fragment", "http://real.example/#fragment"]
+        {
+            let mut request = Request::get(target).body(()).unwrap();
+            to_forwarded_form(&mut request, Version::Http1, "fallback");
+            assert_eq!(request.uri().to_string(), "/", "{target}");
+        }
     }
 
     #[test]
