@@ -54,6 +54,13 @@ impl Span {
         let began = time::now().checked_sub(self.0);
         began.map_or(SystemTime::UNIX_EPOCH, |began| began.max(SystemTime::UNIX_EPOCH))
     }
+
+    /// When it ends if it begins now; not after the last time that can be written.
+    #[must_use]
+    pub fn ahead(self) -> SystemTime {
+        let last = SystemTime::from(jiff::Timestamp::MAX);
+        time::now().checked_add(self.0).map_or(last, |end| end.min(last))
+    }
 }
 
 impl fmt::Display for Span {
@@ -117,13 +124,15 @@ mod tests {
     }
 
     #[test]
-    fn what_began_before_there_was_time_began_with_it() {
+    fn spans_begin_and_end_within_time() {
         let hour = Span(Duration::from_secs(3_600));
         let (before, ago, after) = (time::now(), hour.ago(), time::now());
         assert!(before <= ago + hour.0 && ago + hour.0 <= after);
+        assert!(before + hour.0 <= hour.ahead() && hour.ahead() <= time::now() + hour.0);
         for long in [Duration::from_secs(100 * 365 * 86_400), Duration::from_secs(u64::MAX)] {
             assert_eq!(Span(long).ago(), SystemTime::UNIX_EPOCH);
         }
+        assert_eq!(time::rfc3339(Span(Duration::from_secs(u64::MAX)).ahead()), "9999-12-30T22:00:00Z");
     }
 
     #[test]

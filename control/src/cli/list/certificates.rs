@@ -18,7 +18,7 @@ impl From<&CertificatesQuery> for Certificates {
         let now = time::now();
         let ended =
             query.all || query.status.iter().any(|status| matches!(status.as_str(), "expired" | "lapsed"));
-        let before = query.expiring_within.map(|span| time::to_proto(now + span.0));
+        let before = query.expiring_within.map(|span| time::to_proto(span.ahead()));
         Self(ListCertificatesRequest {
             page: None,
             id: query.id.clone().unwrap_or_default(),

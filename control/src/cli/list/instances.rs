@@ -19,13 +19,12 @@ pub(in crate::cli) struct Identities(ListInstancesRequest);
 
 impl From<&InstancesQuery> for Instances {
     fn from(query: &InstancesQuery) -> Self {
-        let now = time::now();
         Self(ListInstancesRequest {
             page: None,
             id: query.id.clone().unwrap_or_default(),
             owner: query.owner.clone().unwrap_or_default(),
             status: query.status.clone(),
-            expires_before: query.expiring_within.map(|span| time::to_proto(now + span.0)),
+            expires_before: query.expiring_within.map(|span| time::to_proto(span.ahead())),
             unseen_since: query.unseen_for.map(|span| time::to_proto(span.ago())),
         })
     }
@@ -41,7 +40,7 @@ impl From<&IdentitiesQuery> for Identities {
             id: id.cloned().unwrap_or_default(),
             owner: query.owner.clone().unwrap_or_default(),
             status,
-            expires_before: query.expiring_within.map(|span| time::to_proto(time::now() + span.0)),
+            expires_before: query.expiring_within.map(|span| time::to_proto(span.ahead())),
             unseen_since: None,
         })
     }
