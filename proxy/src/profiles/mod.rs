@@ -192,6 +192,10 @@ impl Profile {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     fn place(address: u64, function: &str) -> Place {
@@ -233,9 +237,9 @@ pub(crate) mod tests {
     }
 
     #[inline(never)]
-    fn busy_beyond_doubt(until: Instant) -> u64 {
+    fn busy_beyond_doubt(over: &AtomicBool) -> u64 {
         let mut sum = 1_u64;
-        while Instant::now() < until {
+        while !over.load(Ordering::Relaxed) {
             for number in 0..10_000 {
                 sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(number));
             }
@@ -245,15 +249,20 @@ pub(crate) mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_computes_is_seen_one_profile_at_a_time() {
-        let busy = std::thread::spawn(|| busy_beyond_doubt(Instant::now() + Duration::from_secs(2)));
-        let first = tokio::spawn(cpu(Duration::from_secs(1)));
-        let mut busied = false;
-        while !first.is_finished() {
-            busied |= matches!(cpu(Duration::ZERO).await, Err(ProfileError::Busy));
-            tokio::task::yield_now().await;
-        }
-        assert!(busied, "a second one is refused");
-        let lines = first.await.unwrap().unwrap().collapsed(Some("samples")).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let busy = std::thread::spawn({
+            let over = Arc::clone(&over);
+            move || busy_beyond_doubt(&over)
+        });
+        let mut first = pin!(cpu(Duration::from_secs(1)));
+        let second = tokio::select! {
+            biased;
+            first = &mut first => panic!("{first:?} in no time"),
+            second = cpu(Duration::ZERO) => second,
+        };
+        assert!(matches!(second, Err(ProfileError::Busy)), "{second:?}");
+        let lines = first.await.unwrap().collapsed(Some("samples")).unwrap();
+        over.store(true, Ordering::Relaxed);
         let seen = lines.lines().find(|line| line.contains("busy_beyond_doubt")).expect(&lines);
         // From the thread's first function: the stack is whole.
         assert!(seen.contains("spawn") || seen.contains("thread"), "{seen}");
