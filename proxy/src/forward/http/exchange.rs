@@ -97,7 +97,7 @@ impl<R: Route> Http<R> {
             record.facts.destination = Some(callee.clone());
         }
         let idle = trip.timeouts().idle.unwrap_or(self.shared.idle.open);
-        let (mut response, Place { peer, load, turn, carried }) = match traces::within(
+        let (mut response, Place { peer, load, turn, carried, lent }) = match traces::within(
             record.scope(),
             self.forward(&mut trip, request, &record, &registration, idle),
         )
@@ -121,7 +121,7 @@ impl<R: Route> Http<R> {
         let meters = vec![Arc::clone(&self.meters), record.meters()];
         response.map(|body| {
             let mut body = Tracked::response(body, flow, meters, record, Some(registration), idle);
-            body.keep((load, turn, permit, carried));
+            body.keep((load, turn, permit, carried, lent));
             body
         })
     }

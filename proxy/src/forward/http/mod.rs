@@ -12,6 +12,7 @@ mod pool;
 mod probe;
 mod replay;
 mod respond;
+mod returns;
 mod route;
 mod send;
 mod tracked;

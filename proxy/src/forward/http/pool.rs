@@ -18,6 +18,7 @@ use signet_proto::handshake::Svid;
 use tokio_util::task::TaskTracker;
 
 use super::load::Load;
+use super::returns::{Lent, Returns};
 use super::tracked::Tracked;
 use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, MOST_STREAMS, PING, STREAM_WINDOW, Version, cut};
 use crate::balance::Turn;
@@ -44,6 +45,7 @@ pub struct Pool<U: Upstream> {
     upstream: U,
     version: Version,
     idle: Mutex<Vec<Kept>>,
+    returns: Arc<Returns>,
     /// Those that requests share, made or being made: who comes meanwhile waits for the same.
     multiplexed: Mutex<Vec<Making>>,
 }
@@ -83,6 +85,8 @@ pub(super) struct Place {
     pub(super) turn: Option<Turn>,
     /// For those who look at the connection.
     pub(super) carried: Option<Carried>,
+    /// For HTTP/1, once it is answered.
+    pub(super) lent: Option<Lent>,
 }
 
 enum Sender {
@@ -104,7 +108,8 @@ pub(super) struct Unanswered {
 impl<U: Upstream> Pool<U> {
     /// An empty pool.
     pub fn new(shared: Arc<run::Shared>, upstream: U, version: Version) -> Self {
-        Self { shared, upstream, version, idle: Mutex::default(), multiplexed: Mutex::default() }
+        let (idle, returns, multiplexed) = Default::default();
+        Self { shared, upstream, version, idle, returns, multiplexed }
     }
 
     /// Puts a connection that exists already into use.
@@ -122,12 +127,16 @@ impl<U: Upstream> Pool<U> {
     /// A connection for one request, and whether it was used before.
     pub(super) async fn take(self: &Arc<Self>) -> Result<(Kept, bool), Arc<UpstreamError>> {
         if self.version == Version::Http1 {
-            while let Some(kept) = self.pop() {
-                if self.usable(&kept) {
-                    return Ok((kept, true));
-                }
+            let returning = self.returns.next();
+            let mut idle = self.pop();
+            if let (None, Some(returning)) = (&idle, returning) {
+                returning.await;
+                idle = self.pop();
             }
-            return self.connect().await.map(|kept| (kept, false));
+            return match idle {
+                Some(kept) => Ok((kept, true)),
+                None => self.connect().await.map(|kept| (kept, false)),
+            };
         }
         // What was being made when we came may have been finished long ago, with nobody there to see it fail or
         // grow old.
@@ -203,10 +212,11 @@ impl<U: Upstream> Pool<U> {
         opened.map_err(|error| Arc::new(UpstreamError::Http(causes(&error))))
     }
 
-    /// Takes an HTTP/1 connection back as soon as its response has been read to the end.
-    pub(super) fn give_back(self: &Arc<Self>, mut kept: Kept) {
+    /// Takes an HTTP/1 connection back as soon as its response has been read to the end, until when that holds it.
+    pub(super) fn give_back(self: &Arc<Self>, mut kept: Kept) -> Option<Lent> {
         let pool = Arc::clone(self);
-        let Sender::Http1(_) = kept.sender else { return };
+        let Sender::Http1(_) = kept.sender else { return None };
+        let (lent, awaited) = self.returns.lend();
         self.shared.tasks.spawn(async move {
             if let Sender::Http1(sender) = &mut kept.sender
                 && sender.ready().await.is_ok()
@@ -214,7 +224,9 @@ impl<U: Upstream> Pool<U> {
                 kept.since = Instant::now();
                 pool.keep(kept);
             }
+            drop(awaited);
         });
+        Some(lent)
     }
 
     fn keep(&self, kept: Kept) {
@@ -231,7 +243,8 @@ impl<U: Upstream> Pool<U> {
     }
 
     fn pop(&self) -> Option<Kept> {
-        self.idle.lock().pop()
+        let mut idle = self.idle.lock();
+        std::iter::from_fn(|| idle.pop()).find(|kept| self.usable(kept))
     }
 
     fn usable(&self, kept: &Kept) -> bool {
@@ -330,7 +343,7 @@ impl Kept {
         let load = matches!(self.sender, Sender::Http2(_)).then(|| std::mem::take(&mut self.load));
         let peer = self.peer.as_ref().and_then(Weak::upgrade);
         let carried = peer.as_ref().and_then(|peer| peer.link()).map(Link::carry);
-        Place { peer, load, turn: None, carried }
+        Place { peer, load, turn: None, carried, lent: None }
     }
 
     /// Sends a request and awaits the head of its response.

@@ -163,7 +163,7 @@ impl<R: Route> Http<R> {
                     let next =
                         if retry { self.again(trip, Again::Status, tries, repeat.as_ref()) } else { None };
                     let Some(next) = next else {
-                        stop.pool.give_back(kept);
+                        place.lent = stop.pool.give_back(kept);
                         place.turn = stop.turn;
                         return Ok((response, place));
                     };

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::headers::remove_identity;
 use super::load::{Load, Sending};
 use super::replay::Replay;
+use super::returns::Lent;
 use crate::admission::Permit;
 use crate::balance::Turn;
 use crate::connections::{Carried, Registration};
@@ -55,7 +56,7 @@ impl Flow {
 }
 
 /// What a request holds until the body of its response has ended.
-type Held = (Option<Load>, Option<Turn>, Option<Permit>, Option<Carried>);
+type Held = (Option<Load>, Option<Turn>, Option<Permit>, Option<Carried>, Option<Lent>);
 
 /// A body on its way. The one of a response also carries its request's record, which ends with it.
 pub(super) struct Tracked {
