@@ -103,10 +103,8 @@ impl Service {
             Some(replica) => Store::open_as(config.store, &domain, &replica)?,
         };
         let store = store.with_limits(config.limits);
-        let authority = Arc::new(
-            Authority::open(store.clone(), domain.clone(), &config.seal_key_file, config.intermediate_ttl)
-                .await?,
-        );
+        let authority =
+            Arc::new(Authority::open(store.clone(), domain.clone(), &config.seal_key, config.lives).await?);
         let every = config.audit_checkpoint_every;
         let checkpointer =
             Checkpointer::open(&store, authority.seal(), domain.clone(), every, config.data_dir.clone())
@@ -123,7 +121,7 @@ impl Service {
         let sinks: Vec<Sink> = config.audit_sinks.into_iter().map(Sink::open).collect::<Result<_, _>>()?;
         let exports = Exports::new(sinks.into_iter().map(Exporter::new));
         let issuer = Issuer::new(Arc::clone(&authority), store.clone(), config.issue);
-        let own = OwnIdentity::new(issuer.clone(), authority.bundle(), config.ttl.default).await?;
+        let own = OwnIdentity::new(issuer.clone(), config.ttl.default).await?;
         let own = Arc::new(own);
 
         let grpc = api::bind("grpc-listen", config.grpc_listen).await?;

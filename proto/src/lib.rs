@@ -1,7 +1,7 @@
 //! The vocabulary that proxies and control share: messages, identities, policy and the TLS handshake.
 //!
 //! Whatever both ends must agree on lives here, so that what control predicts is what a proxy does.
-//! Nothing here does I/O, and nothing but [`clock`] reads the time.
+//! Nothing here does I/O but [`sealing`], which asks the kernel for keys, and nothing but [`clock`] reads the time.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,7 @@ pub mod json;
 pub mod locality;
 pub mod policy;
 pub mod possession;
+pub mod sealing;
 pub mod settings;
 pub mod shares;
 pub mod spiffe;

@@ -15,7 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::spiffe::TrustDomain;
+use crate::spiffe::{Pins, TrustDomain};
 use crate::v1;
 
 const PREFIX: &str = "signet-join-v1.";
@@ -32,6 +32,8 @@ pub struct JoinTicket {
     pub trust_domain: TrustDomain,
     /// SHA-256 of the root certificate's DER, checked on the first connection.
     pub root_sha256: [u8; 32],
+    /// The same of roots that take its place, or whose place it takes: any of them will do.
+    pub other_roots_sha256: Vec<[u8; 32]>,
     /// The one-time secret, 32 bytes. Without it this is an introduction, which proves nothing.
     pub secret: Option<Zeroizing<Vec<u8>>>,
 }
@@ -53,12 +55,21 @@ pub enum TicketError {
     Damaged(&'static str),
 }
 
+impl JoinTicket {
+    /// The roots by which control is known.
+    #[must_use]
+    pub fn pins(&self) -> Pins {
+        std::iter::once(self.root_sha256).chain(self.other_roots_sha256.iter().copied()).collect()
+    }
+}
+
 impl fmt::Display for JoinTicket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut message = v1::JoinTicket {
             control: self.control.clone(),
             trust_domain: self.trust_domain.to_string(),
             root_sha256: self.root_sha256.to_vec(),
+            other_root_sha256: self.other_roots_sha256.iter().map(|root| root.to_vec()).collect(),
             secret: self.secret.as_ref().map(|secret| secret.to_vec()).unwrap_or_default(),
         };
         let bytes = Zeroizing::new(message.encode_to_vec());
@@ -100,16 +111,20 @@ impl FromStr for JoinTicket {
             SECRET_LENGTH => Some(secret),
             _ => return Err(TicketError::Damaged("secret of the wrong length")),
         };
+        let wrong_root = |_| TicketError::Damaged("root fingerprint of the wrong length");
         Ok(Self {
             control: message.control,
             trust_domain: message
                 .trust_domain
                 .parse()
                 .map_err(|_| TicketError::Damaged("no usable trust domain"))?,
-            root_sha256: message
-                .root_sha256
-                .try_into()
-                .map_err(|_| TicketError::Damaged("root fingerprint of the wrong length"))?,
+            root_sha256: message.root_sha256.try_into().map_err(wrong_root)?,
+            other_roots_sha256: message
+                .other_root_sha256
+                .into_iter()
+                .map(TryInto::try_into)
+                .collect::<Result<_, _>>()
+                .map_err(wrong_root)?,
             secret,
         })
     }
@@ -131,6 +146,7 @@ mod tests {
             control: vec!["control.example:8443".into(), "[::1]:8443".into()],
             trust_domain: "prod.example".parse().unwrap(),
             root_sha256: [7; 32],
+            other_roots_sha256: vec![[8; 32]],
             secret: Some(Zeroizing::new(vec![9; SECRET_LENGTH])),
         }
     }
@@ -143,6 +159,7 @@ mod tests {
     fn printed_ticket_reads_back() {
         let read: JoinTicket = format!(" {}\n", ticket()).parse().unwrap();
         assert_eq!(read.to_string(), ticket().to_string());
+        assert_eq!(read.pins(), [[7; 32], [8; 32]].into_iter().collect());
         assert_eq!(read.secret.unwrap().as_slice(), [9; SECRET_LENGTH]);
     }
 

@@ -319,7 +319,7 @@ fn keeper(sealing: Option<Sealing>, source: &Source) -> Option<Arc<Keeper>> {
     let (Some(Sealing { path, key }), Source::Control(joining)) = (sealing, source) else { return None };
     let expected = Expected {
         trust_domain: joining.trust_domain.clone(),
-        root_sha256: joining.root_sha256,
+        pins: joining.pins.clone(),
         spiffe_id: joining.spiffe_id.clone(),
     };
     Some(Arc::new(Keeper::new(path, key, expected)))

@@ -53,7 +53,7 @@ pub(super) async fn attest(
 ) -> Result<Roll> {
     let ticket = candidates.first().context("nobody to attest")?.ticket.clone();
     let domain = ticket.trust_domain.clone();
-    let tls = pinned_client_config(ticket.root_sha256, control_id(&domain)?, &[ALPN_H2])?;
+    let tls = pinned_client_config(ticket.pins(), control_id(&domain)?, &[ALPN_H2])?;
     let queue: Queue<AttestRequest> =
         Arc::new(Mutex::new(candidates.iter().map(attest_request).enumerate().collect()));
     let step = progress.step("attesting", candidates.len());

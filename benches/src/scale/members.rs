@@ -84,7 +84,7 @@ pub(super) fn requests(ids: &[Option<SpiffeId>]) -> Result<Vec<Request>> {
 pub(super) fn pinned_trust(ticket: &JoinTicket, bundles: &[v1::Bundle]) -> Result<Arc<Trust>> {
     let bundles = bundles.iter().map(TrustBundle::try_from).collect::<Result<Vec<_>, _>>()?;
     let [bundle] = bundles.as_slice() else { bail!("expected one bundle, got {}", bundles.len()) };
-    ensure!(bundle.fingerprints().any(|root| root == ticket.root_sha256), "the bundle lacks the pinned root");
+    ensure!(ticket.pins().are_in(bundle), "the bundle lacks the pinned root");
     Ok(Arc::new(Trust::new([bundle.clone()], Revocations::default())))
 }
 

@@ -63,7 +63,7 @@ impl Health {
         let intermediate = self.authority.intermediate();
         for (what, ends) in [
             ("root", self.authority.root().not_after()),
-            ("intermediate", intermediate.not_after()),
+            ("intermediate", intermediate.certified().not_after()),
             ("own SVID", self.own.not_after()),
         ] {
             if ends <= now {
@@ -82,11 +82,17 @@ impl Health {
             warnings.push(format!("the root ends in {}", duration::rough(left)));
         }
         for (what, due, ends) in [
-            ("intermediate", self.authority.rotation_due(), self.authority.intermediate().not_after()),
+            (
+                "intermediate",
+                self.authority.rotation_due(),
+                self.authority.intermediate().certified().not_after(),
+            ),
+            ("root", self.authority.root_due(), self.authority.root().not_after()),
             ("own SVID", self.own.rotation_due(), self.own.not_after()),
         ] {
             warnings.extend(late(what, due, ends, now));
         }
+        warnings.extend(self.authority.warnings(now));
         for (duty, since) in self.duties.overdue(Instant::now()) {
             let since = duration::rough(since);
             warnings.push(format!("the duty `{duty}` has not succeeded for {since}; the log says why"));

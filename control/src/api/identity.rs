@@ -81,7 +81,7 @@ impl Identity for Rooms {
         tracing::info!(id = %issued.id, instance = %issued.instance, %address, "instance attested");
         Ok(Response::new(AttestResponse {
             svid: Some(message(&issued)),
-            bundles: vec![Bundle::from(&**self.authority.bundle())],
+            bundles: vec![Bundle::from(&*self.authority.bundle())],
         }))
     }
 
@@ -94,7 +94,8 @@ impl Identity for Rooms {
             error.to_status()
         })?;
         tracing::debug!(id = %issued.id, instance = %issued.instance, "instance renewed");
-        Ok(Response::new(RenewResponse { svid: Some(message(&issued)) }))
+        let bundles = vec![Bundle::from(&*self.authority.bundle())];
+        Ok(Response::new(RenewResponse { svid: Some(message(&issued)), bundles }))
     }
 }
 

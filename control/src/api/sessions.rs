@@ -148,15 +148,16 @@ mod tests {
     use signet_proto::handshake::WorkloadKey;
 
     use super::*;
-    use crate::ca::{Authority, LeafRequest};
+    use crate::ca::{Authority, LeafRequest, Lives, SealPlace};
     use crate::store::Store;
 
     async fn identities(names: &[&str]) -> Vec<Arc<PeerIdentity>> {
         let directory = tempfile::tempdir().unwrap();
         let domain: signet_proto::spiffe::TrustDomain = "mesh.local".parse().unwrap();
         let store = Store::open(directory.path(), &domain).unwrap();
-        let (seal, day) = (directory.path().join("seal.key"), Duration::from_secs(86_400));
-        let authority = Authority::open(store, domain.clone(), &seal, 30 * day).await.unwrap();
+        let (seal, day) = (SealPlace::File(directory.path().join("seal.key")), Duration::from_secs(86_400));
+        let authority =
+            Authority::open(store, domain.clone(), &seal, Lives::with_intermediate(30 * day)).await.unwrap();
         let identity = |name: &&str| {
             let id = SpiffeId::new(&domain, &format!("/{name}")).unwrap();
             let key = crate::issue::tests_csr(&WorkloadKey::generate().unwrap(), &id);

@@ -179,7 +179,7 @@ impl ToStatus for IssueError {
                 // Whoever asks again may get it then.
                 Refusal::Frozen { .. } => Code::FailedPrecondition,
                 Refusal::TooManyRequests | Refusal::QuotaUsed { .. } => Code::ResourceExhausted,
-                Refusal::ChangedMeanwhile => Code::Unavailable,
+                Refusal::ChangedMeanwhile | Refusal::SignerRemoved => Code::Unavailable,
                 _ => Code::PermissionDenied,
             },
             Self::Store(StoreError::NotFound { .. }) => Code::PermissionDenied,

@@ -30,27 +30,29 @@ pub enum OwnIdentityError {
 pub struct OwnIdentity {
     issuer: Issuer,
     ttl: Duration,
-    trust: Arc<Trust>,
     current: ArcSwap<Current>,
 }
 
 struct Current {
     config: Arc<ServerConfig>,
+    /// Whom it believes, by what root it is shown, and what signed it: as all that was when it was made.
+    bundle: Arc<TrustBundle>,
+    shown: [u8; 32],
+    signer: String,
     not_before: SystemTime,
     issued_at: SystemTime,
     not_after: SystemTime,
 }
 
 impl OwnIdentity {
-    /// Issues the first one. Clients are verified with `bundle`; what is revoked is asked per call, so that
+    /// Issues the first one. Clients are verified with the trust bundle; what is revoked is asked per call, so that
     /// the answer can say so.
     ///
     /// # Errors
     /// When it cannot be issued.
-    pub async fn new(issuer: Issuer, bundle: &TrustBundle, ttl: Duration) -> Result<Self, OwnIdentityError> {
-        let trust = Arc::new(Trust::new([bundle.clone()], Revocations::default()));
-        let current = ArcSwap::from_pointee(issue(&issuer, &trust, ttl).await?);
-        Ok(Self { issuer, ttl, trust, current })
+    pub async fn new(issuer: Issuer, ttl: Duration) -> Result<Self, OwnIdentityError> {
+        let current = ArcSwap::from_pointee(issue(&issuer, ttl).await?);
+        Ok(Self { issuer, ttl, current })
     }
 
     /// Replaces it; on failure the old one stays (invariant 3).
@@ -58,16 +60,20 @@ impl OwnIdentity {
     /// # Errors
     /// When a new one cannot be issued.
     pub async fn rotate(&self) -> Result<(), OwnIdentityError> {
-        let next = issue(&self.issuer, &self.trust, self.ttl).await?;
+        let next = issue(&self.issuer, self.ttl).await?;
         self.current.store(Arc::new(next));
         Ok(())
     }
 
-    /// Whether it should be replaced: its time has come, or it is not good yet, which nobody would
-    /// believe.
+    /// Whether it should be replaced: its time has come, it is not good yet, which nobody would believe, or the
+    /// authorities are others.
     #[must_use]
     pub fn rotation_is_due(&self, now: SystemTime) -> bool {
-        now < self.current.load().not_before || self.rotation_due() <= now
+        let (current, hierarchy) = (self.current.load(), self.issuer.authority().hierarchy());
+        let others = current.bundle != *hierarchy.bundle()
+            || current.shown != hierarchy.shown().sha256()
+            || current.signer != hierarchy.intermediate().certified().id();
+        others || now < current.not_before || self.rotation_due() <= now
     }
 
     /// When it should be replaced: at half of its life.
@@ -91,12 +97,18 @@ impl OwnIdentity {
     }
 }
 
-async fn issue(issuer: &Issuer, trust: &Arc<Trust>, ttl: Duration) -> Result<Current, OwnIdentityError> {
+async fn issue(issuer: &Issuer, ttl: Duration) -> Result<Current, OwnIdentityError> {
+    let hierarchy = issuer.authority().hierarchy();
+    let bundle = Arc::clone(hierarchy.bundle());
+    let trust = Arc::new(Trust::new([(*bundle).clone()], Revocations::default()));
     let svid: Svid = issuer.own(ttl).await?;
-    svid.check(trust, signet_proto::clock::now())
+    svid.check(&trust, signet_proto::clock::now())
         .map_err(|error| OwnIdentityError::Unbelievable(error.to_string()))?;
     Ok(Current {
-        config: server_config(&svid, Arc::clone(trust), ClientAuth::Optional, &[ALPN_H2])?,
+        config: server_config(&svid, trust, ClientAuth::Optional, &[ALPN_H2])?,
+        shown: hierarchy.shown().sha256(),
+        signer: hierarchy.intermediate().certified().id().to_owned(),
+        bundle,
         not_before: svid.profile().not_before,
         // Not its start, which is backdated: half of what was left when it was made.
         issued_at: signet_proto::clock::now(),
@@ -107,7 +119,7 @@ async fn issue(issuer: &Issuer, trust: &Arc<Trust>, ttl: Duration) -> Result<Cur
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ca::Authority;
+    use crate::ca::{Authority, Lives, SealPlace};
     use crate::issue::{IssueSettings, KeyAlgorithms};
     use crate::registry::TtlBounds;
     use crate::store::Store;
@@ -118,13 +130,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let domain: signet_proto::spiffe::TrustDomain = "mesh.local".parse().unwrap();
         let store = Store::open(directory.path(), &domain).unwrap();
-        let (seal, hour) = (directory.path().join("seal.key"), Duration::from_secs(3600));
-        let authority = Arc::new(Authority::open(store.clone(), domain, &seal, 720 * hour).await.unwrap());
+        let (seal, hour) = (SealPlace::File(directory.path().join("seal.key")), Duration::from_secs(3600));
+        let authority = Arc::new(
+            Authority::open(store.clone(), domain, &seal, Lives::with_intermediate(720 * hour))
+                .await
+                .unwrap(),
+        );
         let (min, day) = (Duration::from_secs(1), Duration::from_secs(86_400));
         let ttl = TtlBounds { min, default: day, max: day };
         let settings = IssueSettings { ttl, keys: KeyAlgorithms::default(), request_ttl: day };
         let issuer = Issuer::new(Arc::clone(&authority), store, settings);
-        let own = OwnIdentity::new(issuer, authority.bundle(), hour).await.unwrap();
+        let own = OwnIdentity::new(issuer, hour).await.unwrap();
         let now = time::now();
         assert!(!own.rotation_is_due(now));
         assert!(own.rotation_is_due(now + hour / 2));

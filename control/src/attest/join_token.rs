@@ -77,10 +77,12 @@ impl Tokens {
     /// prove otherwise who they are.
     #[must_use]
     pub fn introduction(&self) -> JoinTicket {
+        let hierarchy = self.authority.hierarchy();
         JoinTicket {
             control: self.advertise.to_vec(),
             trust_domain: self.authority.trust_domain().clone(),
-            root_sha256: self.authority.root().sha256(),
+            root_sha256: hierarchy.shown().sha256(),
+            other_roots_sha256: hierarchy.others().collect(),
             secret: None,
         }
     }

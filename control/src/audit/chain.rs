@@ -133,6 +133,18 @@ pub enum Action {
     AuthorityCreated,
     /// The signing intermediate was replaced.
     AuthorityRotated,
+    /// A root or intermediate was made that signs nothing yet.
+    AuthorityPrepared,
+    /// It signs, and the one before it retires.
+    AuthorityActivated,
+    /// Its key may be somebody else's: it is believed for a while only.
+    AuthorityCompromised,
+    /// That while is over.
+    AuthorityDistrusted,
+    /// One that never signed was taken back.
+    AuthorityWithdrawn,
+    /// One to which nothing live chained any more was taken out.
+    AuthorityRemoved,
     /// A workload was registered.
     WorkloadCreated,
     /// What is declared about a workload changed.
@@ -216,6 +228,12 @@ impl Action {
         match self {
             Self::AuthorityCreated => "authority.created",
             Self::AuthorityRotated => "authority.rotated",
+            Self::AuthorityPrepared => "authority.prepared",
+            Self::AuthorityActivated => "authority.activated",
+            Self::AuthorityCompromised => "authority.compromised",
+            Self::AuthorityDistrusted => "authority.distrusted",
+            Self::AuthorityWithdrawn => "authority.withdrawn",
+            Self::AuthorityRemoved => "authority.removed",
             Self::WorkloadCreated => "workload.created",
             Self::WorkloadUpdated => "workload.updated",
             Self::WorkloadStatus => "workload.status",

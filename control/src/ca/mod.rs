@@ -1,37 +1,45 @@
 //! The certificate authority: a root, an intermediate below it, and what they sign.
 //!
 //! ```text
-//!   root (10 years, P-256) ──signs──▶ intermediate (P-256, --intermediate-ttl) ──signs──▶ leaves
-//!     in every trust bundle             travels in every chain; replaced at half of its life
+//!   root (--root-ttl, P-256) ──signs──▶ intermediate (P-256, --intermediate-ttl) ──signs──▶ leaves
+//!     in every trust bundle               travels in every chain; replaced at half of its life
 //! ```
 //!
-//! Because intermediates travel in the chain and only the root is an anchor, a new intermediate can sign at
-//! once: nobody has to learn of it first. The old one's key is erased when it is replaced; leaves that it
-//! signed stay valid until they end.
+//! Because intermediates travel in the chain and only roots are anchors, a new intermediate can sign at once: nobody has
+//! to learn of it first. A new root is in the trust bundle first, and signs when all proxies have it (`steps`). The key of
+//! what is replaced is erased; what it signed stays valid until it ends.
 //!
-//! Invariants: private keys are sealed whenever they are not in this process' memory, and wiped on drop; no
-//! certificate outlives its issuer or starts before it; every authority has a name of its own, so that
-//! issuer and serial name one certificate in the world.
+//! Invariants: private keys are sealed whenever they are not in this process' memory, and wiped on drop, a root's as soon
+//! as it has signed; no certificate outlives its issuer or starts before it; every authority has a name of its own, so
+//! that issuer and serial name one certificate in the world; nothing signs what the proxies could not believe.
 
+mod compromise;
+mod hierarchy;
 mod keys;
 mod profile;
+mod schedule;
 mod seal;
+mod signer;
+mod steps;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use signet_proto::spiffe::{BundleError, SvidError, TrustBundle, TrustDomain, certificate_handle};
 
-use crate::store::model::{Actor, AuthorityKind, AuthorityRecord, Issuance};
+use crate::store::model::{AuthorityKind, Issuance, KnownAuthority};
 use crate::store::{Store, StoreError};
 use crate::time;
 
+pub use hierarchy::Hierarchy;
 pub use keys::{PublicKey, SigningKey};
 pub use profile::LeafRequest;
-pub use seal::{SealError, SealKey};
+pub use schedule::{Lives, Outlook, Step};
+pub use seal::{SealError, SealKey, SealPlace};
+pub use signer::{Certified, Signer};
 
 /// Why the authority cannot be opened or cannot sign.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +57,7 @@ pub enum CaError {
     /// What was signed does not read back as what was meant. A defect; nothing is given out.
     #[error("signed certificate does not read back: {0}")]
     Profile(#[from] SvidError),
-    /// The root does not make a bundle.
+    /// The roots do not make a bundle.
     #[error("stored root is not usable as a trust anchor: {0}")]
     Bundle(#[from] BundleError),
     /// The stored certificate and its key are not a pair.
@@ -74,31 +82,22 @@ impl From<rcgen::Error> for CaError {
     }
 }
 
-/// Signs. Shared by everything that issues; the intermediate is swapped under it.
+/// Signs. Shared by everything that issues; the hierarchy is swapped under it.
 pub struct Authority {
     trust_domain: TrustDomain,
-    root: Signer,
-    intermediate: ArcSwap<Signer>,
-    intermediate_ttl: Duration,
+    lives: Lives,
     seal: SealKey,
-    bundle: Arc<TrustBundle>,
     store: Store,
-}
-
-/// One authority's certificate and key.
-pub struct Signer {
-    id: String,
-    subject: String,
-    certificate: CertificateDer<'static>,
-    not_before: SystemTime,
-    not_after: SystemTime,
-    key: SigningKey,
+    hierarchy: ArcSwap<Hierarchy>,
+    outlook: Mutex<Outlook>,
+    /// One at a time takes in what the store has, so that nothing older follows.
+    reading: tokio::sync::Mutex<()>,
 }
 
 /// A signed leaf and its record, not yet given out: the record comes first.
 #[derive(Debug)]
 pub struct SignedLeaf {
-    /// DER, leaf first, then the intermediate.
+    /// DER, leaf first, then what is between it and the root.
     pub chain: Vec<CertificateDer<'static>>,
     /// For the store.
     pub issuance: Issuance,
@@ -112,75 +111,91 @@ impl Authority {
     pub async fn open(
         store: Store,
         trust_domain: TrustDomain,
-        seal_key_file: &Path,
-        intermediate_ttl: Duration,
+        place: &SealPlace,
+        lives: Lives,
     ) -> Result<Self, CaError> {
-        let root = store.authority(AuthorityKind::Root).await?;
-        let intermediate = store.authority(AuthorityKind::Intermediate).await?;
-        let fresh = root.is_none();
-        let made = fresh && !seal_key_file.exists();
-        let seal = SealKey::load(seal_key_file, fresh)?;
-        let (root, intermediate) = match (root, intermediate) {
-            (Some(root), Some(intermediate)) => {
-                (Signer::unseal(root, &seal)?, Signer::unseal(intermediate, &seal)?)
-            }
-            _ => {
-                let (root, root_record) = Signer::new_root(&trust_domain, &seal)?;
-                let (intermediate, record) =
-                    Signer::new_intermediate(&trust_domain, &root, intermediate_ttl, &seal)?;
-                match store.create_authorities(root_record, record).await {
-                    Ok(_) => {
-                        tracing::info!(root = %root.subject, intermediate = %intermediate.subject, "authorities made");
-                        (root, intermediate)
-                    }
-                    // Another replica was first.
-                    Err(StoreError::Exists { .. }) => match Self::stored(&store, &seal).await {
-                        // What nothing is sealed with must not be taken for the mesh's key at the next start.
-                        Err(CaError::Seal(SealError::Refused { .. })) if made => {
-                            seal::discard(seal_key_file)?;
-                            return Err(CaError::Second(seal_key_file.to_owned()));
-                        }
-                        stored => stored?,
-                    },
-                    Err(error) => return Err(error.into()),
-                }
-            }
+        let fresh = store.authorities().await?.is_empty();
+        let made = match place {
+            SealPlace::File(path) if fresh && !path.exists() => Some(path),
+            _ => None,
         };
-        let bundle = TrustBundle::new(trust_domain.clone(), vec![root.certificate.clone()], 1)?;
+        let salt = match place {
+            SealPlace::Passphrase(_) => {
+                store.seal_salt(crate::hex::encode(&profile::random::<16>()?)).await?
+            }
+            SealPlace::File(_) | SealPlace::Keyring(_) => String::new(),
+        };
+        let seal = SealKey::open(place, fresh, salt.as_bytes())?;
+        if fresh {
+            let (root, root_record) = Signer::new_root(&trust_domain, lives.root, &seal)?;
+            let (intermediate, record) =
+                Signer::new_intermediate(&trust_domain, &root, lives.intermediate, &seal)?;
+            match store.create_authorities(root_record, record).await {
+                Ok(_) => {
+                    let (root, intermediate) =
+                        (root.certified().subject(), intermediate.certified().subject());
+                    tracing::info!(root, intermediate, "authorities made");
+                }
+                // Another replica was first.
+                Err(StoreError::Exists { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let read = Self::read(&store, &trust_domain, &seal).await;
+        let hierarchy = match (read, made) {
+            // What nothing is sealed with must not be taken for the mesh's key at the next start.
+            (Err(CaError::Seal(SealError::Refused { .. })), Some(made)) => {
+                seal::discard(made)?;
+                return Err(CaError::Second(made.clone()));
+            }
+            (read, _) => read?,
+        };
         Ok(Self {
             trust_domain,
-            root,
-            intermediate: ArcSwap::from_pointee(intermediate),
-            intermediate_ttl,
+            lives,
             seal,
-            bundle: Arc::new(bundle),
             store,
+            hierarchy: ArcSwap::from_pointee(hierarchy),
+            outlook: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
         })
     }
 
-    async fn stored(store: &Store, seal: &SealKey) -> Result<(Signer, Signer), CaError> {
-        let missing = |what| StoreError::Damaged(format!("there is no {what} to sign with"));
-        let root = store.authority(AuthorityKind::Root).await?.ok_or_else(|| missing("root"))?;
-        let intermediate = store.authority(AuthorityKind::Intermediate).await?;
-        let intermediate = intermediate.ok_or_else(|| missing("intermediate"))?;
-        Ok((Signer::unseal(root, seal)?, Signer::unseal(intermediate, seal)?))
+    /// All of it, and that every key opens.
+    async fn read(store: &Store, trust_domain: &TrustDomain, seal: &SealKey) -> Result<Hierarchy, CaError> {
+        let known = store.authorities().await?;
+        unsealed(store, hierarchy::active(&known, AuthorityKind::Root)?, seal).await?;
+        let intermediate =
+            unsealed(store, hierarchy::active(&known, AuthorityKind::Intermediate)?, seal).await?;
+        Hierarchy::new(trust_domain, known, Arc::new(intermediate))
     }
 
-    /// Takes over the intermediate that another replica made, if it did.
+    /// Takes in what was stored, here or by another replica. Returns whether anything was different.
     ///
     /// # Errors
-    /// When the store fails, or its key cannot be unsealed.
-    pub async fn refresh(&self) -> Result<(), CaError> {
-        if !self.store.is_shared() {
-            return Ok(());
+    /// When the store fails, or a key cannot be unsealed.
+    pub async fn refresh(&self) -> Result<bool, CaError> {
+        let _one = self.reading.lock().await;
+        let known = self.store.authorities().await?;
+        let current = self.hierarchy();
+        if known == current.known() {
+            return Ok(false);
         }
-        let Some(record) = self.store.authority(AuthorityKind::Intermediate).await? else { return Ok(()) };
-        if record.id != self.intermediate.load().id {
-            let signer = Signer::unseal(record, &self.seal)?;
-            tracing::info!(current = %signer.subject, "intermediate of another replica taken over");
-            self.intermediate.store(Arc::new(signer));
+        let active = hierarchy::active(&known, AuthorityKind::Intermediate)?;
+        let intermediate = if active.id == current.intermediate().certified().id() {
+            Arc::clone(current.intermediate())
+        } else {
+            let signer = unsealed(&self.store, active, &self.seal).await?;
+            tracing::info!(current = signer.certified().subject(), "another intermediate signs");
+            Arc::new(signer)
+        };
+        let next = Hierarchy::new(&self.trust_domain, known, intermediate)?;
+        if next.bundle() != current.bundle() {
+            let roots = next.bundle().authorities().len();
+            tracing::info!(sequence = next.bundle().sequence(), roots, "another trust bundle is in force");
         }
-        Ok(())
+        self.hierarchy.store(Arc::new(next));
+        Ok(true)
     }
 
     /// Signs a leaf with the current intermediate. Its life is cut to the intermediate's if need be.
@@ -188,20 +203,21 @@ impl Authority {
     /// # Errors
     /// When the intermediate has ended or the library fails.
     pub fn sign(&self, request: &LeafRequest<'_>) -> Result<SignedLeaf, CaError> {
-        let intermediate = self.intermediate.load();
+        let hierarchy = self.hierarchy.load();
+        let intermediate = hierarchy.intermediate();
         let now = time::now();
-        if intermediate.not_after <= now {
+        if intermediate.certified().not_after() <= now {
             return Err(CaError::Ended("intermediate"));
         }
-        let leaf = profile::leaf(request, &intermediate, now)?;
+        let leaf = profile::leaf(request, intermediate, now)?;
         let handle = certificate_handle(&leaf.certificate)?;
         Ok(SignedLeaf {
-            chain: vec![leaf.certificate, intermediate.certificate.clone()],
+            chain: std::iter::once(leaf.certificate).chain(hierarchy.above()).collect(),
             issuance: Issuance {
                 serial: handle.serial,
                 issuer_sha256: handle.issuer_sha256,
                 spki_sha256: handle.spki_sha256,
-                authority: intermediate.id.clone(),
+                authority: intermediate.certified().id().to_owned(),
                 spiffe_id: request.id.clone(),
                 not_before: leaf.not_before,
                 not_after: leaf.not_after,
@@ -209,40 +225,16 @@ impl Authority {
         })
     }
 
-    /// Makes another intermediate and signs with it from now on. Returns the one before and the new one.
-    ///
-    /// # Errors
-    /// When the store fails (the old one stays) or the root has ended.
-    pub async fn rotate_intermediate(&self, actor: Actor) -> Result<(Arc<Signer>, Arc<Signer>), CaError> {
-        let (signer, record) =
-            Signer::new_intermediate(&self.trust_domain, &self.root, self.intermediate_ttl, &self.seal)?;
-        let replaced = self.intermediate.load().id.clone();
-        self.store.replace_intermediate(record, replaced, actor).await?;
-        let signer = Arc::new(signer);
-        let previous = self.intermediate.swap(Arc::clone(&signer));
-        tracing::info!(previous = %previous.subject, current = %signer.subject, "intermediate rotated");
-        Ok((previous, signer))
+    /// The trust bundle: all roots but those that were removed.
+    #[must_use]
+    pub fn bundle(&self) -> Arc<TrustBundle> {
+        Arc::clone(self.hierarchy.load().bundle())
     }
 
-    /// Whether the intermediate should be replaced: its time has come, or the clock that made it was ahead.
+    /// The authorities of this moment.
     #[must_use]
-    pub fn rotation_is_due(&self, now: SystemTime) -> bool {
-        let ahead = self.intermediate.load().not_before > now && self.root.not_before <= now;
-        ahead || self.rotation_due() <= now
-    }
-
-    /// When the intermediate should be replaced: while half of `--intermediate-ttl` is left, so that a leaf of
-    /// the longest life still fits. Never, once it ends with the root: another one would not live longer.
-    #[must_use]
-    pub fn rotation_due(&self) -> SystemTime {
-        let ends = self.intermediate.load().not_after;
-        if ends >= self.root.not_after { ends } else { ends - self.intermediate_ttl / 2 }
-    }
-
-    /// The trust bundle: the root.
-    #[must_use]
-    pub fn bundle(&self) -> &Arc<TrustBundle> {
-        &self.bundle
+    pub fn hierarchy(&self) -> Arc<Hierarchy> {
+        self.hierarchy.load_full()
     }
 
     /// The key that seals the others.
@@ -263,116 +255,24 @@ impl Authority {
         &self.trust_domain
     }
 
-    /// The root.
+    /// The root that signs intermediates.
     #[must_use]
-    pub fn root(&self) -> &Signer {
-        &self.root
+    pub fn root(&self) -> Certified {
+        self.hierarchy.load().root().clone()
     }
 
     /// The intermediate that signs now.
     #[must_use]
     pub fn intermediate(&self) -> Arc<Signer> {
-        self.intermediate.load_full()
+        Arc::clone(self.hierarchy.load().intermediate())
     }
 }
 
-impl Signer {
-    fn new_root(trust_domain: &TrustDomain, seal: &SealKey) -> Result<(Self, AuthorityRecord), CaError> {
-        let draft = profile::Draft::new(AuthorityKind::Root)?;
-        let certificate = profile::root(&draft, trust_domain, time::now())?;
-        Self::finish(draft, certificate, AuthorityKind::Root, seal)
-    }
-
-    fn new_intermediate(
-        trust_domain: &TrustDomain,
-        root: &Self,
-        ttl: Duration,
-        seal: &SealKey,
-    ) -> Result<(Self, AuthorityRecord), CaError> {
-        let now = time::now();
-        if root.not_after <= now {
-            return Err(CaError::Ended("root"));
-        }
-        let draft = profile::Draft::new(AuthorityKind::Intermediate)?;
-        let certificate = profile::intermediate(&draft, trust_domain, root, ttl, now)?;
-        signet_proto::spiffe::check_intermediate(&certificate.certificate, trust_domain)?;
-        Self::finish(draft, certificate, AuthorityKind::Intermediate, seal)
-    }
-
-    fn finish(
-        draft: profile::Draft,
-        signed: profile::Signed,
-        kind: AuthorityKind,
-        seal: &SealKey,
-    ) -> Result<(Self, AuthorityRecord), CaError> {
-        let profile::Draft { id, subject, key, pkcs8 } = draft;
-        let profile::Signed { certificate, not_before, not_after } = signed;
-        let record = AuthorityRecord {
-            sealed_key: seal.seal(kind.as_str(), &id, &pkcs8)?,
-            id: id.clone(),
-            kind,
-            subject: subject.clone(),
-            certificate: certificate.to_vec(),
-            not_before,
-            not_after,
-        };
-        Ok((Self { id, subject, certificate, not_before, not_after, key }, record))
-    }
-
-    fn unseal(record: AuthorityRecord, seal: &SealKey) -> Result<Self, CaError> {
-        let pkcs8 = seal.unseal(record.kind.as_str(), &record.id, &record.sealed_key)?;
-        let key = SigningKey::from_pkcs8(&pkcs8)?;
-        let certificate = CertificateDer::from(record.certificate);
-        if certificate_handle(&certificate)?.spki_sha256 != key.spki_sha256() {
-            return Err(CaError::Mismatch(record.subject));
-        }
-        Ok(Self {
-            id: record.id,
-            subject: record.subject,
-            certificate,
-            not_before: record.not_before,
-            not_after: record.not_after,
-            key,
-        })
-    }
-
-    /// Common name.
-    #[must_use]
-    pub fn subject(&self) -> &str {
-        &self.subject
-    }
-
-    /// DER.
-    #[must_use]
-    pub fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
-    }
-
-    /// Start of validity.
-    #[must_use]
-    pub fn not_before(&self) -> SystemTime {
-        self.not_before
-    }
-
-    /// End of validity.
-    #[must_use]
-    pub fn not_after(&self) -> SystemTime {
-        self.not_after
-    }
-
-    /// SHA-256 of the certificate.
-    #[must_use]
-    pub fn sha256(&self) -> [u8; 32] {
-        crate::sha256(&self.certificate)
-    }
-
-    /// Serial, big-endian.
-    ///
-    /// # Errors
-    /// Never for a certificate that was loaded.
-    pub fn serial(&self) -> Result<Vec<u8>, SvidError> {
-        Ok(certificate_handle(&self.certificate)?.serial)
-    }
+/// An authority with its key.
+async fn unsealed(store: &Store, known: &KnownAuthority, seal: &SealKey) -> Result<Signer, CaError> {
+    let sealed = store.sealed_key(known.id.clone()).await?;
+    let sealed = sealed.ok_or_else(|| StoreError::from(crate::store::Refusal::RotatedMeanwhile))?;
+    Signer::unseal(known, &sealed, seal)
 }
 
 #[cfg(test)]

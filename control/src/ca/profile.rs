@@ -11,11 +11,11 @@ use rustls::pki_types::CertificateDer;
 use signet_proto::spiffe::{InstanceId, SpiffeId, TrustDomain, check_leaf};
 use zeroize::Zeroizing;
 
+use super::CaError;
 use super::keys::{PublicKey, SigningKey};
-use super::{CaError, Signer};
+use super::signer::{Certified, Signer};
 use crate::store::model::AuthorityKind;
 
-const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Clocks of verifiers may be behind ours; and what an authority signs starts later than the authority.
 const ROOT_BACKDATED: Duration = Duration::from_secs(3600);
 const INTERMEDIATE_BACKDATED: Duration = Duration::from_secs(300);
@@ -66,14 +66,35 @@ impl Draft {
     }
 }
 
-pub(super) fn root(draft: &Draft, domain: &TrustDomain, now: SystemTime) -> Result<Signed, CaError> {
-    let (not_before, not_after) = (seconds(now - ROOT_BACKDATED), seconds(now + ROOT_LIFE));
-    let mut params = authority(draft, domain, 1)?;
+pub(super) fn root(
+    draft: &Draft,
+    domain: &TrustDomain,
+    ttl: Duration,
+    now: SystemTime,
+) -> Result<Signed, CaError> {
+    let (not_before, not_after) = (seconds(now - ROOT_BACKDATED), seconds(now + ttl));
+    // Below it an intermediate, and above that perhaps the root that takes its place, certified by it.
+    let mut params = authority(&draft.subject, domain, 2)?;
     validity(&mut params, not_before, not_after);
     // RFC 5280 4.2.1.1: a self-signed certificate needs no authority key identifier.
     params.use_authority_key_identifier_extension = false;
     let certificate = params.self_signed(&draft.key)?.into();
     Ok(Signed { certificate, not_before, not_after })
+}
+
+/// The key of a root, certified by the root whose place it takes: whoever knows only that one believes what the new one
+/// signed.
+pub(super) fn cross(
+    root: &Signer,
+    by: &Signer,
+    domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<CertificateDer<'static>, CaError> {
+    let (new, old) = (root.certified(), by.certified());
+    let not_before = seconds(now - INTERMEDIATE_BACKDATED).max(old.not_before()).max(new.not_before());
+    let mut params = authority(new.subject(), domain, 1)?;
+    validity(&mut params, not_before, new.not_after().min(old.not_after()));
+    Ok(params.signed_by(root.key(), &issuer(by))?.into())
 }
 
 pub(super) fn intermediate(
@@ -83,9 +104,9 @@ pub(super) fn intermediate(
     ttl: Duration,
     now: SystemTime,
 ) -> Result<Signed, CaError> {
-    let not_before = seconds(now - INTERMEDIATE_BACKDATED).max(root.not_before);
-    let not_after = seconds(now + ttl).min(root.not_after);
-    let mut params = authority(draft, domain, 0)?;
+    let not_before = seconds(now - INTERMEDIATE_BACKDATED).max(root.certified().not_before());
+    let not_after = seconds(now + ttl).min(root.certified().not_after());
+    let mut params = authority(&draft.subject, domain, 0)?;
     validity(&mut params, not_before, not_after);
     let certificate = params.signed_by(&draft.key, &issuer(root))?.into();
     Ok(Signed { certificate, not_before, not_after })
@@ -96,8 +117,9 @@ pub(super) fn leaf(
     intermediate: &Signer,
     now: SystemTime,
 ) -> Result<Signed, CaError> {
-    let not_before = seconds(now - LEAF_BACKDATED).max(intermediate.not_before);
-    let not_after = seconds(now + request.ttl).min(intermediate.not_after);
+    let Certified { not_before: begins, not_after: ends, .. } = intermediate.certified();
+    let not_before = seconds(now - LEAF_BACKDATED).max(*begins);
+    let not_after = seconds(now + request.ttl).min(*ends);
     let mut params = CertificateParams::default();
     params.distinguished_name = leaf_subject(request)?;
     params.subject_alt_names = vec![SanType::URI(request.id.as_str().try_into()?)];
@@ -120,9 +142,9 @@ pub(super) fn leaf(
     Ok(Signed { certificate, not_before, not_after })
 }
 
-fn authority(draft: &Draft, domain: &TrustDomain, path_length: u8) -> Result<CertificateParams, CaError> {
+fn authority(subject: &str, domain: &TrustDomain, path_length: u8) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
-    params.distinguished_name = common_name(&draft.subject);
+    params.distinguished_name = common_name(subject);
     params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").as_str().try_into()?)];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -133,9 +155,9 @@ fn authority(draft: &Draft, domain: &TrustDomain, path_length: u8) -> Result<Cer
 
 fn issuer(signer: &Signer) -> Issuer<'static, &SigningKey> {
     let mut params = CertificateParams::default();
-    params.distinguished_name = common_name(&signer.subject);
+    params.distinguished_name = common_name(signer.certified().subject());
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    Issuer::new(params, &signer.key)
+    Issuer::new(params, signer.key())
 }
 
 fn common_name(name: &str) -> DistinguishedName {

@@ -9,11 +9,17 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use std::str::FromStr;
+
 use aws_lc_rs::hmac;
+use serde::Deserialize;
+use signet_proto::sealing::{self, KEY_LENGTH, SealingKey};
 use zeroize::Zeroizing;
 
-const KEY_LENGTH: usize = 32;
+/// Shorter ones are guessed.
+const PASSPHRASE: usize = 16;
+/// Of a file with a passphrase.
+const LONGEST: usize = 4096;
 const VERSION: u8 = 1;
 const CHALLENGES: &str = "signet key of challenges v1";
 const LABEL: &str = "signet sealed key v1";
@@ -60,19 +66,93 @@ pub enum SealError {
         /// Its id.
         id: String,
     },
+    /// There is none in the kernel, or no passphrase that would do.
+    #[error("seal key {place}: {problem}")]
+    Place {
+        /// Where it should be.
+        place: SealPlace,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// The cryptographic library failed.
     #[error("cannot seal a key: no randomness, or the library failed")]
     Crypto,
 }
 
+/// Where the seal key is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum SealPlace {
+    /// In a file, made if absent: whoever takes the disk has it.
+    File(PathBuf),
+    /// In the kernel's keyring, under this name: no disk ever sees it.
+    Keyring(String),
+    /// In somebody's head, or a secret store: the file holds a passphrase, from which it is derived.
+    Passphrase(PathBuf),
+}
+
+impl FromStr for SealPlace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = "expected a file, keyring:NAME, or passphrase:FILE";
+        let (kind, rest) = text.split_once(':').unwrap_or(("", text));
+        match (kind, rest) {
+            (_, "") => Err(format!("{expected}, found nothing")),
+            (_, rest) if rest.contains('\0') => Err(format!("{expected}, found a NUL")),
+            ("keyring", name) => Ok(Self::Keyring(name.to_owned())),
+            ("passphrase", path) => Ok(Self::Passphrase(path.into())),
+            _ => Ok(Self::File(text.into())),
+        }
+    }
+}
+
+impl TryFrom<String> for SealPlace {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl std::fmt::Display for SealPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Keyring(name) => write!(f, "keyring:{name}"),
+            Self::Passphrase(path) => write!(f, "passphrase:{}", path.display()),
+        }
+    }
+}
+
 /// The key that seals. aws-lc wipes its copy when freed.
 pub struct SealKey {
-    sealing: RandomizedNonceKey,
+    sealing: SealingKey,
     /// Another key, for what all replicas must be able to check.
     challenges: Zeroizing<[u8; 32]>,
 }
 
 impl SealKey {
+    /// Takes the key from its place. Only a file is made, and only if `may_create` (nothing is sealed yet); a passphrase
+    /// goes with the `salt` of the store.
+    ///
+    /// # Errors
+    /// When it is missing, open to others, or not a key.
+    pub fn open(place: &SealPlace, may_create: bool, salt: &[u8]) -> Result<Self, SealError> {
+        let wrong = |problem| SealError::Place { place: place.clone(), problem };
+        match place {
+            SealPlace::File(path) => Self::load(path, may_create),
+            SealPlace::Keyring(name) => Self::new(&sealing::of_keyring(name).map_err(wrong)?),
+            SealPlace::Passphrase(path) => {
+                let passphrase = passphrase(path)?;
+                if passphrase.len() < PASSPHRASE {
+                    return Err(wrong(format!("expected {PASSPHRASE} characters at least")));
+                }
+                Self::new(sealing::of_passphrase(&passphrase, salt).as_slice())
+            }
+        }
+    }
+
     /// Reads the key file; makes it only if `may_create` (nothing is sealed yet).
     ///
     /// # Errors
@@ -115,7 +195,7 @@ impl SealKey {
         let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), CHALLENGES.as_bytes());
         let mut challenges = Zeroizing::new([0; 32]);
         challenges.copy_from_slice(derived.as_ref());
-        let sealing = RandomizedNonceKey::new(&AES_256_GCM, key).map_err(|_| SealError::Crypto)?;
+        let sealing = SealingKey::new(key).map_err(|_| SealError::Crypto)?;
         Ok(Self { sealing, challenges })
     }
 
@@ -130,13 +210,8 @@ impl SealKey {
     /// # Errors
     /// When there is no randomness for the nonce.
     pub fn seal(&self, purpose: &str, id: &str, secret: &[u8]) -> Result<Vec<u8>, SealError> {
-        let mut sealed = Zeroizing::new(Vec::with_capacity(secret.len() + AES_256_GCM.tag_len()));
-        sealed.extend_from_slice(secret);
-        let nonce = self
-            .sealing
-            .seal_in_place_append_tag(Aad::from(associated(purpose, id)), &mut *sealed)
-            .map_err(|_| SealError::Crypto)?;
-        Ok([&[VERSION], nonce.as_ref().as_slice(), sealed.as_slice()].concat())
+        let sealed = self.sealing.seal(&associated(purpose, id), secret).map_err(|_| SealError::Crypto)?;
+        Ok([&[VERSION], sealed.as_slice()].concat())
     }
 
     /// Opens what [`SealKey::seal`] made for the same purpose and key id.
@@ -145,20 +220,10 @@ impl SealKey {
     /// [`SealError::Refused`] for anything else.
     pub fn unseal(&self, purpose: &str, id: &str, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let refused = || SealError::Refused { purpose: purpose.to_owned(), id: id.to_owned() };
-        let (&version, rest) = blob.split_first().ok_or_else(refused)?;
-        let (nonce, ciphertext) = rest.split_at_checked(NONCE_LEN).ok_or_else(refused)?;
-        if version != VERSION {
-            return Err(refused());
+        match blob.split_first().ok_or_else(refused)? {
+            (&VERSION, sealed) => self.sealing.open(&associated(purpose, id), sealed).ok_or_else(refused),
+            _ => Err(refused()),
         }
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| refused())?;
-        let mut secret = Zeroizing::new(ciphertext.to_vec());
-        let length = self
-            .sealing
-            .open_in_place(nonce, Aad::from(associated(purpose, id)), &mut secret)
-            .map_err(|_| refused())?
-            .len();
-        secret.truncate(length);
-        Ok(secret)
     }
 }
 
@@ -166,6 +231,23 @@ impl std::fmt::Debug for SealKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SealKey(..)")
     }
+}
+
+/// Without the end of its line.
+fn passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let failed = |error| SealError::File { path: path.to_owned(), error };
+    let file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(SealError::Readable { path: path.to_owned(), mode });
+    }
+    // Room for all of it at once: no copy is left behind by growing.
+    let mut text = Zeroizing::new(Vec::with_capacity(LONGEST));
+    file.take(LONGEST as u64).read_to_end(&mut text).map_err(failed)?;
+    while text.last().is_some_and(|last| matches!(last, b'\n' | b'\r')) {
+        text.pop();
+    }
+    Ok(text)
 }
 
 /// NUL does not occur in purposes and ids, so that the parts cannot run into each other.
@@ -234,6 +316,41 @@ mod tests {
             assert!(key.unseal("root", "a", &changed).is_err(), "byte {index}");
             assert!(key.unseal("root", "a", &blob[..index]).is_err(), "cut at {index}");
         }
+    }
+
+    #[test]
+    fn passphrase_opens_what_it_sealed_with_the_salt_of_its_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("passphrase");
+        let place: SealPlace = format!("passphrase:{}", path.display()).parse().unwrap();
+        assert_eq!(place.to_string().parse::<SealPlace>().unwrap(), place);
+        let open = |salt: &[u8]| SealKey::open(&place, true, salt);
+        assert!(matches!(open(b"salt"), Err(SealError::File { .. })), "none is made up");
+        let write = |text: &str| {
+            let _ = fs::remove_file(&path);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        write("too short");
+        assert!(open(b"salt").unwrap_err().to_string().contains("16 characters at least"));
+        write("correct horse battery staple\n");
+        let blob = open(b"salt").unwrap().seal("root", "a", b"secret").unwrap();
+        write("correct horse battery staple");
+        assert_eq!(open(b"salt").unwrap().unseal("root", "a", &blob).unwrap().as_slice(), b"secret");
+        assert!(open(b"pepper").unwrap().unseal("root", "a", &blob).is_err());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(open(b"salt"), Err(SealError::Readable { mode: 0o640, .. })));
+    }
+
+    #[test]
+    fn key_that_is_in_no_keyring_is_asked_for_and_not_made() {
+        let place: SealPlace = "keyring:signet-test-no-such-key".parse().unwrap();
+        let told = SealKey::open(&place, true, b"").unwrap_err().to_string();
+        assert!(told.contains("keyring:signet-test-no-such-key") && told.contains("keyctl padd"), "{told}");
+        for text in ["", "keyring:", "passphrase:", "keyring:a\0b"] {
+            assert!(text.parse::<SealPlace>().is_err(), "{text:?}");
+        }
+        assert_eq!("/a/seal.key".parse(), Ok(SealPlace::File("/a/seal.key".into())));
     }
 
     #[test]

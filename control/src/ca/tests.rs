@@ -1,9 +1,14 @@
+use std::time::Duration;
+
 use signet_proto::handshake::{Revocations, Svid, Trust, WorkloadKey};
 use signet_proto::spiffe::{InstanceId, SpiffeId, check_leaf};
 use tempfile::TempDir;
 
 use super::*;
 use crate::ca::profile::random;
+use crate::store::model::{Actor, Phase};
+
+mod rotation;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -13,7 +18,13 @@ fn domain() -> TrustDomain {
 
 async fn open(directory: &TempDir, ttl: Duration) -> Result<Authority, CaError> {
     let store = Store::open(directory.path(), &domain()).unwrap();
-    Authority::open(store, domain(), &directory.path().join("seal.key"), ttl).await
+    Authority::open(
+        store,
+        domain(),
+        &SealPlace::File(directory.path().join("seal.key")),
+        Lives::with_intermediate(ttl),
+    )
+    .await
 }
 
 fn key() -> PublicKey {
@@ -36,10 +47,13 @@ fn sign(authority: &Authority, path: &str, ttl: Duration) -> (SignedLeaf, Instan
 async fn authorities_come_back_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let authority = open(&directory, 30 * DAY).await.unwrap();
-    let (root, intermediate) = (authority.root().sha256(), authority.intermediate().sha256());
+    let (root, intermediate) = (authority.root().sha256(), authority.intermediate().certified().sha256());
     drop(authority);
     let authority = open(&directory, 30 * DAY).await.unwrap();
-    assert_eq!((authority.root().sha256(), authority.intermediate().sha256()), (root, intermediate));
+    assert_eq!(
+        (authority.root().sha256(), authority.intermediate().certified().sha256()),
+        (root, intermediate)
+    );
     sign(&authority, "/orders", DAY);
 }
 
@@ -65,7 +79,7 @@ async fn leaf_says_what_was_asked_and_verifies_with_the_bundle() {
     assert_eq!(profile.not_after, leaf.issuance.not_after);
     assert_eq!(profile.serial.len(), 16);
     let svid = Svid::new(leaf.chain, key.signing_key().unwrap()).unwrap();
-    let trust = Trust::new([(**authority.bundle()).clone()], Revocations::default());
+    let trust = Trust::new([(*authority.bundle()).clone()], Revocations::default());
     svid.check(&trust, time::now()).unwrap();
     assert!(svid.check(&trust, time::now() + DAY + Duration::from_secs(1)).is_err());
 }
@@ -75,7 +89,7 @@ async fn leaf_never_outlives_the_intermediate_nor_starts_before_it() {
     let directory = tempfile::tempdir().unwrap();
     let authority = open(&directory, Duration::from_secs(120)).await.unwrap();
     let (leaf, _) = sign(&authority, "/orders", 7 * DAY);
-    let intermediate = authority.intermediate();
+    let intermediate = authority.intermediate().certified().clone();
     assert_eq!(leaf.issuance.not_after, intermediate.not_after());
     assert!(leaf.issuance.not_before >= intermediate.not_before());
     assert!(intermediate.not_after() <= authority.root().not_after());
@@ -94,16 +108,17 @@ async fn rotated_intermediate_signs_at_once_and_the_old_leaves_stay_valid() {
     };
     let before = sign();
     let (old, new) = authority.rotate_intermediate(Actor::control()).await.unwrap();
-    assert_ne!(old.subject(), new.subject());
+    assert_ne!(old.certified().subject(), new.certified().subject());
     let after = sign();
     assert_ne!(before.chain[1], after.chain[1]);
     assert_ne!(before.issuance.issuer_sha256, after.issuance.issuer_sha256);
-    let trust = Trust::new([(**authority.bundle()).clone()], Revocations::default());
+    let trust = Trust::new([(*authority.bundle()).clone()], Revocations::default());
     for leaf in [before, after] {
         Svid::new(leaf.chain, key.signing_key().unwrap()).unwrap().check(&trust, time::now()).unwrap();
     }
-    let stored = authority.store.authority(AuthorityKind::Intermediate).await.unwrap().unwrap();
-    assert_eq!(stored.subject, new.subject());
+    let stored = authority.store.authorities().await.unwrap();
+    let stored = hierarchy::active(&stored, AuthorityKind::Intermediate).unwrap();
+    assert_eq!(stored.subject, new.certified().subject());
 }
 
 #[tokio::test]
@@ -167,22 +182,19 @@ async fn long_last_segment_still_makes_a_valid_subject() {
 }
 
 #[tokio::test]
-async fn intermediate_of_a_clock_that_was_ahead_is_replaced_if_that_helps() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut authority = open(&directory, 30 * DAY).await.unwrap();
-    assert!(!authority.rotation_is_due(time::now()));
-    let before = time::now() - DAY;
-    assert!(!authority.rotation_is_due(before), "no intermediate starts before its root");
-    authority.root.not_before = before - DAY;
-    assert!(authority.rotation_is_due(before));
-}
-
-#[tokio::test]
 async fn of_two_first_starts_one_makes_the_mesh_and_the_other_keeps_no_key_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path(), &domain()).unwrap();
     let path = |name: &str| directory.path().join(name);
-    let open = async |name| Authority::open(store.clone(), domain(), &path(name), 30 * DAY).await;
+    let open = async |name| {
+        Authority::open(
+            store.clone(),
+            domain(),
+            &SealPlace::File(path(name)),
+            Lives::with_intermediate(30 * DAY),
+        )
+        .await
+    };
     let (one, two) = tokio::join!(open("one"), open("two"));
     let (lost, refused) = match (one, two) {
         (Ok(_), Err(refused)) => ("two", refused),
@@ -201,8 +213,8 @@ async fn two_first_starts_with_one_seal_key_agree() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path(), &domain()).unwrap();
     let open = async || {
-        let seal = directory.path().join("seal.key");
-        Authority::open(store.clone(), domain(), &seal, 30 * DAY).await.unwrap()
+        let seal = SealPlace::File(directory.path().join("seal.key"));
+        Authority::open(store.clone(), domain(), &seal, Lives::with_intermediate(30 * DAY)).await.unwrap()
     };
     let (one, two) = tokio::join!(open(), open());
     assert_eq!(one.root().certificate(), two.root().certificate());

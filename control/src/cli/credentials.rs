@@ -121,16 +121,21 @@ impl Credentials {
         let request = RenewRequest { csr, version: version(), ..RenewRequest::default() };
         let renewed = IdentityClient::new(channel).renew(request).await?.into_inner();
         let chain = renewed.svid.map(|svid| svid.chain).unwrap_or_default();
-        let bundle = self
-            .trust
-            .bundle(self.svid.id().trust_domain())
-            .ok_or_else(|| CliError::failed("no bundle for our own trust domain"))?;
-        let credentials = Self::check(&chain, &key, bundle)?;
-        write(directory, &chain, &key, bundle)?;
+        let domain = self.svid.id().trust_domain();
+        let told = renewed.bundles.iter().find(|bundle| bundle.trust_domain == domain.as_str());
+        // Roots follow one another; control, which we believe by the one that we know, says which there are.
+        let bundle = match told.map(TrustBundle::try_from) {
+            Some(bundle) => bundle.map_err(|error| CliError::failed(format!("control's bundle: {error}")))?,
+            None => {
+                self.trust.bundle(domain).cloned().ok_or_else(|| CliError::failed("no bundle of our own"))?
+            }
+        };
+        let credentials = Self::check(&chain, &key, &bundle)?;
+        write(directory, &chain, &key, &bundle)?;
         Ok(credentials)
     }
 
-    /// Puts a chain and its key together, and believes it only if our own bundle does (invariant 3).
+    /// Puts a chain and its key together, and believes it only if the bundle does (invariant 3).
     pub(super) fn check(
         chain: &[Vec<u8>],
         key: &WorkloadKey,

@@ -94,7 +94,7 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Verb::Workloads(query) => list::run(&Workloads::from(&query), &query.listing, &session, output).await,
         Verb::Revoke(what) => verbs::identities::revoke(what, &session, output).await,
         Verb::Audit(verb) => verbs::audit::run(verb, &session, output).await,
-        Verb::Ca(verb) => verbs::authority::ca(verb, &session, output).await,
+        Verb::Ca(verb) => verbs::ca::run(verb, &session, output).await,
         Verb::Bundle { format } => verbs::authority::bundle(format, &session).await,
         Verb::Role(verb) => verbs::role::run(verb, &session, output).await,
         Verb::Requests(verb) => verbs::requests::run(verb, &session, output).await,

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use signet_proto::spiffe::TrustDomain;
 
 use crate::audit::SinkAddress;
+use crate::ca::{Lives, SealPlace};
 use crate::duration::Span;
 use crate::issue::{DEFAULT_REQUEST_TTL, IssueSettings, KeyAlgorithm, KeyAlgorithms};
 use crate::registry::{self, TtlBounds};
@@ -170,12 +171,18 @@ struct Settings {
     /// Shortest life of SVIDs that a workload may have [default: 60s]
     #[arg(long, value_name = "DURATION", env = "SIGNET_MIN_TTL")]
     min_ttl: Option<Span>,
+    /// Life of roots; the next one is made when a quarter of it is left [default: 3650d]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_ROOT_TTL")]
+    root_ttl: Option<Span>,
     /// Life of intermediates; replaced at half of it [default: 30d]
     #[arg(long, value_name = "DURATION", env = "SIGNET_INTERMEDIATE_TTL")]
     intermediate_ttl: Option<Span>,
-    /// 32 random bytes that seal the signing keys, made if absent [default: DATA-DIR/seal.key]
+    /// File with 32 random bytes that seal the signing keys, made if absent [default: DATA-DIR/seal.key]
     #[arg(long, value_name = "FILE", env = "SIGNET_SEAL_KEY_FILE")]
     seal_key_file: Option<PathBuf>,
+    /// The same elsewhere than in a file: `keyring:NAME` in the kernel, or `passphrase:FILE` to derive it from
+    #[arg(long, value_name = "PLACE", env = "SIGNET_SEAL_KEY")]
+    seal_key: Option<SealPlace>,
     /// How log lines look [default: text]
     #[arg(long, value_enum, env = "SIGNET_LOG_FORMAT")]
     log_format: Option<LogFormat>,
@@ -227,10 +234,10 @@ pub struct Config {
     pub admin_uids: HashSet<u32>,
     /// Life of SVIDs.
     pub ttl: TtlBounds,
-    /// Life of intermediates.
-    pub intermediate_ttl: Duration,
-    /// What seals the signing keys.
-    pub seal_key_file: PathBuf,
+    /// Lives of roots and intermediates.
+    pub lives: Lives,
+    /// Where the key is that seals the signing keys.
+    pub seal_key: SealPlace,
     /// How log lines look.
     pub log_format: LogFormat,
     /// How often the audit is signed.
@@ -281,6 +288,8 @@ pub enum ConfigError {
 
 /// An intermediate shorter than this would be replaced more often than is sane; tests need minutes.
 const MIN_INTERMEDIATE: Duration = Duration::from_secs(60);
+/// What is left of a root when the next one is made has to be enough for an intermediate below it.
+const INTERMEDIATES: u32 = 4;
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
 const MAX_SINKS: usize = 8;
 
@@ -336,8 +345,10 @@ impl Settings {
             admin_uid: self.admin_uid.or_else(|| file.admin_uid.clone()),
             default_ttl: self.default_ttl.or(file.default_ttl),
             min_ttl: self.min_ttl.or(file.min_ttl),
+            root_ttl: self.root_ttl.or(file.root_ttl),
             intermediate_ttl: self.intermediate_ttl.or(file.intermediate_ttl),
             seal_key_file: self.seal_key_file.or_else(|| file.seal_key_file.clone()),
+            seal_key: self.seal_key.or_else(|| file.seal_key.clone()),
             log_format: self.log_format.or(file.log_format),
             audit_checkpoint_every: self.audit_checkpoint_every.or(file.audit_checkpoint_every),
             audit_sink: self.audit_sink.or_else(|| file.audit_sink.clone()),
@@ -413,13 +424,16 @@ impl Origins<'_> {
                 None => "mesh.local".parse().map_err(|error| self.wrong("trust-domain", "a name", &error))?,
             },
             admin_socket,
-            seal_key_file: settings.seal_key_file.unwrap_or_else(|| data_dir.join("seal.key")),
+            seal_key: self.seal_key(settings.seal_key, settings.seal_key_file, &data_dir)?,
             data_dir,
             grpc_listen,
             http_listen: settings.http_listen.unwrap_or(([127, 0, 0, 1], 8080).into()),
             advertise,
             admin_uids,
-            intermediate_ttl,
+            lives: Lives {
+                root: self.root_ttl(settings.root_ttl, intermediate_ttl)?,
+                intermediate: intermediate_ttl,
+            },
             log_format: settings.log_format.unwrap_or_default(),
             audit_checkpoint_every: self.checkpoint_every(settings.audit_checkpoint_every)?,
             limits: Limits {
@@ -436,6 +450,32 @@ impl Origins<'_> {
                 request_ttl: self.request_ttl(settings.request_ttl)?,
             },
         })
+    }
+
+    fn seal_key(
+        &self,
+        place: Option<SealPlace>,
+        file: Option<PathBuf>,
+        data_dir: &Path,
+    ) -> Result<SealPlace, ConfigError> {
+        match (place, file) {
+            (Some(place), Some(_)) => {
+                Err(self.wrong("seal-key", "nothing, as `seal-key-file` is set", &place))
+            }
+            (Some(place), None) => Ok(place),
+            (None, file) => Ok(SealPlace::File(file.unwrap_or_else(|| data_dir.join("seal.key")))),
+        }
+    }
+
+    fn root_ttl(&self, given: Option<Span>, intermediate: Duration) -> Result<Duration, ConfigError> {
+        let year = Duration::from_secs(365 * 86_400);
+        let (least, most) = (intermediate * INTERMEDIATES, 20 * year);
+        let ttl = given.map_or(10 * year, |span| span.0);
+        if (least..=most).contains(&ttl) {
+            return Ok(ttl);
+        }
+        let expected = format!("{} (4 times intermediate-ttl) to {}", Span(least), Span(most));
+        Err(self.wrong("root-ttl", expected, &Span(ttl)))
     }
 
     /// Tables come from the file only, so every mistake in them has a line.

@@ -20,6 +20,20 @@ fn message(text: &str, arguments: &[&str]) -> String {
 }
 
 #[test]
+fn seal_key_is_in_one_place() {
+    let place = |arguments: &[&str]| load(arguments).map(|config| config.seal_key.to_string());
+    assert_eq!(place(&["--seal-key-file", "/a/key"]).unwrap(), "/a/key");
+    assert_eq!(place(&["--seal-key", "keyring:signet"]).unwrap(), "keyring:signet");
+    assert_eq!(
+        with_file("seal-key = \"passphrase:/a/b\"\n", &[]).1.unwrap().seal_key.to_string(),
+        "passphrase:/a/b"
+    );
+    let both = place(&["--seal-key", "keyring:signet", "--seal-key-file", "/a/key"]).unwrap_err();
+    assert!(both.to_string().contains("`seal-key-file` is set"), "{both}");
+    assert!(place(&["--seal-key", "keyring:"]).is_err());
+}
+
+#[test]
 fn command_line_is_well_formed() {
     Cli::command().debug_assert();
 }
@@ -29,7 +43,7 @@ fn nothing_set_means_the_documented_defaults() {
     let config = load(&[]).unwrap();
     assert_eq!(config.data_dir, Path::new("signet-data"));
     assert_eq!(config.admin_socket, Path::new("signet-data/admin.sock"));
-    assert_eq!(config.seal_key_file, Path::new("signet-data/seal.key"));
+    assert_eq!(config.seal_key, SealPlace::File("signet-data/seal.key".into()));
     assert_eq!(config.trust_domain.as_str(), "mesh.local");
     assert_eq!(config.grpc_listen.to_string(), "127.0.0.1:8443");
     assert_eq!(config.ttl.default, Duration::from_secs(3600));

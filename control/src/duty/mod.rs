@@ -2,7 +2,8 @@
 //!
 //! | duty | every | does |
 //! | --- | --- | --- |
-//! | identity | 1 s | replaces the intermediate and control's own SVID, when due or if they start in the future |
+//! | identity | 1 s, and with each change | takes in what authorities there are; replaces control's own SVID, when due |
+//! | authorities | 1 s | leader: makes, activates and removes roots and intermediates, each when its time has come |
 //! | lapse | 1 s | lists instances whose last SVID ended over 2 s ago without a renewal |
 //! | endpoints | 2 s | forgets endpoints that no stream has held for their grace |
 //! | replicas | 5 s | says that this replica runs; leader: forgets those that were not seen for 90 s |
@@ -27,6 +28,7 @@
 //! turns out to be good (`store::lapse`).
 
 mod audit;
+mod authorities;
 mod clock;
 mod record;
 
@@ -47,7 +49,6 @@ use crate::ca::Authority;
 use crate::publish::{Endpoints, MeshState, Watchers};
 use crate::registry;
 use crate::store::Store;
-use crate::store::model::Actor;
 use crate::telemetry::metrics;
 use crate::time;
 
@@ -119,9 +120,14 @@ impl Duties {
         let second = Duration::from_secs(1);
         let clock = Arc::new(Mutex::new(SteadyClock::new(Instant::now(), time::now())));
         let steady = move |long| clock.lock().steady_for(long, Instant::now(), time::now());
-        let (lapse_now, forget_now, given_now, expire_now, prune_now) =
-            (steady.clone(), steady.clone(), steady.clone(), steady.clone(), steady);
+        let (lapse_now, forget_now, given_now, expire_now, prune_now, rotate_now) =
+            (steady.clone(), steady.clone(), steady.clone(), steady.clone(), steady.clone(), steady);
         self.spawn(tasks, stop, "identity", second, |duties| async move { duties.identity().await });
+        self.follow_authorities(tasks, stop);
+        self.spawn(tasks, stop, "authorities", second, move |duties| {
+            let steady = rotate_now(STEADY);
+            async move { duties.authorities(steady).await }
+        });
         self.spawn(tasks, stop, "lapse", second, move |duties| {
             let steady = lapse_now(STEADY);
             async move { if steady && duties.store.leads() { duties.lapse().await } else { Ok(()) } }
@@ -188,11 +194,8 @@ impl Duties {
     async fn identity(&self) -> Result<(), Failure> {
         let now = time::now();
         self.authority.refresh().await?;
-        if self.store.leads() && self.authority.rotation_is_due(now) {
-            self.authority.rotate_intermediate(Actor::control()).await?;
-        }
         // A leaf does not start before its issuer.
-        if self.own.rotation_is_due(now) && self.authority.intermediate().not_before() <= now {
+        if self.own.rotation_is_due(now) && self.authority.intermediate().certified().not_before() <= now {
             self.own.rotate().await?;
             tracing::info!(not_after = %time::rfc3339(self.own.not_after()), "own SVID replaced");
         }
@@ -273,7 +276,7 @@ impl Duties {
         metrics::counts(counts.live_svids, counts.workloads);
         metrics::edges(self.store.edges_kept().await?);
         metrics::authority_ends("root", self.authority.root().not_after());
-        metrics::authority_ends("intermediate", self.authority.intermediate().not_after());
+        metrics::authority_ends("intermediate", self.authority.intermediate().certified().not_after());
         metrics::authority_ends("own", self.own.not_after());
         self.metrics.run_upkeep();
         Ok(())

@@ -154,6 +154,12 @@ impl Issuer {
         Self { authority, store, settings }
     }
 
+    /// What signs.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
     /// The first SVID of a new instance, or of one that did not hear the answer.
     ///
     /// # Errors
@@ -201,7 +207,7 @@ impl Issuer {
         let leaf = self.sign(&LeafRequest { id: &id, instance: None, key: &request.key, dns: &[], ttl })?;
         self.store.record_own(leaf.issuance.clone()).await?;
         let mut chain = leaf.chain;
-        chain.push(self.authority.root().certificate().clone());
+        chain.push(self.authority.hierarchy().shown().certificate().clone());
         metrics::issued(Issue::Own, None);
         Ok(Svid::new(chain, key.signing_key()?)?)
     }

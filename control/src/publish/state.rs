@@ -13,7 +13,7 @@ use signet_proto::v1;
 use super::policies::{Concerned, PolicySection};
 use super::traffic::TrafficSection;
 use crate::store::StoreError;
-use crate::store::model::{Commit, MeshRead, RevocationList};
+use crate::store::model::{BundleRead, Commit, MeshRead, RevocationList};
 
 /// What proxies may be told.
 #[derive(Debug, Clone)]
@@ -116,20 +116,22 @@ impl MeshState {
         read: MeshRead,
         trust_domain: &TrustDomain,
     ) -> Result<Option<(Self, Concerned)>, StoreError> {
-        let MeshRead { commit, roots, policies, revocations, settings, services, went_back: _ } = read;
-        let everyone = roots.is_some() || revocations.is_some() || settings.is_some();
+        let MeshRead { commit, bundle, policies, revocations, settings, services, went_back: _ } = read;
+        let everyone = bundle.is_some() || revocations.is_some() || settings.is_some();
         if !everyone && policies.is_none() && services.is_none() {
             return Ok(None);
         }
         let mut next =
             Self { generation: self.generation + 1, commit, processed: commit.revision, ..self.clone() };
         let mut concerned = if everyone { Concerned::Everyone } else { Concerned::nobody() };
-        if let Some(roots) = roots {
+        if let Some(BundleRead { authorities, retired, superseded, sequence }) = bundle {
             next.bundles = Arc::new(BundleSection::new(v1::Bundles {
                 bundles: vec![v1::Bundle {
                     trust_domain: trust_domain.to_string(),
-                    x509_authorities: roots,
-                    sequence: 1,
+                    x509_authorities: authorities,
+                    sequence,
+                    retired_x509_authorities: retired,
+                    superseded_issuers: superseded.into_iter().map(Vec::from).collect(),
                 }],
             }));
         }

@@ -43,6 +43,7 @@ pub fn needs(verb: Verb) -> Needs {
 
         Verb::AdminStatus
         | Verb::AdminGetBundle
+        | Verb::AdminListAuthorities
         | Verb::AdminGetAuditKey
         | Verb::AdminGetIntroduction
         | Verb::AdminListCheckpoints
@@ -79,6 +80,10 @@ pub fn needs(verb: Verb) -> Needs {
             Needs::Role(Role::Admin, Named)
         }
         Verb::AdminDeleteMesh => Needs::Role(Role::Operator, Mesh),
-        Verb::AdminRotateIntermediate => Needs::Role(Role::Admin, Mesh),
+        Verb::AdminRotateIntermediate
+        | Verb::AdminPrepareAuthority
+        | Verb::AdminActivateAuthority
+        | Verb::AdminCompromisedAuthority
+        | Verb::AdminRetireAuthority => Needs::Role(Role::Admin, Mesh),
     }
 }

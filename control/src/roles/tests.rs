@@ -47,6 +47,11 @@ const MATRIX: &str = "
     Admin.ListCheckpoints    --- ++  --- ++    --- ++    --- ++
     Admin.GetAuditKey        --- ++  --- ++    --- ++    --- ++
     Admin.RotateIntermediate --- --  --- --    --- --    --- ++
+    Admin.ListAuthorities    --- ++  --- ++    --- ++    --- ++
+    Admin.PrepareAuthority   --- --  --- --    --- --    --- ++
+    Admin.ActivateAuthority  --- --  --- --    --- --    --- ++
+    Admin.RetireAuthority    --- --  --- --    --- --    --- ++
+    Admin.CompromisedAuthority --- --  --- --    --- --    --- ++
     Admin.GetBundle          --- ++  --- ++    --- ++    --- ++
     Admin.GrantRole          --- --  --- --    --- --    +-- +-
     Admin.WithdrawRole       --- --  --- --    --- --    +-- +-

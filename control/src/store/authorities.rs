@@ -1,22 +1,67 @@
-//! The certificate authorities, with their sealed keys.
+//! The certificate authorities, with their sealed keys: each step of a rotation is one commit, and what it takes is
+//! asked in that commit.
+//!
+//! ```text
+//!            prepare                 activate                      retire
+//!   (none) ──────────▶ prepared ──────────────────▶ active ─▶ retiring ──────────────────▶ removed
+//!            bundle      │           acknowledged     the one     │       nothing live
+//!            has it      ▼           by all proxies   before it   │       chains to it
+//!                     (taken back)                    retires     key erased
+//! ```
 
 use serde_json::json;
 
+use super::bundle::announce;
+use super::chained;
 use super::change::Change;
 use super::mesh::Topics;
-use super::model::{Actor, AuthorityKind, AuthorityRecord, Commit};
+use super::model::{
+    Activation, Actor, AuthorityKind, AuthorityRecord, Commit, KnownAuthority, Mutation, Phase,
+};
 use super::sql::{Row, Sql, values};
 use super::{Refusal, Store, StoreError};
 use crate::audit::Action;
 use crate::time;
 
+const COLUMNS: &str = "id, kind, CASE WHEN active = 1 THEN 'active' WHEN phase = '' THEN 'retiring' ELSE phase END,
+                       phase_at_ms, issuer, subject, certificate, cross_certificate, not_before_ms, not_after_ms,
+                       announced, distrusted_at_ms";
+
+/// Of those that may have signed what comes now: whoever was asked before it stopped is answered.
+pub(super) const SIGNER: &str = "(active = 1 OR phase NOT IN ('prepared', 'removed'))";
+
 impl Store {
-    /// The authority of this kind that signs now, if one was made.
+    /// All authorities but intermediates that were removed and have ended: roots first, the oldest first.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn authority(&self, kind: AuthorityKind) -> Result<Option<AuthorityRecord>, StoreError> {
-        self.read(move |sql| active(sql, kind)).await
+    pub async fn authorities(&self) -> Result<Vec<KnownAuthority>, StoreError> {
+        let now = time::now();
+        self.read(move |sql| {
+            sql.all(
+                &format!(
+                    "SELECT {COLUMNS} FROM authority
+                     WHERE kind = 'root' OR active = 1 OR phase <> 'removed' OR not_after_ms > ?1
+                     ORDER BY kind DESC, created_at_ms, id"
+                ),
+                values![now],
+                known,
+            )
+        })
+        .await
+    }
+
+    /// The sealed key of an authority that may still sign.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn sealed_key(&self, id: String) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read(move |sql| {
+            let found =
+                sql.find("SELECT sealed_key FROM authority WHERE id = ?1", values![&id], |row| row.get(0))?;
+            Ok(found.flatten())
+        })
+        .await
     }
 
     /// Stores the first root and the first intermediate together.
@@ -29,23 +74,129 @@ impl Store {
         intermediate: AuthorityRecord,
     ) -> Result<Commit, StoreError> {
         self.write(move |change| {
-            if active(&change.sql, AuthorityKind::Root)?.is_some() {
+            if signing(&change.sql, AuthorityKind::Root)?.is_some() {
                 return Err(StoreError::exists("authority", "root"));
             }
-            insert(change, &root)?;
-            insert(change, &intermediate)?;
+            insert(change, &root, Phase::Active)?;
+            insert(change, &intermediate, Phase::Active)?;
             let detail = json!({ "root": root.id, "intermediate": intermediate.id });
             change.audit(&Actor::control(), Action::AuthorityCreated, &root.subject, &detail)?;
-            change.revise(Topics::BUNDLE, &root.subject)
+            announce(change, &root.id, &root.subject, Topics::NONE)
         })
         .await
     }
 
-    /// Makes another intermediate the one that signs. The key of the one before is erased; its certificate
-    /// stays, as SVIDs that it signed still chain to it.
+    /// Keeps a new authority that signs nothing yet. A root is in the trust bundle from then on.
     ///
     /// # Errors
-    /// [`Refusal::RotatedMeanwhile`] unless it is the one to be `replaced` that signs now.
+    /// When there is another one of its kind on its way, or a replica runs that does not know of it.
+    pub async fn prepare_authority(
+        &self,
+        new: AuthorityRecord,
+        actor: Actor,
+    ) -> Result<Mutation, StoreError> {
+        self.write(move |change| {
+            require_no_other(&change.sql, new.kind)?;
+            match &new.issuer {
+                Some(root) => drop(require_signing(&change.sql, AuthorityKind::Root, root)?),
+                None => require_knowing_replicas(change)?,
+            }
+            insert(change, &new, Phase::Prepared)?;
+            let detail = json!({ "kind": new.kind.as_str(), "not_after": time::rfc3339(new.not_after) });
+            change.audit(&actor, Action::AuthorityPrepared, &new.subject, &detail)?;
+            match new.kind {
+                AuthorityKind::Root => {
+                    let commit = announce(change, &new.id, &new.subject, Topics::NONE)?;
+                    let effects = vec![
+                        format!("root {} is in the trust bundle, and signs nothing yet", new.id),
+                        format!("next: `signet ca activate {}`, once all proxies have it", new.id),
+                    ];
+                    Ok(Mutation { commit, effects })
+                }
+                AuthorityKind::Intermediate => {
+                    let commit = change.revise(Topics::NONE, &new.subject)?;
+                    let effects = vec![
+                        format!("intermediate {} is made, and signs nothing yet", new.id),
+                        format!("next: `signet ca activate {}`", new.id),
+                    ];
+                    Ok(Mutation { commit, effects })
+                }
+            }
+        })
+        .await
+    }
+
+    /// Makes a prepared authority the one that signs. The key of the one before is erased: it retires.
+    ///
+    /// # Errors
+    /// When it is not prepared, another one signs than was thought, or proxies have not said that they know it.
+    pub async fn activate_authority(
+        &self,
+        activation: Activation,
+        actor: Actor,
+    ) -> Result<Mutation, StoreError> {
+        self.write(move |change| {
+            let Activation { id, replaces, root, unacknowledged } = &activation;
+            let prepared = require(&change.sql, id, &[Phase::Prepared])?;
+            let previous = require_signing(&change.sql, prepared.kind, replaces)?;
+            let mut effects = vec![format!("{} {id} signs from now on", prepared.kind)];
+            let (mut unknown_to, mut below) = (0, None);
+            if let Some((cross, intermediate)) = root {
+                let missing = chained::unacknowledged(&change.sql, prepared.announced, change.at)?;
+                if missing.count > 0 && !unacknowledged {
+                    let count = missing.count;
+                    return Err(Refusal::NotAcknowledged {
+                        id: id.clone(),
+                        count,
+                        missing: missing.to_string(),
+                    }
+                    .into());
+                }
+                if missing.count > 0 {
+                    effects.push(format!("{} proxies do not know it: {missing}", missing.count));
+                    unknown_to = missing.count;
+                }
+                retire_signing(change, AuthorityKind::Intermediate)?;
+                retire_signing(change, AuthorityKind::Root)?;
+                // Below the root that retires no other one begins.
+                change.sql.execute(
+                    "DELETE FROM authority WHERE kind = 'intermediate' AND active = 0 AND phase = 'prepared'",
+                    &[],
+                )?;
+                sign_with(change, id, cross.as_deref())?;
+                insert(change, intermediate, Phase::Active)?;
+                effects.push(format!("intermediate {} is the first below it", intermediate.id));
+                below = Some(&intermediate.id);
+            } else {
+                retire_signing(change, prepared.kind)?;
+                sign_with(change, id, None)?;
+            }
+            effects.push(format!(
+                "{} {} retires: its key is erased, what it signed stays good",
+                previous.kind, previous.id
+            ));
+            let detail = json!({
+                "kind": prepared.kind.as_str(),
+                "previous": previous.id,
+                "intermediate": below,
+                "unacknowledged": unknown_to,
+            });
+            change.audit(&actor, Action::AuthorityActivated, &prepared.subject, &detail)?;
+            let commit = match previous.distrusted_at {
+                // Now there is something better to renew to.
+                Some(_) => announce(change, id, &prepared.subject, Topics::NONE)?,
+                None => change.revise(Topics::NONE, &prepared.subject)?,
+            };
+            Ok(Mutation { commit, effects })
+        })
+        .await
+    }
+
+    /// Makes another intermediate the one that signs, in one step: intermediates travel in the chain, so that nobody
+    /// has to learn of it first.
+    ///
+    /// # Errors
+    /// [`Refusal::RotatedMeanwhile`] unless it is the one to be `replaced` that signs now, below the active root.
     pub async fn replace_intermediate(
         &self,
         new: AuthorityRecord,
@@ -53,37 +204,66 @@ impl Store {
         actor: Actor,
     ) -> Result<(), StoreError> {
         self.write(move |change| {
-            let previous = active(&change.sql, AuthorityKind::Intermediate)?;
-            if previous.as_ref().is_some_and(|previous| previous.id != replaced) {
-                return Err(Refusal::RotatedMeanwhile.into());
+            let previous = require_signing(&change.sql, AuthorityKind::Intermediate, &replaced)?;
+            require_signing(&change.sql, AuthorityKind::Root, new.issuer.as_deref().unwrap_or_default())?;
+            retire_signing(change, AuthorityKind::Intermediate)?;
+            insert(change, &new, Phase::Active)?;
+            let detail = json!({ "previous": previous.subject, "not_after": time::rfc3339(new.not_after) });
+            change.audit(&actor, Action::AuthorityRotated, &new.subject, &detail)?;
+            // Other replicas take it over when they hear of it.
+            change.revise(Topics::NONE, &new.subject).map(drop)
+        })
+        .await
+    }
+
+    /// Takes a retiring authority out, or a prepared one back.
+    ///
+    /// # Errors
+    /// [`Refusal::StillChained`] as long as anything live chains to it.
+    pub async fn retire_authority(&self, id: String, actor: Actor) -> Result<Mutation, StoreError> {
+        self.write(move |change| {
+            let found = require(&change.sql, &id, &[Phase::Prepared, Phase::Retiring])?;
+            if found.distrusted_at.is_some() {
+                return Err(Refusal::AlreadyCompromised(id.clone()).into());
             }
-            change.sql.execute(
-                "UPDATE authority SET active = 0, sealed_key = NULL WHERE kind = 'intermediate' AND active = 1",
-                &[],
-            )?;
-            insert(change, &new)?;
-            change.audit(
-                &actor,
-                Action::AuthorityRotated,
-                &new.subject,
-                &json!({
-                    "previous": previous.map(|previous| previous.subject),
-                    "not_after": time::rfc3339(new.not_after),
-                }),
-            )
+            let (action, effect) = if found.phase == Phase::Prepared {
+                change.sql.execute("DELETE FROM authority WHERE id = ?1", values![&id])?;
+                (Action::AuthorityWithdrawn, format!("{} {id} is taken back: it never signed", found.kind))
+            } else {
+                let chained = chained::to(&change.sql, &found, change.at)?;
+                if !chained.is_none() {
+                    return Err(Refusal::StillChained { id: id.clone(), chained: chained.to_string() }.into());
+                }
+                move_to(change, &id, Phase::Removed)?;
+                (
+                    Action::AuthorityRemoved,
+                    format!("{} {id} is removed: nothing is believed by it", found.kind),
+                )
+            };
+            let detail = json!({ "kind": found.kind.as_str() });
+            change.audit(&actor, action, &found.subject, &detail)?;
+            let commit = match found.kind {
+                AuthorityKind::Intermediate => change.revise(Topics::NONE, &found.subject)?,
+                AuthorityKind::Root => announce(change, &id, &found.subject, Topics::NONE)?,
+            };
+            Ok(Mutation { commit, effects: vec![effect] })
         })
         .await
     }
 }
 
-fn insert(change: &Change<'_>, new: &AuthorityRecord) -> Result<(), StoreError> {
+pub(super) fn insert(change: &Change<'_>, new: &AuthorityRecord, phase: Phase) -> Result<(), StoreError> {
+    let (active, phase) = if phase == Phase::Active { (true, "") } else { (false, phase.as_str()) };
     change.sql.execute(
-        "INSERT INTO authority (id, kind, active, subject, certificate, sealed_key, not_before_ms,
-                                not_after_ms, created_at_ms)
-         VALUES (?1, ?2, 1, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO authority (id, kind, active, phase, phase_at_ms, issuer, subject, certificate, sealed_key,
+                                not_before_ms, not_after_ms, created_at_ms)
+         VALUES (?1, ?2, ?3, ?4, ?11, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         values![
             &new.id,
             new.kind.as_str(),
+            active,
+            phase,
+            new.issuer.as_deref(),
             &new.subject,
             &new.certificate,
             &new.sealed_key,
@@ -95,22 +275,94 @@ fn insert(change: &Change<'_>, new: &AuthorityRecord) -> Result<(), StoreError> 
     Ok(())
 }
 
-fn active(sql: &Sql<'_>, kind: AuthorityKind) -> Result<Option<AuthorityRecord>, StoreError> {
-    let record = |row: &Row| {
-        Ok(AuthorityRecord {
-            id: row.get(0)?,
-            kind,
-            subject: row.get(1)?,
-            certificate: row.get(2)?,
-            sealed_key: row.get(3)?,
-            not_before: row.get(4)?,
-            not_after: row.get(5)?,
-        })
-    };
-    sql.find(
-        "SELECT id, subject, certificate, sealed_key, not_before_ms, not_after_ms
-         FROM authority WHERE kind = ?1 AND active = 1",
-        values![kind.as_str()],
-        record,
-    )
+/// The one that signs retires, and its key is erased.
+pub(super) fn retire_signing(change: &Change<'_>, kind: AuthorityKind) -> Result<(), StoreError> {
+    change.sql.execute(
+        "UPDATE authority SET active = 0, phase = 'retiring', phase_at_ms = ?2, sealed_key = NULL
+         WHERE kind = ?1 AND active = 1",
+        values![kind.as_str(), change.at],
+    )?;
+    Ok(())
+}
+
+pub(super) fn sign_with(change: &Change<'_>, id: &str, cross: Option<&[u8]>) -> Result<(), StoreError> {
+    change.sql.execute(
+        "UPDATE authority SET active = 1, phase = '', phase_at_ms = ?2, cross_certificate = ?3 WHERE id = ?1",
+        values![id, change.at, cross],
+    )?;
+    Ok(())
+}
+
+pub(super) fn move_to(change: &Change<'_>, id: &str, phase: Phase) -> Result<(), StoreError> {
+    change.sql.execute(
+        "UPDATE authority SET phase = ?2, phase_at_ms = ?3 WHERE id = ?1",
+        values![id, phase.as_str(), change.at],
+    )?;
+    Ok(())
+}
+
+/// The authority of this id, in one of these phases.
+pub(super) fn require(sql: &Sql<'_>, id: &str, phases: &[Phase]) -> Result<KnownAuthority, StoreError> {
+    let query = format!("SELECT {COLUMNS} FROM authority WHERE id = ?1");
+    let found = sql.find(&query, values![id], known)?.ok_or_else(|| StoreError::missing("authority", id))?;
+    if phases.contains(&found.phase) {
+        return Ok(found);
+    }
+    let needed = phases.iter().map(|phase| phase.as_str()).collect::<Vec<_>>().join(" or ");
+    Err(Refusal::AuthorityPhase { kind: found.kind, id: found.id, phase: found.phase, needed }.into())
+}
+
+pub(super) fn require_signing(
+    sql: &Sql<'_>,
+    kind: AuthorityKind,
+    id: &str,
+) -> Result<KnownAuthority, StoreError> {
+    match signing(sql, kind)? {
+        Some(found) if found.id == id => Ok(found),
+        _ => Err(Refusal::RotatedMeanwhile.into()),
+    }
+}
+
+/// One rotation of a kind at a time; an intermediate that retires is in nobody's way.
+fn require_no_other(sql: &Sql<'_>, kind: AuthorityKind) -> Result<(), StoreError> {
+    let query = format!(
+        "SELECT {COLUMNS} FROM authority
+         WHERE kind = ?1 AND active = 0 AND (phase = 'prepared' OR kind = 'root' AND phase <> 'removed') LIMIT 1"
+    );
+    match sql.find(&query, values![kind.as_str()], known)? {
+        None => Ok(()),
+        Some(other) => Err(Refusal::RotationUnderWay { kind, id: other.id, phase: other.phase }.into()),
+    }
+}
+
+fn require_knowing_replicas(change: &Change<'_>) -> Result<(), StoreError> {
+    let older: Option<String> =
+        change
+            .sql
+            .find("SELECT id FROM replica WHERE rotates = 0 ORDER BY id LIMIT 1", &[], |row| row.get(0))?;
+    older.map_or(Ok(()), |replica| Err(Refusal::OlderReplica(replica).into()))
+}
+
+pub(super) fn signing(sql: &Sql<'_>, kind: AuthorityKind) -> Result<Option<KnownAuthority>, StoreError> {
+    let query = format!("SELECT {COLUMNS} FROM authority WHERE kind = ?1 AND active = 1");
+    sql.find(&query, values![kind.as_str()], known)
+}
+
+pub(super) fn known(row: &Row) -> Result<KnownAuthority, StoreError> {
+    let phase: String = row.get(2)?;
+    let phase = Phase::ALL.into_iter().find(|known| known.as_str() == phase);
+    Ok(KnownAuthority {
+        id: row.get(0)?,
+        kind: row.parsed(1)?,
+        phase: phase.ok_or_else(|| StoreError::Damaged("an authority in no known phase".into()))?,
+        phase_at: row.get(3)?,
+        issuer: row.get(4)?,
+        subject: row.get(5)?,
+        certificate: row.get(6)?,
+        cross_certificate: row.get(7)?,
+        not_before: row.get(8)?,
+        not_after: row.get(9)?,
+        announced: row.get(10)?,
+        distrusted_at: row.get(11)?,
+    })
 }

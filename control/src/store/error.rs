@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use signet_proto::spiffe::SpiffeId;
 
-use super::model::WorkloadStatus;
+use super::model::{AuthorityKind, Phase, WorkloadStatus};
 use super::requests::Part;
 use crate::registry::ChooseError;
 use crate::roles::Refused;
@@ -158,8 +158,73 @@ pub enum Refusal {
     #[error("the documents do not go together with those in force: {0}")]
     PoliciesDoNotFit(String),
     /// Another replica rotated at the same time.
-    #[error("the intermediate was rotated by another replica meanwhile: nothing was changed")]
+    #[error("another authority signs since a moment ago: nothing was changed; look at `signet ca status`")]
     RotatedMeanwhile,
+    /// The step is not the next one.
+    #[error("{kind} {id} is {phase}: expected one that is {needed}; `signet ca status` shows all of them")]
+    AuthorityPhase {
+        /// Root or intermediate.
+        kind: AuthorityKind,
+        /// Which.
+        id: String,
+        /// Where it is.
+        phase: Phase,
+        /// Where it would have to be.
+        needed: String,
+    },
+    /// One rotation at a time.
+    #[error(
+        "{kind} {id} is {phase} still: `signet ca retire {id}` ends that, when nothing needs it any more"
+    )]
+    RotationUnderWay {
+        /// Root or intermediate.
+        kind: AuthorityKind,
+        /// Which.
+        id: String,
+        /// Where it is.
+        phase: Phase,
+    },
+    /// A name that fits none, or several.
+    #[error(
+        "`{name}` is {found}: name one of those that `signet ca status` shows, by the first digits of its id"
+    )]
+    AuthorityName {
+        /// As it was said.
+        name: String,
+        /// How many it could be.
+        found: String,
+    },
+    /// What it signs would not be believed by these.
+    #[error(
+        "root {id} is not known to {count} proxies yet, which would refuse their peers: {missing}. They get it when they          are connected; `--force` does not wait for them"
+    )]
+    NotAcknowledged {
+        /// Which.
+        id: String,
+        /// How many.
+        count: u64,
+        /// Who.
+        missing: String,
+    },
+    /// Somebody would not be believed any more.
+    #[error("{id} is needed by {chained}. It is removed by itself when they have ended")]
+    StillChained {
+        /// Which.
+        id: String,
+        /// What.
+        chained: String,
+    },
+    /// It was said before.
+    #[error("{0} is known to be compromised: trust in it ends on time, or sooner")]
+    AlreadyCompromised(String),
+    /// A control that would not tell its proxies of a second root.
+    #[error(
+        "replica {0} is of an older version, and would keep a new root from its proxies: upgrade it first"
+    )]
+    OlderReplica(String),
+    /// What signed it may not sign any more.
+    #[error("what signed it was taken out meanwhile: ask again")]
+    SignerRemoved,
     /// Whoever asks had roles when the call was judged that they do not have any more.
     #[error("your roles were changed meanwhile: nothing was changed; try again")]
     RolesChanged,
@@ -269,6 +334,7 @@ impl Refusal {
                 | Self::Frozen { .. }
                 | Self::QuotaUsed { .. }
                 | Self::ChangedMeanwhile
+                | Self::SignerRemoved
         )
     }
 
@@ -296,6 +362,14 @@ impl Refusal {
             Self::KeyOfAnother => "key_of_another",
             Self::PoliciesDoNotFit(_) => "policies_do_not_fit",
             Self::RotatedMeanwhile => "rotated_meanwhile",
+            Self::AuthorityPhase { .. } => "authority_phase",
+            Self::RotationUnderWay { .. } => "rotation_under_way",
+            Self::AuthorityName { .. } => "authority_name",
+            Self::NotAcknowledged { .. } => "not_acknowledged",
+            Self::StillChained { .. } => "still_chained",
+            Self::AlreadyCompromised(_) => "already_compromised",
+            Self::OlderReplica(_) => "older_replica",
+            Self::SignerRemoved => "signer_removed",
             Self::RolesChanged => "roles_changed",
             Self::TooManyRoles => "too_many_roles",
             Self::ApprovalRequired => "approval_required",

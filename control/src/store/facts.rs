@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
+use super::authorities::SIGNER;
 use super::model::{Issuance, WorkloadStatus};
 use super::quota::Issued;
 use super::restrictions::{CONCERNS, Freeze};
@@ -28,6 +29,8 @@ pub(super) struct Asked<'a> {
     pub(super) presented: &'a Presented,
     /// Of a join token.
     pub(super) secret_sha256: Option<&'a [u8; 32]>,
+    /// What signed it.
+    pub(super) authority: &'a str,
     /// Of a proof of another kind.
     pub(super) proof_sha256: Option<&'a [u8; 32]>,
 }
@@ -49,6 +52,8 @@ pub(super) struct Facts {
     proof_is_revoked: bool,
     /// What the identity got in its newest hour.
     issued: Option<Issued>,
+    /// What signed it is believed.
+    signer_is_good: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -76,8 +81,8 @@ pub(super) enum Standing {
 impl<'a> Asked<'a> {
     /// Without proof.
     pub(super) fn about(issuance: &'a Issuance, instance: &'a InstanceId) -> Self {
-        let Issuance { spiffe_id: id, spki_sha256, .. } = issuance;
-        Self { id, instance, spki_sha256, presented: &[], secret_sha256: None, proof_sha256: None }
+        let Issuance { spiffe_id: id, spki_sha256, authority, .. } = issuance;
+        Self { id, instance, spki_sha256, authority, presented: &[], secret_sha256: None, proof_sha256: None }
     }
 }
 
@@ -90,6 +95,7 @@ impl Facts {
             Value::from(crate::hex::encode(asked.spki_sha256)),
             Value::from(asked.secret_sha256),
             Value::from(asked.proof_sha256),
+            Value::from(asked.authority),
         ];
         let mut places = String::from("NULL");
         for (issuer_sha256, serial) in asked.presented {
@@ -107,7 +113,9 @@ impl Facts {
                     (SELECT max(value) FROM restriction WHERE kind = 'approval' AND {CONCERNS}),
                     (SELECT min(value) FROM restriction WHERE kind = 'freeze' AND {CONCERNS}),
                     EXISTS (SELECT 1 FROM revoked_proof WHERE proof_sha256 = ?6),
-                    q.since_ms, q.issued, t.*
+                    q.since_ms, q.issued,
+                    EXISTS (SELECT 1 FROM authority WHERE id = ?7 AND {SIGNER}),
+                    t.*
              FROM (SELECT 1) AS asked
              LEFT JOIN workload w ON w.spiffe_id = ?1
              LEFT JOIN instance i ON i.id = ?2 AND i.spiffe_id = ?1
@@ -143,8 +151,8 @@ impl Facts {
             Some(since) => Some(Issued { since, count: row.get(13)? }),
             None => None,
         };
-        let token = match row.get::<Option<String>>(14)? {
-            Some(_) => Some(Found::read(row, 14)?),
+        let token = match row.get::<Option<String>>(15)? {
+            Some(_) => Some(Found::read(row, 15)?),
             None => None,
         };
         Ok(Self {
@@ -161,6 +169,7 @@ impl Facts {
             freeze,
             proof_is_revoked: row.get(11)?,
             issued,
+            signer_is_good: row.get(14)?,
         })
     }
 
@@ -193,6 +202,11 @@ impl Facts {
     /// How many have to agree to a new instance.
     pub(super) fn approval(&self) -> Approval {
         self.workload.as_ref().map_or(Approval::None, |workload| workload.approval).max(self.rule)
+    }
+
+    /// What signed it was not taken out meanwhile.
+    pub(super) fn require_signer(&self) -> Result<(), Refusal> {
+        if self.signer_is_good { Ok(()) } else { Err(Refusal::SignerRemoved) }
     }
 
     /// No instance that the proof gave was revoked.
@@ -283,6 +297,7 @@ mod tests {
             freeze: None,
             proof_is_revoked: false,
             issued: None,
+            signer_is_good: true,
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde_json::json;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
+use super::authorities::SIGNER;
 use super::change::Change;
 use super::facts::{Asked, Facts, Standing};
 use super::model::{Actor, Attestation, Evidence, Issuance, Renewal};
@@ -73,6 +74,10 @@ impl Store {
     /// When it cannot be recorded.
     pub async fn record_own(&self, issuance: Issuance) -> Result<(), StoreError> {
         self.write(move |change| {
+            let signer = format!("SELECT EXISTS (SELECT 1 FROM authority WHERE id = ?1 AND {SIGNER})");
+            if !change.sql.one::<bool>(&signer, values![&issuance.authority])? {
+                return Err(Refusal::SignerRemoved.into());
+            }
             insert(change, &issuance, None)?;
             audit(change, &issuance, &Actor::control(), Action::SvidIssued, &json!({ "own": true }))
         })
@@ -125,6 +130,7 @@ fn attest(
         }
     };
     facts.require_own_key()?;
+    facts.require_signer()?;
     let issued = facts.one_more(id, limits.issuance_quota, change.at)?;
     let approved = require_let_in(change, issuance, new, &facts, again)?;
     match &new.evidence {
@@ -273,6 +279,7 @@ fn renew(
     let facts = Facts::read(&change.sql, &asked)?;
     let standing = facts.judge_renewal(&issuance.spiffe_id, change.at)?;
     facts.require_end(issuance.not_after)?;
+    facts.require_signer()?;
     if facts.freeze() == Some(Freeze::All) {
         restrictions::require_not_frozen(&change.sql, &issuance.spiffe_id)?;
     }

@@ -7,7 +7,7 @@ use signet_proto::spiffe::SpiffeId;
 
 use super::model::{Commit, MeshRead, NewService};
 use super::sql::{Sql, values};
-use super::{Store, StoreError, policies, revocations, services, settings};
+use super::{Store, StoreError, bundle, policies, revocations, services, settings};
 use crate::time;
 
 /// Which parts of the mesh's view a revision changed.
@@ -76,7 +76,7 @@ impl Store {
             Ok(MeshRead {
                 commit,
                 went_back,
-                roots: topics.has(Topics::BUNDLE).then(|| roots(sql)).transpose()?,
+                bundle: topics.has(Topics::BUNDLE).then(|| bundle::read(sql)).transpose()?,
                 policies: topics.has(Topics::POLICIES).then(|| policies::all(sql)).transpose()?,
                 revocations: topics.has(Topics::REVOCATIONS).then(|| revocations::all(sql)).transpose()?,
                 settings: topics.has(Topics::MESH).then(|| settings_document(sql)).transpose()?,
@@ -173,10 +173,4 @@ fn service_documents(sql: &Sql<'_>) -> Result<Vec<NewService>, StoreError> {
 
 fn settings_document(sql: &Sql<'_>) -> Result<String, StoreError> {
     Ok(settings::read(sql)?.map(|managed| managed.document).unwrap_or_default())
-}
-
-fn roots(sql: &Sql<'_>) -> Result<Vec<Vec<u8>>, StoreError> {
-    let roots =
-        sql.rows("SELECT certificate FROM authority WHERE kind = 'root' AND active = 1 ORDER BY id", &[])?;
-    roots.iter().map(|row| row.get(0)).collect()
 }

@@ -17,7 +17,10 @@
 mod audit_log;
 mod authorities;
 mod backup;
+mod bundle;
+mod chained;
 mod change;
+mod compromised;
 mod data_dir;
 mod documents;
 mod entitlement;

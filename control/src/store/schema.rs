@@ -67,6 +67,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!(13, "0013_outsiders.sql", "addresses without identity", oldest: 1),
     migration!(14, "0014_policy_schema.sql", "policy documents that each proxy reads", oldest: 1),
     migration!(15, "0015_services.sql", "services and localities", oldest: 1),
+    migration!(16, "0016_rotation.sql", "authorities one after another", oldest: 16),
+    migration!(17, "0017_compromise.sql", "authorities that are compromised", oldest: 16),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.
@@ -223,7 +225,9 @@ fn apply(
     if engine == Engine::Sqlite {
         session.batch(&format!("PRAGMA application_id = {APPLICATION_ID}"))?;
     }
-    for (name, value) in [("schema_version", last.version), ("schema_oldest", last.oldest)] {
+    // What one step asks for, later ones do not take back.
+    let oldest = MIGRATIONS.iter().filter(|step| step.version <= last.version).map(|step| step.oldest).max();
+    for (name, value) in [("schema_version", last.version), ("schema_oldest", oldest.unwrap_or(1))] {
         sql.execute(
             "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
             values![name, value.to_string()],

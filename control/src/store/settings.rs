@@ -43,6 +43,24 @@ fn delete(change: &mut Change<'_>, permission: &impl Permission) -> Result<Mutat
     Ok(Mutation { commit, effects: vec![effect.to_owned()] })
 }
 
+impl Store {
+    /// What a passphrase is mixed with, the same for all replicas and in every backup: this one, unless there is one.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn seal_salt(&self, new: String) -> Result<String, StoreError> {
+        self.write(move |change| {
+            change.operational();
+            change.sql.execute(
+                "INSERT INTO meta (name, value) VALUES ('seal_salt', ?1) ON CONFLICT (name) DO NOTHING",
+                values![&new],
+            )?;
+            change.sql.one("SELECT value FROM meta WHERE name = 'seal_salt'", &[])
+        })
+        .await
+    }
+}
+
 /// Writes the document, whether or not there is one.
 pub(super) fn write(
     change: &Change<'_>,

@@ -25,6 +25,9 @@ const CONNECTIONS: &str = "signet_control_connections_total";
 const HANDSHAKE_FAILURES: &str = "signet_control_handshake_failures_total";
 const CALLS: &str = "signet_control_calls_total";
 const CA_EXPIRY: &str = "signet_control_ca_expiry_timestamp_seconds";
+const AUTHORITIES: &str = "signet_control_authorities";
+const AUTHORITY_STEPS: &str = "signet_control_authority_steps_total";
+const AUTHORITY_UNACKNOWLEDGED: &str = "signet_control_authority_unacknowledged";
 const LIVE_SVIDS: &str = "signet_control_svids_live";
 const WORKLOADS: &str = "signet_control_workloads";
 const LAPSED: &str = "signet_control_instances_lapsed_total";
@@ -105,6 +108,12 @@ fn describe() {
     describe_counter!(HANDSHAKE_FAILURES, "TLS handshakes that failed, by reason");
     describe_counter!(CALLS, "Calls answered with an error, by status code");
     describe_gauge!(CA_EXPIRY, Unit::Seconds, "When an authority's certificate ends, Unix time");
+    describe_gauge!(
+        AUTHORITIES,
+        "Roots and intermediates, by kind and phase (prepared, active, retiring, removed)"
+    );
+    describe_counter!(AUTHORITY_STEPS, "Steps of rotations, by kind and step");
+    describe_gauge!(AUTHORITY_UNACKNOWLEDGED, "Proxies that do not know a prepared root yet");
     describe_gauge!(LIVE_SVIDS, "Instances with an SVID that has not ended");
     describe_gauge!(WORKLOADS, "Registered workloads that are not retired");
     describe_counter!(LAPSED, "Instances whose last SVID ended without a renewal");
@@ -302,6 +311,21 @@ pub fn edges_dropped(here: u64, at_proxy: u64) {
 /// Somebody was refused something.
 pub fn audit_refusal(recorded: bool) {
     counter!(AUDIT_REFUSALS, "recorded" => if recorded { "yes" } else { "no" }).increment(1);
+}
+
+/// So many authorities of a kind are in this phase.
+pub fn authorities(kind: &'static str, phase: &'static str, count: usize) {
+    gauge!(AUTHORITIES, "kind" => kind, "phase" => phase).set(count as f64);
+}
+
+/// One more step of a rotation.
+pub fn authority_step(kind: &'static str, step: &'static str) {
+    counter!(AUTHORITY_STEPS, "kind" => kind, "step" => step).increment(1);
+}
+
+/// So many proxies do not know the prepared root.
+pub fn authority_unacknowledged(proxies: u64) {
+    gauge!(AUTHORITY_UNACKNOWLEDGED).set(proxies as f64);
 }
 
 /// The store answered, or did not.

@@ -13,7 +13,7 @@ use rustls_pki_types::{ServerName, UnixTime};
 
 use super::verifier::{Basis, ClientVerifier, ServerVerifier};
 use super::{Svid, Trust};
-use crate::spiffe::SpiffeId;
+use crate::spiffe::{Pins, SpiffeId};
 
 /// Whether a server insists on a client certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,16 +64,16 @@ pub fn client_config(
     client(svid, ServerVerifier { basis: Basis::Bundle(trust), expected }, alpn)
 }
 
-/// The configuration to join with: control is believed if it presents the pinned root, and is `control`.
+/// The configuration to join with: control is believed if it presents a pinned root, and is `control`.
 ///
 /// # Errors
 /// When rustls refuses the protocol parameters.
 pub fn pinned_client_config(
-    root_sha256: [u8; 32],
+    pins: impl Into<Pins>,
     control: SpiffeId,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, ConfigError> {
-    client(None, ServerVerifier { basis: Basis::Pin(root_sha256), expected: control }, alpn)
+    client(None, ServerVerifier { basis: Basis::Pin(pins.into()), expected: control }, alpn)
 }
 
 /// The name to dial: SPIFFE peers are known by their ID, and an address as name keeps rustls from sending SNI.

@@ -4,7 +4,7 @@ use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerCon
 
 use super::test_ca::{TestCa, ago};
 use super::*;
-use crate::spiffe::sha256;
+use crate::spiffe::{Pins, sha256};
 use crate::v1;
 
 /// Runs a handshake in memory until both sides are done or one fails. The error is of the side that failed.
@@ -200,6 +200,32 @@ fn peer_is_no_longer_believed_when_its_authority_leaves_the_bundle() {
     let both =
         crate::spiffe::TrustBundle::new(domain, vec![next.root().clone(), ca.root().clone()], 2).unwrap();
     assert!(Trust::new([both], Revocations::default()).believes(&peer));
+}
+
+#[test]
+fn authority_that_was_retired_keeps_who_is_there_and_lets_nobody_in() {
+    let (ca, next) = (TestCa::new("td"), TestCa::new("td"));
+    let svid = ca.svid("/a");
+    let peer = PeerIdentity::from_verified(Some(svid.chain())).unwrap();
+    let bundle = next.bundle().with_retired(vec![ca.root().clone()]).unwrap();
+    let trust = Trust::new([bundle], Revocations::default());
+    assert!(trust.believes(&peer), "a connection that is open goes on");
+    assert_eq!(svid.check(&trust, crate::clock::now()).unwrap_err().reason(), "untrusted");
+}
+
+#[test]
+fn joiner_with_several_pins_believes_any_of_them_and_no_other() {
+    let (ca, next, other) = (TestCa::new("td"), TestCa::new("td"), TestCa::new("td"));
+    let pins: Pins = [sha256(ca.root()), sha256(next.root())].into_iter().collect();
+    let config =
+        pinned_client_config(pins, "spiffe://td/signet/control".parse().unwrap(), &[ALPN_H2]).unwrap();
+    let server = |ca: &TestCa| {
+        let control = ca.svid_with_root("/signet/control");
+        server_config(&control, ca.trust(), ClientAuth::Optional, &[ALPN_H2]).unwrap()
+    };
+    shake(&config, &server(&ca)).unwrap();
+    shake(&config, &server(&next)).unwrap();
+    assert_eq!(refusal(&config, &server(&other)), "pin_mismatch");
 }
 
 #[test]

@@ -30,6 +30,15 @@ pub(super) enum Role {
     Server,
 }
 
+/// Which authorities of a bundle count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Anchors {
+    /// Those that vouch for whoever comes.
+    Trusted,
+    /// Also those that vouched once.
+    AlsoRetired,
+}
+
 impl Trust {
     /// Brings bundles and revocations together. Two bundles of one domain: the later one counts.
     #[must_use]
@@ -61,12 +70,12 @@ impl Trust {
         self.revocations.matching(&peer.id, peer.instance.as_ref(), &peer.handles)
     }
 
-    /// Whether a peer that was verified before still chains to an authority of its domain's bundle. Its
-    /// certificate's expiry does not matter here: a live connection outlives rotation, and control reports
-    /// an instance that stopped renewing.
+    /// Whether a peer that was verified before still chains to an authority of its domain's bundle, or to one that was
+    /// retired from it. Its certificate's expiry does not matter here, nor that of what signed it: a live connection
+    /// outlives rotation, and control reports an instance that stopped renewing.
     #[must_use]
     pub fn believes(&self, peer: &PeerIdentity) -> bool {
-        self.chain(&peer.chain, &peer.id, peer.verified_at, Role::Client).is_ok()
+        self.chain(&peer.chain, &peer.id, peer.verified_at, Role::Client, Anchors::AlsoRetired).is_ok()
     }
 
     /// Verifies a chain, leaf first, as the SVID of a peer at `now`: profile, chain to its own domain's
@@ -83,7 +92,7 @@ impl Trust {
         }
         let profile = check_leaf(leaf)?;
         let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).cloned().collect();
-        self.chain(&chain, &profile.id, now, role)?;
+        self.chain(&chain, &profile.id, now, role, Anchors::Trusted)?;
         let handles =
             chain.iter().map(|element| certificate_handle(element)).collect::<Result<Vec<_>, _>>()?;
         if let Some(because) = self.revocations.matching(&profile.id, profile.instance.as_ref(), &handles) {
@@ -98,6 +107,7 @@ impl Trust {
         id: &SpiffeId,
         at: SystemTime,
         role: Role,
+        which: Anchors,
     ) -> Result<(), VerifyError> {
         let untrusted = |error: webpki::Error| VerifyError::Untrusted { id: id.clone(), error };
         let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
@@ -105,15 +115,23 @@ impl Trust {
             .bundles
             .get(id.trust_domain())
             .ok_or_else(|| VerifyError::UnknownTrustDomain { id: id.clone() })?;
+        let retired = match which {
+            Anchors::Trusted => &[],
+            Anchors::AlsoRetired => bundle.retired(),
+        };
         // A root sent along is harmless but is no intermediate: the anchor comes from the bundle.
+        let is_root = |element: &&CertificateDer<'_>| {
+            bundle.authorities().contains(element) || retired.contains(element)
+        };
         let intermediates: Vec<_> =
-            intermediates.iter().filter(|element| !bundle.authorities().contains(element)).cloned().collect();
+            intermediates.iter().filter(|element| !is_root(element)).cloned().collect();
         for intermediate in &intermediates {
             check_intermediate(intermediate, id.trust_domain())?;
         }
         // rustls-webpki does not look at the validity of anchors.
         let anchors = bundle
             .authorities_at(at)
+            .chain(retired)
             .map(|authority| webpki::anchor_from_trusted_cert(authority))
             .collect::<Result<Vec<_>, _>>()
             .map_err(untrusted)?;

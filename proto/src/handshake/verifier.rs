@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use super::config::provider;
 use super::trust::Role;
 use super::{Revocations, RevokedBecause, Trust};
-use crate::spiffe::{SpiffeId, SvidError, TrustBundle, sha256};
+use crate::spiffe::{Pins, SpiffeId, SvidError, TrustBundle};
 
 /// Why a peer's certificate was refused.
 #[derive(Debug, thiserror::Error)]
@@ -164,7 +164,7 @@ pub(super) enum Basis {
     /// By the bundle of its trust domain.
     Bundle(Arc<Trust>),
     /// By a root that it presents itself and whose SHA-256 is known beforehand: only to join.
-    Pin([u8; 32]),
+    Pin(Pins),
 }
 
 /// Verifies servers: a believed SVID, and exactly the expected identity. The name that was dialled plays no
@@ -184,17 +184,11 @@ impl ServerVerifier {
     ) -> Result<(), VerifyError> {
         let profile = match &self.basis {
             Basis::Bundle(trust) => trust.verify(leaf, intermediates, now, Role::Server)?,
-            Basis::Pin(pin) => {
-                let root = intermediates
-                    .iter()
-                    .find(|certificate| sha256(certificate) == *pin)
-                    .ok_or(VerifyError::PinMismatch)?;
-                let bundle = TrustBundle::new(
-                    self.expected.trust_domain().clone(),
-                    vec![root.clone().into_owned()],
-                    0,
-                )
-                .map_err(|_| VerifyError::PinMismatch)?;
+            Basis::Pin(pins) => {
+                let roots = intermediates.iter().filter(|certificate| pins.names(certificate));
+                let roots = roots.map(|root| root.clone().into_owned()).collect();
+                let bundle = TrustBundle::new(self.expected.trust_domain().clone(), roots, 0)
+                    .map_err(|_| VerifyError::PinMismatch)?;
                 Trust::new([bundle], Revocations::default()).verify(leaf, intermediates, now, Role::Server)?
             }
         };

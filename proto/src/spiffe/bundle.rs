@@ -28,6 +28,8 @@ pub struct TrustBundle {
     /// Of each authority, in the same order.
     validity: Vec<[SystemTime; 2]>,
     sequence: u64,
+    retired: Vec<CertificateDer<'static>>,
+    superseded: Vec<[u8; 32]>,
 }
 
 impl TrustBundle {
@@ -46,7 +48,14 @@ impl TrustBundle {
         if authorities.len() > MAX_AUTHORITIES {
             return Err(BundleError::TooMany { count: authorities.len() });
         }
-        let mut bundle = Self { trust_domain, authorities: Vec::new(), validity: Vec::new(), sequence };
+        let mut bundle = Self {
+            trust_domain,
+            authorities: Vec::new(),
+            validity: Vec::new(),
+            sequence,
+            retired: Vec::new(),
+            superseded: Vec::new(),
+        };
         for (position, authority) in authorities.into_iter().enumerate() {
             let signer = check_signer(&authority, &bundle.trust_domain)
                 .map_err(|error| BundleError::Authority { position, error })?;
@@ -57,6 +66,38 @@ impl TrustBundle {
             }
         }
         Ok(bundle)
+    }
+
+    /// The same with authorities that were taken out of it in the ordinary course, the newest last.
+    ///
+    /// # Errors
+    /// When there are more than [`MAX_AUTHORITIES`], or one may not sign SVIDs of the domain.
+    pub fn with_retired(self, retired: Vec<CertificateDer<'static>>) -> Result<Self, BundleError> {
+        if retired.len() > MAX_AUTHORITIES {
+            return Err(BundleError::TooMany { count: retired.len() });
+        }
+        for (position, authority) in retired.iter().enumerate() {
+            check_signer(authority, &self.trust_domain)
+                .map_err(|error| BundleError::Authority { position, error })?;
+        }
+        Ok(Self { retired, ..self })
+    }
+
+    /// The same with issuers whose SVIDs are to be renewed at once: SHA-256 of their names, DER.
+    ///
+    /// # Errors
+    /// When there are more than [`MAX_AUTHORITIES`].
+    pub fn with_superseded(self, superseded: Vec<[u8; 32]>) -> Result<Self, BundleError> {
+        if superseded.len() > MAX_AUTHORITIES {
+            return Err(BundleError::TooMany { count: superseded.len() });
+        }
+        Ok(Self { superseded, ..self })
+    }
+
+    /// Whether SVIDs of this issuer, by the SHA-256 of its name, are to be renewed at once.
+    #[must_use]
+    pub fn supersedes(&self, issuer_sha256: &[u8; 32]) -> bool {
+        self.superseded.contains(issuer_sha256)
     }
 
     /// Whose identities it vouches for.
@@ -78,6 +119,13 @@ impl TrustBundle {
             .zip(&self.validity)
             .filter(move |(_, [not_before, not_after])| (not_before..=not_after).contains(&&now))
             .map(|(authority, _)| authority)
+    }
+
+    /// Authorities that it had once, and lost when nothing live chained to them any more. They vouch for nobody who
+    /// comes; a connection that was let in by one is as good as before.
+    #[must_use]
+    pub fn retired(&self) -> &[CertificateDer<'static>] {
+        &self.retired
     }
 
     /// When the authority that lasts longest expires: from then on nothing of this domain verifies.
@@ -175,9 +223,16 @@ impl TryFrom<&v1::Bundle> for TrustBundle {
         if message.x509_authorities.len() > MAX_AUTHORITIES {
             return Err(BundleError::TooMany { count: message.x509_authorities.len() });
         }
-        let authorities =
-            message.x509_authorities.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-        Self::new(trust_domain, authorities, message.sequence)
+        let certificates = |list: &[Vec<u8>]| list.iter().cloned().map(CertificateDer::from).collect();
+        Self::new(trust_domain, certificates(&message.x509_authorities), message.sequence)?
+            .with_retired(certificates(&message.retired_x509_authorities))?
+            .with_superseded(
+                message
+                    .superseded_issuers
+                    .iter()
+                    .filter_map(|name| name.as_slice().try_into().ok())
+                    .collect(),
+            )
     }
 }
 
@@ -187,6 +242,8 @@ impl From<&TrustBundle> for v1::Bundle {
             trust_domain: bundle.trust_domain.to_string(),
             x509_authorities: bundle.authorities.iter().map(|authority| authority.to_vec()).collect(),
             sequence: bundle.sequence,
+            superseded_issuers: bundle.superseded.iter().map(|issuer| issuer.to_vec()).collect(),
+            retired_x509_authorities: bundle.retired.iter().map(|authority| authority.to_vec()).collect(),
         }
     }
 }

@@ -19,6 +19,7 @@ mod id;
 mod instance;
 mod jwks;
 mod key;
+mod pins;
 mod svid;
 #[cfg(test)]
 mod testing;
@@ -31,6 +32,7 @@ pub use id::{MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, SpiffeIdError, Trus
 pub use instance::{InstanceId, InstanceIdError};
 pub use jwks::JwksError;
 pub use key::{KeyError as PublicKeyError, KeyKind};
+pub use pins::Pins;
 pub use svid::{
     CertificateHandle, SvidError, SvidProfile, certificate_handle, check_intermediate, check_leaf, sha256,
 };

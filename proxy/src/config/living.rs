@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::Pid;
+use signet_proto::sealing::SealingKey;
 
 use super::ConfigError;
 use super::args::Keys;
 use crate::living::drain::Patience;
-use crate::mesh::sealed::StateKey;
+use crate::mesh::sealed::read_key;
 
 /// How a proxy starts and ends beside its app.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub struct Sealing {
     /// The file.
     pub path: PathBuf,
     /// The key, read.
-    pub key: StateKey,
+    pub key: SealingKey,
 }
 
 impl Living {
@@ -42,7 +43,7 @@ impl Living {
         let sealing = match (&keys.state_file, &keys.state_key) {
             (None, None) => None,
             (Some(path), Some(place)) if keys.svid_file.is_none() => {
-                Some(Sealing { path: path.clone(), key: StateKey::load(place)? })
+                Some(Sealing { path: path.clone(), key: read_key(place)? })
             }
             (Some(_), Some(_)) => {
                 let with = "`join`: an SVID from files is on disk already";

@@ -64,7 +64,8 @@ pub(super) fn source(keys: &Keys) -> Result<Source, ConfigError> {
 
 /// With `attest`, a ticket is only an introduction: its secret stays unspent.
 fn joining(key: &'static str, ticket: JoinTicket, keys: &Keys) -> Result<Joining, ConfigError> {
-    let JoinTicket { control, trust_domain, root_sha256, secret } = ticket;
+    let pins = ticket.pins();
+    let JoinTicket { control, trust_domain, secret, .. } = ticket;
     let proof = match (keys.attest.clone(), secret) {
         (Some(attest), _) => Proof::Attest(attest),
         (None, Some(secret)) => Proof::Ticket(secret),
@@ -81,5 +82,5 @@ fn joining(key: &'static str, ticket: JoinTicket, keys: &Keys) -> Result<Joining
             seconds.ok_or(ConfigError::Life { found: life })?
         }
     };
-    Ok(Joining { control, trust_domain, root_sha256, proof, spiffe_id, ttl_seconds })
+    Ok(Joining { control, trust_domain, pins, proof, spiffe_id, ttl_seconds })
 }

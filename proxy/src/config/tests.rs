@@ -155,6 +155,7 @@ fn ticket(secret: Option<Vec<u8>>) -> String {
         control: vec!["control:8443".into()],
         trust_domain: "prod.example".parse().unwrap(),
         root_sha256: [7; 32],
+        other_roots_sha256: Vec::new(),
         secret: secret.map(zeroize::Zeroizing::new),
     };
     ticket.to_string()

@@ -3,7 +3,7 @@
 use signet_proto::handshake::{
     ALPN_H2, KeyError, Revocations, Trust, WorkloadKey, client_config, pinned_client_config,
 };
-use signet_proto::spiffe::{SpiffeId, TrustBundle, TrustDomain};
+use signet_proto::spiffe::{Pins, SpiffeId, TrustBundle, TrustDomain};
 use signet_proto::v1;
 use signet_proto::v1::attest_request::Proof as Message;
 use signet_proto::v1::identity_client::IdentityClient;
@@ -22,8 +22,8 @@ pub struct Joining {
     pub control: Vec<String>,
     /// The trust domain that is joined.
     pub trust_domain: TrustDomain,
-    /// SHA-256 of the root by which control is known.
-    pub root_sha256: [u8; 32],
+    /// The roots by which control is known.
+    pub pins: Pins,
     /// The proof.
     pub proof: Proof,
     /// Which identity is wanted, if the proof may fit several.
@@ -46,7 +46,8 @@ impl Request {
     }
 }
 
-/// Proves who this is and takes the SVID. If there was an identity before, it must be the same.
+/// Proves who this is and takes the SVID. If there was an identity before, it must be the same; and the roots that we
+/// believe by now count as those of the ticket, which may be older.
 pub(super) async fn attest(
     joining: &Joining,
     control: &Addresses,
@@ -55,7 +56,10 @@ pub(super) async fn attest(
     mesh: &Mesh,
 ) -> Result<(), IdentityError> {
     let domain = &joining.trust_domain;
-    let tls = pinned_client_config(joining.root_sha256, control_id(domain)?, &[ALPN_H2])?;
+    let believed = mesh.bundles();
+    let believed = believed.iter().find(|bundle| before.is_some() && bundle.trust_domain() == domain);
+    let pins = joining.pins.clone().and(believed);
+    let tls = pinned_client_config(pins.clone(), control_id(domain)?, &[ALPN_H2])?;
     let (place, mut client) = reach(control, &tls).await?;
     let wanted = before.or(joining.spiffe_id.as_ref());
     let answered = async {
@@ -67,7 +71,7 @@ pub(super) async fn attest(
             control.failed(place);
         }
     })?;
-    take(joining, answer, request, wanted, mesh)
+    take(joining, &pins, answer, request, wanted, mesh)
 }
 
 /// The same where the running proxy of this workload is there to prove it.
@@ -78,12 +82,13 @@ pub(super) async fn succeed(
     mesh: &Mesh,
 ) -> Result<(), IdentityError> {
     let answer = predecessor.certify(&request.csr, joining.ttl_seconds).await?;
-    take(joining, answer, request, joining.spiffe_id.as_ref(), mesh)
+    take(joining, &joining.pins, answer, request, joining.spiffe_id.as_ref(), mesh)
 }
 
 /// Believes what control answered only if it is for our key, from the mesh of our ticket, and what we wanted.
 fn take(
     joining: &Joining,
+    pins: &Pins,
     answer: v1::AttestResponse,
     request: &Request,
     wanted: Option<&SpiffeId>,
@@ -96,11 +101,7 @@ fn take(
         .map(TrustBundle::try_from)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| ControlError::Unusable(error.to_string()))?;
-    let pinned = bundles.iter().any(|bundle| {
-        bundle.trust_domain() == domain
-            && bundle.fingerprints().any(|fingerprint| fingerprint == joining.root_sha256)
-    });
-    if !pinned {
+    if !bundles.iter().any(|bundle| bundle.trust_domain() == domain && pins.are_in(bundle)) {
         return Err(ControlError::Unusable("its bundle lacks the root that the ticket pins".into()).into());
     }
     let trust = Trust::new(bundles.iter().cloned(), Revocations::default());

@@ -19,13 +19,15 @@ use super::attest::{Joining, Request, attest, succeed};
 use super::patience::Patience;
 use super::proof::ProofError;
 use super::schedule::{Woken, renewal_delay, sleep_on_both_clocks};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, unit_random};
 use crate::control::{Addresses, CALL_DEADLINE, ControlError, Place, channel, control_id};
 use crate::mesh::Mesh;
 use crate::telemetry::metrics;
 use crate::upgrade::{Predecessor, UpgradeError};
 
 const SHORTEST_RETRY: Duration = Duration::from_millis(200);
+/// Within this everybody renews whose issuer is about to be distrusted.
+const HASTE: Duration = Duration::from_secs(2);
 
 /// Why an SVID was not obtained. What is in force stays in force.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +157,7 @@ pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, s
         let woken = tokio::select! {
             () = stop.cancelled() => return,
             woken = sleep_on_both_clocks(delay) => woken,
+            () = superseded(&mesh) => Woken::Due,
         };
         if woken == Woken::ClockJumped {
             planned = Some(due);
@@ -191,6 +194,18 @@ pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, s
 /// it off each time otherwise. Set back, the clock makes nothing later than it would be if it were planned now.
 fn planned_or(planned: Option<SystemTime>, anew: Duration, now: SystemTime) -> Duration {
     planned.map_or(anew, |due| due.duration_since(now).unwrap_or_default().min(anew))
+}
+
+/// Waits until what signed our SVID is about to be distrusted, and then so long that not everybody comes at once.
+async fn superseded(mesh: &Mesh) {
+    let mut generations = mesh.generations();
+    while !mesh.is_superseded() {
+        if generations.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+    tracing::warn!("what signed the SVID is about to be distrusted: renewing it now");
+    tokio::time::sleep(HASTE.mul_f64(0.1 + unit_random() * 0.9)).await;
 }
 
 /// Whether the instance can never renew again, although nobody revoked it: its SVID has ended, or control does not

@@ -53,6 +53,14 @@ pub struct Inputs {
     pub revision: u64,
 }
 
+impl Inputs {
+    /// Whether SVIDs of this issuer, in the domain of `svid`, are to be renewed at once.
+    fn supersede(&self, svid: &Svid, issuer: &[u8; 32]) -> bool {
+        let ours = self.bundles.iter().find(|bundle| bundle.trust_domain() == svid.id().trust_domain());
+        ours.is_some_and(|bundle| bundle.supersedes(issuer))
+    }
+}
+
 /// The mesh as this proxy sees it.
 #[derive(Debug)]
 pub struct Mesh {
@@ -169,8 +177,21 @@ impl Mesh {
     }
 
     /// The trust bundles in hand.
-    pub(super) fn bundles(&self) -> Vec<TrustBundle> {
+    pub(crate) fn bundles(&self) -> Vec<TrustBundle> {
         self.inputs.lock().bundles.clone()
+    }
+
+    /// Whether control wants our SVID renewed at once.
+    pub(crate) fn is_superseded(&self) -> bool {
+        let inputs = self.inputs.lock();
+        inputs.svid.as_ref().is_some_and(|svid| inputs.supersede(svid, &svid.profile().issuer_sha256))
+    }
+
+    /// Whether that was so of SVIDs of this issuer, and ours is of another one.
+    pub(super) fn has_left(&self, issuer: &[u8; 32]) -> bool {
+        let inputs = self.inputs.lock();
+        let other = |svid: &&Arc<Svid>| svid.profile().issuer_sha256 != *issuer;
+        inputs.svid.as_ref().filter(other).is_some_and(|svid| inputs.supersede(svid, issuer))
     }
 
     /// Changes the inputs and brings the result into force: when this returns, every connection that the

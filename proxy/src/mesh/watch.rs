@@ -82,11 +82,12 @@ pub async fn follow(
         let mut worked = false;
         claim = next_claim(claim);
         let followed = async {
-            let (place, channel) = open(&subscription, &mesh).await?;
+            let (place, channel, issuer) = open(&subscription, &mesh).await?;
             let ended = tokio::select! {
                 ended = stream(&subscription, claim, channel.clone(), &mesh, &told, &connections, &mut worked) => ended,
                 () = reports.send(channel.clone()) => Ok(Ended::ByControl),
                 () = leave(channel, &leaving, &said) => Ok(Ended::ByControl),
+                () = left_behind(&mesh, issuer) => Ok(Ended::ToShowAnother),
             };
             let blamed = match &ended {
                 Ok(ended) => *ended == Ended::ByControl,
@@ -114,7 +115,7 @@ pub async fn follow(
             backoff.next_delay()
         };
         match ended {
-            Ok(Ended::ToAskForMore) => continue,
+            Ok(Ended::ToAskForMore | Ended::ToShowAnother) => continue,
             Ok(Ended::ByControl) => tracing::info!(?delay, "control ended the stream, will open it again"),
             Err(error) => tracing::warn!(%error, ?delay, "no stream from control, will try again"),
         }
@@ -125,13 +126,26 @@ pub async fn follow(
     }
 }
 
-async fn open(subscription: &Subscription, mesh: &Mesh) -> Result<(Place, Channel), ControlError> {
+/// With the name of what signed the SVID that is shown.
+async fn open(subscription: &Subscription, mesh: &Mesh) -> Result<(Place, Channel, [u8; 32]), ControlError> {
     let unusable = |error: &dyn std::error::Error| ControlError::Unusable(error.to_string());
     let (svid, trust) =
         mesh.credentials().ok_or_else(|| ControlError::Unusable("no SVID to show to control yet".into()))?;
     let control = control_id(svid.id().trust_domain()).map_err(|error| unusable(&error))?;
     let tls = client_config(Some(&svid), trust, control, &[ALPN_H2]).map_err(|error| unusable(&error))?;
-    channel(&subscription.control, &tls).await
+    let (place, channel) = channel(&subscription.control, &tls).await?;
+    Ok((place, channel, svid.profile().issuer_sha256))
+}
+
+/// Waits until what signed the SVID that was shown is about to be distrusted, and we have another one: control ends all
+/// that rests on the old one, and whose stream ends is called by nobody.
+async fn left_behind(mesh: &Mesh, issuer: [u8; 32]) {
+    let mut generations = mesh.generations();
+    while !mesh.has_left(&issuer) {
+        if generations.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// Greater than the one before, whatever the clock did meanwhile, and than those of an earlier process.
@@ -211,6 +225,8 @@ enum Ended {
     ByControl,
     /// We need to know more peers than we asked for.
     ToAskForMore,
+    /// What signed the SVID by which it was opened is about to be distrusted.
+    ToShowAnother,
 }
 
 /// A change that was applied, with the connections it told to close.

@@ -6,7 +6,7 @@ use signet_proto::v1;
 use tonic::Status;
 
 use crate::audit::AuditEvent;
-use crate::ca::Signer;
+use crate::ca::Certified;
 use crate::inventory::PlaintextPort;
 use crate::publish::WatcherInfo;
 use crate::store::model::{IssuedIdentity, ManagedMesh, Mutation, Policy};
@@ -15,7 +15,7 @@ use crate::{hex, time};
 
 const MAX_FILE_NAME: usize = 256;
 
-pub(super) fn authority(signer: &Signer) -> Result<v1::Authority, Status> {
+pub(super) fn authority(signer: &Certified) -> Result<v1::Authority, Status> {
     let serial = signer.serial().map_err(|error| Status::internal(error.to_string()))?;
     Ok(v1::Authority {
         subject: signer.subject().to_owned(),

@@ -2,6 +2,7 @@
 
 mod applied;
 mod audit;
+mod authorities;
 mod inventory;
 mod messages;
 mod policy;
@@ -48,8 +49,8 @@ impl Admin for Rooms {
             workloads: counts.workloads,
             live_svids: counts.live_svids,
             connected_proxies: (self.watchers.count() + elsewhere.len()) as u64,
-            root: Some(messages::authority(self.authority.root())?),
-            intermediate: Some(messages::authority(&self.authority.intermediate())?),
+            root: Some(messages::authority(&self.authority.root())?),
+            intermediate: Some(messages::authority(self.authority.intermediate().certified())?),
             started_at: Some(time::to_proto(self.started_at)),
             warnings: self.health.warnings(time::now()),
         }))
@@ -333,14 +334,54 @@ impl Admin for Rooms {
         let (previous, current) =
             self.authority.rotate_intermediate(actor).await.map_err(|error| error.to_status())?;
         Ok(Response::new(v1::RotateIntermediateResponse {
-            previous: Some(messages::authority(&previous)?),
-            current: Some(messages::authority(&current)?),
+            previous: Some(messages::authority(previous.certified())?),
+            current: Some(messages::authority(current.certified())?),
         }))
+    }
+
+    async fn list_authorities(
+        &self,
+        request: Request<v1::ListAuthoritiesRequest>,
+    ) -> Answer<v1::ListAuthoritiesResponse> {
+        self.on_everything(request.extensions()).await?;
+        authorities::list(self).await.map(Response::new)
+    }
+
+    async fn prepare_authority(
+        &self,
+        request: Request<v1::PrepareAuthorityRequest>,
+    ) -> Answer<v1::AuthorityResponse> {
+        let actor = self.on_everything(request.extensions()).await?;
+        authorities::prepare(self, request.into_inner(), actor).await.map(Response::new)
+    }
+
+    async fn activate_authority(
+        &self,
+        request: Request<v1::ActivateAuthorityRequest>,
+    ) -> Answer<v1::AuthorityResponse> {
+        let actor = self.on_everything(request.extensions()).await?;
+        authorities::activate(self, request.into_inner(), actor).await.map(Response::new)
+    }
+
+    async fn retire_authority(
+        &self,
+        request: Request<v1::RetireAuthorityRequest>,
+    ) -> Answer<v1::AuthorityResponse> {
+        let actor = self.on_everything(request.extensions()).await?;
+        authorities::retire(self, request.into_inner(), actor).await.map(Response::new)
+    }
+
+    async fn compromised_authority(
+        &self,
+        request: Request<v1::CompromisedAuthorityRequest>,
+    ) -> Answer<v1::AuthorityResponse> {
+        let actor = self.on_everything(request.extensions()).await?;
+        authorities::compromised(self, request.into_inner(), actor).await.map(Response::new)
     }
 
     async fn get_bundle(&self, request: Request<v1::GetBundleRequest>) -> Answer<v1::Bundle> {
         self.on_everything(request.extensions()).await?;
-        Ok(Response::new(v1::Bundle::from(&**self.authority.bundle())))
+        Ok(Response::new(v1::Bundle::from(&*self.authority.bundle())))
     }
 
     async fn grant_role(&self, request: Request<v1::GrantRoleRequest>) -> Answer<MutationResponse> {

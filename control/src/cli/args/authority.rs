@@ -1,18 +1,10 @@
-//! Authorities, the bundle, roles, and an operator's own SVID.
+//! The bundle, roles, and an operator's own SVID.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::roles::{Role, Scope, Subject};
-
-#[derive(Debug, Subcommand)]
-pub(in crate::cli) enum CaVerb {
-    /// Show root and intermediate
-    Status,
-    /// Sign with a new intermediate from now on; SVIDs that the old one signed stay valid
-    RotateIntermediate,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(in crate::cli) enum BundleFormat {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod authority;
+mod ca;
 mod documents;
 mod identities;
 mod inventory;
@@ -15,7 +16,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 pub(super) use audit::{AuditVerb, AuditVerify};
-pub(super) use authority::{BundleFormat, CaVerb, Login, RoleOf, RoleVerb};
+pub(super) use authority::{BundleFormat, Login, RoleOf, RoleVerb};
+pub(super) use ca::{CaVerb, Compromised};
 pub(super) use documents::{Apply, Diff, DocumentKind, Documents, Export, Validate};
 pub(super) use identities::RevokeWhat;
 pub(super) use inventory::{
@@ -330,6 +332,11 @@ mod tests {
             "signet audit key",
             "signet ca status",
             "signet ca rotate-intermediate",
+            "signet ca prepare root",
+            "signet ca activate 00ff --timeout 5s",
+            "signet ca activate root --force",
+            "signet ca compromised root --within 5m --reason x",
+            "signet ca retire intermediate --no-wait",
             "signet bundle --format jwks",
             "signet role grant viewer spiffe://m/o",
             "signet role grant operator unix:uid=1000 --on spiffe://m/a/*",

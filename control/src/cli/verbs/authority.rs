@@ -1,12 +1,10 @@
-//! The mesh at a glance, its authorities, its trust bundle.
+//! The mesh at a glance, and its trust bundle.
 
 use serde_json::{Value, json};
 use signet_proto::spiffe::TrustBundle;
-use signet_proto::v1::{
-    Authority, GetBundleRequest, RotateIntermediateRequest, StatusRequest, StatusResponse,
-};
+use signet_proto::v1::{Authority, GetBundleRequest, StatusRequest, StatusResponse};
 
-use crate::cli::args::{BundleFormat, CaVerb};
+use crate::cli::args::BundleFormat;
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
 use crate::cli::output::{self, Output, cell};
@@ -52,35 +50,6 @@ pub(in crate::cli) async fn status(session: &Session, output: Output) -> Result<
     })
 }
 
-pub(in crate::cli) async fn ca(verb: CaVerb, session: &Session, output: Output) -> Result<(), CliError> {
-    match verb {
-        CaVerb::Status => {
-            let status = ask(session).await?;
-            let json = json!({
-                "trust_domain": status.trust_domain,
-                "root": status.root.as_ref().map(object),
-                "intermediate": status.intermediate.as_ref().map(object),
-            });
-            let authorities =
-                [("root", status.root.as_ref()), ("intermediate", status.intermediate.as_ref())];
-            output.print(&json, || authorities_table(&authorities))
-        }
-        CaVerb::RotateIntermediate => {
-            let request = RotateIntermediateRequest {};
-            let rotated = session.admin().await?.rotate_intermediate(request).await?.into_inner();
-            let json = json!({
-                "previous": rotated.previous.as_ref().map(object),
-                "current": rotated.current.as_ref().map(object),
-            });
-            let authorities = [
-                ("previous (signs no more)", rotated.previous.as_ref()),
-                ("current", rotated.current.as_ref()),
-            ];
-            output.print(&json, || authorities_table(&authorities))
-        }
-    }
-}
-
 pub(in crate::cli) async fn bundle(format: BundleFormat, session: &Session) -> Result<(), CliError> {
     let message = session.admin().await?.get_bundle(GetBundleRequest {}).await?.into_inner();
     let bundle = TrustBundle::try_from(&message)
@@ -95,7 +64,7 @@ async fn ask(session: &Session) -> Result<StatusResponse, CliError> {
     Ok(session.admin().await?.status(StatusRequest {}).await?.into_inner())
 }
 
-fn authorities_table(authorities: &[(&str, Option<&Authority>)]) -> String {
+pub(super) fn authorities_table(authorities: &[(&str, Option<&Authority>)]) -> String {
     let now = time::now();
     let rows = authorities.iter().filter_map(|(kind, authority)| {
         let authority = (*authority)?;
@@ -109,7 +78,7 @@ fn authorities_table(authorities: &[(&str, Option<&Authority>)]) -> String {
     output::table(&["authority", "subject", "ends", "sha256"], rows)
 }
 
-fn object(authority: &Authority) -> Value {
+pub(super) fn object(authority: &Authority) -> Value {
     json!({
         "subject": authority.subject,
         "serial": authority.serial,

@@ -77,7 +77,7 @@ fn read(argument: String) -> Result<JoinTicket, CliError> {
 async fn reach(ticket: &JoinTicket) -> Result<(String, Channel), CliError> {
     let control = SpiffeId::new(&ticket.trust_domain, CONTROL_PATH)
         .map_err(|error| CliError::usage(error.to_string()))?;
-    let config = pinned_client_config(ticket.root_sha256, control, &[ALPN_H2])
+    let config = pinned_client_config(ticket.pins(), control, &[ALPN_H2])
         .map_err(|error| CliError::failed(error.to_string()))?;
     let mut last = CliError::usage("the ticket names no address");
     for address in &ticket.control {
@@ -98,7 +98,7 @@ fn bundle(answer: &AttestResponse, ticket: &JoinTicket) -> Result<TrustBundle, C
         .ok_or_else(|| CliError::failed("control sent no bundle of its own trust domain"))?;
     let bundle = TrustBundle::try_from(bundle)
         .map_err(|error| CliError::failed(format!("control's bundle is not usable: {error}")))?;
-    if bundle.fingerprints().any(|fingerprint| fingerprint == ticket.root_sha256) {
+    if ticket.pins().are_in(&bundle) {
         Ok(bundle)
     } else {
         Err(CliError::not_permitted("control's bundle does not hold the root that the ticket pins"))

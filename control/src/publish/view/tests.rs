@@ -5,7 +5,7 @@ use super::super::endpoints::Endpoints;
 use super::super::policies::tests::document as written;
 use super::*;
 use crate::publish::Concerned;
-use crate::store::model::{Commit, Lease, Listener, MeshRead, Policy, RevocationList};
+use crate::store::model::{BundleRead, Commit, Lease, Listener, MeshRead, Policy, RevocationList};
 
 fn document(name: &str, target: &str) -> Policy {
     written(name, target, r#""allow":{}"#)
@@ -19,7 +19,7 @@ fn state(revision: u64, policies: Vec<Policy>, revoked: &[&str]) -> MeshState {
     let commit = Commit { revision, at: time::from_millis(1_000) };
     let read = MeshRead {
         commit,
-        roots: Some(vec![vec![1]]),
+        bundle: Some(BundleRead { authorities: vec![vec![1]], ..BundleRead::default() }),
         policies: Some(policies),
         revocations: Some(revocations),
         settings: None,
@@ -114,7 +114,7 @@ fn settings_of_the_mesh_are_sent_when_they_change_also_if_nobody_can_read_them()
         let commit = Commit { revision, at: time::from_millis(1_000) };
         let read = MeshRead {
             commit,
-            roots: None,
+            bundle: None,
             policies: None,
             revocations: None,
             settings: Some(document.into()),

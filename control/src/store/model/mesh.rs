@@ -7,7 +7,7 @@ use signet_proto::locality::Locality;
 use signet_proto::policy::Schema;
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
-use super::{Commit, NewService, Policy};
+use super::{BundleRead, Commit, NewService, Policy};
 
 /// What to revoke.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +38,8 @@ pub struct RevocationList {
 pub struct MeshRead {
     /// The newest revision in it.
     pub commit: Commit,
-    /// Roots, DER.
-    pub roots: Option<Vec<Vec<u8>>>,
+    /// The trust bundle.
+    pub bundle: Option<BundleRead>,
     /// All documents, by name.
     pub policies: Option<Vec<Policy>>,
     /// All revocations.

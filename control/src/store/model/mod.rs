@@ -1,5 +1,6 @@
 //! The store's vocabulary: what goes in and what comes out, free of any engine's types.
 
+mod authority;
 mod issued;
 mod listed;
 mod mesh;
@@ -15,6 +16,7 @@ use signet_proto::spiffe::SpiffeId;
 use crate::audit::RequestId;
 use crate::roles::Binding;
 
+pub use authority::*;
 pub use issued::*;
 pub use listed::*;
 pub use mesh::*;

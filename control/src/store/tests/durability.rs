@@ -228,15 +228,15 @@ async fn foreign_database_is_not_taken_over() {
 async fn what_changed_since_a_revision_is_told_even_after_the_log_was_pruned(fixture: Fixture) {
     let known = *fixture.store.committed().borrow();
     let nothing = fixture.store.mesh_since(Some(known)).await.unwrap();
-    assert!(nothing.policies.is_none() && nothing.revocations.is_none() && nothing.roots.is_none());
+    assert!(nothing.policies.is_none() && nothing.revocations.is_none() && nothing.bundle.is_none());
     fixture.store.apply_policies(vec![policy("p", "{}")], operator(), |_| Ok(())).await.unwrap();
     let read = fixture.store.mesh_since(Some(known)).await.unwrap();
-    assert!(read.policies.is_some() && read.revocations.is_none() && read.roots.is_none());
+    assert!(read.policies.is_some() && read.revocations.is_none() && read.bundle.is_none());
     assert_eq!(read.commit.revision, known.revision + 1);
     fixture.store.apply_policies(vec![policy("q", "{}")], operator(), |_| Ok(())).await.unwrap();
     fixture.store.prune_revisions(1, 100).await.unwrap();
     let all = fixture.store.mesh_since(Some(known)).await.unwrap();
-    assert!(all.policies.is_some() && all.revocations.is_some() && all.roots.is_some());
+    assert!(all.policies.is_some() && all.revocations.is_some() && all.bundle.is_some());
     assert!(!all.went_back, "pruning is no other history");
 }
 
@@ -249,7 +249,7 @@ async fn store_of_another_history_is_told_as_a_whole_whatever_its_revisions_are(
     for (known, went_back) in [(newest, false), (ahead, true), (other, true)] {
         let read = fixture.store.mesh_since(Some(known)).await.unwrap();
         assert_eq!(read.went_back, went_back, "{known:?}");
-        assert_eq!(read.roots.is_some() && read.revocations.is_some(), went_back);
+        assert_eq!(read.bundle.is_some() && read.revocations.is_some(), went_back);
         assert_eq!(read.policies.unwrap().len(), 2);
     }
 }

@@ -29,6 +29,7 @@ mod replicas;
 mod requests;
 mod revocation;
 mod roles;
+mod rotation;
 mod server;
 mod sessions;
 mod sightings;
@@ -130,13 +131,22 @@ impl Fixture {
     /// The same by the stream of this number. Returns whose stream is newer elsewhere.
     async fn watch_as(&self, lease: model::Lease, claim: u64) -> Vec<InstanceId> {
         self.store.watched(lease.instance).await.unwrap();
+        self.stand(lease, claim, 0).await
+    }
+
+    /// The stream of the instance says that it has a revision in force.
+    async fn acknowledge(&self, lease: model::Lease, revision: u64) {
+        assert!(self.stand(lease, revision, revision).await.is_empty());
+    }
+
+    async fn stand(&self, lease: model::Lease, claim: u64, in_force: u64) -> Vec<InstanceId> {
         let standing = model::Standing {
             opened: true,
             version: "test".into(),
             schema: signet_proto::policy::Schema::NEWEST,
             opened_at: time::now(),
             seen_at: time::now(),
-            in_force: 0,
+            in_force,
             in_force_at: time::now(),
             closed: 0,
             claim,
@@ -240,6 +250,7 @@ fn authority(name: &str, kind: AuthorityKind) -> AuthorityRecord {
     AuthorityRecord {
         id: name.into(),
         kind,
+        issuer: (kind == AuthorityKind::Intermediate).then(|| "root".into()),
         subject: name.into(),
         certificate: vec![1],
         sealed_key: vec![2],

@@ -27,7 +27,7 @@ const TOLERATED: Duration = Duration::from_secs(5);
 /// Looks at each address of control.
 pub(super) async fn reach(joining: &Joining, report: &mut Report) {
     let config = control_id(&joining.trust_domain).map_err(|error| error.to_string()).and_then(|id| {
-        pinned_client_config(joining.root_sha256, id, &[ALPN_H2]).map_err(|error| error.to_string())
+        pinned_client_config(joining.pins.clone(), id, &[ALPN_H2]).map_err(|error| error.to_string())
     });
     let config = match config {
         Ok(config) => config,

@@ -63,7 +63,7 @@ impl Control {
         Joining {
             control: vec![self.0.address.clone()],
             trust_domain: DOMAIN.parse().unwrap(),
-            root_sha256: sha256(&self.0.authority.root),
+            pins: sha256(&self.0.authority.root).into(),
             proof,
             spiffe_id: None,
             ttl_seconds: 0,
@@ -149,7 +149,7 @@ impl Identity for Control {
             Some(status) => Err(status),
             None => {
                 let svid = Some(self.issue(&request.into_inner().csr));
-                Ok(Response::new(v1::RenewResponse { svid }))
+                Ok(Response::new(v1::RenewResponse { svid, bundles: Vec::new() }))
             }
         }
     }

@@ -10,12 +10,13 @@ use std::time::{Duration, SystemTime};
 use prost::Message;
 use rustix::fs::{Mode, OFlags};
 use signet_proto::handshake::{KeyError, Svid, WorkloadKey};
+use signet_proto::sealing::SealingKey;
 use signet_proto::spiffe::{TrustDomain, sha256};
 use signet_proto::v1;
 use tokio::io::AsyncWriteExt;
 use zeroize::Zeroizing;
 
-use super::{Identity, StateError, StateKey};
+use super::{Identity, StateError};
 
 /// Its last byte is the number of the format.
 const MARK: &[u8; 16] = b"signet-state\0\0\0\x01";
@@ -50,7 +51,7 @@ pub(super) struct Sealed {
 
 /// Seals an SVID and its key: length of the key, key, chain.
 pub(super) fn seal_identity(
-    key: &StateKey,
+    key: &SealingKey,
     domain: &TrustDomain,
     own: &WorkloadKey,
     svid: &Svid,
@@ -63,12 +64,12 @@ pub(super) fn seal_identity(
     content.extend_from_slice(&length.to_be_bytes());
     content.extend_from_slice(&own);
     content.extend_from_slice(&chain.encode_to_vec());
-    key.seal(&associated(IDENTITY, domain, &[]), &content)
+    key.seal(&associated(IDENTITY, domain, &[]), &content).map_err(str::to_owned)
 }
 
 impl Sealed {
     pub(super) fn new(
-        key: &StateKey,
+        key: &SealingKey,
         domain: &TrustDomain,
         identity: Vec<u8>,
         told: &v1::WatchResponse,
@@ -112,7 +113,7 @@ impl Sealed {
 
     pub(super) fn open(
         self,
-        key: &StateKey,
+        key: &SealingKey,
         domain: &TrustDomain,
     ) -> Result<(Identity, v1::WatchResponse, SystemTime), String> {
         let closed = || {

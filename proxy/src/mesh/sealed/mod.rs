@@ -19,13 +19,15 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use signet_proto::handshake::{KeyError, Revocations, Svid, SvidMismatch, Trust, VerifyError, WorkloadKey};
-use signet_proto::spiffe::{SpiffeId, TrustBundle, TrustDomain};
+use signet_proto::sealing::SealingKey;
+use signet_proto::spiffe::{Pins, SpiffeId, TrustBundle, TrustDomain};
 use signet_proto::v1;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::file::Sealed;
-pub use self::key::{KeyPlace, StateKey};
+pub use self::key::KeyPlace;
+pub(crate) use self::key::read as read_key;
 use crate::backoff::Backoff;
 use crate::telemetry::metrics;
 
@@ -72,8 +74,8 @@ pub enum StateError {
 pub struct Expected {
     /// The mesh.
     pub trust_domain: TrustDomain,
-    /// A root that its bundle must have.
-    pub root_sha256: [u8; 32],
+    /// Roots of which its bundle must have one.
+    pub pins: Pins,
     /// The identity, if only one will do.
     pub spiffe_id: Option<SpiffeId>,
 }
@@ -100,7 +102,7 @@ impl Restored {
 /// Keeps the sealed copy.
 pub struct Keeper {
     path: PathBuf,
-    key: StateKey,
+    key: SealingKey,
     expected: Expected,
     kept: Mutex<Kept>,
     news: Notify,
@@ -115,7 +117,7 @@ struct Kept {
 impl Keeper {
     /// A keeper that has nothing yet.
     #[must_use]
-    pub fn new(path: PathBuf, key: StateKey, expected: Expected) -> Self {
+    pub fn new(path: PathBuf, key: SealingKey, expected: Expected) -> Self {
         Self { path, key, expected, kept: Mutex::default(), news: Notify::new() }
     }
 
@@ -222,7 +224,7 @@ impl Keeper {
 
     /// Opens a copy, and believes it as of `now`.
     fn open(&self, bytes: &[u8], now: SystemTime) -> Result<Restored, String> {
-        let Expected { trust_domain, root_sha256, spiffe_id } = &self.expected;
+        let Expected { trust_domain, pins, spiffe_id } = &self.expected;
         let (identity, told, saved_at) = Sealed::read(bytes)?.open(&self.key, trust_domain)?;
         if saved_at > now + FUTURE {
             return Err("it was written in the future: is this machine's clock right?".into());
@@ -241,10 +243,7 @@ impl Keeper {
         }
         let bundles = told.bundles.iter().flat_map(|bundles| &bundles.bundles).map(TrustBundle::try_from);
         let bundles = bundles.collect::<Result<Vec<_>, _>>().map_err(|error| format!("bundles: {error}"))?;
-        let pinned = bundles.iter().any(|bundle| {
-            bundle.trust_domain() == trust_domain && bundle.fingerprints().any(|found| found == *root_sha256)
-        });
-        if !pinned {
+        if !bundles.iter().any(|bundle| bundle.trust_domain() == trust_domain && pins.are_in(bundle)) {
             return Err(format!("its bundle lacks the root that the ticket pins: {REMOVE}"));
         }
         let revocations = Revocations::try_from(told.revocations.clone().unwrap_or_default())

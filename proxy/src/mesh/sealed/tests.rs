@@ -21,8 +21,8 @@ struct Fixture {
     svid: Svid,
 }
 
-fn state_key(byte: u8) -> StateKey {
-    StateKey::new(&[byte; 32]).unwrap()
+fn state_key(byte: u8) -> SealingKey {
+    SealingKey::new(&[byte; 32]).unwrap()
 }
 
 impl Fixture {
@@ -57,7 +57,7 @@ impl Fixture {
     fn expected(&self) -> Expected {
         Expected {
             trust_domain: DOMAIN.parse().unwrap(),
-            root_sha256: signet_proto::spiffe::sha256(&self.root),
+            pins: signet_proto::spiffe::sha256(&self.root).into(),
             spiffe_id: None,
         }
     }
@@ -71,6 +71,8 @@ impl Fixture {
             trust_domain: DOMAIN.into(),
             x509_authorities: vec![self.root.clone()],
             sequence: 1,
+            retired_x509_authorities: Vec::new(),
+            superseded_issuers: Vec::new(),
         };
         v1::WatchResponse {
             revision: 17,
@@ -166,7 +168,7 @@ async fn a_copy_is_for_its_key_its_mesh_its_identity_and_its_time() {
     let wanted = |id: &str| Expected { spiffe_id: Some(id.parse().unwrap()), ..expected.clone() };
     open(wanted("spiffe://mesh.test/web"), now).unwrap();
     refused(open(wanted("spiffe://mesh.test/other"), now), "`spiffe-id` is `spiffe://mesh.test/other`");
-    refused(open(Expected { root_sha256: [0; 32], ..expected.clone() }, now), "root that the ticket pins");
+    refused(open(Expected { pins: [0; 32].into(), ..expected.clone() }, now), "root that the ticket pins");
     let elsewhere = Expected { trust_domain: "other.test".parse().unwrap(), ..expected.clone() };
     refused(open(elsewhere, now), "does not open");
     refused(open(expected.clone(), now + Duration::from_secs(7200)), "has ended");

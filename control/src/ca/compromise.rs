@@ -1,0 +1,80 @@
+//! When somebody else may have an authority's key: another one takes its place at once, everybody below renews while the
+//! old one is still believed, and at a stated time all trust in it ends, whoever has not renewed.
+
+use std::time::Duration;
+
+use signet_proto::spiffe::certificate_handle;
+
+use super::signer::Signer;
+use super::{Authority, CaError};
+use crate::store::model::{Actor, AuthorityKind, Compromise, KnownAuthority, Listing, Mutation, Phase};
+use crate::telemetry::metrics;
+
+impl Authority {
+    /// Begins to replace a compromised authority. A root is replaced by the next look of the leader, as soon as all
+    /// proxies know the one that follows; with no time left, here and now.
+    ///
+    /// # Errors
+    /// When the store refuses or fails.
+    pub async fn compromised(
+        &self,
+        authority: &KnownAuthority,
+        within: Duration,
+        reason: String,
+        actor: Actor,
+    ) -> Result<Mutation, CaError> {
+        let successor = match (authority.kind, authority.phase) {
+            (AuthorityKind::Intermediate, Phase::Active) => Some(self.below(&self.signing_root().await?)?.1),
+            (AuthorityKind::Root, Phase::Active) if self.prepared_root().is_none() => {
+                Some(Signer::new_root(&self.trust_domain, self.lives.root, &self.seal)?.1)
+            }
+            _ => None,
+        };
+        let compromise = Compromise { id: authority.id.clone(), successor, within, reason };
+        let mut mutation = self.store.compromise_authority(compromise, actor.clone()).await?;
+        self.done("compromised", authority.kind, &mutation).await?;
+        if within.is_zero() || authority.phase == Phase::Removed {
+            let ended = self.distrust(authority, actor).await?;
+            mutation.commit = ended.commit;
+            mutation.effects.extend(ended.effects);
+        }
+        Ok(mutation)
+    }
+
+    /// Ends all trust in a compromised authority, and in those that it signed.
+    ///
+    /// # Errors
+    /// When the store refuses or fails.
+    pub async fn distrust(&self, authority: &KnownAuthority, actor: Actor) -> Result<Mutation, CaError> {
+        let signs = |known: &KnownAuthority| known.id == authority.id && known.phase == Phase::Active;
+        if self.hierarchy().known().iter().any(signs)
+            && let Some(prepared) = self.prepared_root()
+        {
+            self.activate(&prepared, true, actor.clone()).await?;
+        }
+        let hierarchy = self.hierarchy();
+        let below = |known: &&KnownAuthority| {
+            known.id == authority.id || known.issuer.as_ref() == Some(&authority.id)
+        };
+        let mut listings = Vec::new();
+        for known in hierarchy.known().iter().filter(below).filter(|known| known.phase != Phase::Prepared) {
+            let handle = certificate_handle(&known.certificate)?;
+            listings.push(Listing {
+                id: known.id.clone(),
+                issuer_sha256: handle.issuer_sha256,
+                serial: handle.serial,
+                spki_sha256: handle.spki_sha256,
+            });
+        }
+        let mutation = self.store.distrust_authority(authority.id.clone(), listings, actor).await?;
+        metrics::authority_step(authority.kind.as_str(), "distrust");
+        tracing::warn!(kind = %authority.kind, id = authority.id, "a compromised authority is believed no more");
+        self.refresh().await?;
+        Ok(mutation)
+    }
+
+    fn prepared_root(&self) -> Option<KnownAuthority> {
+        let hierarchy = self.hierarchy();
+        hierarchy.known().iter().find(|one| one.is_anchor() && one.phase == Phase::Prepared).cloned()
+    }
+}

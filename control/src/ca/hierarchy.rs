@@ -1,0 +1,110 @@
+//! The authorities of one moment: what signs, what is believed, and by what control is known. Never changed, only
+//! replaced.
+//!
+//! While a root retires, the one that took its place is certified by it too, and that certificate travels in every
+//! chain: whoever has not heard of the new root believes what it signed all the same. Control itself shows the root that
+//! retires, because join tickets made before know it by that; new ones name both.
+
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use signet_proto::spiffe::{TrustBundle, TrustDomain};
+
+use super::CaError;
+use super::signer::{Certified, Signer};
+use crate::store::StoreError;
+use crate::store::model::{AuthorityKind, KnownAuthority, Phase};
+
+/// Removed roots of which proxies are told.
+const RETIRED: usize = 8;
+
+/// The authorities of one moment.
+pub struct Hierarchy {
+    known: Vec<KnownAuthority>,
+    intermediate: Arc<Signer>,
+    root: Certified,
+    /// The root that control shows to those who know it by nothing else.
+    shown: Certified,
+    /// The key of `root`, certified by `shown`, if that is another one.
+    cross: Option<CertificateDer<'static>>,
+    bundle: Arc<TrustBundle>,
+}
+
+impl Hierarchy {
+    /// Of all that is known, with the intermediate that signs.
+    pub(super) fn new(
+        trust_domain: &TrustDomain,
+        known: Vec<KnownAuthority>,
+        intermediate: Arc<Signer>,
+    ) -> Result<Self, CaError> {
+        let active = active(&known, AuthorityKind::Root)?;
+        // Of several the one whose place was taken last: it certified the one that signs.
+        let retiring = known.iter().filter(|one| one.is_anchor() && one.phase == Phase::Retiring);
+        let retiring = retiring.max_by_key(|one| one.phase_at);
+        let cross = active.cross_certificate.clone().filter(|_| retiring.is_some());
+        let shown = Certified::from(retiring.filter(|_| cross.is_some()).unwrap_or(active));
+        let root = Certified::from(active);
+        let certificate = |one: &KnownAuthority| CertificateDer::from(one.certificate.clone());
+        let anchors = known.iter().filter(|one| one.is_anchor()).map(certificate).collect();
+        let is_removed = |one: &&KnownAuthority| {
+            one.kind == AuthorityKind::Root && one.phase == Phase::Removed && one.distrusted_at.is_none()
+        };
+        let mut removed: Vec<_> = known.iter().filter(is_removed).map(certificate).collect();
+        removed.drain(..removed.len().saturating_sub(RETIRED));
+        let sequence = known.iter().map(|one| one.announced).max().unwrap_or_default().max(1);
+        let bundle = TrustBundle::new(trust_domain.clone(), anchors, sequence)?.with_retired(removed)?;
+        let cross = cross.map(CertificateDer::from);
+        Ok(Self { known, intermediate, root, shown, cross, bundle: Arc::new(bundle) })
+    }
+
+    /// All authorities, roots first.
+    #[must_use]
+    pub fn known(&self) -> &[KnownAuthority] {
+        &self.known
+    }
+
+    /// What signs leaves.
+    #[must_use]
+    pub fn intermediate(&self) -> &Arc<Signer> {
+        &self.intermediate
+    }
+
+    /// What signed that.
+    #[must_use]
+    pub fn root(&self) -> &Certified {
+        &self.root
+    }
+
+    /// The root that control shows.
+    #[must_use]
+    pub fn shown(&self) -> &Certified {
+        &self.shown
+    }
+
+    /// The other roots by which control can be known, now or soon.
+    pub fn others(&self) -> impl Iterator<Item = [u8; 32]> {
+        let shown = self.shown.sha256();
+        self.bundle.fingerprints().filter(move |root| *root != shown)
+    }
+
+    /// What is between a leaf and the root.
+    #[must_use]
+    pub fn above(&self) -> Vec<CertificateDer<'static>> {
+        let intermediate = self.intermediate.certified().certificate().clone();
+        std::iter::once(intermediate).chain(self.cross.clone()).collect()
+    }
+
+    /// The trust bundle.
+    #[must_use]
+    pub fn bundle(&self) -> &Arc<TrustBundle> {
+        &self.bundle
+    }
+}
+
+/// The one of a kind that signs.
+pub(super) fn active(known: &[KnownAuthority], kind: AuthorityKind) -> Result<&KnownAuthority, StoreError> {
+    known
+        .iter()
+        .find(|one| one.kind == kind && one.phase == Phase::Active)
+        .ok_or_else(|| StoreError::Damaged(format!("there is no {kind} to sign with")))
+}

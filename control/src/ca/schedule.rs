@@ -1,0 +1,199 @@
+//! What is to be done with the authorities by themselves, and what keeps it from being done. Pure: told the time.
+//!
+//! | what | when |
+//! | --- | --- |
+//! | intermediate replaced | half of `--intermediate-ttl` is left |
+//! | root prepared | a quarter of `--root-ttl` is left |
+//! | root activated | it is due, was in the bundle for a while, and all proxies have acknowledged that |
+//! | root activated all the same | it takes the place of a compromised one, in which trust ends within seconds |
+//! | compromised authority distrusted | its time is over |
+//! | retiring authority removed | nothing live chains to it; a root not before everybody had time to fetch the bundle |
+
+use std::time::{Duration, SystemTime};
+
+use super::{Authority, Hierarchy};
+use crate::duration;
+use crate::store::model::{AuthorityKind, KnownAuthority, Missing, Phase};
+use crate::time;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// So much is kept of the time in which a compromised root is believed for everybody to renew.
+const RENEWING: Duration = Duration::from_secs(15);
+/// Proxies acknowledge within a second; from then on somebody should look.
+const STUCK: Duration = Duration::from_secs(600);
+/// The longest that a certificate lives, and a day.
+const LONG: Duration = Duration::from_secs(8 * 24 * 3600);
+
+/// How long authorities live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lives {
+    /// Roots.
+    pub root: Duration,
+    /// Intermediates.
+    pub intermediate: Duration,
+}
+
+impl Lives {
+    /// With roots of ten years.
+    #[cfg(test)]
+    pub(crate) fn with_intermediate(intermediate: Duration) -> Self {
+        Self { root: 3650 * DAY, intermediate }
+    }
+
+    /// How long a change of the bundle is announced before anything rests on it: whoever fetches it and is no proxy
+    /// has to come by.
+    fn announcement(self) -> Duration {
+        (self.root / 100).min(DAY)
+    }
+}
+
+/// What comes next by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Another intermediate.
+    ReplaceIntermediate,
+    /// Another root.
+    PrepareRoot,
+    /// This root, if all proxies have acknowledged it.
+    Activate(KnownAuthority),
+    /// This root, whoever does not know it: the one before is compromised.
+    ActivateAnyway(KnownAuthority),
+    /// This authority, in which nobody is to trust any more.
+    Distrust(KnownAuthority),
+    /// This authority, if nothing live chains to it.
+    Remove(KnownAuthority),
+}
+
+/// What is known of a rotation under way, as of the last look.
+#[derive(Debug, Clone, Default)]
+pub struct Outlook {
+    /// Who has not acknowledged the prepared root.
+    pub missing: Missing,
+}
+
+impl Authority {
+    /// What is to be done at `now`.
+    #[must_use]
+    pub fn due(&self, now: SystemTime) -> Vec<Step> {
+        due(&self.hierarchy(), self.lives, now)
+    }
+
+    /// When the intermediate should be replaced.
+    #[must_use]
+    pub fn rotation_due(&self) -> SystemTime {
+        intermediate_due(&self.hierarchy(), self.lives)
+    }
+
+    /// When the next root should be made.
+    #[must_use]
+    pub fn root_due(&self) -> SystemTime {
+        root_due(&self.hierarchy(), self.lives)
+    }
+
+    /// Takes in what the last look said.
+    pub fn look(&self, outlook: Outlook) {
+        *self.outlook.lock() = outlook;
+    }
+
+    /// What keeps a rotation from going on.
+    #[must_use]
+    pub fn warnings(&self, now: SystemTime) -> Vec<String> {
+        let missing = self.outlook.lock().missing.clone();
+        let hierarchy = self.hierarchy();
+        let since = |one: &KnownAuthority| now.duration_since(one.phase_at).unwrap_or_default();
+        let warn = |one: &KnownAuthority| match (one.kind, one.phase) {
+            (AuthorityKind::Root, Phase::Prepared) if since(one) > STUCK && missing.count > 0 => {
+                Some(format!(
+                    "root {} was prepared {} ago and is not known to {} proxies yet: {missing}; \
+                     `signet ca activate {} --force` does not wait for them",
+                    one.id,
+                    duration::rough(since(one)),
+                    missing.count,
+                    one.id
+                ))
+            }
+            (_, Phase::Active | Phase::Retiring) if one.distrusted_at.is_some() => Some(format!(
+                "{} {} is compromised: everybody below it renews, and trust in it ends {}",
+                one.kind,
+                one.id,
+                one.distrusted_at.map(time::rfc3339).unwrap_or_default()
+            )),
+            (_, Phase::Retiring) if since(one) > LONG => Some(format!(
+                "{} {} retires for {} and is needed still: `signet ca status` shows by whom",
+                one.kind,
+                one.id,
+                duration::rough(since(one))
+            )),
+            _ => None,
+        };
+        hierarchy.known().iter().filter_map(warn).collect()
+    }
+}
+
+fn due(hierarchy: &Hierarchy, lives: Lives, now: SystemTime) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let (root, intermediate) = (hierarchy.root(), hierarchy.intermediate().certified());
+    // What a clock certified that was ahead is good for nobody.
+    let ahead = intermediate.not_before() > now && root.not_before() <= now;
+    if ahead || intermediate_due(hierarchy, lives) <= now {
+        steps.push(Step::ReplaceIntermediate);
+    }
+    let root_is_due = root_due(hierarchy, lives) <= now;
+    let known = hierarchy.known();
+    let compromised = known.iter().find(|one| one.is_anchor() && one.phase == Phase::Active);
+    let compromised = compromised.and_then(|root| root.distrusted_at);
+    let over = |one: &KnownAuthority| one.distrusted_at.is_some_and(|ends| ends <= now);
+    let waited = |one: &KnownAuthority| one.phase_at + lives.announcement() <= now;
+    let mut others = false;
+    for one in known {
+        match (one.kind, one.phase) {
+            (_, Phase::Retiring) if over(one) => {
+                others = true;
+                steps.push(Step::Distrust(one.clone()));
+            }
+            (AuthorityKind::Root, Phase::Prepared) if compromised.is_some() => {
+                others = true;
+                let anyway = compromised.is_some_and(|ends| now + RENEWING >= ends);
+                steps.push(if anyway {
+                    Step::ActivateAnyway(one.clone())
+                } else {
+                    Step::Activate(one.clone())
+                });
+            }
+            (AuthorityKind::Root, Phase::Prepared) => {
+                others = true;
+                if root_is_due && waited(one) {
+                    steps.push(Step::Activate(one.clone()));
+                }
+            }
+            (_, Phase::Retiring) if one.distrusted_at.is_some() => others = true,
+            (AuthorityKind::Root, Phase::Retiring) => {
+                others = true;
+                if waited(one) {
+                    steps.push(Step::Remove(one.clone()));
+                }
+            }
+            (AuthorityKind::Intermediate, Phase::Retiring) => steps.push(Step::Remove(one.clone())),
+            _ => {}
+        }
+    }
+    if (root_is_due || compromised.is_some()) && !others {
+        steps.push(Step::PrepareRoot);
+    }
+    steps
+}
+
+/// While half of `--intermediate-ttl` is left, so that a leaf of the longest life still fits. Never, once it ends with
+/// the root: another one would not live longer.
+fn intermediate_due(hierarchy: &Hierarchy, lives: Lives) -> SystemTime {
+    let ends = hierarchy.intermediate().certified().not_after();
+    if ends >= hierarchy.root().not_after() { ends } else { ends - lives.intermediate / 2 }
+}
+
+/// While there is time for two intermediates below it.
+fn root_due(hierarchy: &Hierarchy, lives: Lives) -> SystemTime {
+    hierarchy.root().not_after() - lives.root / 4
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+use std::sync::Arc;
+
+use super::super::signer::Signer;
+use super::*;
+use crate::ca::SealKey;
+use crate::store::model::AuthorityRecord;
+use crate::time;
+
+const LIVES: Lives =
+    Lives { root: Duration::from_secs(400 * 24 * 3600), intermediate: Duration::from_secs(30 * 24 * 3600) };
+
+/// A root with its intermediate, and other authorities beside them.
+struct World {
+    known: Vec<KnownAuthority>,
+    intermediate: Arc<Signer>,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let seal = SealKey::load(&directory.path().join("seal.key"), true).unwrap();
+        let domain = "mesh.local".parse().unwrap();
+        let (root, record) = Signer::new_root(&domain, LIVES.root, &seal).unwrap();
+        let (intermediate, below) =
+            Signer::new_intermediate(&domain, &root, LIVES.intermediate, &seal).unwrap();
+        let known = [record, below].iter().map(|record| known(record, Phase::Active)).collect();
+        Self { known, intermediate: Arc::new(intermediate) }
+    }
+
+    fn with(mut self, kind: AuthorityKind, phase: Phase, phase_at: SystemTime) -> Self {
+        let active = self.known.iter().find(|one| one.kind == kind).unwrap().clone();
+        self.known.push(KnownAuthority { id: phase.to_string(), phase, phase_at, ..active });
+        self
+    }
+
+    /// In words.
+    fn due(&self, now: SystemTime) -> Vec<String> {
+        let domain = "mesh.local".parse().unwrap();
+        let hierarchy = Hierarchy::new(&domain, self.known.clone(), Arc::clone(&self.intermediate)).unwrap();
+        let word = |step: Step| match step {
+            Step::ReplaceIntermediate => "replace".to_owned(),
+            Step::PrepareRoot => "prepare".to_owned(),
+            Step::Activate(one) => format!("activate {}", one.id),
+            Step::ActivateAnyway(one) => format!("activate {} anyway", one.id),
+            Step::Distrust(one) => format!("distrust {} {}", one.kind, one.id),
+            Step::Remove(one) => format!("remove {} {}", one.kind, one.id),
+        };
+        due(&hierarchy, LIVES, now).into_iter().map(word).collect()
+    }
+}
+
+fn known(record: &AuthorityRecord, phase: Phase) -> KnownAuthority {
+    let AuthorityRecord { id, kind, issuer, subject, certificate, not_before, not_after, sealed_key: _ } =
+        record.clone();
+    KnownAuthority {
+        phase,
+        phase_at: time::now(),
+        cross_certificate: None,
+        announced: 1,
+        distrusted_at: None,
+        id,
+        kind,
+        issuer,
+        subject,
+        certificate,
+        not_before,
+        not_after,
+    }
+}
+
+#[test]
+fn nothing_is_due_at_first_then_the_intermediate_then_the_root() {
+    let (world, now) = (World::new(), time::now());
+    assert!(world.due(now).is_empty());
+    assert!(world.due(now + DAY * 14).is_empty());
+    assert_eq!(world.due(now + DAY * 16), ["replace"]);
+    assert_eq!(world.due(now + DAY * 299), ["replace"]);
+    assert_eq!(world.due(now + DAY * 301), ["replace", "prepare"]);
+}
+
+#[test]
+fn prepared_root_signs_when_its_time_has_come_and_it_was_announced() {
+    let now = time::now();
+    let late = now + DAY * 301;
+    let world = World::new().with(AuthorityKind::Root, Phase::Prepared, late);
+    assert_eq!(world.due(late), ["replace"], "who fetches the bundle has not been here yet");
+    assert_eq!(world.due(late + DAY), ["replace", "activate prepared"]);
+    let by_hand = World::new().with(AuthorityKind::Root, Phase::Prepared, now);
+    assert!(by_hand.due(now + DAY * 10).is_empty(), "what people prepared early they activate");
+}
+
+#[test]
+fn what_retires_is_looked_at_and_of_two_roots_no_third_is_made() {
+    let late = time::now() + DAY * 301;
+    let world = World::new().with(AuthorityKind::Root, Phase::Retiring, late);
+    assert_eq!(world.due(late), ["replace"]);
+    assert_eq!(world.due(late + DAY), ["replace", "remove root retiring"]);
+    let now = time::now();
+    let world = World::new().with(AuthorityKind::Intermediate, Phase::Retiring, now);
+    assert_eq!(world.due(now), ["remove intermediate retiring"]);
+}
+
+#[test]
+fn intermediate_of_a_clock_that_was_ahead_is_replaced_if_that_helps() {
+    let mut world = World::new();
+    let before = time::now() - DAY;
+    assert!(world.due(before).is_empty(), "no intermediate starts before its root");
+    world.known[0].not_before = before - DAY;
+    assert_eq!(world.due(before), ["replace"]);
+}
+
+#[test]
+fn compromised_root_is_replaced_as_soon_as_all_know_the_next_one_or_time_runs_out() {
+    let now = time::now();
+    let ends = now + Duration::from_secs(60);
+    let mut world = World::new().with(AuthorityKind::Root, Phase::Prepared, now);
+    world.known[0].distrusted_at = Some(ends);
+    assert_eq!(world.due(now), ["activate prepared"]);
+    assert_eq!(world.due(ends - RENEWING), ["activate prepared anyway"]);
+}
+
+#[test]
+fn what_is_compromised_is_distrusted_on_time_and_not_before() {
+    let now = time::now();
+    let ends = now + Duration::from_secs(60);
+    for kind in [AuthorityKind::Root, AuthorityKind::Intermediate] {
+        let mut world = World::new().with(kind, Phase::Retiring, now);
+        world.known[2].distrusted_at = Some(ends);
+        let distrust = format!("distrust {kind} retiring");
+        assert!(!world.due(ends - Duration::from_secs(1)).contains(&distrust));
+        assert!(world.due(ends).contains(&distrust));
+    }
+}

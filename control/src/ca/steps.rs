@@ -1,0 +1,150 @@
+//! The steps of a rotation: keys and certificates are made here, and one commit of the store decides whether they count.
+//! What a step has made and the commit refused is dropped; so a step can be taken again whenever control was killed.
+
+use std::sync::Arc;
+
+use super::hierarchy::active;
+use super::signer::Signer;
+use super::{Authority, CaError, profile, unsealed};
+use crate::store::model::{Activation, Actor, AuthorityKind, KnownAuthority, Mutation, Phase};
+use crate::store::{Refusal, StoreError};
+use crate::telemetry::metrics;
+use crate::time;
+
+/// Fewer digits of an id could be a slip.
+const DIGITS: usize = 4;
+
+impl Authority {
+    /// Makes an authority that signs nothing yet. A root is in the trust bundle from then on.
+    ///
+    /// # Errors
+    /// When the store refuses or fails, or the root has ended.
+    pub async fn prepare(&self, kind: AuthorityKind, actor: Actor) -> Result<(String, Mutation), CaError> {
+        self.refresh().await?;
+        let record = match kind {
+            AuthorityKind::Root => Signer::new_root(&self.trust_domain, self.lives.root, &self.seal)?.1,
+            AuthorityKind::Intermediate => self.below(&self.signing_root().await?)?.1,
+        };
+        let id = record.id.clone();
+        let mutation = self.store.prepare_authority(record, actor).await?;
+        self.done("prepare", kind, &mutation).await?;
+        Ok((id, mutation))
+    }
+
+    /// Has a prepared authority sign. With a root comes the first intermediate below it.
+    ///
+    /// # Errors
+    /// When proxies have not said that they know it, unless `unacknowledged`; when the store refuses or fails.
+    pub async fn activate(
+        &self,
+        prepared: &KnownAuthority,
+        unacknowledged: bool,
+        actor: Actor,
+    ) -> Result<Mutation, CaError> {
+        self.refresh().await?;
+        let hierarchy = self.hierarchy();
+        let replaces = active(hierarchy.known(), prepared.kind)?;
+        let root = match prepared.kind {
+            AuthorityKind::Intermediate => None,
+            AuthorityKind::Root => {
+                let new = unsealed(&self.store, prepared, &self.seal).await?;
+                let old = self.signing_root().await?;
+                // One that has ended vouches for nobody.
+                let cross = (old.certified().not_after() > time::now())
+                    .then(|| profile::cross(&new, &old, &self.trust_domain, time::now()))
+                    .transpose()?;
+                Some((cross.map(|cross| cross.to_vec()), self.below(&new)?.1))
+            }
+        };
+        let activation =
+            Activation { id: prepared.id.clone(), replaces: replaces.id.clone(), root, unacknowledged };
+        let mutation = self.store.activate_authority(activation, actor).await?;
+        self.done("activate", prepared.kind, &mutation).await?;
+        Ok(mutation)
+    }
+
+    /// Takes a retiring authority out, or a prepared one back.
+    ///
+    /// # Errors
+    /// When anything live chains to it; when the store refuses or fails.
+    pub async fn retire(&self, authority: &KnownAuthority, actor: Actor) -> Result<Mutation, CaError> {
+        let mutation = self.store.retire_authority(authority.id.clone(), actor).await?;
+        self.done("retire", authority.kind, &mutation).await?;
+        Ok(mutation)
+    }
+
+    /// Makes another intermediate and signs with it from now on. Returns the one before and the new one.
+    ///
+    /// # Errors
+    /// When the store fails (the old one stays) or the root has ended.
+    pub async fn rotate_intermediate(&self, actor: Actor) -> Result<(Arc<Signer>, Arc<Signer>), CaError> {
+        self.refresh().await?;
+        let previous = self.intermediate();
+        let (_, record) = self.below(&self.signing_root().await?)?;
+        self.store.replace_intermediate(record, previous.certified().id().to_owned(), actor).await?;
+        metrics::authority_step(AuthorityKind::Intermediate.as_str(), "replace");
+        self.refresh().await?;
+        let current = self.intermediate();
+        tracing::info!(
+            previous = previous.certified().subject(),
+            current = current.certified().subject(),
+            "intermediate rotated"
+        );
+        Ok((previous, current))
+    }
+
+    /// The one authority that `name` means: its kind, if only one of it is in one of these phases, the first of which
+    /// counts most; or the first digits of its id.
+    ///
+    /// # Errors
+    /// When it is none, or could be several.
+    pub async fn named(&self, name: &str, phases: &[Phase]) -> Result<KnownAuthority, CaError> {
+        self.refresh().await?;
+        let hierarchy = self.hierarchy();
+        let known = hierarchy.known();
+        let found: Vec<_> = match name.parse::<AuthorityKind>() {
+            Ok(kind) => {
+                let in_phase = |phase: &Phase| {
+                    let of_kind = known.iter().filter(|one| one.kind == kind && one.phase == *phase);
+                    of_kind.collect::<Vec<_>>()
+                };
+                phases.iter().map(in_phase).find(|found| !found.is_empty()).unwrap_or_default()
+            }
+            Err(_) if name.len() < DIGITS => Vec::new(),
+            Err(_) => known.iter().filter(|one| one.id.starts_with(name)).collect(),
+        };
+        match found.as_slice() {
+            [one] => Ok((*one).clone()),
+            several => {
+                let found = match several.len() {
+                    0 => "none of them".to_owned(),
+                    _ => several.iter().map(|one| one.id.as_str()).collect::<Vec<_>>().join(" or "),
+                };
+                Err(StoreError::from(Refusal::AuthorityName { name: name.to_owned(), found }).into())
+            }
+        }
+    }
+
+    pub(super) fn below(
+        &self,
+        root: &Signer,
+    ) -> Result<(Signer, crate::store::model::AuthorityRecord), CaError> {
+        Signer::new_intermediate(&self.trust_domain, root, self.lives.intermediate, &self.seal)
+    }
+
+    pub(super) async fn signing_root(&self) -> Result<Signer, CaError> {
+        let hierarchy = self.hierarchy();
+        unsealed(&self.store, active(hierarchy.known(), AuthorityKind::Root)?, &self.seal).await
+    }
+
+    pub(super) async fn done(
+        &self,
+        step: &'static str,
+        kind: AuthorityKind,
+        done: &Mutation,
+    ) -> Result<(), CaError> {
+        metrics::authority_step(kind.as_str(), step);
+        tracing::info!(%kind, step, revision = done.commit.revision, effects = ?done.effects, "authorities changed");
+        self.refresh().await.map(drop)
+    }
+}

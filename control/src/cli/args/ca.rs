@@ -1,0 +1,102 @@
+//! Roots and intermediates, one step at a time.
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::Wait;
+use crate::duration::Span;
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum CaVerb {
+    /// Show roots and intermediates: which signs, what the others wait for, what is needed by whom
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status,
+    /// Make the next root or intermediate; it signs nothing yet. A root is told to all proxies
+    #[command(after_help = ROTATION)]
+    Prepare {
+        /// Which of the two
+        #[arg(value_enum)]
+        kind: CaKind,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Have a prepared one sign, once all proxies know it; the one before signs no more
+    #[command(after_help = ROTATION)]
+    Activate(Activate),
+    /// Take out one that signs no more, when nothing live chains to it; or take back a prepared one
+    #[command(after_help = ROTATION)]
+    Retire {
+        /// `root`, `intermediate`, or the first digits of an id of `signet ca status`
+        authority: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Somebody else may have its key: replace it, have everybody renew, and end all trust in it
+    #[command(after_help = COMPROMISED)]
+    Compromised(Compromised),
+    /// Sign with a new intermediate from now on; SVIDs that the old one signed stay valid
+    RotateIntermediate,
+}
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  signet ca status
+  signet ca status -o json | jq '.authorities[] | select(.phase == \"retiring\")'";
+
+const ROTATION: &str = "\
+All of this happens by itself in time. By hand, for a root:
+  signet ca prepare root          in the bundle of all proxies from now on
+  signet ca status                who does not know it yet
+  signet ca activate root         waits for those
+  signet ca retire root           when the last SVID below the old one has ended; also by itself";
+
+const COMPROMISED: &str = "\
+What happens:
+  at once    another one takes its place; every proxy below it is told to renew, and does within seconds
+  --within   nobody is believed by it any more, connections that it vouched for are cut
+
+Whoever did not renew by then has to join again: proxies that were not connected, operators (`signet login`).
+
+Examples:
+  signet ca compromised intermediate --reason 'the machine was broken into'
+  signet ca compromised root --within 5m --reason 'the key was in a backup'";
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Compromised {
+    /// `root`, `intermediate`, or the first digits of an id of `signet ca status`
+    pub(in crate::cli) authority: String,
+    /// For how long it is believed still, so that everybody can renew; a day at most
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub(in crate::cli) within: Span,
+    /// Why: it is kept in the audit
+    #[arg(long)]
+    pub(in crate::cli) reason: String,
+    #[command(flatten)]
+    pub(in crate::cli) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Activate {
+    /// `root`, `intermediate`, or the first digits of an id of `signet ca status`
+    pub(in crate::cli) authority: String,
+    /// How long to wait for proxies that do not know it yet; a minute at most
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    pub(in crate::cli) timeout: Span,
+    /// Do not wait for proxies that do not know it: they refuse their peers until they do
+    #[arg(long, conflicts_with = "timeout")]
+    pub(in crate::cli) force: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum CaKind {
+    Root,
+    Intermediate,
+}
+
+impl CaKind {
+    pub(in crate::cli) fn as_str(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Intermediate => "intermediate",
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Roots and intermediates: where each is, and one step further.
+
+use serde_json::{Value, json};
+use signet_proto::v1::{
+    ActivateAuthorityRequest, AuthorityResponse, CompromisedAuthorityRequest, KnownAuthority,
+    ListAuthoritiesRequest, PrepareAuthorityRequest, RetireAuthorityRequest, RotateIntermediateRequest,
+    StatusRequest,
+};
+
+use super::applied::{self, Change};
+use super::authority::{authorities_table, object};
+use crate::cli::args::{CaVerb, Compromised, Wait};
+use crate::cli::connect::Session;
+use crate::cli::error::CliError;
+use crate::cli::output::{self, Output, cell};
+use crate::time;
+
+/// Of an id, for people: as many digits as a name takes.
+const SHOWN: usize = 8;
+
+pub(in crate::cli) async fn run(verb: CaVerb, session: &Session, output: Output) -> Result<(), CliError> {
+    let mut client = session.admin().await?;
+    let (answer, wait) = match verb {
+        CaVerb::Status => return status(session, output).await,
+        CaVerb::RotateIntermediate => return rotate(session, output).await,
+        CaVerb::Prepare { kind, wait } => {
+            let request = PrepareAuthorityRequest { kind: kind.as_str().to_owned() };
+            (client.prepare_authority(request).await?, Some(wait))
+        }
+        CaVerb::Activate(activate) => {
+            let request = ActivateAuthorityRequest {
+                authority: activate.authority,
+                timeout: Some(time::duration_to_proto(activate.timeout.0)),
+                force: activate.force,
+            };
+            (client.activate_authority(request).await?, None)
+        }
+        CaVerb::Compromised(Compromised { authority, within, reason, wait }) => {
+            let within = Some(time::duration_to_proto(within.0));
+            let request = CompromisedAuthorityRequest { authority, reason, within };
+            (client.compromised_authority(request).await?, Some(wait))
+        }
+        CaVerb::Retire { authority, wait } => {
+            (client.retire_authority(RetireAuthorityRequest { authority }).await?, Some(wait))
+        }
+    };
+    report(answer.into_inner(), wait, session, output).await
+}
+
+async fn report(
+    answer: AuthorityResponse,
+    wait: Option<Wait>,
+    session: &Session,
+    output: Output,
+) -> Result<(), CliError> {
+    let mut change = Change::from(answer.mutation.unwrap_or_default());
+    change.more.push(("id", json!(answer.id)));
+    applied::report(change, wait, &mut session.admin().await?, output).await
+}
+
+async fn status(session: &Session, output: Output) -> Result<(), CliError> {
+    let mut client = session.admin().await?;
+    let status = client.status(StatusRequest {}).await?.into_inner();
+    let all = client.list_authorities(ListAuthoritiesRequest {}).await?.into_inner().authorities;
+    let json = json!({
+        "trust_domain": status.trust_domain,
+        "root": status.root.as_ref().map(object),
+        "intermediate": status.intermediate.as_ref().map(object),
+        "authorities": all.iter().map(known).collect::<Vec<_>>(),
+    });
+    output.print(&json, || table(&all))
+}
+
+async fn rotate(session: &Session, output: Output) -> Result<(), CliError> {
+    let request = RotateIntermediateRequest {};
+    let rotated = session.admin().await?.rotate_intermediate(request).await?.into_inner();
+    let json = json!({
+        "previous": rotated.previous.as_ref().map(object),
+        "current": rotated.current.as_ref().map(object),
+    });
+    let authorities =
+        [("previous (signs no more)", rotated.previous.as_ref()), ("current", rotated.current.as_ref())];
+    output.print(&json, || authorities_table(&authorities))
+}
+
+fn known(authority: &KnownAuthority) -> Value {
+    let waiting = authority.unacknowledged_some.iter().map(|proxy| {
+        json!({ "spiffe_id": proxy.spiffe_id, "instance": proxy.instance, "connected": proxy.connected })
+    });
+    let mut known = authority.certificate.as_ref().map_or_else(|| json!({}), object);
+    let more = json!({
+        "id": authority.id,
+        "kind": authority.kind,
+        "phase": authority.phase,
+        "since": output::instant(authority.phase_at.as_ref()),
+        "issuer": authority.issuer,
+        "live_certificates": authority.chained,
+        "live_until": output::instant(authority.chained_until.as_ref()),
+        "identities": authority.chained_some,
+        "unspent_tickets": authority.tickets,
+        "unacknowledged": authority.unacknowledged,
+        "waits_for": waiting.collect::<Vec<_>>(),
+        "next": authority.next,
+        "distrusted_at": output::instant(authority.distrusted_at.as_ref()),
+    });
+    if let (Some(known), Value::Object(more)) = (known.as_object_mut(), more) {
+        known.extend(more);
+    }
+    known
+}
+
+fn table(all: &[KnownAuthority]) -> String {
+    let now = time::now();
+    let rows = all.iter().map(|authority| {
+        let ends = authority.certificate.as_ref().and_then(|certificate| certificate.not_after.as_ref());
+        vec![
+            cell(&authority.kind),
+            cell(authority.id.chars().take(SHOWN).collect::<String>()),
+            output::standing(&authority.phase),
+            cell(output::relative(time::from_proto(authority.phase_at.as_ref()), now)),
+            cell(output::relative(time::from_proto(ends), now)),
+            cell(authority.chained.to_string()),
+            cell(&authority.next),
+        ]
+    });
+    output::table(&["authority", "id", "phase", "since", "ends", "live below", "next"], rows)
+}

@@ -1,0 +1,106 @@
+//! Roots and intermediates replace themselves: the replica that leads takes one step after the other, each when its time
+//! has come and nothing is in its way. Whatever a kill left undone is due again at the next look.
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Duties, Failure};
+use crate::ca::{CaError, Outlook, Step};
+use crate::store::model::{Actor, AuthorityKind, Phase};
+use crate::store::{Refusal, StoreError};
+use crate::telemetry::metrics;
+use crate::time;
+
+impl Duties {
+    /// Takes in what was stored as soon as it was, so that what another replica has begun is believed here.
+    pub(super) fn follow_authorities(&self, tasks: &TaskTracker, stop: &CancellationToken) {
+        let (duties, stop) = (self.clone(), stop.clone());
+        let mut committed = self.store.committed();
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    changed = committed.changed() => if changed.is_err() { return },
+                }
+                // What fails is looked at again every second.
+                if let Err(error) = duties.identity().await {
+                    tracing::warn!(%error, "authorities could not be read; they are read again");
+                }
+            }
+        });
+    }
+
+    /// What the leader does, if the clock can be believed, and what everybody says about it.
+    pub(super) async fn authorities(&self, steady: bool) -> Result<(), Failure> {
+        let now = time::now();
+        self.authority.refresh().await?;
+        self.look(now).await?;
+        if !self.store.leads() {
+            return Ok(());
+        }
+        for step in self.authority.due(now) {
+            match step {
+                Step::ReplaceIntermediate => {
+                    passed(self.authority.rotate_intermediate(Actor::control()).await.map(drop))?;
+                }
+                Step::PrepareRoot => {
+                    passed(self.authority.prepare(AuthorityKind::Root, Actor::control()).await.map(drop))?;
+                }
+                Step::ActivateAnyway(prepared) => {
+                    passed(self.authority.activate(&prepared, true, Actor::control()).await.map(drop))?;
+                }
+                Step::Distrust(compromised) => {
+                    passed(self.authority.distrust(&compromised, Actor::control()).await.map(drop))?;
+                }
+                // By a clock that jumped nothing is believed or forgotten.
+                Step::Activate(_) | Step::Remove(_) if !steady => {}
+                Step::Activate(prepared) => {
+                    if self.store.unacknowledged(prepared.announced, now).await?.count == 0 {
+                        passed(self.authority.activate(&prepared, false, Actor::control()).await.map(drop))?;
+                    }
+                }
+                Step::Remove(retiring) => {
+                    if !self.store.is_chained(retiring.clone(), now).await? {
+                        passed(self.authority.retire(&retiring, Actor::control()).await.map(drop))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn look(&self, now: std::time::SystemTime) -> Result<(), Failure> {
+        let hierarchy = self.authority.hierarchy();
+        let mut outlook = Outlook::default();
+        for kind in [AuthorityKind::Root, AuthorityKind::Intermediate] {
+            for phase in Phase::ALL {
+                let known = hierarchy.known().iter().filter(|one| one.kind == kind && one.phase == phase);
+                metrics::authorities(kind.as_str(), phase.as_str(), known.count());
+            }
+        }
+        let prepared = hierarchy.known().iter().find(|one| one.is_anchor() && one.phase == Phase::Prepared);
+        if let Some(prepared) = prepared {
+            outlook.missing = self.store.unacknowledged(prepared.announced, now).await?;
+        }
+        metrics::authority_unacknowledged(outlook.missing.count);
+        self.authority.look(outlook);
+        Ok(())
+    }
+}
+
+/// Somebody else was faster, or something came in between: the next look tells what is due then.
+fn passed(step: Result<(), CaError>) -> Result<(), Failure> {
+    match step {
+        Err(CaError::Store(StoreError::Refused(
+            refusal @ (Refusal::RotatedMeanwhile
+            | Refusal::AuthorityPhase { .. }
+            | Refusal::RotationUnderWay { .. }
+            | Refusal::NotAcknowledged { .. }
+            | Refusal::StillChained { .. }),
+        ))) => {
+            tracing::debug!(%refusal, "a step of a rotation was not taken");
+            Ok(())
+        }
+        step => Ok(step?),
+    }
+}
