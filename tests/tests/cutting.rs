@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde_json::Value;
 use signet_proto::clock;
-use signet_tests::PATIENCE;
 use signet_tests::apps::{H2App, TcpEcho};
 use signet_tests::client::curl_get;
 use signet_tests::door::Door;
@@ -19,6 +19,7 @@ use signet_tests::report::{measured, percentiles};
 use signet_tests::sockets::EchoConnection;
 use signet_tests::talk_h2::TalkH2;
 use signet_tests::tls;
+use signet_tests::{PATIENCE, eventually};
 use tokio::time::{Instant, timeout};
 
 /// `SIGNET_CUT_CONNECTIONS` of two callers, or of one.
@@ -26,6 +27,12 @@ fn each() -> usize {
     let told = std::env::var("SIGNET_CUT_CONNECTIONS").ok();
     told.map_or(100, |text| text.parse().expect("SIGNET_CUT_CONNECTIONS is a number"))
 }
+/// `SIGNET_CUT_PROXIES`: half of them callers, each with as many connections.
+fn proxies() -> usize {
+    let told = std::env::var("SIGNET_CUT_PROXIES").ok();
+    told.map_or(6, |text| text.parse().expect("SIGNET_CUT_PROXIES is a number"))
+}
+
 /// From the start of the operator's command until the last connection without a right is closed.
 const LIMIT: Duration = Duration::from_secs(1);
 /// From the commit until a proxy's acknowledgement that the change is in force, its connections cut.
@@ -94,6 +101,81 @@ async fn revoking_one_instance_spares_the_other_instances_of_the_identity() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_many_proxies_the_right_ones_renew_are_cut_and_say_so() {
+    let (mesh, echo) = (Mesh::start().await, TcpEcho::start().await);
+    let (batch, shop, store) = (id("/batch/*"), id("/shop/*"), id("/store"));
+    let callers: Vec<String> = (0..proxies() / 2)
+        .map(|number| id(&format!("/{}/{number}", if number % 2 == 0 { "batch" } else { "shop" })))
+        .collect();
+    for workload in callers.iter().chain([&store]) {
+        mesh.workload(workload).await;
+    }
+    mesh.policy(&allow("store", &store, &[&format!("\"{batch}\""), &format!("\"{shop}\"")])).await;
+    let mut servers = Vec::new();
+    for _ in 0..proxies() - callers.len() {
+        servers.push(mesh.proxy(&store).await.inbound("tcp://", echo.address).start().await);
+    }
+    let (mut started, mut doomed, mut spared) = (Vec::new(), Vec::new(), Vec::new());
+    for caller in &callers {
+        let proxy = mesh.proxy(caller).await.outbound("tcp://", &store).start().await;
+        let connections = open(&proxy).await;
+        if caller.contains("/batch/") {
+            doomed.extend(connections)
+        } else {
+            spared.extend(connections)
+        }
+        started.push(proxy);
+    }
+    let shops = callers.iter().filter(|caller| caller.contains("/shop/")).count();
+
+    // Only those renew who are told to, and nothing is closed by it.
+    let before = serials(&mesh).await;
+    let rotated = mesh.json(&["rotate", "--now", &shop, "--reason", "drill"]).await;
+    assert_eq!((&rotated["rotated"], &rotated["left"]), (&shops.into(), &0.into()), "{rotated}");
+    for (instance, (identity, serial)) in serials(&mesh).await {
+        let renewed = before[&instance].1 != serial;
+        assert_eq!(renewed, identity.contains("/shop/"), "{identity} {instance}");
+    }
+    all_alive(&mut spared).await;
+    all_alive(&mut doomed).await;
+
+    // All below are cut, nobody else, and every proxy that is left says how many those were.
+    let count = doomed.len();
+    let (cut, revoked) = cut_by(&mesh, doomed, &["revoke", &batch, "--reason", "cluster lost"]).await;
+    measured("revocation of a subtree until all its connections are closed", percentiles(cut));
+    let after = revoked["proxies"].as_array().unwrap().iter().filter_map(|proxy| proxy["after_ms"].as_u64());
+    measured("slowest acknowledgement of it, in ms", format!("{:?}", after.max()));
+    assert_eq!(revoked["connections_cut"], count, "{revoked}");
+    assert_eq!(
+        (&revoked["acknowledged"], &revoked["unreachable"]),
+        (&(servers.len() + shops).into(), &0.into())
+    );
+    all_alive(&mut spared).await;
+    let ticket = mesh.signet(&["token", "create", &callers[0]]).await;
+    assert_eq!(ticket.code(), 1, "no further ticket: {}", ticket.all());
+
+    // One that cannot be reached may still let in whoever was suspended: it is named, and the exit code says so.
+    servers.remove(0).process.kill().await;
+    eventually("the end of its stream is noticed", PATIENCE, async || {
+        let connected = mesh.identities().await.iter().filter(|row| row["connected"] == true).count();
+        if connected == servers.len() + shops { Ok(()) } else { Err(format!("{connected} are connected")) }
+    })
+    .await;
+    let suspended = mesh.signet(&["suspend", &callers[1], "--reason", "incident"]).await;
+    assert_eq!(suspended.code(), 6, "{}", suspended.all());
+    assert!(suspended.stdout.contains(" 1 unreachable") && suspended.stdout.contains("not connected"));
+    assert!(suspended.stderr.contains("1 proxy has not said"), "{}", suspended.stderr);
+    let _ = mesh.signet(&["resume", &callers[1]]).await.succeeded();
+}
+
+/// Of each instance its identity and its newest serial.
+async fn serials(mesh: &Mesh) -> BTreeMap<String, (String, String)> {
+    let text = |row: &Value, field: &str| row[field].as_str().expect("a text").to_owned();
+    let of = |row: &Value| (text(row, "instance"), (text(row, "spiffe_id"), text(row, "serial")));
+    mesh.identities().await.iter().map(of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_policy_change_that_concerns_nobody_closes_nothing() {
     let (mesh, echo) = (Mesh::start().await, TcpEcho::start().await);
     let (worker, store) = (id("/worker"), id("/store"));
@@ -144,7 +226,7 @@ async fn a_kept_http_connection_loses_its_right_like_any_other() {
     let answer = curl_get(pair.entry(), "/").await;
     assert!(answer.stdout.starts_with("HTTP/1.1 200"), "and allowed again: {}", answer.stdout);
 
-    let _ = mesh.signet(&["workload", "suspend", &frontend]).await.succeeded();
+    let _ = mesh.signet(&["suspend", &frontend]).await.succeeded();
     let answer = signet_tests::client::curl().args([&format!("http://{}/", pair.entry())]).run().await;
     assert!(!answer.stdout.contains("\"method\""), "a suspended workload reaches nobody: {}", answer.stdout);
 }

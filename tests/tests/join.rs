@@ -52,12 +52,12 @@ async fn a_ticket_of_a_suspended_workload_is_refused_until_it_is_resumed() {
     let worker = id("/worker");
     mesh.workload(&worker).await;
     let ticket = mesh.ticket(&worker).await;
-    let _ = mesh.signet(&["workload", "suspend", &worker]).await.succeeded();
+    let _ = mesh.signet(&["suspend", &worker]).await.succeeded();
 
     let refused = Joiner::connect(mesh.grpc, &ticket).await.unwrap().join().await;
 
     assert!(refused.is_err(), "a suspended workload gets no SVID");
-    let _ = mesh.signet(&["workload", "resume", &worker]).await.succeeded();
+    let _ = mesh.signet(&["resume", &worker]).await.succeeded();
     let fresh = mesh.ticket(&worker).await;
     assert!(Joiner::connect(mesh.grpc, &fresh).await.unwrap().join().await.is_ok());
 }

@@ -31,7 +31,7 @@ async fn exit_codes_say_what_kind_of_failure_it_was() {
         (2, &["workload", "create", &worker]),
         (2, &["token", "create", &worker, "--ttl", "soon"]),
         (3, &["--control", "unix:/nonexistent/admin.sock", "status"]),
-        (4, &["workload", "suspend", "spiffe://mesh.test/unknown"]),
+        (4, &["suspend", "spiffe://mesh.test/unknown"]),
         (4, &["token", "create", "spiffe://mesh.test/unknown"]),
         (4, &["policy", "show", "unknown"]),
     ];
@@ -267,7 +267,7 @@ async fn every_change_is_in_the_audit_and_a_forged_record_is_found() {
     let _ = mesh.signet(&["revoke", &worker, "--reason", "exercise"]).await.succeeded();
     let _ = mesh.signet(&["policy", "delete", "worker"]).await.succeeded();
     let _ = mesh.signet(&["ca", "rotate-intermediate"]).await.succeeded();
-    let _ = mesh.signet(&["workload", "retire", &worker]).await.succeeded();
+    let _ = mesh.signet(&["retire", &worker]).await.succeeded();
 
     let events = rows(mesh.json(&["audit", "list", "--limit", "1000"]).await);
     let actions: Vec<&str> = events.iter().map(|event| event["action"].as_str().unwrap()).collect();

@@ -119,8 +119,12 @@ impl ToStatus for RevokeError {
         match self {
             Self::Store(error) => error.code(),
             Self::Registry(error) => error.code(),
-            Self::NotPermitted(refused) => refused.code(),
-            Self::Missing | Self::Instance(_) | Self::Serial => Code::InvalidArgument,
+            Self::Missing
+            | Self::Instance(_)
+            | Self::Serial
+            | Self::Key
+            | Self::Issuer
+            | Self::Subtree(_) => Code::InvalidArgument,
         }
     }
 }

@@ -177,6 +177,12 @@ pub enum Action {
     InstanceRevoked,
     /// A certificate was revoked.
     CertificateRevoked,
+    /// A key was revoked, and what had it.
+    KeyRevoked,
+    /// All that an intermediate signed was revoked.
+    AuthorityRevoked,
+    /// SVIDs that were issued before are to be renewed at once.
+    RotationOrdered,
     /// An instance's last SVID ended without a renewal.
     InstanceLapsed,
     /// An instance that was taken for lapsed showed an SVID that has not ended.
@@ -250,6 +256,9 @@ impl Action {
             Self::IdentityRevoked => "identity.revoked",
             Self::InstanceRevoked => "instance.revoked",
             Self::CertificateRevoked => "certificate.revoked",
+            Self::KeyRevoked => "key.revoked",
+            Self::AuthorityRevoked => "authority.revoked",
+            Self::RotationOrdered => "rotation.ordered",
             Self::InstanceLapsed => "instance.lapsed",
             Self::InstanceRevived => "instance.revived",
             Self::InstanceDeparted => "instance.departed",

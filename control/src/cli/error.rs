@@ -28,6 +28,8 @@ enum Kind {
     Unreachable,
     NotFound,
     NotPermitted,
+    /// Done, but not heard of from everybody.
+    Unconfirmed,
 }
 
 impl CliError {
@@ -49,6 +51,11 @@ impl CliError {
 
     pub(super) fn not_permitted(message: impl Into<String>) -> Self {
         Self::new(Kind::NotPermitted, message)
+    }
+
+    /// It is committed, but not everybody has said so.
+    pub(super) fn unconfirmed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unconfirmed, message)
     }
 
     /// There are differences.
@@ -89,6 +96,7 @@ impl CliError {
             Kind::Unreachable => 3,
             Kind::NotFound => 4,
             Kind::NotPermitted => 5,
+            Kind::Unconfirmed => 6,
         })
     }
 }

@@ -11,6 +11,7 @@
 //! | 3 | control cannot be reached |
 //! | 4 | no such thing |
 //! | 5 | not permitted |
+//! | 6 | done, but not everybody whom it takes something from, or who is to renew, has confirmed it |
 //!
 //! `signet diff` is as diff(1): 1 means that there are differences, and what is 1 elsewhere is 2.
 
@@ -33,6 +34,7 @@ use connect::Session;
 use error::CliError;
 use list::{Certificates, Connections, Identities, Instances, Outsiders, Workloads};
 use output::Output;
+use signet_proto::v1::WorkloadStatus;
 
 /// Runs the command line of this process.
 #[must_use]
@@ -93,6 +95,16 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         },
         Verb::Workloads(query) => list::run(&Workloads::from(&query), &query.listing, &session, output).await,
         Verb::Revoke(what) => verbs::identities::revoke(what, &session, output).await,
+        Verb::Suspend(change) => {
+            verbs::identities::set_status(change, WorkloadStatus::Suspended, &session, output).await
+        }
+        Verb::Resume(change) => {
+            verbs::identities::set_status(change, WorkloadStatus::Active, &session, output).await
+        }
+        Verb::Retire(change) => {
+            verbs::identities::set_status(change, WorkloadStatus::Retired, &session, output).await
+        }
+        Verb::Rotate(rotation) => verbs::identities::rotate(rotation, &session, output).await,
         Verb::Audit(verb) => verbs::audit::run(verb, &session, output).await,
         Verb::Ca(verb) => verbs::ca::run(verb, &session, output).await,
         Verb::Bundle { format } => verbs::authority::bundle(format, &session).await,

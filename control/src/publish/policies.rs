@@ -11,6 +11,7 @@ use signet_proto::policy::{
 };
 use signet_proto::spiffe::SpiffeId;
 
+use crate::roles::Scope;
 use crate::store::model::Policy;
 use crate::telemetry::metrics;
 
@@ -158,6 +159,27 @@ impl Concerned {
         self.add(Some(Pattern::Exact(id.clone())));
         if let Self::Those { callers_of, .. } = self {
             callers_of.insert(id.clone());
+        }
+    }
+
+    /// And the proxies of a scope.
+    pub(super) fn add_scope(&mut self, scope: &Scope) {
+        self.add(match scope {
+            Scope::Everything => None,
+            Scope::Of(pattern) => Some(pattern.clone()),
+        });
+    }
+
+    /// And whom that concerns.
+    pub(super) fn join(&mut self, other: Self) {
+        match other {
+            Self::Everyone => *self = Self::Everyone,
+            Self::Those { named, callers_of: also } => {
+                named.into_iter().for_each(|pattern| self.add(Some(pattern)));
+                if let Self::Those { callers_of, .. } = self {
+                    callers_of.extend(also);
+                }
+            }
         }
     }
 

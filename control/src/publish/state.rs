@@ -11,6 +11,7 @@ use signet_proto::spiffe::{InstanceId, SpiffeId, TrustDomain};
 use signet_proto::v1;
 
 use super::policies::{Concerned, PolicySection};
+use super::rotations::RotationSection;
 use super::traffic::TrafficSection;
 use crate::store::StoreError;
 use crate::store::model::{BundleRead, Commit, MeshRead, RevocationList};
@@ -34,6 +35,8 @@ pub struct MeshState {
     pub settings: Arc<SettingsSection>,
     /// Documents of services.
     pub traffic: Arc<TrafficSection>,
+    /// Orders to renew.
+    pub rotations: Arc<RotationSection>,
     /// When the store turned out to be an older one than before, last.
     pub went_back: Option<WentBack>,
 }
@@ -103,6 +106,7 @@ impl MeshState {
             }),
             settings: Arc::new(SettingsSection::new(String::new())),
             traffic: Arc::default(),
+            rotations: Arc::default(),
             went_back: None,
         }
     }
@@ -116,9 +120,10 @@ impl MeshState {
         read: MeshRead,
         trust_domain: &TrustDomain,
     ) -> Result<Option<(Self, Concerned)>, StoreError> {
-        let MeshRead { commit, bundle, policies, revocations, settings, services, went_back: _ } = read;
+        let MeshRead { commit, bundle, policies, revocations, settings, services, rotations, went_back: _ } =
+            read;
         let everyone = bundle.is_some() || revocations.is_some() || settings.is_some();
-        if !everyone && policies.is_none() && services.is_none() {
+        if !everyone && policies.is_none() && services.is_none() && rotations.is_none() {
             return Ok(None);
         }
         let mut next =
@@ -152,6 +157,11 @@ impl MeshState {
             let (section, changed) = self.traffic.next(services);
             next.traffic = Arc::new(section);
             changed.iter().for_each(|id| concerned.add_service(id));
+        }
+        if let Some(rotations) = rotations {
+            let (section, meant) = self.rotations.next(rotations);
+            next.rotations = Arc::new(section);
+            concerned.join(meant);
         }
         Ok(Some((next, concerned)))
     }

@@ -1,6 +1,7 @@
 //! What one proxy has, and what it must be told next. Pure: no clock, no I/O.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use signet_proto::digest::{Digest, StateDigest};
 use signet_proto::policy::{Pattern, Schema};
@@ -10,6 +11,7 @@ use signet_proto::v1;
 use super::MeshState;
 use super::bell::Moved;
 use super::following::Following;
+use super::rotations;
 use super::traffic::{TrafficSection, TrafficSubset};
 use crate::time;
 
@@ -26,6 +28,8 @@ pub struct View {
     services: Option<Digest>,
     mesh: Option<Digest>,
     traffic: Option<Digest>,
+    /// The order to renew that it was told last, on this stream.
+    renewal: Option<SystemTime>,
     /// Whom it calls.
     upstreams: Vec<Pattern>,
     /// What is told of services, and what that was taken from.
@@ -46,6 +50,7 @@ impl View {
             services: have.map(|have| have.services),
             mesh: have.map(|have| have.mesh),
             traffic: have.map(|have| have.traffic),
+            renewal: None,
             upstreams,
             services_told: None,
         }
@@ -97,6 +102,11 @@ impl View {
         if self.traffic.replace(now.traffic) != Some(now.traffic) {
             message.traffic = Some(self.services_of(state).message());
         }
+        if let Some(order) = state.rotations.of(&self.id)
+            && self.renewal.replace(order.issued_before) != Some(order.issued_before)
+        {
+            message.renewal = Some(rotations::message(order));
+        }
         if self.services.replace(now.services) != Some(now.services) {
             // Changes are to what was told on this stream, not to what the proxy had before it.
             if first {
@@ -112,6 +122,7 @@ impl View {
             || message.revocations.is_some()
             || message.mesh.is_some()
             || message.traffic.is_some()
+            || message.renewal.is_some()
             || message.services.is_some()
             || message.service_changes.is_some();
         news.then_some((message, now))

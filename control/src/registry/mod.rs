@@ -142,6 +142,12 @@ impl Registry {
         Ok(self.store.create_workload(settled, permission).await?)
     }
 
+    /// Whose workloads these are.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
     /// All workloads and templates, and the identities that templates gave, by name.
     ///
     /// # Errors

@@ -1,21 +1,25 @@
-//! Taking rights away: by identity, instance or serial.
+//! Taking rights away: by identity, instance, serial, key, subtree, owner or issuer.
 //!
 //! | revoked | listed for proxies | renewals refused | also |
 //! | --- | --- | --- | --- |
 //! | identity | the identity and each of its instances | of all instances | workload suspended, unused tokens withdrawn |
-//! | instance | the instance | of the instance | its endpoints are gone |
+//! | subtree, owner | each identity in it, as above | as above | templates that give only such are suspended |
+//! | instance | the instance, and what proved itself by it | of those | their endpoints are gone; what proved them proves no other |
 //! | serial | the certificate, its key, its instance | of its instance | as for the instance |
+//! | key | the key, every instance that has it | of those | as for the instance |
+//! | issuer | the intermediate's certificate and key | of whoever shows one that it signed | whoever can proves itself anew |
 //!
 //! A serial takes its instance with it: whoever had that key could have renewed with it. Resuming a workload
 //! lifts the listing of its identity, never that of instances: what was revoked with it must attest again.
 //! Entries stay until a week after the last certificate that they cover has ended: a proxy that was cut off
 //! meanwhile has to learn of them still.
 
-use signet_proto::spiffe::SpiffeId;
+use signet_proto::policy::Pattern;
+use signet_proto::spiffe::TrustDomain;
 use signet_proto::v1::revoke_request::What;
 
 use crate::registry::{self, Registry, RegistryError};
-use crate::roles::{Permission, Refused, Scope};
+use crate::roles::Permission;
 use crate::store::model::{Mutation, RevocationTarget};
 use crate::store::{Store, StoreError};
 
@@ -24,7 +28,10 @@ use crate::store::{Store, StoreError};
 #[non_exhaustive]
 pub enum RevokeError {
     /// Nothing named.
-    #[error("what to revoke is missing: expected a SPIFFE ID, an instance or a serial")]
+    #[error(
+        "what to revoke is missing: expected a SPIFFE ID, an instance, a serial, a key, a subtree, an owner or an \
+         issuer"
+    )]
     Missing,
     /// The instance does not parse.
     #[error("instance: {0}")]
@@ -32,18 +39,26 @@ pub enum RevokeError {
     /// The serial does not parse.
     #[error("serial: expected hex digits, as `signet identities` shows them")]
     Serial,
+    /// The key does not parse.
+    #[error("key: expected the SHA-256 of its SubjectPublicKeyInfo, 64 hex digits")]
+    Key,
+    /// The issuer does not parse.
+    #[error(
+        "issuer: expected the serial or the SHA-256 of an intermediate in hex, as `signet ca status` shows it"
+    )]
+    Issuer,
+    /// The subtree does not parse.
+    #[error("subtree: expected all below an identity of this trust domain, such as `spiffe://{0}/batch/*`")]
+    Subtree(TrustDomain),
     /// The SPIFFE ID or the reason is not acceptable.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// Whoever asks may not: their roles do not reach the identity that it belongs to.
-    #[error(transparent)]
-    NotPermitted(#[from] Refused),
     /// The store refused or failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Revokes what `what` names, if `permission` reaches the identity that it belongs to.
+/// Revokes what `what` names, if `permission` reaches every identity that it belongs to.
 ///
 /// # Errors
 /// When it does not parse, control never issued anything for it, or it is not permitted.
@@ -56,29 +71,35 @@ pub async fn revoke(
 ) -> Result<Mutation, RevokeError> {
     let reason = registry::text("reason", reason)?;
     let target = target(registry, what)?;
-    // Whose an instance or a certificate is never changes: it need not be asked in the commit.
-    let id = match target.clone() {
-        RevocationTarget::Identity(id) => id,
-        RevocationTarget::Instance(instance) => store.identity_of_instance(instance).await?,
-        RevocationTarget::Serial(serial) => store.identity_of_serial(serial).await?,
-    };
-    let actor = permission.on(&Scope::identity(&id))?;
-    let mutation = store.revoke(target, reason, actor).await?;
+    let mutation = store.revoke(target, reason, permission).await?;
     tracing::info!(revision = mutation.commit.revision, effects = ?mutation.effects, "revoked");
     Ok(mutation)
 }
 
 fn target(registry: &Registry, what: Option<What>) -> Result<RevocationTarget, RevokeError> {
-    match what {
-        None => Err(RevokeError::Missing),
-        Some(What::SpiffeId(id)) => {
-            let id: SpiffeId = registry.parse(&id)?;
-            Ok(RevocationTarget::Identity(id))
+    Ok(match what.ok_or(RevokeError::Missing)? {
+        What::SpiffeId(id) => RevocationTarget::Identity(registry.parse(&id)?),
+        What::Instance(instance) => RevocationTarget::Instance(instance.parse()?),
+        What::Serial(serial) => {
+            RevocationTarget::Serial(crate::hex::decode(&serial).ok_or(RevokeError::Serial)?)
         }
-        Some(What::Instance(instance)) => Ok(RevocationTarget::Instance(instance.parse()?)),
-        Some(What::Serial(serial)) => {
-            let serial = crate::hex::decode(&serial).ok_or(RevokeError::Serial)?;
-            Ok(RevocationTarget::Serial(serial))
+        What::Key(key) => {
+            let digest = crate::hex::decode(&key).and_then(|bytes| bytes.try_into().ok());
+            RevocationTarget::Key(digest.ok_or(RevokeError::Key)?)
         }
-    }
+        What::Subtree(subtree) => {
+            let domain = registry.trust_domain();
+            match subtree.parse() {
+                Ok(Pattern::Subtree(subtree)) if subtree.root().trust_domain() == domain => {
+                    RevocationTarget::Subtree(subtree)
+                }
+                _ => return Err(RevokeError::Subtree(domain.clone())),
+            }
+        }
+        What::Owner(owner) => RevocationTarget::Owner(registry::text("owner", &owner)?),
+        What::Issuer(issuer) => {
+            crate::hex::decode(&issuer).ok_or(RevokeError::Issuer)?;
+            RevocationTarget::Issuer(issuer)
+        }
+    })
 }

@@ -61,7 +61,8 @@ pub fn needs(verb: Verb) -> Needs {
         | Verb::AdminListRoles
         | Verb::AdminListRequests
         | Verb::AdminListRestrictions
-        | Verb::AdminAwaitApplied => Needs::Role(Role::Viewer, Visible),
+        | Verb::AdminAwaitApplied
+        | Verb::AdminAwaitRotated => Needs::Role(Role::Viewer, Visible),
         Verb::AdminExplain | Verb::AdminListAudit => Needs::Role(Role::Viewer, Named),
 
         Verb::AdminCreateWorkload
@@ -71,6 +72,7 @@ pub fn needs(verb: Verb) -> Needs {
         | Verb::AdminApplyPolicy
         | Verb::AdminDeletePolicy
         | Verb::AdminRevoke
+        | Verb::AdminRotate
         | Verb::AdminFreeze
         | Verb::AdminUnfreeze => Needs::Role(Role::Operator, Named),
 

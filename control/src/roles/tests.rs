@@ -42,6 +42,8 @@ const MATRIX: &str = "
     Admin.FollowInventory    +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.Revoke             --- --  +-- +-    --- --    +-- +-
     Admin.AwaitApplied       +-+ ++  +-+ ++    +-+ ++    +-+ ++
+    Admin.Rotate             --- --  +-- +-    --- --    +-- +-
+    Admin.AwaitRotated       +-+ ++  +-+ ++    +-+ ++    +-+ ++
     Admin.ListAudit          +-- +-  +-- +-    +-- +-    +-- +-
     Admin.TailAudit          --- ++  --- ++    --- ++    --- ++
     Admin.ListCheckpoints    --- ++  --- ++    --- ++    --- ++

@@ -42,6 +42,7 @@ pub(super) const TABLES: &[&str] = &[
     "admin",
     "role_binding",
     "restriction",
+    "rotation",
     "held_request",
     "held_decision",
     "revoked_proof",

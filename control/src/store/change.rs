@@ -62,14 +62,15 @@ impl<'a> Change<'a> {
         self.heads.revise(&self.sql, self.at, topics.bits(), subject, None)
     }
 
-    /// Appends the revision of a change of policy: it concerns those that the `targets` match.
-    pub(super) fn revise_policies<'t>(
+    /// Appends the revision of a change that concerns only those that the `targets` match.
+    pub(super) fn revise_for<'t>(
         &mut self,
+        topics: Topics,
         subject: &str,
         targets: impl IntoIterator<Item = &'t str>,
     ) -> Result<Commit, StoreError> {
         let targets: Vec<_> = targets.into_iter().collect();
-        self.heads.revise(&self.sql, self.at, Topics::POLICIES.bits(), subject, Some(&targets.join("\n")))
+        self.heads.revise(&self.sql, self.at, topics.bits(), subject, Some(&targets.join("\n")))
     }
 
     /// Tells other replicas, with the commit, that the endpoints of an instance changed.

@@ -168,7 +168,7 @@ fn revise(
     }
     match (names.as_slice(), topics) {
         ([], _) => Ok(change.newest()),
-        (names, Topics::POLICIES) => change.revise_policies(&subject(names), targets),
+        (names, topics @ Topics::POLICIES) => change.revise_for(topics, &subject(names), targets),
         (names, topics) => change.revise(topics, &subject(names)),
     }
 }

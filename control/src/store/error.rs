@@ -312,6 +312,22 @@ pub enum Refusal {
     /// A proof that nobody can choose by.
     #[error("the proof fits too many workloads: give them more selectors")]
     TooManyMatches,
+    /// There is a bounded number of them.
+    #[error(
+        "there are as many orders to renew as can be: give one on a wider scope, which takes their place"
+    )]
+    TooManyRotations,
+    /// A root is not revoked, it leaves the trust bundle.
+    #[error(
+        "a root cannot be revoked: whoever believes it believes what it says; revoke the intermediates that it signed"
+    )]
+    RootIssuer,
+    /// Without this intermediate control itself would be believed by nobody.
+    #[error(
+        "intermediate {0} signs now, or signed control's own SVID: `signet ca rotate-intermediate`, then \
+         `signet rotate --now everything`, and revoke it when control has replaced its own SVID, too"
+    )]
+    IssuerInUse(String),
     /// Control's own identity cannot be revoked through itself.
     #[error("control's own identity cannot be revoked: rotate the intermediate instead")]
     OwnIdentity,
@@ -386,6 +402,9 @@ impl Refusal {
             Self::TooManyRestrictions => "too_many_restrictions",
             Self::OtherTemplate(_) => "other_template",
             Self::TooManyMatches => "too_many_matches",
+            Self::TooManyRotations => "too_many_rotations",
+            Self::RootIssuer => "root_issuer",
+            Self::IssuerInUse(_) => "issuer_in_use",
             Self::OwnIdentity => "own_identity",
         }
     }

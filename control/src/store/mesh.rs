@@ -7,7 +7,7 @@ use signet_proto::spiffe::SpiffeId;
 
 use super::model::{Commit, MeshRead, NewService};
 use super::sql::{Sql, values};
-use super::{Store, StoreError, bundle, policies, revocations, services, settings};
+use super::{Store, StoreError, bundle, policies, revocations, rotations, services, settings};
 use crate::time;
 
 /// Which parts of the mesh's view a revision changed.
@@ -25,8 +25,10 @@ impl Topics {
     pub const MESH: Self = Self(8);
     /// Documents of services.
     pub const SERVICES: Self = Self(16);
+    /// Orders to renew.
+    pub const ROTATIONS: Self = Self(32);
     /// All of it.
-    pub const ALL: Self = Self(31);
+    pub const ALL: Self = Self(63);
     /// A change that proxies do not see.
     pub const NONE: Self = Self(0);
 
@@ -81,6 +83,7 @@ impl Store {
                 revocations: topics.has(Topics::REVOCATIONS).then(|| revocations::all(sql)).transpose()?,
                 settings: topics.has(Topics::MESH).then(|| settings_document(sql)).transpose()?,
                 services: topics.has(Topics::SERVICES).then(|| service_documents(sql)).transpose()?,
+                rotations: topics.has(Topics::ROTATIONS).then(|| rotations::all(sql)).transpose()?,
             })
         })
         .await

@@ -47,7 +47,9 @@ mod registrations;
 mod requests;
 mod restrictions;
 mod revocations;
+mod revoke;
 mod roles;
+mod rotations;
 mod schema;
 mod services;
 mod settings;
@@ -84,6 +86,7 @@ pub use requests::{
     Verdict,
 };
 pub use restrictions::{Freeze, Kind as RestrictionKind, Restricted, Restriction};
+pub use rotations::Rotated;
 pub use schema::Migration;
 pub use sightings::{Counted, EdgeBounds, Freshness};
 

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::change::Change;
+use super::mesh::Topics;
 use super::model::{Actor, ManagedPolicy, Mutation, NewPolicy, Policy};
 use super::sql::{Sql, values};
 use super::{Store, StoreError};
@@ -70,7 +71,7 @@ fn delete(change: &mut Change<'_>, name: &str, permission: &impl Permission) -> 
     let actor = permission.on(&Scope::of_target(&target))?;
     change.sql.post("DELETE FROM policy WHERE name = ?1", values![name])?;
     change.audit(&actor, Action::PolicyDeleted, name, &json!({}))?;
-    let commit = change.revise_policies(name, [target.as_str()])?;
+    let commit = change.revise_for(Topics::POLICIES, name, [target.as_str()])?;
     Ok(Mutation {
         commit,
         effects: vec![format!("policy `{name}` deleted: what only it allowed is denied now")],

@@ -301,7 +301,7 @@ fn restriction(row: &Row) -> Result<Restriction, StoreError> {
 }
 
 /// How an identity that the scope covers begins; or, without anything below, what it is.
-fn prefix(scope: &Scope) -> (String, bool) {
+pub(super) fn prefix(scope: &Scope) -> (String, bool) {
     match scope {
         Scope::Everything => (String::new(), true),
         Scope::Of(Pattern::Exact(id)) => (id.to_string(), false),

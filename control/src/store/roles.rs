@@ -1,7 +1,7 @@
 //! Who has which role, and whose something is that a call names.
 
 use serde_json::json;
-use signet_proto::spiffe::{InstanceId, SpiffeId};
+use signet_proto::spiffe::SpiffeId;
 
 use super::mesh::Topics;
 use super::model::{Actor, GrantedRole, Mutation};
@@ -103,33 +103,6 @@ impl Store {
     /// When the store cannot be read.
     pub async fn roles_of(&self, subject: Subject) -> Result<Vec<Binding>, StoreError> {
         self.read(move |sql| of(sql, &subject.to_string())).await
-    }
-
-    /// The identity of an instance, which never changes.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`].
-    pub async fn identity_of_instance(&self, instance: InstanceId) -> Result<SpiffeId, StoreError> {
-        self.read(move |sql| {
-            let name = instance.to_string();
-            sql.find("SELECT spiffe_id FROM instance WHERE id = ?1", values![&name], |row| row.parsed(0))?
-                .ok_or_else(|| StoreError::missing("instance", &name))
-        })
-        .await
-    }
-
-    /// The identity that a certificate names.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`].
-    pub async fn identity_of_serial(&self, serial: Vec<u8>) -> Result<SpiffeId, StoreError> {
-        self.read(move |sql| {
-            sql.find("SELECT spiffe_id FROM certificate WHERE serial = ?1", values![&serial], |row| {
-                row.parsed(0)
-            })?
-            .ok_or_else(|| StoreError::missing("certificate with the serial", &crate::hex::encode(&serial)))
-        })
-        .await
     }
 }
 

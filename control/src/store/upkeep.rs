@@ -6,7 +6,7 @@ use super::sql::values;
 use super::{Store, StoreError};
 
 /// Of each kind at most `?2` that ended before `?1`.
-pub(super) const ENDED: [&str; 7] = [
+pub(super) const ENDED: [&str; 8] = [
     "DELETE FROM certificate WHERE serial IN
        (SELECT serial FROM certificate WHERE not_after_ms < ?1 LIMIT ?2)",
     "DELETE FROM instance WHERE id IN
@@ -25,6 +25,8 @@ pub(super) const ENDED: [&str; 7] = [
         LIMIT ?2)",
     "DELETE FROM issuance_count WHERE spiffe_id IN
        (SELECT spiffe_id FROM issuance_count WHERE since_ms < ?1 LIMIT ?2)",
+    "DELETE FROM rotation WHERE scope IN
+       (SELECT scope FROM rotation WHERE issued_before_ms < ?1 LIMIT ?2)",
 ];
 /// At most `?2`, never the newest `?1`.
 pub(super) const REVISIONS: &str = "DELETE FROM revision WHERE revision IN
@@ -33,7 +35,7 @@ pub(super) const REVISIONS: &str = "DELETE FROM revision WHERE revision IN
 
 impl Store {
     /// Drops at most `limit` of each: certificates, instances, join tokens, proofs and requests that ended before
-    /// `ended_before`, and counts of hours that began before. Returns how many rows.
+    /// `ended_before`, and counts of hours and orders to renew from before. Returns how many rows.
     ///
     /// # Errors
     /// When the store cannot be written.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::attest::{Joining, Request, attest, succeed};
+use super::orders::Orders;
 use super::patience::Patience;
 use super::proof::ProofError;
 use super::schedule::{Woken, renewal_delay, sleep_on_both_clocks};
@@ -146,7 +147,7 @@ pub async fn take_over(
 /// force goes on being used; when the instance is lost, a proof that can be repeated makes a new one.
 pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, stop: CancellationToken) {
     let mut backoff = Backoff::new(SHORTEST_RETRY, Duration::from_secs(30));
-    let mut planned = None;
+    let (mut planned, mut orders) = (None, Orders::of(&mesh));
     loop {
         let Some((svid, _)) = mesh.credentials() else { return };
         let not_after = svid.profile().not_after;
@@ -158,6 +159,7 @@ pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, s
             () = stop.cancelled() => return,
             woken = sleep_on_both_clocks(delay) => woken,
             () = superseded(&mesh) => Woken::Due,
+            () = orders.concern(&svid) => Woken::Due,
         };
         if woken == Woken::ClockJumped {
             planned = Some(due);

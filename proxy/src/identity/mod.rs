@@ -5,6 +5,7 @@
 mod attest;
 pub mod control;
 pub mod files;
+mod orders;
 mod patience;
 mod proof;
 mod schedule;
@@ -12,4 +13,5 @@ mod schedule;
 mod tests;
 
 pub use attest::{Joining, vouch};
+pub use orders::RenewalOrder;
 pub use proof::{Proof, ProofError};

@@ -30,6 +30,7 @@ pub use traffic::Traffic;
 
 use self::sealed::Keeper;
 use crate::connections::{Applied, Connections};
+use crate::identity::RenewalOrder;
 use crate::telemetry::metrics;
 
 /// The parts that a snapshot is made of; absent until their source delivered them.
@@ -68,6 +69,8 @@ pub struct Mesh {
     inputs: Mutex<Inputs>,
     generation: latest::Sender<u64>,
     next_renewal: Mutex<Option<SystemTime>>,
+    /// The newest order of control to renew the SVID.
+    renewal: latest::Sender<Option<RenewalOrder>>,
     connections: Arc<Connections>,
     keeper: Option<Arc<Keeper>>,
     /// When what is in force was sealed, until control says something.
@@ -83,6 +86,7 @@ impl Mesh {
             inputs: Mutex::default(),
             generation: latest::Sender::new(0),
             next_renewal: Mutex::default(),
+            renewal: latest::Sender::new(None),
             connections,
             keeper: None,
             restored: Mutex::default(),
@@ -174,6 +178,17 @@ impl Mesh {
     /// Notes when the SVID will be renewed.
     pub(super) fn renews_at(&self, time: SystemTime) {
         *self.next_renewal.lock() = Some(time);
+    }
+
+    /// Control wants the SVID renewed.
+    pub(super) fn order_renewal(&self, order: RenewalOrder) {
+        self.renewal.send_replace(Some(order));
+    }
+
+    /// What control wants of that.
+    #[must_use]
+    pub fn renewal_orders(&self) -> latest::Receiver<Option<RenewalOrder>> {
+        self.renewal.subscribe()
     }
 
     /// The trust bundles in hand.

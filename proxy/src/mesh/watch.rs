@@ -25,6 +25,7 @@ use super::{Inputs, Mesh, Services, Traffic};
 use crate::backoff::Backoff;
 use crate::connections::{Applied, Connections};
 use crate::control::{Addresses, CALL_DEADLINE, ControlError, Place, channel, control_id, pause_after_loss};
+use crate::identity::RenewalOrder;
 use crate::sightings::report::Reports;
 use crate::telemetry::metrics;
 
@@ -353,11 +354,15 @@ fn apply(mesh: &Mesh, told: &Mutex<Told>, message: v1::WatchResponse) -> Result<
         told.take(&message).then(|| told.services())
     };
     let keeper = mesh.keeper().map(|keeper| (keeper, message.clone()));
+    let renewal = message.renewal.as_ref().and_then(RenewalOrder::read);
     // What could not be brought into force is not claimed: everything is sent again on the next stream.
     let applied =
         bring_into_force(mesh, services, message).inspect_err(|_| *told.lock() = Told::default())?;
     if let Some((keeper, message)) = keeper {
         keeper.learned(message, told.lock().whole());
+    }
+    if let Some(order) = renewal {
+        mesh.order_renewal(order);
     }
     Ok(applied)
 }

@@ -61,7 +61,7 @@ async fn metrics_and_health_say_how_control_is(store: Store) {
     let app = RequestApp::start().await;
     let _pair = mesh.pair(&id("/frontend"), &id("/web"), "http://", app.address).await;
     mesh.policy(&allow("web", &id("/web"), &[&id("/frontend")])).await;
-    assert_ne!(mesh.signet(&["workload", "suspend", &id("/nobody"), "--reason", "none"]).await.code(), 0);
+    assert_ne!(mesh.signet(&["suspend", &id("/nobody"), "--reason", "none"]).await.code(), 0);
     // Whoever is no proxy and speaks no TLS.
     let _ = curl().arg(format!("http://{}/", mesh.grpc)).run().await;
 

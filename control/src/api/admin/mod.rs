@@ -10,6 +10,7 @@ mod registry;
 mod requests;
 mod restrictions;
 mod roles;
+mod rotation;
 
 use signet_proto::v1::admin_server::Admin;
 use signet_proto::v1::{self, MutationResponse};
@@ -291,6 +292,19 @@ impl Admin for Rooms {
         applied::wait(self, request.into_inner(), &sight).await.map(Response::new)
     }
 
+    async fn rotate(&self, request: Request<v1::RotateRequest>) -> Answer<v1::RotateResponse> {
+        let operator = self.gate.operator(request.extensions()).await?;
+        rotation::order(self, request.into_inner(), operator).await.map(Response::new)
+    }
+
+    async fn await_rotated(
+        &self,
+        request: Request<v1::AwaitRotatedRequest>,
+    ) -> Answer<v1::AwaitRotatedResponse> {
+        let sight = self.sight(request.extensions()).await?;
+        rotation::wait(self, request.into_inner(), &sight).await.map(Response::new)
+    }
+
     async fn list_audit(&self, request: Request<v1::ListAuditRequest>) -> Answer<v1::ListAuditResponse> {
         let operator = self.gate.operator(request.extensions()).await?;
         let v1::ListAuditRequest { limit, subject } = request.into_inner();
@@ -454,6 +468,18 @@ impl Admin for Rooms {
 /// Why something is done, for the audit.
 fn reason(text: &str) -> Result<String, Status> {
     registry_text("reason", text).map_err(|error| error.to_status())
+}
+
+/// Nothing has a default: a scope that was forgotten must not mean everything.
+fn scope(rooms: &Rooms, text: &str) -> Result<Scope, Status> {
+    let scope: Scope = text.parse().map_err(|error| Status::invalid_argument(format!("scope: {error}")))?;
+    let domain = rooms.authority.trust_domain();
+    match scope.trust_domain().filter(|other| *other != domain) {
+        None => Ok(scope),
+        Some(other) => Err(Status::invalid_argument(format!(
+            "scope: expected identities of this trust domain, `{domain}`; found `{other}`"
+        ))),
+    }
 }
 
 impl Rooms {

@@ -6,9 +6,9 @@ use tonic::Status;
 
 use super::super::Rooms;
 use super::super::status::ToStatus;
-use super::reason;
+use super::{reason, scope};
 use crate::registry::Approval;
-use crate::roles::{Operator, Scope, Sight};
+use crate::roles::{Operator, Sight};
 use crate::store::model::Mutation;
 use crate::store::{Freeze, Restricted, Restriction, RestrictionKind};
 use crate::time;
@@ -65,18 +65,6 @@ pub(super) async fn list(rooms: &Rooms, sight: &Sight) -> Result<v1::ListRestric
 pub(super) async fn frozen(rooms: &Rooms) -> Result<Vec<String>, Status> {
     let all = rooms.store.restrictions().await.map_err(|error| error.to_status())?;
     Ok(all.iter().filter_map(Restricted::frozen).collect())
-}
-
-/// Nothing has a default: a scope that was forgotten must not mean everything.
-fn scope(rooms: &Rooms, text: &str) -> Result<Scope, Status> {
-    let scope: Scope = text.parse().map_err(|error| Status::invalid_argument(format!("scope: {error}")))?;
-    let domain = rooms.authority.trust_domain();
-    match scope.trust_domain().filter(|other| *other != domain) {
-        None => Ok(scope),
-        Some(other) => Err(Status::invalid_argument(format!(
-            "scope: expected identities of this trust domain, `{domain}`; found `{other}`"
-        ))),
-    }
 }
 
 fn message(restricted: Restricted) -> v1::Restriction {

@@ -19,13 +19,13 @@ pub(super) use audit::{AuditVerb, AuditVerify};
 pub(super) use authority::{BundleFormat, Login, RoleOf, RoleVerb};
 pub(super) use ca::{CaVerb, Compromised};
 pub(super) use documents::{Apply, Diff, DocumentKind, Documents, Export, Validate};
-pub(super) use identities::RevokeWhat;
+pub(super) use identities::{RevokeWhat, Rotation, StatusChange};
 pub(super) use inventory::{
     CertificatesQuery, ConnectionsQuery, IdentitiesQuery, InstancesQuery, Listing, WorkloadsQuery,
 };
 pub(super) use policy::{Explain, MeshVerb, PolicyVerb};
 pub(super) use requests::{FreezeVerb, FreezeWhat, RequestsVerb};
-pub(super) use workload::{Approvers, StatusChange, TokenVerb, WorkloadFields, WorkloadVerb};
+pub(super) use workload::{Approvers, TokenVerb, WorkloadFields, WorkloadVerb};
 
 use super::connect::Target;
 use crate::duration::Span;
@@ -62,7 +62,8 @@ Examples:
   signet identities
   signet revoke spiffe://mesh.local/orders --reason 'key leaked'
 
-Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 control unreachable, 4 no such thing, 5 not permitted.
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 control unreachable, 4 no such thing, 5 not permitted,
+6 done, but not everybody has said so: proxies that were to be cut off or to renew could not be reached.
 `signet diff` is as diff(1): 1 there are differences, 2 wrong usage or failed.";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -129,9 +130,26 @@ pub(super) enum Verb {
         after_help = "Examples:\n  signet workloads --owner shop-team\n  signet workloads --status suspended -o csv"
     )]
     Workloads(WorkloadsQuery),
-    /// Take an identity, one of its instances, or a certificate out of the mesh, at once
+    /// Take out of the mesh, at once: an identity, a subtree, a team, an instance, a certificate, a key, or all that an
+    /// intermediate signed
     #[command(after_help = REVOKE_EXAMPLES)]
     Revoke(RevokeWhat),
+    /// Stop giving a workload SVIDs and close its connections; `resume` undoes it
+    #[command(after_help = "Example:\n  signet suspend spiffe://mesh.local/orders --reason 'incident 4711'")]
+    Suspend(StatusChange),
+    /// Give a workload SVIDs again, after `suspend` or `revoke`
+    #[command(
+        after_help = "Example:\n  signet resume spiffe://mesh.local/orders --reason 'incident 4711 is over'"
+    )]
+    Resume(StatusChange),
+    /// End a workload for good: its name is never used again
+    #[command(
+        after_help = "Example:\n  signet retire spiffe://mesh.local/orders --reason 'replaced by carts'"
+    )]
+    Retire(StatusChange),
+    /// Have SVIDs renewed now; nothing is closed by it
+    #[command(after_help = ROTATE_EXAMPLES)]
+    Rotate(Rotation),
     /// Show what happened, copy the record of it, and verify that it is intact
     #[command(subcommand)]
     Audit(AuditVerb),
@@ -238,7 +256,22 @@ const REVOKE_EXAMPLES: &str = "\
 Examples:
   signet revoke spiffe://mesh.local/orders --reason 'host compromised'
   signet revoke --instance 4f1f0c61a2b34c5d8e9fa0b1c2d3e4f5 --reason 'one replica misbehaves'
-  signet revoke --serial 5a:01:... --reason 'key leaked'";
+  signet revoke --serial 5a:01:... --reason 'key leaked'
+  signet revoke --key leaked.pem --reason 'found in a log'              # whoever has it, by file or SHA-256
+  signet revoke 'spiffe://mesh.local/batch/*' --reason 'cluster lost'   # everything below
+  signet revoke --owner batch-team --reason 'accounts stolen'
+  signet revoke --issuer 7f:03:... --reason 'its key leaked'            # whoever has not renewed since
+
+It waits until each proxy has said how many connections it cut. Exit code 6: some could not be reached, and are named;
+they learn of it before anything else when they are back.";
+
+const ROTATE_EXAMPLES: &str = "\
+Examples:
+  signet rotate --now spiffe://mesh.local/orders --reason 'key may have leaked'
+  signet rotate --now 'spiffe://mesh.local/shop/*' --reason 'drill'
+  signet rotate --now everything --timeout 2m --reason 'new intermediate'
+
+Where many are meant, each chooses a moment of its own: 200 in a second. Exit code 6: some have not renewed.";
 
 const FREEZE_EXAMPLES: &str = "\
 Examples:
@@ -299,9 +332,11 @@ mod tests {
             "signet diff -f mesh --prune",
             "signet export --kind workload --kind policy --owner-label shop-repo",
             "signet validate -f mesh",
-            "signet workload suspend spiffe://m/o",
-            "signet workload resume spiffe://m/o",
-            "signet workload retire spiffe://m/o --reason x",
+            "signet suspend spiffe://m/o",
+            "signet resume spiffe://m/o",
+            "signet retire spiffe://m/o --reason x",
+            "signet rotate --now everything --reason x --timeout 1m",
+            "signet rotate spiffe://m/o/* --now --reason x --no-wait",
             "signet token create spiffe://m/o --ttl 10m",
             "signet token introduction",
             "signet policy apply -f p.yaml --no-wait",
@@ -324,6 +359,10 @@ mod tests {
             "signet revoke spiffe://m/o --reason x",
             "signet revoke --instance 00 --reason x --no-wait",
             "signet revoke --serial 00 --reason x",
+            "signet revoke spiffe://m/o/* --reason x",
+            "signet revoke --owner o --reason x",
+            "signet revoke --issuer 00 --reason x",
+            "signet revoke --key 0000000000000000000000000000000000000000000000000000000000000000 --reason x",
             "signet audit list --limit 5 --subject s",
             "signet audit tail --follow -n 0",
             "signet audit export --after 7",
@@ -371,6 +410,11 @@ mod tests {
             "signet audit --verify",
             "signet revoke --reason x",
             "signet revoke spiffe://m/o",
+            "signet revoke spiffe://m/o/*/p --reason x",
+            "signet revoke --key 00 --reason x",
+            "signet revoke --owner o --issuer 00 --reason x",
+            "signet rotate spiffe://m/o --reason x",
+            "signet rotate --now --reason x",
             "signet revoke spiffe://m/o --serial 00 --reason x",
             "signet workload create spiffe://m/o --owner a",
             "signet explain spiffe://m/a spiffe://m/b",

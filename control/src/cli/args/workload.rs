@@ -3,7 +3,6 @@
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
-use super::Wait;
 use crate::duration::Span;
 
 #[derive(Debug, Subcommand)]
@@ -21,12 +20,6 @@ pub(in crate::cli) enum WorkloadVerb {
     },
     /// List all workloads
     List,
-    /// Stop giving it SVIDs and close its connections; `resume` undoes it
-    Suspend(StatusChange),
-    /// Give it SVIDs again
-    Resume(StatusChange),
-    /// End it for good
-    Retire(StatusChange),
 }
 
 /// What is said about a workload beside its name; as in its document.
@@ -72,18 +65,6 @@ pub(in crate::cli) enum Approvers {
     None,
     One,
     Two,
-}
-
-#[derive(Debug, Args)]
-pub(in crate::cli) struct StatusChange {
-    /// Its SPIFFE ID, or a template
-    #[arg(value_name = "ID")]
-    pub(in crate::cli) id: String,
-    /// Why, for the audit
-    #[arg(long, default_value = "")]
-    pub(in crate::cli) reason: String,
-    #[command(flatten)]
-    pub(in crate::cli) wait: Wait,
 }
 
 #[derive(Debug, Subcommand)]

@@ -33,12 +33,22 @@ impl From<MutationResponse> for Change {
     }
 }
 
+/// Who has to say that a change is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expect {
+    /// Those that are connected. Who is not is named, but is no failure: there is nothing to wait for, and it gets the
+    /// change first when it is back.
+    Connected,
+    /// All whom it concerns, as it takes something away: what could not be reached may still let it in.
+    Everyone,
+}
+
 /// Prints the change; unless told not to, waits until every connected proxy that it concerns has it in
-/// force. Not everyone of those in time is a failure: whoever revokes wants to know. Who is not connected is
-/// named, but is no failure: there is nothing to wait for, and it gets the change first when it is back.
+/// force. Not everyone of those in time is a failure: whoever revokes wants to know.
 pub(super) async fn report(
     change: Change,
     wait: Option<Wait>,
+    expect: Expect,
     client: &mut AdminClient<Channel>,
     output: Output,
 ) -> Result<(), CliError> {
@@ -56,11 +66,22 @@ pub(super) async fn report(
         _ => None,
     };
     let json = json(&change, applied.as_ref());
-    output.print(&json, || people(&change, applied.as_ref()))?;
-    applied.map_or(Ok(()), |applied| outcome(change.revision, &applied))
+    output.print(&json, || people(&change, expect, applied.as_ref()))?;
+    applied.map_or(Ok(()), |applied| outcome(change.revision, expect, &applied))
 }
 
-fn outcome(revision: u64, applied: &AwaitAppliedResponse) -> Result<(), CliError> {
+fn outcome(revision: u64, expect: Expect, applied: &AwaitAppliedResponse) -> Result<(), CliError> {
+    let unreached = count(applied, |proxy| !proxy.applied);
+    if expect == Expect::Everyone && unreached > 0 {
+        return Err(CliError::unconfirmed(format!(
+            "revision {revision} is committed, but {} not said that it is in force",
+            output::many(unreached, "proxy has", "proxies have")
+        ))
+        .with_hint(
+            "control refuses it everything from now on; what is open at those that were not reached ends when they are \
+             back, or with the SVIDs",
+        ));
+    }
     let late = count(applied, |proxy| proxy.connected && !proxy.applied);
     if applied.complete || (late == 0 && absent(applied) > 0) {
         return Ok(());
@@ -80,7 +101,7 @@ fn count(applied: &AwaitAppliedResponse, which: impl Fn(&AppliedBy) -> bool) -> 
     applied.proxies.iter().filter(|proxy| which(proxy)).count() as u64
 }
 
-fn people(change: &Change, applied: Option<&AwaitAppliedResponse>) -> String {
+fn people(change: &Change, expect: Expect, applied: Option<&AwaitAppliedResponse>) -> String {
     let at = time::from_proto(change.committed_at.as_ref());
     let committed = match at {
         SystemTime::UNIX_EPOCH => format!("revision {}", change.revision),
@@ -113,13 +134,23 @@ fn people(change: &Change, applied: Option<&AwaitAppliedResponse>) -> String {
             output::many(absent, "proxy is not connected", "proxies are not connected")
         ),
     };
+    if expect == Expect::Everyone {
+        let cutting = count(applied, |proxy| proxy.closed_connections > 0);
+        let unreachable = applied.proxies.len() as u64 - reached;
+        return format!(
+            "{table}{committed}; cut {} on {cutting} of {} that acknowledged it within {slowest} ms, {unreachable} \
+             unreachable\n{absent}",
+            output::many(closed, "connection", "connections"),
+            output::many(reached, "proxy", "proxies"),
+        );
+    }
     let (proxies, closed) =
         (output::many(reached, "proxy", "proxies"), output::many(closed, "connection", "connections"));
     format!("{table}{committed}; in force at {proxies} after {slowest} ms, {closed} closed\n{absent}")
 }
 
 /// Whom the caller's roles do not reach counts, but is not named.
-fn named(id: &str) -> &str {
+pub(super) fn named(id: &str) -> &str {
     if id.is_empty() { "(beyond your roles)" } else { id }
 }
 
@@ -132,7 +163,12 @@ fn json(change: &Change, applied: Option<&AwaitAppliedResponse>) -> Value {
     if let Some(object) = object.as_object_mut() {
         object.extend(change.more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         if let Some(applied) = applied {
+            let reached = count(applied, |proxy| proxy.applied);
+            let cut: u64 = applied.proxies.iter().map(|proxy| proxy.closed_connections).sum();
             object.insert("complete".into(), applied.complete.into());
+            object.insert("connections_cut".into(), cut.into());
+            object.insert("acknowledged".into(), reached.into());
+            object.insert("unreachable".into(), (applied.proxies.len() as u64 - reached).into());
             object.insert("proxies".into(), applied.proxies.iter().map(proxy).collect());
         }
     }
@@ -176,7 +212,32 @@ mod tests {
         let complete = proxies.iter().all(|proxy| proxy.applied);
         let applied = AwaitAppliedResponse { proxies, complete };
         let change = Change { revision: 7, committed_at: None, effects: vec![], more: vec![] };
-        (people(&change, Some(&applied)), outcome(7, &applied).is_ok())
+        let expect = Expect::Connected;
+        (people(&change, expect, Some(&applied)), outcome(7, expect, &applied).is_ok())
+    }
+
+    #[test]
+    fn whoever_takes_away_is_told_who_may_still_let_in() {
+        let proxies = vec![proxy("a", Some(3), true), proxy("b", Some(5), true), proxy("c", None, false)];
+        let complete = AwaitAppliedResponse { proxies: proxies[..2].to_vec(), complete: true };
+        let applied = AwaitAppliedResponse { proxies, complete: false };
+        let change = Change { revision: 7, committed_at: None, effects: vec![], more: vec![] };
+        let text = people(&change, Expect::Everyone, Some(&applied));
+        assert!(
+            text.contains(
+                "revision 7; cut 2 connections on 2 of 2 proxies that acknowledged it within 5 ms, 1 unreachable\n"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("spiffe://mesh.local/c") && text.contains("not connected"), "{text}");
+        let told = json(&change, Some(&applied));
+        assert_eq!([&told["connections_cut"], &told["acknowledged"], &told["unreachable"]], [2, 2, 1]);
+        assert!(
+            outcome(7, Expect::Everyone, &applied).unwrap_err().to_string().contains("1 proxy has not said")
+        );
+        assert!(outcome(7, Expect::Everyone, &complete).is_ok());
+        let nobody = AwaitAppliedResponse { proxies: vec![], complete: true };
+        assert!(outcome(7, Expect::Everyone, &nobody).is_ok());
     }
 
     #[test]

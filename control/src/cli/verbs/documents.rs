@@ -4,7 +4,7 @@ use comfy_table::Cell;
 use serde_json::{Value, json};
 use signet_proto::v1::{self, ApplyRequest, ApplyResponse, ExportRequest};
 
-use super::applied;
+use super::applied::{self, Expect};
 use crate::cli::args::{Apply, Diff, DocumentKind, Documents, Export, Validate};
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
@@ -29,7 +29,7 @@ pub(in crate::cli) async fn apply(apply: Apply, session: &Session, output: Outpu
         effects: Vec::new(),
         more: vec![("changes", changes(&answer)), ("warnings", json!(answer.warnings))],
     };
-    applied::report(change, (!unchanged).then_some(wait), &mut client, output).await
+    applied::report(change, (!unchanged).then_some(wait), Expect::Connected, &mut client, output).await
 }
 
 /// As diff(1): exit code 1 means differences, so that what failed needs another one.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use signet_proto::v1::restriction::What;
 use signet_proto::v1::{FreezeRequest, Frozen, ListRestrictionsRequest, UnfreezeRequest};
 
-use super::applied;
+use super::applied::{self, Expect};
 use crate::cli::args::{FreezeVerb, FreezeWhat};
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
@@ -20,7 +20,7 @@ pub(in crate::cli) async fn run(what: FreezeWhat, session: &Session, output: Out
     let reason = reason.unwrap_or_default();
     let mut client = session.admin().await?;
     let frozen = client.freeze(FreezeRequest { scope: on.to_string(), renewals, reason }).await?;
-    applied::report(frozen.into_inner().into(), None, &mut client, output).await
+    applied::report(frozen.into_inner().into(), None, Expect::Connected, &mut client, output).await
 }
 
 pub(in crate::cli) async fn lift(
@@ -31,7 +31,7 @@ pub(in crate::cli) async fn lift(
 ) -> Result<(), CliError> {
     let mut client = session.admin().await?;
     let lifted = client.unfreeze(UnfreezeRequest { scope: on.to_string(), reason }).await?;
-    applied::report(lifted.into_inner().into(), None, &mut client, output).await
+    applied::report(lifted.into_inner().into(), None, Expect::Connected, &mut client, output).await
 }
 
 async fn list(session: &Session, output: Output) -> Result<(), CliError> {

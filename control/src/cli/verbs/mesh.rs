@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use signet_proto::settings::{self, Exception, Settings};
 use signet_proto::v1::{DeleteMeshRequest, GetMeshRequest, GetMeshResponse};
 
-use super::applied;
+use super::applied::{self, Expect};
 use crate::cli::args::MeshVerb;
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
@@ -18,7 +18,7 @@ pub(in crate::cli) async fn run(verb: MeshVerb, session: &Session, output: Outpu
         MeshVerb::Delete { wait } => {
             let mut client = session.admin().await?;
             let mutation = client.delete_mesh(DeleteMeshRequest {}).await?.into_inner();
-            applied::report(mutation.into(), Some(wait), &mut client, output).await
+            applied::report(mutation.into(), Some(wait), Expect::Connected, &mut client, output).await
         }
     }
 }

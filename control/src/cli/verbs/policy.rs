@@ -8,7 +8,7 @@ use signet_proto::v1::{
     ApplyPolicyRequest, DeletePolicyRequest, ExplainDecision, ExplainRequest, ListPoliciesRequest, Policy,
 };
 
-use super::applied::{self, Change};
+use super::applied::{self, Change, Expect};
 use crate::cli::args::{Explain, PolicyVerb, Wait};
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
@@ -25,7 +25,7 @@ pub(in crate::cli) async fn run(verb: PolicyVerb, session: &Session, output: Out
         PolicyVerb::Delete { name, wait } => {
             let mut client = session.admin().await?;
             let mutation = client.delete_policy(DeletePolicyRequest { name }).await?.into_inner();
-            applied::report(mutation.into(), Some(wait), &mut client, output).await
+            applied::report(mutation.into(), Some(wait), Expect::Connected, &mut client, output).await
         }
         PolicyVerb::Validate { file } => validate(&file, output),
         PolicyVerb::Explain(call) => explain(call, session, output).await,
@@ -55,7 +55,7 @@ async fn apply(file: &Path, wait: Wait, session: &Session, output: Output) -> Re
             .collect(),
         more: vec![("changes", changes), ("warnings", applied.warnings.into())],
     };
-    applied::report(change, (!unchanged).then_some(wait), &mut client, output).await
+    applied::report(change, (!unchanged).then_some(wait), Expect::Connected, &mut client, output).await
 }
 
 async fn list(session: &Session, output: Output) -> Result<(), CliError> {

@@ -8,7 +8,7 @@ use signet_proto::v1::{
     ListRestrictionsRequest, RequestState, RequireApprovalRequest, WorkloadApproval,
 };
 
-use super::applied;
+use super::applied::{self, Expect};
 use crate::cli::args::{Approvers, RequestsVerb};
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
@@ -62,7 +62,7 @@ pub(in crate::cli) async fn run(
         RequestsVerb::Rules => return rules(session, output).await,
     };
     // Proxies are not concerned: there is nothing to wait for.
-    applied::report(decided.into_inner().into(), None, &mut client, output).await
+    applied::report(decided.into_inner().into(), None, Expect::Connected, &mut client, output).await
 }
 
 async fn find(session: &Session, id: String) -> Result<HeldRequest, CliError> {

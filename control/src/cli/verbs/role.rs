@@ -5,7 +5,7 @@ use signet_proto::v1::{
     self, GrantRoleRequest, GrantedRole, ListRolesRequest, RoleBinding, WithdrawRoleRequest,
 };
 
-use super::applied;
+use super::applied::{self, Expect};
 use crate::cli::args::{RoleOf, RoleVerb};
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
@@ -27,7 +27,7 @@ pub(in crate::cli) async fn run(verb: RoleVerb, session: &Session, output: Outpu
         }
     };
     // Proxies are not concerned: there is nothing to wait for.
-    applied::report(mutation.into_inner().into(), None, &mut client, output).await
+    applied::report(mutation.into_inner().into(), None, Expect::Connected, &mut client, output).await
 }
 
 fn list(roles: &[GrantedRole], output: Output) -> Result<(), CliError> {

@@ -2,12 +2,10 @@
 
 use serde_json::json;
 use signet_proto::v1::{
-    CreateTokenRequest, CreateWorkloadRequest, GetIntroductionRequest, SetWorkloadStatusRequest, Workload,
-    WorkloadApproval, WorkloadStatus,
+    CreateTokenRequest, CreateWorkloadRequest, GetIntroductionRequest, Workload, WorkloadApproval,
 };
 
-use super::applied;
-use crate::cli::args::{Approvers, Listing, StatusChange, TokenVerb, WorkloadFields, WorkloadVerb};
+use crate::cli::args::{Approvers, Listing, TokenVerb, WorkloadFields, WorkloadVerb};
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
 use crate::cli::list::{self, WORKLOAD_COLUMNS, Workloads};
@@ -23,9 +21,6 @@ pub(in crate::cli) async fn run(
     match verb {
         WorkloadVerb::Create { id, fields } => create(session, output, request(id, *fields)).await,
         WorkloadVerb::List => list::run(&Workloads::default(), &Listing::default(), session, output).await,
-        WorkloadVerb::Suspend(change) => set(change, WorkloadStatus::Suspended, session, output).await,
-        WorkloadVerb::Resume(change) => set(change, WorkloadStatus::Active, session, output).await,
-        WorkloadVerb::Retire(change) => set(change, WorkloadStatus::Retired, session, output).await,
     }
 }
 
@@ -83,19 +78,6 @@ async fn create(session: &Session, output: Output, request: CreateWorkloadReques
         let life = duration::rough(ttl(&workload).0);
         format!("{} registered; its SVIDs live {life}\n{next}", workload.spiffe_id)
     })
-}
-
-async fn set(
-    change: StatusChange,
-    to: WorkloadStatus,
-    session: &Session,
-    output: Output,
-) -> Result<(), CliError> {
-    let mut client = session.admin().await?;
-    let StatusChange { id, reason, wait } = change;
-    let request = SetWorkloadStatusRequest { spiffe_id: id, status: to.into(), reason };
-    let mutation = client.set_workload_status(request).await?.into_inner();
-    applied::report(mutation.into(), Some(wait), &mut client, output).await
 }
 
 fn ttl(workload: &Workload) -> Span {

@@ -23,6 +23,7 @@ fn state(revision: u64, policies: Vec<Policy>, revoked: &[&str]) -> MeshState {
         policies: Some(policies),
         revocations: Some(revocations),
         settings: None,
+        rotations: None,
         services: None,
         went_back: false,
     };
@@ -118,6 +119,7 @@ fn settings_of_the_mesh_are_sent_when_they_change_also_if_nobody_can_read_them()
             policies: None,
             revocations: None,
             settings: Some(document.into()),
+            rotations: None,
             services: None,
             went_back: false,
         };

@@ -302,7 +302,7 @@ impl Planner<'_> {
         if current.held && before == WorkloadStatus::Suspended && after == WorkloadStatus::Active {
             wanted.status = WorkloadStatus::Suspended;
             self.plan.warnings.push(format!(
-                "`{name}` stays suspended: it was suspended by hand or revoked; `signet workload resume` lifts that"
+                "`{name}` stays suspended: it was suspended by hand or revoked; `signet resume` lifts that"
             ));
         }
         if before != WorkloadStatus::Retired && after == WorkloadStatus::Retired {

@@ -1,13 +1,14 @@
 //! What proxies see and tell: revocations, the state of the mesh, leases and streams.
 
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use signet_proto::locality::Locality;
-use signet_proto::policy::Schema;
+use signet_proto::policy::{Schema, Subtree};
 use signet_proto::spiffe::{InstanceId, SpiffeId};
 
 use super::{BundleRead, Commit, NewService, Policy};
+use crate::roles::Scope;
 
 /// What to revoke.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,14 @@ pub enum RevocationTarget {
     Instance(InstanceId),
     /// One certificate, by serial, and with it the instance that holds it.
     Serial(Vec<u8>),
+    /// A key, by the SHA-256 of its SubjectPublicKeyInfo, with every instance that has it.
+    Key([u8; 32]),
+    /// Every identity below, and the templates that only give such.
+    Subtree(Subtree),
+    /// Every identity and template of a team.
+    Owner(String),
+    /// All that an intermediate signed, by its id, serial or SHA-256, in hex.
+    Issuer(String),
 }
 
 /// Everything revoked.
@@ -31,6 +40,17 @@ pub struct RevocationList {
     pub certificates: Vec<([u8; 32], Vec<u8>)>,
     /// SHA-256 of public keys.
     pub keys: Vec<[u8; 32]>,
+}
+
+/// An order to renew at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RotationOrder {
+    /// Whose proxies.
+    pub scope: Scope,
+    /// SVIDs that were issued before are meant.
+    pub issued_before: SystemTime,
+    /// Each renews at a moment within this time.
+    pub within: Duration,
 }
 
 /// What proxies see, as far as it was asked for.
@@ -48,6 +68,8 @@ pub struct MeshRead {
     pub settings: Option<String>,
     /// All documents of services, by identity.
     pub services: Option<Vec<NewService>>,
+    /// All orders to renew.
+    pub rotations: Option<Vec<RotationOrder>>,
     /// What was known is not what the store had then: it is another history, and this is all of it.
     pub went_back: bool,
 }

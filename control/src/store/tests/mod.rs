@@ -28,6 +28,7 @@ mod registry;
 mod replicas;
 mod requests;
 mod revocation;
+mod revoking;
 mod roles;
 mod rotation;
 mod server;

@@ -272,9 +272,9 @@ async fn what_templates_gave_and_nobody_holds_is_forgotten(fixture: Fixture) {
     assert_eq!(status(&fixture, &id("orders")).await, WorkloadStatus::Active, "registered by itself");
 
     admit(&fixture, &unused.0, unused.1.clone()).await.unwrap();
-    let (instance, _) = fixture.instance("ns/shop/sa/a", 1, HOUR).await;
+    fixture.instance("ns/shop/sa/a", 1, HOUR).await;
     assert_eq!(fixture.store.forget_given(time::now() + HOUR, 10).await.unwrap(), 0, "it holds an SVID");
-    assert!(fixture.store.identity_of_instance(instance).await.is_ok());
+    assert!(fixture.store.workload(unused.0).await.is_ok());
 }
 
 /// Reaches one scope only.

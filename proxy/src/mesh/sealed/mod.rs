@@ -165,6 +165,8 @@ impl Keeper {
             service_changes: None,
             position: 0,
             state: None,
+            // Said again on the next stream.
+            renewal: None,
         };
         drop(kept);
         self.news.notify_one();

@@ -1,0 +1,10 @@
+-- Who was told to renew at once: the newest order on each scope, until nothing is left that it could mean.
+CREATE TABLE rotation (
+  scope            TEXT    NOT NULL PRIMARY KEY,
+  -- SVIDs that were issued before are meant.
+  issued_before_ms BIGINT NOT NULL,
+  -- Each renews at a moment within this time.
+  within_ms        BIGINT NOT NULL,
+  reason           TEXT    NOT NULL,
+  ordered_by       TEXT    NOT NULL
+);
