@@ -183,11 +183,11 @@ async fn bash_completes_verbs() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let file = signet_tests::client::file(directory.path(), "signet.bash", &script.stdout);
     let ask = format!(
-        "set -e; source {}; COMP_WORDS=(signet workload sus); COMP_CWORD=2; _signet signet sus workload; echo \"${{COMPREPLY[@]}}\"",
+        "set -e; source {}; COMP_WORDS=(signet workload cre); COMP_CWORD=2; _signet signet cre workload; echo \"${{COMPREPLY[@]}}\"",
         file.display()
     );
     let finished = Client::new("bash").args(["--noprofile", "--norc", "-c", &ask]).run().await.succeeded();
-    assert_eq!(finished.stdout.trim(), "suspend", "{}", finished.all());
+    assert_eq!(finished.stdout.trim(), "create", "{}", finished.all());
 }
 
 #[tokio::test(flavor = "multi_thread")]

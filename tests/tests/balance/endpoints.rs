@@ -91,7 +91,8 @@ async fn three_endpoints_under_load_while_one_is_slowed_one_killed_one_revoked_a
         })
         .map(|endpoint| endpoint["instance"].as_str().unwrap_or_default().to_owned())
         .expect("it is known");
-    let _ = mesh.signet(&["revoke", "--instance", &instance, "--reason", "host lost"]).await.succeeded();
+    let told = mesh.signet(&["revoke", "--instance", &instance, "--reason", "host lost"]).await;
+    assert_eq!(told.code(), 6, "the killed one cannot say that it knows: {}", told.all());
     let before = revoked.requests();
     gets(added, 200).await;
     assert!(revoked.requests() - before < 50, "the revoked one gets nothing");

@@ -8,3 +8,4 @@ CREATE TABLE rotation (
   reason           TEXT    NOT NULL,
   ordered_by       TEXT    NOT NULL
 );
+CREATE INDEX rotation_by_time ON rotation (issued_before_ms);
