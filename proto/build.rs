@@ -1,5 +1,6 @@
 //! Compiles `signet/v1/*.proto` with protox, so that no `protoc` is needed; and lists every call of every
-//! service as an enum, so that whoever decides by call cannot leave one out.
+//! service as an enum, so that whoever decides by call cannot leave one out. `standard/` holds what others define: the
+//! SPIFFE Workload API, and of Envoy's discovery what secrets need.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -25,6 +26,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     fs::write(out.join("verbs.rs"), verbs(&calls)?)?;
     tonic_prost_build::configure().codec_path("crate::codec::LeanCodec").compile_fds(descriptors)?;
+    standard()
+}
+
+fn standard() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=standard");
+    let files = ["spiffe/workload.proto", "envoy/secret.proto", "envoy/tls.proto"];
+    tonic_prost_build::configure()
+        .codec_path("crate::codec::LeanCodec")
+        .include_file("standard.rs")
+        // They hold private keys.
+        .skip_debug([".X509SVID", ".envoy.config.core.v3.DataSource"])
+        .compile_fds(protox::compile(files, ["standard"])?)?;
     Ok(())
 }
 

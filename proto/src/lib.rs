@@ -25,6 +25,7 @@ pub mod sealing;
 pub mod settings;
 pub mod shares;
 pub mod spiffe;
+pub mod standard;
 pub mod ticket;
 pub mod traffic;
 pub mod tunnel;

@@ -18,11 +18,11 @@ use crate::balance::names::Names;
 use crate::capture::limits::Limits;
 use crate::capture::own::Own;
 use crate::capture::{Callers, Intake, Listener};
-use crate::config::{self, App, Config, Destination, Entrance, Sealing, Source};
+use crate::config::{self, App, AppSocket, Config, Destination, Entrance, Sealing, Source};
 use crate::connections::Connections;
 use crate::control::Addresses;
 use crate::forward::opaque::Idle;
-use crate::identity::{control as joined, files};
+use crate::identity::{Lender, control as joined, files};
 use crate::inbound::{self, Inbound};
 use crate::living::endings::{Ending, Endings};
 use crate::living::{drain, notify};
@@ -36,6 +36,7 @@ use crate::telemetry::metrics;
 use crate::telemetry::observers::Observers;
 use crate::telemetry::traces::{self, Tracer};
 use crate::upgrade::{Doors, Successors, start_on_signal};
+use crate::workload_api::WorkloadApi;
 
 /// After one side has finished, how long the other may be silent.
 const HALF_CLOSED: Duration = Duration::from_secs(300);
@@ -131,6 +132,15 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
         ),
         None => None,
     };
+    let app_listener = match &config.workload_api {
+        Some(socket) => Some(
+            doors
+                .open(&Entrance::Unix(socket.path.clone()), Callers::Admitted)
+                .await
+                .context("workload-api-listen")?,
+        ),
+        None => None,
+    };
     let tracer = config.traces.map(|(collector, ratio)| {
         let (tracer, finished) = Tracer::new(ratio);
         duties.spawn(traces::export(collector, finished, Arc::clone(&mesh), stop.clone()));
@@ -155,22 +165,28 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
         locality: config.locality,
     });
 
+    let control = Arc::new(Addresses::new(match &config.source {
+        Source::Control(joining) => joining.control.clone(),
+        Source::Files(_) => Vec::new(),
+    }));
+    let workload_api = config.workload_api.map(|socket| {
+        let AppSocket { callers, ttl_seconds, .. } = socket;
+        let lender = Lender { control: Arc::clone(&control), mesh: Arc::clone(&mesh), ttl_seconds };
+        Arc::new(WorkloadApi::new(&lender, callers, answering.child_token()))
+    });
     if let Some(listener) = admin_listener {
         announce("admin", &listener);
         let admin = Admin {
             shared: Arc::clone(&shared),
             config: config.effective,
             source: if mesh_is_controlled { "control" } else { "files" },
+            workload_api: workload_api.clone(),
             log,
             profiles: living.profiles,
             quit: living.allow_quit.then_some(quit),
         };
         duties.spawn(after(ours.clone(), admin::serve(listener, admin, answering.clone())));
     }
-    let control = Arc::new(Addresses::new(match &config.source {
-        Source::Control(joining) => joining.control.clone(),
-        Source::Files(_) => Vec::new(),
-    }));
     let path = living.upgrade_socket.as_ref();
     let successors = Successors {
         listener: doors.for_successors(path).await.context("upgrade-socket")?,
@@ -236,6 +252,10 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
         }
         ready(&mesh).await;
         doors.take_over().await;
+        if let (Some(listener), Some(api)) = (app_listener, workload_api) {
+            announce("workload-api", &listener);
+            duties.spawn(api.serve(listener));
+        }
         notify::ready();
         for (listener, settings) in inbound {
             announce("inbound", &listener);

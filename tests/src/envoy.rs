@@ -15,6 +15,9 @@ use crate::sockets::free_address;
 use crate::tools;
 use crate::{PATIENCE, eventually};
 
+/// The cluster of the socket that secrets are discovered at.
+const SDS: &str = "sds";
+
 /// What it will do.
 #[derive(Debug, Default)]
 pub struct Envoy {
@@ -46,7 +49,63 @@ pub struct Mutual<'a> {
     pub peer: &'a str,
 }
 
+/// What Envoy discovers itself with, by SDS, and whom it expects at the other end.
+#[derive(Debug, Clone, Copy)]
+pub struct Discovers<'a> {
+    /// Where secrets are discovered; its own certificate is `default`.
+    pub socket: &'a Path,
+    /// The name of whom it believes.
+    pub authorities: &'a str,
+    /// The SPIFFE ID of the peer.
+    pub peer: &'a str,
+}
+
 impl Envoy {
+    /// Accepts plain text and calls `to` with mutual TLS, by secrets that it discovers.
+    #[must_use]
+    pub fn calling_with_secrets(mut self, to: SocketAddr, discovers: Discovers<'_>) -> Self {
+        let sds = |name: &str| {
+            let service = json!({ "envoy_grpc": { "cluster_name": SDS } });
+            let source = json!({
+                "api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [service],
+            });
+            let config = json!({ "resource_api_version": "V3", "api_config_source": source });
+            json!({ "name": name, "sds_config": config })
+        };
+        if self.clusters.iter().all(|cluster| cluster["name"] != SDS) {
+            let pipe = json!({ "pipe": { "path": discovers.socket } });
+            let endpoint = json!({ "endpoint": { "address": pipe } });
+            self.clusters.push(json!({
+                "name": SDS,
+                "connect_timeout": "5s",
+                "typed_extension_protocol_options": http2(),
+                "load_assignment": { "cluster_name": SDS, "endpoints": [{ "lb_endpoints": [endpoint] }] },
+            }));
+        }
+        let socket = tls_with(
+            "Upstream",
+            &["http/1.1"],
+            json!({
+                "tls_certificate_sds_secret_configs": [sds("default")],
+                "combined_validation_context": {
+                    "default_validation_context": { "match_typed_subject_alt_names": [is(discovers.peer)] },
+                    "validation_context_sds_secret_config": sds(discovers.authorities),
+                },
+            }),
+        );
+        let mut added = self.add(Carries::Http1, to, None, Some(socket));
+        // New connections all the time, each with the newest secrets.
+        let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        added.clusters.last_mut().expect("it was added")["typed_extension_protocol_options"] = json!({
+            options: {
+                "@type": format!("type.googleapis.com/{options}"),
+                "common_http_protocol_options": { "max_requests_per_connection": 16 },
+                "explicit_http_config": { "http_protocol_options": {} },
+            },
+        });
+        added
+    }
+
     /// Accepts plain text and calls `to` with mutual TLS.
     #[must_use]
     pub fn calling(self, carries: Carries, to: SocketAddr, mutual: Mutual<'_>) -> Self {
@@ -133,13 +192,7 @@ impl Envoy {
             cluster["transport_socket"] = socket;
         }
         if carries == Carries::Http2 {
-            let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-            cluster["typed_extension_protocol_options"] = json!({
-                options: {
-                    "@type": format!("type.googleapis.com/{options}"),
-                    "explicit_http_config": { "http2_protocol_options": {} },
-                },
-            });
+            cluster["typed_extension_protocol_options"] = http2();
         }
         self.clusters.push(cluster);
         self.addresses.push(listen);
@@ -168,28 +221,41 @@ fn address(address: SocketAddr) -> Value {
 
 /// TLS 1.3 and nothing else, whose peer must present exactly that SPIFFE ID.
 fn tls(side: &str, mutual: Mutual<'_>, alpn: &[&str]) -> Value {
+    let believes = json!({
+        "tls_certificates": [{
+            "certificate_chain": { "filename": mutual.own.svid },
+            "private_key": { "filename": mutual.own.key },
+        }],
+        "validation_context": {
+            "trusted_ca": { "filename": mutual.bundle },
+            "match_typed_subject_alt_names": [is(mutual.peer)],
+        },
+    });
+    tls_with(side, alpn, believes)
+}
+
+/// The same with what it proves itself with and whom it believes.
+fn tls_with(side: &str, alpn: &[&str], mut context: Value) -> Value {
     let kind = format!("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{side}TlsContext");
+    context["alpn_protocols"] = json!(alpn);
+    context["tls_params"] =
+        json!({ "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" });
     json!({
         "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": kind,
-            "common_tls_context": {
-                "alpn_protocols": alpn,
-                "tls_params": {
-                    "tls_minimum_protocol_version": "TLSv1_3",
-                    "tls_maximum_protocol_version": "TLSv1_3",
-                },
-                "tls_certificates": [{
-                    "certificate_chain": { "filename": mutual.own.svid },
-                    "private_key": { "filename": mutual.own.key },
-                }],
-                "validation_context": {
-                    "trusted_ca": { "filename": mutual.bundle },
-                    "match_typed_subject_alt_names": [
-                        { "san_type": "URI", "matcher": { "exact": mutual.peer } },
-                    ],
-                },
-            },
+        "typed_config": { "@type": kind, "common_tls_context": context },
+    })
+}
+
+fn is(peer: &str) -> Value {
+    json!({ "san_type": "URI", "matcher": { "exact": peer } })
+}
+
+fn http2() -> Value {
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    json!({
+        options: {
+            "@type": format!("type.googleapis.com/{options}"),
+            "explicit_http_config": { "http2_protocol_options": {} },
         },
     })
 }

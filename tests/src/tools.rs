@@ -95,6 +95,15 @@ pub fn collector_python() -> Command {
     python_with("collector")
 }
 
+/// Debian's Python with the packages of `tests/peers/spiffe.requirements` and no others.
+///
+/// # Panics
+/// When they are not installed.
+#[must_use]
+pub fn spiffe_python() -> Command {
+    python_with("spiffe")
+}
+
 fn python_with(peer: &str) -> Command {
     let packages = workspace().join("target/tools").join(peer);
     let installed = packages.join("installed").is_file();

@@ -171,22 +171,10 @@ impl TrustBundle {
         Self::new(trust_domain, authorities, 0)
     }
 
-    /// The authorities as PEM, in order (RFC 7468).
+    /// The authorities as PEM, in order.
     #[must_use]
     pub fn to_pem(&self) -> String {
-        let mut pem = String::new();
-        for authority in &self.authorities {
-            pem.push_str("-----BEGIN CERTIFICATE-----\n");
-            let mut text = STANDARD.encode(authority);
-            while !text.is_empty() {
-                let rest = text.split_off(text.len().min(64));
-                pem.push_str(&text);
-                pem.push('\n');
-                text = rest;
-            }
-            pem.push_str("-----END CERTIFICATE-----\n");
-        }
-        pem
+        pem(&self.authorities)
     }
 
     /// Reads a SPIFFE bundle: a JWK set whose `x509-svid` keys are the authorities.
@@ -203,6 +191,24 @@ impl TrustBundle {
     pub fn to_jwks(&self) -> String {
         jwks::write(&self.authorities, self.sequence)
     }
+}
+
+/// Certificates as PEM, in order (RFC 7468).
+#[must_use]
+pub fn pem(certificates: &[CertificateDer<'_>]) -> String {
+    let mut pem = String::new();
+    for certificate in certificates {
+        pem.push_str("-----BEGIN CERTIFICATE-----\n");
+        let mut text = STANDARD.encode(certificate);
+        while !text.is_empty() {
+            let rest = text.split_off(text.len().min(64));
+            pem.push_str(&text);
+            pem.push('\n');
+            text = rest;
+        }
+        pem.push_str("-----END CERTIFICATE-----\n");
+    }
+    pem
 }
 
 fn label(kind: SectionKind) -> &'static str {

@@ -24,7 +24,7 @@ mod svid;
 #[cfg(test)]
 mod testing;
 
-pub use bundle::{BundleError, MAX_AUTHORITIES, TrustBundle};
+pub use bundle::{BundleError, MAX_AUTHORITIES, TrustBundle, pem};
 pub use certificate::MAX_CERTIFICATE_BYTES;
 pub use der::{DerError, require_der};
 pub(crate) use id::ParsedText;

@@ -1,5 +1,6 @@
 //! `/identity`: who this proxy is, until when, and whom it believes.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::StatusCode;
@@ -9,6 +10,8 @@ use signet_proto::handshake::Svid;
 use signet_proto::spiffe::{TrustBundle, certificate_handle, sha256};
 
 use super::{Admin, Ask, Refused, Reply};
+use crate::identity::Standing;
+use crate::workload_api::{Gives, Shelf, WorkloadApi};
 
 pub(super) fn show(admin: &Admin, ask: &Ask) -> Result<Reply, Refused> {
     ask.nothing_else("none")?;
@@ -33,7 +36,31 @@ pub(super) fn show(admin: &Admin, ask: &Ask) -> Result<Reply, Refused> {
         "chain": chain(&svid),
         "bundles": trust.bundles().map(|bundle| bundle_of(bundle, now)).collect::<Vec<_>>(),
         "revocations": revocations.len(),
+        "workload_api": admin.workload_api.as_ref().map(|api| apps(api)),
     }))
+}
+
+/// What apps that do their own TLS have, and who of them is connected.
+fn apps(api: &WorkloadApi) -> Value {
+    let svid = |shelf: &Arc<Shelf>| {
+        let (state, lent, why) = match shelf.now() {
+            Standing::Has(lent) => ("valid", Some(lent), None),
+            Standing::Without(why) => ("none", None, Some(why)),
+            Standing::Refused(why) => ("refused", None, Some(why)),
+        };
+        let profile = lent.as_ref().map(|lent| lent.svid().profile());
+        json!({
+            "rule": shelf.rule.to_string(),
+            "state": state,
+            "because": why.as_deref(),
+            "id": profile.map(|profile| profile.id.as_str()),
+            "instance": profile.and_then(|profile| profile.instance).map(|instance| instance.to_string()),
+            "serial": profile.map(|profile| hex(&profile.serial)),
+            "not_after": profile.and_then(|profile| moment(profile.not_after)),
+        })
+    };
+    let lending = api.shelves().iter().filter(|shelf| shelf.rule.gives == Gives::Svid);
+    json!({ "svids": lending.map(svid).collect::<Vec<_>>(), "callers": api.board().show(moment) })
 }
 
 /// Leaf first, without the root: that is among the bundles.

@@ -38,6 +38,7 @@ use crate::capture::{Intake, Listener, Socket};
 use crate::config::Effective;
 use crate::run::Shared;
 use crate::telemetry::log::Filter;
+use crate::workload_api::WorkloadApi;
 
 const MOST_CONNECTIONS: usize = 64;
 /// From the first byte of a head to its last, and from one request to the next.
@@ -51,6 +52,8 @@ pub struct Admin {
     pub config: Effective,
     /// Where the identity comes from: `control` or `files`.
     pub source: &'static str,
+    /// The socket for apps that do their own TLS, if there is one.
+    pub workload_api: Option<Arc<WorkloadApi>>,
     /// What is logged.
     pub log: Arc<Filter>,
     /// Whether it shows profiles of this process.

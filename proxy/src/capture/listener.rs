@@ -20,6 +20,8 @@ use crate::config::Entrance;
 const BACKLOG: i32 = 1024;
 /// Who may call through a unix socket: our user and our group. Nobody else, not for a moment.
 const SOCKET_MODE: u32 = 0o660;
+/// Anybody may ask through one whose callers are admitted one by one.
+const OPEN_MODE: u32 = 0o666;
 const UNTIL_THEN: u32 = 0o600;
 
 /// A bound listener.
@@ -43,6 +45,8 @@ pub enum Callers {
     Loopback,
     /// Processes of our own user.
     Ourselves,
+    /// Any process of this machine: whoever accepts looks at who it is.
+    Admitted,
 }
 
 /// A socket's path, removed with its listener if it is still the one that we made, and nobody else took it over.
@@ -248,9 +252,12 @@ async fn unix(path: &Path, callers: Callers) -> io::Result<Kind> {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "somebody put another file in its place"));
     }
     let itself = format!("/proc/self/fd/{}", bound.as_raw_fd());
-    if callers != Callers::Ourselves {
-        std::fs::set_permissions(itself, std::fs::Permissions::from_mode(SOCKET_MODE))?;
-    }
+    let mode = match callers {
+        Callers::Ourselves => UNTIL_THEN,
+        Callers::All | Callers::Loopback => SOCKET_MODE,
+        Callers::Admitted => OPEN_MODE,
+    };
+    std::fs::set_permissions(itself, std::fs::Permissions::from_mode(mode))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     let listener = UnixListener::from_std(socket.into())?;
@@ -342,6 +349,9 @@ mod tests {
         assert_eq!(ours.permissions().mode() & 0o777, SOCKET_MODE);
         drop(listener);
         assert!(!path.exists());
+        let open = Listener::bind(&entrance, Callers::Admitted).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, OPEN_MODE);
+        drop(open);
         std::fs::write(&path, "a file").unwrap();
         assert!(Listener::bind(&entrance, Callers::Loopback).await.is_err(), "not ours to remove");
     }

@@ -12,7 +12,8 @@ use super::attest::Attest;
 use super::effective::Given;
 use super::listeners::{Inbound, Outbound, Route};
 use super::values::{
-    AdminEntrance, Cidr, CollectorAddress, Count, Entrance, Grace, Label, ProcessId, Ratio, Timeout, Unknown,
+    AdminEntrance, Cidr, CollectorAddress, Count, Entrance, Grace, Label, ProcessId, Ratio, SocketPath,
+    Timeout, Unknown,
 };
 use crate::capture::rules::Mode;
 use crate::cli::check::CheckArguments;
@@ -20,6 +21,7 @@ use crate::cli::client::AskArguments;
 use crate::cli::tap::TapArguments;
 use crate::mesh::sealed::KeyPlace;
 use crate::telemetry::log::Format;
+use crate::workload_api::CallerRule;
 
 /// Signet's sidecar: mutual TLS and authorization by identity for one workload.
 #[derive(Debug, Parser)]
@@ -264,6 +266,14 @@ pub struct Keys {
     #[arg(long, value_name = "IP:PORT|unix:PATH|none", env = "SIGNET_ADMIN_LISTEN")]
     pub admin_listen: Option<AdminEntrance>,
 
+    /// Serve the SPIFFE Workload API and Envoy's SDS to apps that do their own TLS
+    #[arg(long, value_name = "unix:PATH", env = "SIGNET_WORKLOAD_API_LISTEN")]
+    pub workload_api_listen: Option<SocketPath>,
+
+    /// Who may ask there, by user and group of the process: for an SVID with its key, or for bundles only
+    #[arg(long, value_name = "uid=UID|gid=GID[,gives=bundles]")]
+    pub workload_api_caller: Vec<CallerRule>,
+
     /// Collector that takes spans (OTLP over gRPC); without, nothing is traced
     #[arg(long, value_name = "http[s]://HOST:PORT", env = "SIGNET_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<CollectorAddress>,
@@ -362,6 +372,12 @@ impl Keys {
             policy_file: self.policy_file.or(other.policy_file),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
             admin_listen: self.admin_listen.or(other.admin_listen),
+            workload_api_listen: self.workload_api_listen.or(other.workload_api_listen),
+            workload_api_caller: if self.workload_api_caller.is_empty() {
+                other.workload_api_caller
+            } else {
+                self.workload_api_caller
+            },
             otlp_endpoint: self.otlp_endpoint.or(other.otlp_endpoint),
             otlp_roots: self.otlp_roots.or(other.otlp_roots),
             trace_sample: self.trace_sample.or(other.trace_sample),
@@ -411,6 +427,10 @@ Examples:
 
   A peer that is not ours, found by DNS and known by its identity:
     signet-proxy run --join-file ticket --outbound 127.0.0.1:7002=spiffe://partner.example/api@api.partner.example:443
+
+  For an app that does its own TLS with SPIFFE's libraries, or an Envoy (SPIFFE_ENDPOINT_SOCKET, SDS):
+    signet-proxy run --join-file ticket --inbound 15443=127.0.0.1:8080 \\
+      --workload-api-listen unix:/run/signet/workload.sock --workload-api-caller uid=1000
 
   With certificates that something else rotates on disk:
     signet-proxy run --svid-file tls/svid.pem --key-file tls/key.pem --bundle-file tls/bundle.pem \\

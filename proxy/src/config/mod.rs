@@ -9,6 +9,7 @@ mod listeners;
 mod living;
 mod source;
 mod values;
+mod workload_api;
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
@@ -26,6 +27,8 @@ pub use listeners::{App, Destination, Inbound, Outbound, Place, Route};
 pub use living::{Living, Sealing};
 pub use source::Source;
 pub use values::{AdminEntrance, Cidr, Entrance, Protocol, Requested, Statement, Timeout, Unknown};
+
+pub use workload_api::AppSocket;
 
 use crate::mesh::sealed::StateError;
 use crate::telemetry::log::Format;
@@ -60,6 +63,8 @@ pub struct Config {
     pub traces: Option<(Collector, f64)>,
     /// For operators of this machine.
     pub admin_listen: Option<Entrance>,
+    /// For apps that do their own TLS.
+    pub workload_api: Option<AppSocket>,
     /// How it starts and ends beside its app.
     pub living: Living,
     /// How long nothing may move on an open connection.
@@ -171,6 +176,16 @@ pub enum ConfigError {
         /// Where it leads.
         to: SocketAddr,
     },
+    /// More rules than are looked at.
+    #[error(
+        "`workload-api-caller`: {found} rules, expected at most {allowed}; use one group for several users"
+    )]
+    TooManyRules {
+        /// How many there are.
+        found: usize,
+        /// How many are looked at.
+        allowed: usize,
+    },
     /// A policy file that would not be used.
     #[error("`policy-file` goes with `svid-file`: with `join`, policy comes from control")]
     PolicyFile,
@@ -200,6 +215,7 @@ impl Config {
         let living = Living::of(&keys)?;
         let traces = traces(&keys)?;
         let source = source(&keys)?;
+        let workload_api = AppSocket::of(&keys, &source)?;
         if matches!(source, Source::Files(_)) {
             all_addressed(&keys)?;
         } else if keys.policy_file.is_some() {
@@ -215,6 +231,7 @@ impl Config {
             dns_servers: keys.dns_server,
             max_connections: keys.max_connections.map_or(10_000, |count| count.0),
             max_connections_per_identity: keys.max_connections_per_identity.map_or(5_000, |count| count.0),
+            workload_api,
             traces,
             metrics_listen,
             admin_listen,
@@ -254,8 +271,11 @@ fn traces(keys: &Keys) -> Result<Option<(Collector, f64)>, ConfigError> {
 
 fn distinct(keys: &Keys, metrics: SocketAddr, admin: Option<&Entrance>) -> Result<(), ConfigError> {
     let mut listeners = BTreeSet::from([Entrance::Tcp(metrics)]);
-    for listen in
-        entrances(keys).chain(admin).filter(|entrance| entrance.address().is_none_or(|a| a.port() != 0))
+    let apps = keys.workload_api_listen.as_ref().map(|listen| Entrance::Unix(listen.0.clone()));
+    for listen in entrances(keys)
+        .chain(admin)
+        .chain(&apps)
+        .filter(|entrance| entrance.address().is_none_or(|a| a.port() != 0))
     {
         if !listeners.insert(listen.clone()) {
             return Err(ConfigError::SameAddress(listen.clone()));

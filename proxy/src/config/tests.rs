@@ -266,3 +266,31 @@ fn the_end_may_come_without_grace_and_with_a_process() {
         assert!(file_error(text).contains(key), "{text}");
     }
 }
+
+#[test]
+fn the_socket_for_apps_needs_rules_and_control() {
+    let file = parse(
+        Path::new("proxy.toml"),
+        "workload-api-listen = \"unix:/run/app.sock\"\n[[workload-api-caller]]\nuid = 1000\ngives = \"bundles\"\n",
+    )
+    .unwrap();
+    assert_eq!(file.workload_api_caller, ["uid=1000,gives=bundles".parse().unwrap()]);
+    assert_eq!(file.workload_api_listen, Some("unix:/run/app.sock".parse().unwrap()));
+    let tcp = file_error("workload-api-listen = \"127.0.0.1:1\"\n");
+    assert!(tcp.contains("`workload-api-listen`: expected unix:PATH"), "{tcp}");
+
+    let app = ["--inbound", "1=127.0.0.1:2"];
+    let listen = ["--workload-api-listen", "unix:/run/app.sock"];
+    let caller = ["--workload-api-caller", "uid=1000"];
+    for (given, key, with) in [
+        (&listen[..], "workload-api-listen", "workload-api-caller"),
+        (&caller[..], "workload-api-caller", "workload-api-listen"),
+        (&[listen, caller].concat()[..], "workload-api-listen", "join"),
+    ] {
+        let error = load(&[&FILES[..], &app, given].concat()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("`{key}` goes with")) && error.contains(with), "{error}");
+    }
+    let twice = ["--outbound", "unix:/run/app.sock=spiffe://td/a@10.0.0.1:1"];
+    let same = load(&[&FILES[..], &twice, &listen, &caller].concat());
+    assert!(matches!(same, Err(ConfigError::SameAddress(_))), "{same:?}");
+}

@@ -235,6 +235,22 @@ impl fmt::Display for Entrance {
     }
 }
 
+/// A unix socket, `unix:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SocketPath(pub PathBuf);
+
+impl FromStr for SocketPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(Entrance::Unix(path)) => Ok(Self(path)),
+            _ => Err(format!("expected unix:PATH such as unix:/run/signet/workload.sock, found `{text}`")),
+        }
+    }
+}
+
 impl FromStr for Entrance {
     type Err = String;
 
@@ -438,4 +454,4 @@ macro_rules! from_text {
     )+};
 }
 
-from_text!(Entrance, AdminEntrance, CollectorAddress, Requested, Cidr, Label, Timeout, Grace);
+from_text!(Entrance, AdminEntrance, SocketPath, CollectorAddress, Requested, Cidr, Label, Timeout, Grace);

@@ -35,8 +35,8 @@ pub struct Joining {
 /// A key and the request to certify it. The same for all tries: if only the answer of a try was lost, control knows
 /// the key again; and while the request waits for approval, its hash is what is approved.
 pub(super) struct Request {
-    key: WorkloadKey,
-    csr: Vec<u8>,
+    pub(super) key: WorkloadKey,
+    pub(super) csr: Vec<u8>,
 }
 
 impl Request {
@@ -117,7 +117,7 @@ fn take(
 }
 
 /// Proves somebody else with our SVID, over mutual TLS: control's answer to the signing request of the process that
-/// takes over from this one. The key in it is not ours, and what comes back is of no use to us.
+/// takes over from this one, or of what our app gets. The key in it is not the one that proves.
 ///
 /// # Errors
 /// When control cannot be reached or refuses.

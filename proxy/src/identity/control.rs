@@ -26,7 +26,7 @@ use crate::mesh::Mesh;
 use crate::telemetry::metrics;
 use crate::upgrade::{Predecessor, UpgradeError};
 
-const SHORTEST_RETRY: Duration = Duration::from_millis(200);
+pub(super) const SHORTEST_RETRY: Duration = Duration::from_millis(200);
 /// Within this everybody renews whose issuer is about to be distrusted.
 const HASTE: Duration = Duration::from_secs(2);
 
@@ -85,7 +85,7 @@ impl IdentityError {
         matches!(self, Self::Control(error) if error.blames_the_replica())
     }
 
-    fn because(&self) -> Option<&str> {
+    pub(super) fn because(&self) -> Option<&str> {
         match self {
             Self::Control(ControlError::Refused { because, .. }) => because.as_deref(),
             _ => None,
@@ -194,7 +194,7 @@ pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, s
 
 /// After the clock jumped, what was planned for a time of day is still due then: a machine that sleeps often would put
 /// it off each time otherwise. Set back, the clock makes nothing later than it would be if it were planned now.
-fn planned_or(planned: Option<SystemTime>, anew: Duration, now: SystemTime) -> Duration {
+pub(super) fn planned_or(planned: Option<SystemTime>, anew: Duration, now: SystemTime) -> Duration {
     planned.map_or(anew, |due| due.duration_since(now).unwrap_or_default().min(anew))
 }
 
@@ -212,7 +212,7 @@ async fn superseded(mesh: &Mesh) {
 
 /// Whether the instance can never renew again, although nobody revoked it: its SVID has ended, or control does not
 /// know it any more. What an operator took out stays out.
-fn is_lost(because: Option<&str>, left: Duration) -> bool {
+pub(super) fn is_lost(because: Option<&str>, left: Duration) -> bool {
     left.is_zero() || because.is_some_and(because::is_forgotten)
 }
 
@@ -244,7 +244,7 @@ async fn attest_again(joining: &Joining, control: &Addresses, id: &SpiffeId, mes
 
 /// A delay that does not step over the end of the SVID: while anything is left, at most a quarter of it passes
 /// before the next try.
-fn within(delay: Duration, left: Duration) -> Duration {
+pub(super) fn within(delay: Duration, left: Duration) -> Duration {
     if left.is_zero() { delay } else { delay.min((left / 4).max(SHORTEST_RETRY)) }
 }
 
@@ -256,15 +256,28 @@ pub(super) fn limited<T>(message: T, deadline: Duration) -> tonic::Request<T> {
 
 async fn renew_once(joining: &Joining, control: &Addresses, mesh: &Mesh) -> Result<(), IdentityError> {
     let no_svid = || ControlError::Unusable("no SVID to renew".into());
-    let (svid, trust) = mesh.credentials().ok_or_else(no_svid)?;
+    let (svid, _) = mesh.credentials().ok_or_else(no_svid)?;
+    let (next, key) = renewed(&svid, joining.ttl_seconds, control, mesh).await?;
+    adopt(mesh, next, &key, |_| {})
+}
+
+/// The next SVID of the instance that `svid` is of, and its key.
+pub(super) async fn renewed(
+    svid: &Svid,
+    ttl_seconds: u32,
+    control: &Addresses,
+    mesh: &Mesh,
+) -> Result<(Svid, WorkloadKey), IdentityError> {
+    let no_bundle = || ControlError::Unusable("no bundle to believe control by".into());
+    let (_, trust) = mesh.credentials().ok_or_else(no_bundle)?;
     let key = WorkloadKey::generate()?;
     let request = v1::RenewRequest {
         csr: key.csr(Some(svid.id()))?,
         version: env!("CARGO_PKG_VERSION").into(),
-        ttl_seconds: joining.ttl_seconds,
+        ttl_seconds,
     };
     let expected = control_id(svid.id().trust_domain())?;
-    let tls = client_config(Some(&svid), Arc::clone(&trust), expected, &[ALPN_H2])?;
+    let tls = client_config(Some(svid), Arc::clone(&trust), expected, &[ALPN_H2])?;
     let (place, mut client) = reach(control, &tls).await?;
     let answered = client.renew(limited(request, CALL_DEADLINE)).await.map_err(ControlError::from);
     let answer = answered.inspect_err(|error| {
@@ -280,7 +293,7 @@ async fn renew_once(joining: &Joining, control: &Addresses, mesh: &Mesh) -> Resu
         return Err(ControlError::Unusable(format!("it issued `{}` to `{}`", next.id(), svid.id())).into());
     }
     tracing::debug!(serial = hex(&next.profile().serial), "renewed the SVID");
-    adopt(mesh, next, &key, |_| {})
+    Ok((next, key))
 }
 
 pub(super) fn checked(

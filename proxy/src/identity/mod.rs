@@ -10,8 +10,10 @@ mod patience;
 mod proof;
 mod schedule;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod workload;
 
 pub use attest::{Joining, vouch};
 pub use orders::RenewalOrder;
 pub use proof::{Proof, ProofError};
+pub use workload::{Lender, Lent, Standing};

@@ -73,6 +73,22 @@ fn describe() {
     );
     describe_gauge!("signet_svid_expiry_timestamp_seconds", "End of the current SVID, Unix time");
     describe_counter!("signet_svid_rotations_total", "Attempts to get a new SVID, by result");
+    describe_counter!(
+        "signet_workload_svid_rotations_total",
+        "Attempts to get an SVID for the app, by result"
+    );
+    describe_gauge!(
+        "signet_workload_svid_expiry_timestamp_seconds",
+        "End of the newest SVID for the app, Unix time"
+    );
+    describe_counter!("signet_workload_api_calls_total", "Calls of apps on the socket, by method and result");
+    describe_gauge!("signet_workload_api_streams", "Streams of apps open now, by method");
+    describe_counter!("signet_workload_api_updates_total", "Messages pushed to apps, by method");
+    describe_counter!(
+        "signet_workload_api_connections_total",
+        "Connections of apps to the socket, by result"
+    );
+    describe_counter!("signet_workload_api_answers_total", "What SDS clients said of secrets: ack or nack");
     describe_counter!("signet_reattestations_total", "Attempts to become a new instance, by result");
     describe_counter!("signet_upgrades_total", "New processes that wanted to take over, by result");
     describe_gauge!("signet_state_restored", "1 while the sealed copy is in force, for want of control");
@@ -268,6 +284,41 @@ pub fn lookup_failed() {
 /// A new SVID came into force, or did not.
 pub fn rotation(result: &'static str) {
     counter!("signet_svid_rotations_total", "result" => result).increment(1);
+}
+
+/// A new SVID for the app came into force, with its end, or did not.
+pub fn lent(result: &'static str, not_after: Option<SystemTime>) {
+    counter!("signet_workload_svid_rotations_total", "result" => result).increment(1);
+    if let Some(not_after) = not_after {
+        let seconds = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        gauge!("signet_workload_svid_expiry_timestamp_seconds").set(seconds);
+    }
+}
+
+/// An app connected to the socket: it is `admitted`, of no rule (`denied`), or one too many (`limited`).
+pub fn app_connected(result: &'static str) {
+    counter!("signet_workload_api_connections_total", "result" => result).increment(1);
+}
+
+/// An app called: it was `served`, `denied`, asked for something wrong (`invalid`), or there was nothing now
+/// (`unavailable`).
+pub fn app_called(method: &'static str, result: &'static str) {
+    counter!("signet_workload_api_calls_total", "method" => method, "result" => result).increment(1);
+}
+
+/// A stream to an app began, or ended.
+pub fn app_streams(method: &'static str, change: f64) {
+    gauge!("signet_workload_api_streams", "method" => method).increment(change);
+}
+
+/// A message went to an app.
+pub fn app_updated(method: &'static str) {
+    counter!("signet_workload_api_updates_total", "method" => method).increment(1);
+}
+
+/// An SDS client took what it was sent (`ack`), or did not (`nack`).
+pub fn secret_answered(answer: &'static str) {
+    counter!("signet_workload_api_answers_total", "answer" => answer).increment(1);
 }
 
 /// The instance was lost, and the proxy proved itself anew, or tried to.

@@ -77,7 +77,11 @@ pub(super) async fn ports(config: &Config, runs: bool, report: &mut Report) {
     let inbound = config.inbound.iter().map(|listener| (&listener.listen, Callers::All));
     let outbound = config.outbound.iter().map(|listener| (&listener.listen, Callers::Loopback));
     let ours = [Some(&metrics), config.admin_listen.as_ref()].into_iter().flatten();
-    let all = inbound.chain(outbound).chain(ours.map(|entrance| (entrance, Callers::Loopback)));
+    let apps = config.workload_api.as_ref().map(|socket| Entrance::Unix(socket.path.clone()));
+    let all = inbound
+        .chain(outbound)
+        .chain(ours.map(|entrance| (entrance, Callers::Loopback)))
+        .chain(apps.iter().map(|entrance| (entrance, Callers::Admitted)));
     for (entrance, callers) in all {
         report.add(match Listener::bind(entrance, callers).await {
             Ok(_) if runs => {

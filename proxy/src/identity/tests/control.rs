@@ -22,10 +22,10 @@ use crate::identity::{Joining, Proof};
 use crate::testing::{DOMAIN, TestAuthority, bundle};
 
 /// What it says next; afterwards it issues.
-pub(super) type Script = VecDeque<Status>;
+pub(crate) type Script = VecDeque<Status>;
 
 #[derive(Clone)]
-pub(super) struct Control(Arc<Inner>);
+pub(crate) struct Control(Arc<Inner>);
 
 struct Inner {
     authority: TestAuthority,
@@ -36,17 +36,17 @@ struct Inner {
 }
 
 #[derive(Default)]
-pub(super) struct State {
-    pub(super) attested: Vec<v1::AttestRequest>,
-    pub(super) challenged: Vec<v1::ChallengeRequest>,
-    pub(super) renewed: usize,
-    pub(super) to_attest: Script,
-    pub(super) to_renew: Script,
+pub(crate) struct State {
+    pub(crate) attested: Vec<v1::AttestRequest>,
+    pub(crate) challenged: Vec<v1::ChallengeRequest>,
+    pub(crate) renewed: usize,
+    pub(crate) to_attest: Script,
+    pub(crate) to_renew: Script,
 }
 
 impl Control {
     /// Gives SVIDs of this life for `/orders`.
-    pub(super) async fn start(life: Duration) -> Self {
+    pub(crate) async fn start(life: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let control = Self(Arc::new(Inner {
             authority: TestAuthority::new(),
@@ -59,7 +59,7 @@ impl Control {
         control
     }
 
-    pub(super) fn joining(&self, proof: Proof) -> Joining {
+    pub(crate) fn joining(&self, proof: Proof) -> Joining {
         Joining {
             control: vec![self.0.address.clone()],
             trust_domain: DOMAIN.parse().unwrap(),
@@ -70,7 +70,7 @@ impl Control {
         }
     }
 
-    pub(super) fn state<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn state<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
         look(&mut self.0.state.lock())
     }
 

@@ -1,6 +1,7 @@
 //! Joining, waiting and coming back, against a control that answers as it is told.
 
-mod control;
+pub(crate) mod control;
+mod workload;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,10 +24,10 @@ use crate::control::Addresses;
 use crate::mesh::Mesh;
 use control::Control;
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn mesh() -> Arc<Mesh> {
+pub(crate) fn mesh() -> Arc<Mesh> {
     Arc::new(Mesh::new(Arc::new(Connections::default())))
 }
 
@@ -35,7 +36,7 @@ fn serial(mesh: &Mesh) -> Vec<u8> {
 }
 
 /// A proof by token, and where the token is.
-fn by_token(text: &str) -> (TempDir, Proof) {
+pub(crate) fn by_token(text: &str) -> (TempDir, Proof) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");
     std::fs::write(&file, text).unwrap();
@@ -64,7 +65,7 @@ impl Drop for Renewing {
     }
 }
 
-async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
         assert!(started.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");

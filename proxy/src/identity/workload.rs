@@ -1,0 +1,233 @@
+//! An SVID for an app that does its own TLS: of our identity, with a key that is made for it, as an instance of its own.
+//! We vouch for its first one with ours; from then on it renews itself, so that what an operator says of that instance
+//! holds for it and not for us. Its key is handed to the app, as the SPIFFE Workload API wants it; ours never is
+//! (invariant 2). A failed renewal throws nothing away (invariant 3).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use signet_proto::because;
+use signet_proto::handshake::{RevokedBecause, Svid, VerifyError, WorkloadKey};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use super::attest::{Request, vouch};
+use super::control::{IdentityError, SHORTEST_RETRY, checked, hex, is_lost, planned_or, renewed, within};
+use super::schedule::{Woken, renewal_delay, sleep_on_both_clocks};
+use crate::backoff::Backoff;
+use crate::control::{Addresses, ControlError};
+use crate::mesh::Mesh;
+use crate::telemetry::metrics;
+
+/// Between tries to get the first one.
+const RETRIES: (Duration, Duration) = (SHORTEST_RETRY, Duration::from_secs(30));
+
+/// An SVID with its key, both for the app.
+pub struct Lent {
+    svid: Svid,
+    key: WorkloadKey,
+}
+
+/// What the app has.
+#[derive(Debug, Clone)]
+pub enum Standing {
+    /// Nothing that is valid now; there may be later.
+    Without(Arc<str>),
+    /// This.
+    Has(Arc<Lent>),
+    /// Nothing any more, or not at all: somebody decided so.
+    Refused(Arc<str>),
+}
+
+/// Keeps one app's SVID.
+#[derive(Debug, Clone)]
+pub struct Lender {
+    /// Whom to ask.
+    pub control: Arc<Addresses>,
+    /// Who vouches, and by which bundles and revocations an SVID is judged.
+    pub mesh: Arc<Mesh>,
+    /// The life of the SVIDs; 0: the workload's usual one.
+    pub ttl_seconds: u32,
+}
+
+impl Lent {
+    /// An SVID and the key of its leaf.
+    #[must_use]
+    pub fn new(svid: Svid, key: WorkloadKey) -> Self {
+        Self { svid, key }
+    }
+
+    /// The SVID.
+    #[must_use]
+    pub fn svid(&self) -> &Svid {
+        &self.svid
+    }
+
+    /// The key, PKCS#8, DER.
+    #[must_use]
+    pub fn key(&self) -> Zeroizing<Vec<u8>> {
+        self.key.to_der()
+    }
+
+    /// The same as PEM.
+    #[must_use]
+    pub fn key_pem(&self) -> Zeroizing<String> {
+        self.key.to_pem()
+    }
+}
+
+impl fmt::Debug for Lent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lent").field("svid", &self.svid).finish_non_exhaustive()
+    }
+}
+
+impl Standing {
+    /// Before the first try.
+    #[must_use]
+    pub fn none_yet() -> Self {
+        Self::Without("no SVID for the app yet".into())
+    }
+}
+
+impl Lender {
+    /// Keeps `standing` true, for as long as it is polled.
+    pub async fn lend(self, standing: watch::Sender<Standing>) {
+        loop {
+            let first = self.first(&standing).await;
+            self.renew(first, &standing).await;
+        }
+    }
+
+    /// Tries until there is an instance for the app.
+    async fn first(&self, standing: &watch::Sender<Standing>) -> Arc<Lent> {
+        let mut backoff = Backoff::new(RETRIES.0, RETRIES.1);
+        let mut request = None;
+        loop {
+            let error = match self.attest(&mut request).await {
+                Ok(lent) => return lent,
+                Err(error) => error,
+            };
+            metrics::lent("failed", None);
+            let said: Arc<str> = format!("no SVID for the app: {error}").into();
+            standing.send_replace(match &error {
+                error if error.is_final() => Standing::Refused(said),
+                _ => Standing::Without(said),
+            });
+            let delay = backoff.next_delay();
+            tracing::warn!(%error, ?delay, "no SVID for the app yet, will try again");
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// One request, the same for all tries: while it waits for approval its hash is what is approved.
+    async fn attest(&self, request: &mut Option<Request>) -> Result<Arc<Lent>, IdentityError> {
+        let no_svid = || ControlError::Unusable("the proxy has no SVID to vouch with".into());
+        let (own, _) = self.mesh.credentials().ok_or_else(no_svid)?;
+        let asked = match request {
+            Some(asked) => asked,
+            None => request.insert(Request::new()?),
+        };
+        let answer = vouch(&self.control, &self.mesh, asked.csr.clone(), self.ttl_seconds).await?;
+        let (_, trust) = self.mesh.credentials().ok_or_else(no_svid)?;
+        let svid = checked(answer.svid, &asked.key, &trust)?;
+        if svid.id() != own.id() {
+            let issued = format!("it issued `{}` for the app of `{}`", svid.id(), own.id());
+            return Err(ControlError::Unusable(issued).into());
+        }
+        let key = request.take().ok_or_else(no_svid)?.key;
+        tracing::info!(id = %svid.id(), instance = svid.profile().instance.map(tracing::field::display),
+            serial = hex(&svid.profile().serial), "the app has an SVID of its own");
+        metrics::lent("success", Some(svid.profile().not_after));
+        Ok(Arc::new(Lent::new(svid, key)))
+    }
+
+    /// Renews until the instance is lost though nobody took it out.
+    async fn renew(&self, mut lent: Arc<Lent>, standing: &watch::Sender<Standing>) {
+        let mut backoff = Backoff::new(SHORTEST_RETRY, RETRIES.1);
+        let mut generations = self.mesh.generations();
+        let (mut revoked, mut was_believed) = (None, true);
+        let mut due = planned(&lent, None);
+        loop {
+            generations.mark_unchanged();
+            let now = signet_proto::clock::now();
+            let judged = self.judge(&lent, revoked.as_ref(), now);
+            let is_believed = matches!(judged, Standing::Has(_));
+            standing.send_if_modified(|before| replace(before, judged));
+            if was_believed && !is_believed {
+                // What nobody believes any more does not wait for its time.
+                due = now;
+            }
+            was_believed = is_believed;
+            if now < due {
+                let end = Some(lent.svid.end()).filter(|end| *end > now);
+                let wake = end.map_or(due, |end| end.min(due)).duration_since(now).unwrap_or_default();
+                tokio::select! {
+                    woken = sleep_on_both_clocks(wake) => if woken == Woken::ClockJumped {
+                        due = planned(&lent, Some(due));
+                    },
+                    changed = generations.changed() => if changed.is_err() { return },
+                }
+                continue;
+            }
+            match renewed(&lent.svid, self.ttl_seconds, &self.control, &self.mesh).await {
+                Ok((svid, key)) => {
+                    metrics::lent("success", Some(svid.profile().not_after));
+                    (lent, revoked) = (Arc::new(Lent::new(svid, key)), None);
+                    due = planned(&lent, None);
+                    backoff.reset();
+                }
+                Err(error) => {
+                    let now = signet_proto::clock::now();
+                    let left = lent.svid.end().duration_since(now).unwrap_or_default();
+                    metrics::lent(if error.is_final() { "refused" } else { "failed" }, None);
+                    if error.because().is_some_and(because::is_revoked) {
+                        revoked = Some(Arc::from(error.to_string()));
+                    } else if revoked.is_none() && is_lost(error.because(), left) {
+                        tracing::warn!(%error, ?left, "the app's instance is lost: vouching for a new one");
+                        return;
+                    }
+                    let delay = within(backoff.next_delay(), left);
+                    tracing::warn!(%error, ?delay, ?left, "cannot renew the app's SVID yet, will try again");
+                    due = now + delay;
+                }
+            }
+        }
+    }
+
+    /// What is to be said of an SVID now.
+    fn judge(&self, lent: &Arc<Lent>, revoked: Option<&Arc<str>>, now: SystemTime) -> Standing {
+        if let Some(said) = revoked {
+            return Standing::Refused(Arc::clone(said));
+        }
+        let Some((_, trust)) = self.mesh.credentials() else { return Standing::none_yet() };
+        match lent.svid.check(&trust, now) {
+            Ok(()) => Standing::Has(Arc::clone(lent)),
+            Err(error @ VerifyError::Revoked { because, .. }) if because != RevokedBecause::Lapsed => {
+                Standing::Refused(error.to_string().into())
+            }
+            Err(error) => Standing::Without(format!("the app's SVID is not valid now: {error}").into()),
+        }
+    }
+}
+
+/// When to renew: as planned, unless the clock was set back.
+fn planned(lent: &Lent, before: Option<SystemTime>) -> SystemTime {
+    let now = signet_proto::clock::now();
+    now + planned_or(before, renewal_delay(lent.svid.profile().not_after, now), now)
+}
+
+/// True if that is news.
+fn replace(before: &mut Standing, now: Standing) -> bool {
+    let same = match (&*before, &now) {
+        (Standing::Has(before), Standing::Has(now)) => Arc::ptr_eq(before, now),
+        (Standing::Without(before), Standing::Without(now))
+        | (Standing::Refused(before), Standing::Refused(now)) => before == now,
+        _ => false,
+    };
+    if !same {
+        *before = now;
+    }
+    !same
+}

@@ -1,0 +1,200 @@
+//! Apps that do their own TLS, by the socket beside them: the SPIFFE library of Python, and Envoy.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use signet_tests::apps::{RequestApp, TcpEcho};
+use signet_tests::client::{Client, curl, curl_get};
+use signet_tests::envoy::{Discovers, Envoy};
+use signet_tests::logs::{field, is_message};
+use signet_tests::mesh::{Mesh, allow, id};
+use signet_tests::peers::script;
+use signet_tests::process::Process;
+use signet_tests::proxy::{Proxy, ProxyBuilder};
+use signet_tests::report::{hey_without_failures, measured};
+use signet_tests::tools::spiffe_python;
+use signet_tests::{PATIENCE, eventually};
+use tempfile::TempDir;
+
+/// SVIDs live this long, so they rotate every two seconds.
+const LIFE: &str = "4s";
+const NOBODY: u32 = 65534;
+
+/// A place for a socket that any user may reach.
+struct Place {
+    socket: PathBuf,
+    directory: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("signet-app-").tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        Self { socket: directory.path().join("workload.sock"), directory }
+    }
+
+    /// Serves this user's processes there.
+    fn served_by(&self, proxy: ProxyBuilder) -> ProxyBuilder {
+        let user = rustix::process::geteuid().as_raw();
+        proxy
+            .with("--workload-api-listen", format!("unix:{}", self.socket.display()))
+            .with("--workload-api-caller", format!("uid={user}"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_follows_rotations_by_the_spiffe_library_until_its_instance_is_revoked() {
+    let (mesh, echo, place) = (Mesh::start().await, TcpEcho::start().await, Place::new());
+    let orders = id("/orders");
+    mesh.short_lived_workload(&orders, LIFE).await;
+    let proxy = place.served_by(mesh.proxy(&orders).await.inbound("tcp://", echo.address)).start().await;
+
+    let mut app = Process::start("workload.py", library(&place.socket, "watch"));
+    let is_context = |event: &Value| is_message(event, "context");
+    let shown = app.wait_for_logs(0, 3, "three states of the app's SVID", is_context).await;
+    let different = |name: &str| {
+        let mut values: Vec<String> = shown.iter().map(|context| field(context, name)).collect();
+        values.sort();
+        values.dedup();
+        values.len()
+    };
+    assert!(shown.iter().all(|context| field(context, "id") == orders));
+    assert_eq!((different("serial"), different("key"), different("instance")), (3, 3, 1), "{shown:?}");
+
+    let own = proxy.ask("/identity").await;
+    let instance = field(&shown[0], "instance");
+    assert_ne!(own["instance"], instance.as_str(), "the app is told apart from its proxy");
+    assert!(shown.iter().all(|context| own["key_sha256"] != field(context, "key").as_str()));
+    let apps = &own["workload_api"];
+    assert_eq!(
+        (&apps["svids"][0]["instance"], &apps["svids"][0]["state"]),
+        (&instance.as_str().into(), &"valid".into())
+    );
+    assert_eq!(apps["callers"][0]["streams"]["FetchX509SVID"], 1, "{apps}");
+    assert_eq!(apps["callers"][0]["pid"], app.id(), "{apps}");
+
+    // Each call of the library once; JWT-SVIDs are not offered.
+    let once = Client::of(library(&place.socket, "once")).run().await.succeeded();
+    assert_eq!(said(&once.stdout, "svid")["answer"], orders.as_str(), "{}", once.stdout);
+    assert_eq!(said(&once.stdout, "bundles")["answer"].as_array().unwrap().len(), 1, "{}", once.stdout);
+    assert!(
+        said(&once.stdout, "jwt")["error"].as_str().unwrap().contains("UNIMPLEMENTED"),
+        "{}",
+        once.stdout
+    );
+
+    // Calls without the header, and of another user.
+    assert_eq!(status(call(&place.socket)).await, 3, "INVALID_ARGUMENT");
+    let marked = || call(&place.socket).args(["--header", "workload.spiffe.io: true"]);
+    assert_eq!(status(marked().as_user(NOBODY)).await, 7, "PERMISSION_DENIED");
+    let denied = [("method", "FetchX509SVID"), ("result", "denied")];
+    proxy.counts("signet_workload_api_calls_total", &denied, 1).await;
+
+    let _ = mesh
+        .signet(&["revoke", "--instance", &instance, "--reason", "the app was broken into"])
+        .await
+        .succeeded();
+    let error = app.wait_for_log("the app is told", |event| is_message(event, "error")).await;
+    assert!(field(&error, "error").contains("PERMISSION_DENIED"), "{error}");
+    app.exit(PATIENCE).await;
+    assert_eq!(status(marked()).await, 7, "and stays so");
+    assert_eq!(proxy.readyz().await.status, 200, "the proxy is another instance");
+    let apps = &proxy.ask("/identity").await["workload_api"];
+    assert_eq!(apps["svids"][0]["state"], "refused", "{apps}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_follows_rotations_under_load_by_secrets_that_it_discovers() {
+    let (mesh, app, place) = (Mesh::start().await, RequestApp::start().await, Place::new());
+    let (edge, web) = (id("/edge"), id("/web"));
+    mesh.short_lived_workload(&edge, LIFE).await;
+    mesh.workload(&web).await;
+    mesh.policy(&allow("web", &web, &[&edge])).await;
+    let server = mesh.proxy(&web).await.inbound("http://", app.address).start().await;
+    let beside = place.served_by(mesh.proxy(&edge).await.outbound("http://", &web)).start().await;
+
+    let discovers = |authorities| Discovers { socket: &place.socket, authorities, peer: &web };
+    let (_envoy, entries) = Envoy::default()
+        .calling_with_secrets(server.inbound(), discovers("ROOTCA"))
+        .calling_with_secrets(server.inbound(), discovers("ALL"))
+        .start(place.directory.path())
+        .await;
+    for entry in &entries {
+        // Until it has its secrets it answers 503.
+        eventually("Envoy has its secrets", PATIENCE, async || {
+            match curl_get(*entry, "/").await.succeeded() {
+                answer if answer.stdout.contains("x-forwarded-client-cert") => Ok(()),
+                answer => Err(answer.all()),
+            }
+        })
+        .await;
+    }
+    let before = renewals(&beside).await;
+    let hey = |entry| {
+        let url = format!("http://{entry}/");
+        Client::new("hey")
+            .args(["-z", "8s", "-c", "2", "-q", "50", &url])
+            .limit(Duration::from_secs(40))
+            .start()
+    };
+    let loads = [hey(entries[0]), hey(entries[1])];
+    for load in loads {
+        measured(
+            "requests through Envoy over rotations of its secrets, 0 failed",
+            hey_without_failures(load.finish().await),
+        );
+    }
+    let rotations = renewals(&beside).await - before;
+    measured("rotations of Envoy's SVID under load", rotations);
+    assert!(rotations >= 2, "{rotations}");
+    server.access(&[("source", edge.as_str()), ("verdict", "allow")]).await;
+    assert_eq!(server.metrics().await.count("signet_handshake_failures_total", &[]), 0);
+    let metrics = beside.metrics().await;
+    let answers = |answer| metrics.count("signet_workload_api_answers_total", &[("answer", answer)]);
+    assert!(answers("ack") > 2 * rotations && answers("nack") == 0, "{} {}", answers("ack"), answers("nack"));
+}
+
+async fn renewals(proxy: &Proxy) -> u64 {
+    proxy.metrics().await.count("signet_workload_svid_rotations_total", &[("result", "success")])
+}
+
+fn library(socket: &Path, does: &str) -> std::process::Command {
+    let mut command = spiffe_python();
+    command.arg(script("workload.py")).arg(format!("unix://{}", socket.display())).arg(does);
+    command
+}
+
+/// What the library said in the line with that message.
+fn said(lines: &str, message: &str) -> Value {
+    let mut events = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events.find(|event| is_message(event, message)).unwrap_or_else(|| panic!("no {message}: {lines}"))["fields"].clone()
+}
+
+/// FetchX509SVID without any library: an empty message.
+fn call(socket: &Path) -> Client {
+    curl()
+        .args(["--http2-prior-knowledge", "--include", "--no-buffer", "--max-time", "3", "--unix-socket"])
+        .arg(socket)
+        .args([
+            "--header",
+            "content-type: application/grpc",
+            "--header",
+            "te: trailers",
+            "--data-binary",
+            "@-",
+        ])
+        .arg("http://socket/SpiffeWorkloadAPI/FetchX509SVID")
+        .input([0; 5])
+}
+
+/// The status of a call that is refused.
+async fn status(call: Client) -> u32 {
+    let finished = call.run().await;
+    let status = finished.stdout.lines().find_map(|line| line.strip_prefix("grpc-status: "));
+    status.and_then(|code| code.trim().parse().ok()).unwrap_or_else(|| panic!("{}", finished.all()))
+}
