@@ -8,6 +8,7 @@
 //! somebody first asks for it: two apps share no key, and none has ours. A stream that can show nothing valid any more
 //! ends, and says whether that is for now or decided.
 
+mod authority;
 mod board;
 mod callers;
 mod feed;
@@ -38,6 +39,7 @@ use tonic::service::Routes;
 use tonic::{Extensions, Status};
 use tower::Service;
 
+use self::authority::Settled;
 use self::board::Streaming;
 pub use self::board::{Board, Connected};
 pub use self::callers::{Caller, CallerRule, Gives};
@@ -179,7 +181,7 @@ impl WorkloadApi {
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_DEADLINE);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(Settled::from(stream)), service));
         let silent = async {
             tokio::time::sleep(FIRST_REQUEST).await;
             if asked.load(Ordering::Relaxed) {
