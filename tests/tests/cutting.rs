@@ -120,9 +120,9 @@ async fn of_many_proxies_the_right_ones_renew_are_cut_and_say_so() {
         let proxy = mesh.proxy(caller).await.outbound("tcp://", &store).start().await;
         let connections = open(&proxy).await;
         if caller.contains("/batch/") {
-            doomed.extend(connections)
+            doomed.extend(connections);
         } else {
-            spared.extend(connections)
+            spared.extend(connections);
         }
         started.push(proxy);
     }

@@ -7,7 +7,7 @@ use signet_proto::v1::{
     StatusRequest,
 };
 
-use super::applied::{self, Change};
+use super::applied::{self, Change, Expect};
 use super::authority::{authorities_table, object};
 use crate::cli::args::{CaVerb, Compromised, Wait};
 use crate::cli::connect::Session;
@@ -20,12 +20,12 @@ const SHOWN: usize = 8;
 
 pub(in crate::cli) async fn run(verb: CaVerb, session: &Session, output: Output) -> Result<(), CliError> {
     let mut client = session.admin().await?;
-    let (answer, wait) = match verb {
+    let (answer, wait, expect) = match verb {
         CaVerb::Status => return status(session, output).await,
         CaVerb::RotateIntermediate => return rotate(session, output).await,
         CaVerb::Prepare { kind, wait } => {
             let request = PrepareAuthorityRequest { kind: kind.as_str().to_owned() };
-            (client.prepare_authority(request).await?, Some(wait))
+            (client.prepare_authority(request).await?, Some(wait), Expect::Connected)
         }
         CaVerb::Activate(activate) => {
             let request = ActivateAuthorityRequest {
@@ -33,29 +33,31 @@ pub(in crate::cli) async fn run(verb: CaVerb, session: &Session, output: Output)
                 timeout: Some(time::duration_to_proto(activate.timeout.0)),
                 force: activate.force,
             };
-            (client.activate_authority(request).await?, None)
+            (client.activate_authority(request).await?, None, Expect::Connected)
         }
         CaVerb::Compromised(Compromised { authority, within, reason, wait }) => {
             let within = Some(time::duration_to_proto(within.0));
             let request = CompromisedAuthorityRequest { authority, reason, within };
-            (client.compromised_authority(request).await?, Some(wait))
+            (client.compromised_authority(request).await?, Some(wait), Expect::Everyone)
         }
         CaVerb::Retire { authority, wait } => {
-            (client.retire_authority(RetireAuthorityRequest { authority }).await?, Some(wait))
+            let request = RetireAuthorityRequest { authority };
+            (client.retire_authority(request).await?, Some(wait), Expect::Connected)
         }
     };
-    report(answer.into_inner(), wait, session, output).await
+    report(answer.into_inner(), wait, expect, session, output).await
 }
 
 async fn report(
     answer: AuthorityResponse,
     wait: Option<Wait>,
+    expect: Expect,
     session: &Session,
     output: Output,
 ) -> Result<(), CliError> {
     let mut change = Change::from(answer.mutation.unwrap_or_default());
     change.more.push(("id", json!(answer.id)));
-    applied::report(change, wait, &mut session.admin().await?, output).await
+    applied::report(change, wait, expect, &mut session.admin().await?, output).await
 }
 
 async fn status(session: &Session, output: Output) -> Result<(), CliError> {
