@@ -308,7 +308,7 @@ mod tests {
             (vec![0x11], PATH.to_vec(), BETTER.to_vec()),
             (literal(0x40), PATH.to_vec(), BETTER.to_vec()),
             (literal(0x00), PATH.to_vec(), BETTER.to_vec()),
-            (vec![0x41], long.clone(), b"-2F".repeat(90)),
+            (vec![0x41], long, b"-2F".repeat(90)),
             (vec![0x41], b"localhost".to_vec(), b"localhost".to_vec()),
         ] {
             let block = |value: &[u8]| {
