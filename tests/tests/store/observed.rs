@@ -37,8 +37,9 @@ const ALWAYS: [&str; 25] = [
     "signet_control_calls_total",
     "signet_control_handshake_failures_total",
 ];
-const DUTIES: [&str; 12] = [
+const DUTIES: [&str; 13] = [
     "audit",
+    "authorities",
     "checkpoint",
     "endpoints",
     "export",
@@ -67,7 +68,7 @@ async fn metrics_and_health_say_how_control_is(store: Store) {
 
     let mut duties: Vec<&str> = DUTIES.into();
     if store == Store::Postgres {
-        duties.insert(4, "follow");
+        duties.insert(5, "follow");
     }
     eventually("everything was measured once", PATIENCE, async || {
         let metrics = mesh.metrics().await;
