@@ -6,14 +6,15 @@
 //! ```
 //!
 //! Because intermediates travel in the chain and only roots are anchors, a new intermediate can sign at once: nobody has
-//! to learn of it first. A new root is in the trust bundle first, and signs when all proxies have it (`steps`). The key of
-//! what is replaced is erased; what it signed stays valid until it ends.
+//! to learn of it first. A new root is in the trust bundle first, and signs when all proxies have it (`steps`). What
+//! is replaced signs revocation lists only (`crl`), until the last of what it signed has ended; then its key is erased.
 //!
 //! Invariants: private keys are sealed whenever they are not in this process' memory, and wiped on drop, a root's as soon
 //! as it has signed; no certificate outlives its issuer or starts before it; every authority has a name of its own, so
 //! that issuer and serial name one certificate in the world; nothing signs what the proxies could not believe.
 
 mod compromise;
+mod crl;
 mod hierarchy;
 mod keys;
 mod profile;
@@ -34,6 +35,7 @@ use crate::store::model::{AuthorityKind, Issuance, KnownAuthority};
 use crate::store::{Store, StoreError};
 use crate::time;
 
+pub use crl::CrlSigner;
 pub use hierarchy::Hierarchy;
 pub use keys::{PublicKey, SigningKey};
 pub use profile::LeafRequest;
@@ -270,9 +272,18 @@ impl Authority {
 
 /// An authority with its key.
 async fn unsealed(store: &Store, known: &KnownAuthority, seal: &SealKey) -> Result<Signer, CaError> {
+    let signer = unsealed_if_kept(store, known, seal).await?;
+    signer.ok_or_else(|| StoreError::from(crate::store::Refusal::RotatedMeanwhile).into())
+}
+
+/// The same, unless its key was erased.
+async fn unsealed_if_kept(
+    store: &Store,
+    known: &KnownAuthority,
+    seal: &SealKey,
+) -> Result<Option<Signer>, CaError> {
     let sealed = store.sealed_key(known.id.clone()).await?;
-    let sealed = sealed.ok_or_else(|| StoreError::from(crate::store::Refusal::RotatedMeanwhile))?;
-    Signer::unseal(known, &sealed, seal)
+    sealed.map(|sealed| Signer::unseal(known, &sealed, seal)).transpose()
 }
 
 #[cfg(test)]

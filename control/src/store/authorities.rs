@@ -8,6 +8,9 @@
 //!            has it      ▼           by all proxies   before it   │       chains to it
 //!                     (taken back)                    retires     key erased
 //! ```
+//!
+//! The key of what retires signs revocation lists still, so that they can be had as long as anything is believed by it. It
+//! is erased with the removal, or as soon as it is known that somebody else may have it and another one signs.
 
 use serde_json::json;
 
@@ -51,7 +54,7 @@ impl Store {
         .await
     }
 
-    /// The sealed key of an authority that may still sign.
+    /// The sealed key of an authority, unless it was erased.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -126,7 +129,7 @@ impl Store {
         .await
     }
 
-    /// Makes a prepared authority the one that signs. The key of the one before is erased: it retires.
+    /// Makes a prepared authority the one that signs. The one before retires.
     ///
     /// # Errors
     /// When it is not prepared, another one signs than was thought, or proxies have not said that they know it.
@@ -172,7 +175,7 @@ impl Store {
                 sign_with(change, id, None)?;
             }
             effects.push(format!(
-                "{} {} retires: its key is erased, what it signed stays good",
+                "{} {} retires: it signs revocation lists only, what it signed stays good",
                 previous.kind, previous.id
             ));
             let detail = json!({
@@ -234,7 +237,7 @@ impl Store {
                 if !chained.is_none() {
                     return Err(Refusal::StillChained { id: id.clone(), chained: chained.to_string() }.into());
                 }
-                move_to(change, &id, Phase::Removed)?;
+                remove(change, &id)?;
                 (
                     Action::AuthorityRemoved,
                     format!("{} {id} is removed: nothing is believed by it", found.kind),
@@ -275,10 +278,11 @@ pub(super) fn insert(change: &Change<'_>, new: &AuthorityRecord, phase: Phase) -
     Ok(())
 }
 
-/// The one that signs retires, and its key is erased.
+/// The one that signs retires; a key that somebody else may have is erased.
 pub(super) fn retire_signing(change: &Change<'_>, kind: AuthorityKind) -> Result<(), StoreError> {
     change.sql.execute(
-        "UPDATE authority SET active = 0, phase = 'retiring', phase_at_ms = ?2, sealed_key = NULL
+        "UPDATE authority SET active = 0, phase = 'retiring', phase_at_ms = ?2,
+                sealed_key = CASE WHEN distrusted_at_ms IS NULL THEN sealed_key END
          WHERE kind = ?1 AND active = 1",
         values![kind.as_str(), change.at],
     )?;
@@ -293,10 +297,11 @@ pub(super) fn sign_with(change: &Change<'_>, id: &str, cross: Option<&[u8]>) -> 
     Ok(())
 }
 
-pub(super) fn move_to(change: &Change<'_>, id: &str, phase: Phase) -> Result<(), StoreError> {
+/// It is removed, and its key erased.
+pub(super) fn remove(change: &Change<'_>, id: &str) -> Result<(), StoreError> {
     change.sql.execute(
-        "UPDATE authority SET phase = ?2, phase_at_ms = ?3 WHERE id = ?1",
-        values![id, phase.as_str(), change.at],
+        "UPDATE authority SET phase = 'removed', phase_at_ms = ?2, sealed_key = NULL WHERE id = ?1",
+        values![id, change.at],
     )?;
     Ok(())
 }

@@ -13,11 +13,13 @@ const COUNTED: i64 = 10_000;
 const NAMED: i64 = 10;
 /// Replicas take a new root into the tickets they make within this.
 const TICKETS: Duration = Duration::from_secs(5);
-/// Certificates below an authority, `?1`, that have not ended at `?2` and whose instance was not revoked.
+/// Certificates below an authority, `?1`, that have not ended at `?2`. Of a root those of revoked instances do not count;
+/// of an intermediate they do: its revocation list names them until they end.
 const BELOW: &str = "FROM certificate c WHERE c.authority IN (
                        SELECT id FROM authority WHERE id = ?1 UNION ALL SELECT id FROM authority WHERE issuer = ?1)
                      AND c.not_after_ms > ?2
-                     AND NOT EXISTS (SELECT 1 FROM instance i WHERE i.id = c.instance AND i.status = 'revoked')";
+                     AND (c.authority = ?1
+                          OR NOT EXISTS (SELECT 1 FROM instance i WHERE i.id = c.instance AND i.status = 'revoked'))";
 
 impl Store {
     /// What is live at `now` and chains to this authority.

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::authorities::{insert, move_to, require, require_signing, retire_signing};
+use super::authorities::{insert, remove, require, require_signing, retire_signing};
 use super::bundle::announce;
 use super::change::Change;
 use super::mesh::Topics;
@@ -69,7 +69,11 @@ fn compromised(
             }
         }
     }
-    change.sql.execute("UPDATE authority SET distrusted_at_ms = ?2 WHERE id = ?1", values![id, ends])?;
+    change.sql.execute(
+        "UPDATE authority SET distrusted_at_ms = ?2, sealed_key = CASE WHEN active = 1 THEN sealed_key END
+         WHERE id = ?1",
+        values![id, ends],
+    )?;
     effects.push(format!("everybody whose SVID is below {kind} {id} is told to renew it now"));
     effects.push(format!("nobody is believed by it from {} on", time::rfc3339(ends)));
     let detail = json!({ "kind": kind.as_str(), "reason": reason, "trust_ends": time::rfc3339(ends) });
@@ -90,7 +94,7 @@ fn distrusted(
         let below = require(&change.sql, &listing.id, &[Phase::Retiring, Phase::Removed])?;
         list(change, &below, listing, actor)?;
         if below.phase == Phase::Retiring {
-            move_to(change, &below.id, Phase::Removed)?;
+            remove(change, &below.id)?;
         }
         listed.push(below.id);
     }

@@ -77,6 +77,38 @@ async fn svids_are_believed_by_whoever_knows_either_root_until_the_old_one_is_go
 }
 
 #[tokio::test]
+async fn revocation_lists_can_be_signed_as_long_as_anything_is_believed() {
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+    let directory = tempfile::tempdir().unwrap();
+    let authority = open(&directory, 30 * DAY).await.unwrap();
+    let signers = async || {
+        let mut told = Vec::new();
+        for signer in authority.crl_signers().await.unwrap() {
+            let (_, read) = x509_parser::parse_x509_certificate(signer.certified().certificate()).unwrap();
+            assert!(read.key_usage().unwrap().unwrap().value.crl_sign(), "RFC 5280 4.2.1.3");
+            let key =
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &read.public_key().subject_public_key.data);
+            key.verify(b"list", &signer.sign(b"list").unwrap()).unwrap();
+            told.push((signer.kind(), signer.certified().id().to_owned()));
+        }
+        told
+    };
+    let (root, first) = (authority.root(), authority.intermediate());
+    authority.rotate_intermediate(Actor::control()).await.unwrap();
+    authority.prepare(AuthorityKind::Root, Actor::control()).await.unwrap();
+    let now = signers().await;
+    assert_eq!(now.len(), 3, "the prepared root has signed nothing: {now:?}");
+    assert_eq!(now[0], (AuthorityKind::Root, root.id().to_owned()));
+    assert!(now.contains(&(AuthorityKind::Intermediate, first.certified().id().to_owned())), "{now:?}");
+    activate(&authority, "root").await.unwrap();
+    assert_eq!(signers().await.len(), 5);
+    let compromised = authority.named(first.certified().id(), &[]).await.unwrap();
+    authority.compromised(&compromised, DAY, "stolen".into(), Actor::control()).await.unwrap();
+    retire(&authority, root.id()).await.unwrap();
+    assert_eq!(signers().await.len(), 3, "a compromised and a removed one sign nothing any more");
+}
+
+#[tokio::test]
 async fn rotation_goes_on_after_a_kill_at_every_step() {
     let directory = tempfile::tempdir().unwrap();
     let again = async || open(&directory, 30 * DAY).await.unwrap();

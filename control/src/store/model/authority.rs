@@ -58,9 +58,9 @@ pub enum Phase {
     Prepared,
     /// It signs.
     Active,
-    /// It signs no more, its key is erased. What it signed is believed.
+    /// It signs revocation lists only. What it signed is believed.
     Retiring,
-    /// Nothing live chained to it any more, and nobody is believed by it.
+    /// Nothing live chained to it any more, nobody is believed by it, and its key is erased.
     Removed,
 }
 

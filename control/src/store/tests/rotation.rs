@@ -93,8 +93,9 @@ async fn root_signs_only_what_every_proxy_can_believe(fixture: Fixture) {
         ("next ca", Phase::Active),
     ];
     assert_eq!(phases(&fixture.store).await, expected.map(|(id, phase)| (id.to_owned(), phase)));
-    for erased in ["root", "ca"] {
-        assert_eq!(fixture.store.sealed_key(erased.into()).await.unwrap(), None, "{erased}");
+    for kept in ["root", "ca"] {
+        let key = fixture.store.sealed_key(kept.into()).await.unwrap();
+        assert_eq!(key, Some(vec![2]), "{kept} signs revocation lists");
     }
     assert_eq!(known(&fixture.store, "next").await.cross_certificate, Some(vec![9]));
     fixture.verified_events().await;
@@ -118,10 +119,13 @@ async fn authority_stays_as_long_as_anything_live_chains_to_it(fixture: Fixture)
         .revoke(model::RevocationTarget::Instance(instance), "lost".into(), operator())
         .await
         .unwrap();
-    fixture.store.retire_authority("ca".into(), operator()).await.unwrap();
+    let refused = refusal(fixture.store.retire_authority("ca".into(), operator()).await);
+    assert!(refused.to_string().contains("spiffe://mesh.local/orders"), "its list names it: {refused}");
     let refused = refusal(fixture.store.retire_authority("root".into(), operator()).await);
-    assert!(refused.to_string().contains("1 unspent join tickets"), "{refused}");
+    assert!(refused.to_string().contains("unspent join tickets"), "{refused}");
+    assert!(!refused.to_string().contains("spiffe://mesh.local/orders"), "{refused}");
     end_all(&fixture).await;
+    fixture.store.retire_authority("ca".into(), operator()).await.unwrap();
     let removed = fixture.store.retire_authority("root".into(), operator()).await.unwrap();
     let bundle = fixture.store.mesh_since(None).await.unwrap().bundle.unwrap();
     assert_eq!((bundle.authorities.len(), bundle.retired.len()), (1, 1));
@@ -164,12 +168,13 @@ async fn step_is_taken_or_not_and_the_next_one_follows_after_any_restart(fixture
     fixture.store.activate_authority(activation(false), operator()).await.unwrap();
     fixture = fixture.reopen();
     assert_eq!(known(&fixture.store, "root").await.phase, Phase::Retiring);
-    assert_eq!(fixture.store.sealed_key("root".into()).await.unwrap(), None);
+    assert_eq!(fixture.store.sealed_key("root".into()).await.unwrap(), Some(vec![2]));
     refusal(fixture.store.retire_authority("root".into(), operator()).await);
     end_all(&fixture).await;
     for name in ["root", "ca"] {
         fixture.store.retire_authority(name.into(), operator()).await.unwrap();
         fixture = fixture.reopen();
+        assert_eq!(fixture.store.sealed_key(name.into()).await.unwrap(), None, "{name}");
     }
     let expected = [
         ("root", Phase::Removed),
@@ -276,6 +281,7 @@ async fn compromised_authority_is_replaced_at_once_and_listed_when_its_time_is_o
     assert_eq!(known(&fixture.store, "next ca").await.phase, Phase::Active);
     let during = bundle().await;
     assert_eq!((during.superseded, during.sequence), (vec![ISSUER], told.commit.revision));
+    assert_eq!(fixture.store.sealed_key("ca".into()).await.unwrap(), None, "nothing is to be signed with it");
     let later = refusal(fixture.store.compromise_authority(begun.clone(), operator()).await);
     assert_eq!(later, Refusal::AlreadyCompromised("ca".into()));
     let sooner = model::Compromise { within: Duration::ZERO, successor: None, ..begun };
@@ -305,6 +311,7 @@ async fn compromised_root_is_no_retired_one(fixture: Fixture) {
     fixture.store.activate_authority(activation(false), operator()).await.unwrap();
     let during = bundle().await;
     assert_eq!(during.superseded, [ISSUER]);
+    assert_eq!(fixture.store.sealed_key("root".into()).await.unwrap(), None);
     assert!(during.sequence > before.sequence, "proxies are told");
     let all = vec![listing("root", 7), listing("ca", 8)];
     fixture.store.distrust_authority("root".into(), all, operator()).await.unwrap();
