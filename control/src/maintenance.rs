@@ -1,4 +1,4 @@
-//! What is done to a store besides serving it: migration, backup, restore.
+//! What is done to a store besides serving it: migration, backup, restore, another seal key.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, Write};
@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::audit::{Checkpoint, SinkAddress, newest_checkpoint};
+use crate::ca::{self, Resealed, SealPlace};
 use crate::config::{Config, Task};
 use crate::store::{Store, Summary};
 use crate::time;
@@ -22,6 +23,7 @@ pub fn run(task: &Task, config: &Config) -> anyhow::Result<()> {
         Task::Migrate { dry_run } => migrate(config, *dry_run),
         Task::Backup(out) => backup(config, out),
         Task::Restore(from) => restore(config, from),
+        Task::Reseal(to) => reseal(config, to),
     }
 }
 
@@ -89,6 +91,27 @@ fn restore(config: &Config, from: &Path) -> anyhow::Result<()> {
         }
         Err(error) => println!("whether the backup is the newest one is not known: {error}"),
     }
+    Ok(())
+}
+
+fn reseal(config: &Config, to: &SealPlace) -> anyhow::Result<()> {
+    if *to == config.seal_key {
+        anyhow::bail!("--to: expected another place than that of the seal key now, found `{to}`");
+    }
+    let store = Store::open(config.store.clone(), &config.trust_domain)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let name = match to {
+        SealPlace::File(path) => format!("--seal-key-file {}", path.display()),
+        place => format!("--seal-key {place}"),
+    };
+    let done = runtime.block_on(ca::reseal(&store, &config.seal_key, to))?;
+    let told = match done {
+        Resealed::Done(keys) => format!("{keys} keys are sealed anew; run control with {name} from now on"),
+        Resealed::Already(keys) => {
+            format!("all {keys} keys are sealed with it already: run control with {name}")
+        }
+    };
+    println!("{told}");
     Ok(())
 }
 

@@ -221,6 +221,8 @@ pub enum Action {
     IssuanceUnfrozen,
     /// An identity got as many SVIDs in an hour as one may: something asks in a loop, or it is too little.
     QuotaUsed,
+    /// What is sealed was sealed with another key.
+    KeysResealed,
     /// The key that signs checkpoints was made.
     AuditKeyCreated,
     /// Control was told to start on a store that lacks events.
@@ -278,6 +280,7 @@ impl Action {
             Self::IssuanceFrozen => "issuance.frozen",
             Self::IssuanceUnfrozen => "issuance.unfrozen",
             Self::QuotaUsed => "svid.quota_used",
+            Self::KeysResealed => "keys.resealed",
             Self::AuditKeyCreated => "audit.key_created",
             Self::OlderStoreAccepted => "store.older_accepted",
         }

@@ -18,6 +18,7 @@ mod crl;
 mod hierarchy;
 mod keys;
 mod profile;
+mod reseal;
 mod schedule;
 mod seal;
 mod signer;
@@ -39,6 +40,7 @@ pub use crl::CrlSigner;
 pub use hierarchy::Hierarchy;
 pub use keys::{PublicKey, SigningKey};
 pub use profile::LeafRequest;
+pub use reseal::{Resealed, reseal};
 pub use schedule::{Lives, Outlook, Step};
 pub use seal::{SealError, SealKey, SealPlace};
 pub use signer::{Certified, Signer};
@@ -121,13 +123,7 @@ impl Authority {
             SealPlace::File(path) if fresh && !path.exists() => Some(path),
             _ => None,
         };
-        let salt = match place {
-            SealPlace::Passphrase(_) => {
-                store.seal_salt(crate::hex::encode(&profile::random::<16>()?)).await?
-            }
-            SealPlace::File(_) | SealPlace::Keyring(_) => String::new(),
-        };
-        let seal = SealKey::open(place, fresh, salt.as_bytes())?;
+        let seal = reseal::of_store(&store, place, fresh).await?;
         if fresh {
             let (root, root_record) = Signer::new_root(&trust_domain, lives.root, &seal)?;
             let (intermediate, record) =

@@ -8,6 +8,7 @@ use super::*;
 use crate::ca::profile::random;
 use crate::store::model::{Actor, Phase};
 
+mod reseal;
 mod rotation;
 
 const DAY: Duration = Duration::from_secs(86_400);

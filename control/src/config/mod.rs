@@ -73,6 +73,15 @@ enum Verb {
         #[command(flatten)]
         run: Given,
     },
+    /// Seal the keys in the store with another seal key, while no control runs.
+    #[command(after_help = RESEAL_EXAMPLES)]
+    Reseal {
+        /// The other seal key: a file, made if absent, `keyring:NAME`, or `passphrase:FILE`
+        #[arg(long, value_name = "PLACE")]
+        to: SealPlace,
+        #[command(flatten)]
+        run: Given,
+    },
 }
 
 /// What this process is to do.
@@ -89,6 +98,8 @@ pub enum Task {
     Backup(PathBuf),
     /// Fill an empty store from a file.
     Restore(PathBuf),
+    /// Seal all keys with the one that is there.
+    Reseal(SealPlace),
 }
 
 const EXAMPLES: &str = "\
@@ -119,6 +130,16 @@ Examples:
 
 Put the seal key of the store that was backed up where `--seal-key-file` says before control is run on it.
 What was revoked after the backup was taken is not revoked in the restored store: revoke it again.";
+
+const RESEAL_EXAMPLES: &str = "\
+Examples:
+  signet-control reseal --to /etc/signet/seal-2.key
+  signet-control reseal --config /etc/signet/control.toml --to passphrase:/run/secrets/signet
+  signet-control reseal --seal-key keyring:signet --to keyring:signet-2
+
+`--seal-key` and `--seal-key-file` say where the key is now, as for `run`. All keys are sealed anew in one commit; told
+again after a kill, it goes on or says that it was done. Stop all replicas first, then run them with the other key.
+Whoever has the old seal key can open old backups: destroy those too, or rotate the root and the intermediate.";
 
 #[derive(Debug, Args)]
 struct Given {
@@ -320,6 +341,7 @@ impl Config {
             Verb::Migrate { dry_run, run } => (Task::Migrate { dry_run }, run),
             Verb::Backup { out, run } => (Task::Backup(out), run),
             Verb::Restore { from, run } => (Task::Restore(from), run),
+            Verb::Reseal { to, run } => (Task::Reseal(to), run),
         };
         let file = config.as_deref().map(file::read).transpose()?;
         let run = matches.subcommand().map(|(_, given)| given);

@@ -160,6 +160,16 @@ pub enum Refusal {
     /// Another replica rotated at the same time.
     #[error("another authority signs since a moment ago: nothing was changed; look at `signet ca status`")]
     RotatedMeanwhile,
+    /// Something was sealed, or its key erased, while all of it was sealed anew.
+    #[error(
+        "keys were added or erased meanwhile: nothing was changed; make sure that no control runs, and try again"
+    )]
+    SealedMeanwhile,
+    /// A replica has the key that is to be replaced.
+    #[error(
+        "replica `{0}` runs, or ran half a minute ago, with the seal key of now: stop all replicas, and try again"
+    )]
+    ReplicaRuns(String),
     /// The step is not the next one.
     #[error("{kind} {id} is {phase}: expected one that is {needed}; `signet ca status` shows all of them")]
     AuthorityPhase {
@@ -378,6 +388,8 @@ impl Refusal {
             Self::KeyOfAnother => "key_of_another",
             Self::PoliciesDoNotFit(_) => "policies_do_not_fit",
             Self::RotatedMeanwhile => "rotated_meanwhile",
+            Self::SealedMeanwhile => "sealed_meanwhile",
+            Self::ReplicaRuns(_) => "replica_runs",
             Self::AuthorityPhase { .. } => "authority_phase",
             Self::RotationUnderWay { .. } => "rotation_under_way",
             Self::AuthorityName { .. } => "authority_name",

@@ -51,6 +51,7 @@ mod revoke;
 mod roles;
 mod rotations;
 mod schema;
+mod sealed;
 mod services;
 mod settings;
 mod sightings;
@@ -88,6 +89,7 @@ pub use requests::{
 pub use restrictions::{Freeze, Kind as RestrictionKind, Restricted, Restriction};
 pub use rotations::Rotated;
 pub use schema::Migration;
+pub use sealed::SealedKey;
 pub use sightings::{Counted, EdgeBounds, Freshness};
 
 use change::Change;

@@ -31,6 +31,7 @@ mod revocation;
 mod revoking;
 mod roles;
 mod rotation;
+mod sealed;
 mod server;
 mod sessions;
 mod sightings;
