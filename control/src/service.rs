@@ -12,7 +12,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{self, Gate, Health, OwnIdentity, OwnIdentityError, Rooms, ServeError, Told};
+use crate::api::{
+    self, CertificateError, CertificateFiles, Gate, Health, OwnIdentity, OwnIdentityError, Rooms, ServeError,
+    Shows, Told,
+};
 use crate::attest::{Attestors, AttestorsError, Tokens};
 use crate::audit::{
     self, CheckpointFailure, Checkpointer, Exporter, Exports, GuardError, Sink, SinkAddress, SinkError,
@@ -61,6 +64,9 @@ pub enum ServiceError {
     /// A listener.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// What the HTTPS listener is to show.
+    #[error("https-certificate, https-key: {0}")]
+    Certificate(#[from] CertificateError),
     /// A bound socket without an address.
     #[error("listener without an address: {0}")]
     Address(std::io::Error),
@@ -75,6 +81,8 @@ pub struct Service {
     pub grpc: SocketAddr,
     /// Metrics and health.
     pub http: SocketAddr,
+    /// Where anybody reads the trust bundle over TLS, by the setting that says so.
+    pub public: Vec<(&'static str, SocketAddr)>,
     admin_socket: PathBuf,
     /// An embedded store claims its directory itself.
     _claim: Option<DataDir>,
@@ -126,6 +134,16 @@ impl Service {
 
         let grpc = api::bind("grpc-listen", config.grpc_listen).await?;
         let http = api::bind("http-listen", config.http_listen).await?;
+        let mut public = Vec::new();
+        if let Some(https) = config.https {
+            let files = CertificateFiles::open(https.certificate, https.key).await?;
+            let listener = api::bind("https-listen", https.listen).await?;
+            public.push(("https-listen", Shows::Files(Arc::new(files)), listener));
+        }
+        if let Some(at) = config.federation_listen {
+            let listener = api::bind("federation-listen", at).await?;
+            public.push(("federation-listen", Shows::Own(Arc::clone(&own)), listener));
+        }
         // Users of this machine can be given roles: wherever they reach the socket, they may try it.
         let reachable = !config.admin_socket.starts_with(&config.data_dir);
         let socket = api::bind_socket(&config.admin_socket, reachable)?;
@@ -217,7 +235,15 @@ impl Service {
             data_dir: config.data_dir,
         };
         duties.start(&tasks, &stop);
-        tasks.spawn(api::serve_http(Told { health, metrics }, http, stop.clone()));
+        let told = Told { health, metrics };
+        let mut public_at = Vec::new();
+        for (door, shows, listener) in public {
+            let at = listener.local_addr().map_err(ServiceError::Address)?;
+            public_at.push((door, at));
+            tracing::info!(door, %at, "the trust bundle is told here");
+            tasks.spawn(api::serve_https(door, shows, listener, api::public(told.clone()), stop.clone()));
+        }
+        tasks.spawn(api::serve_http(told, http, stop.clone()));
         let mesh = tasks.spawn(api::serve_mesh(rooms.clone(), grpc, own));
         let operators = tasks.spawn(api::serve_operators(rooms, socket));
         let admin_socket = config.admin_socket;
@@ -228,6 +254,7 @@ impl Service {
         Ok(Self {
             grpc: grpc_at,
             http: http_at,
+            public: public_at,
             admin_socket,
             _claim: claim,
             #[cfg(test)]

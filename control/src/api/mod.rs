@@ -5,6 +5,7 @@
 //!                              └─▶ without       Identity (to attest only)          caller: nobody
 //!   unix socket ─ peer credentials ──────────────▶ Admin                             caller: uid
 //!   TCP 8080 ────────────────────────────────────▶ /metrics /livez /readyz /bundle   nobody asked who
+//!   TCP, if set ─ TLS, certificate files or SVID ▶ /bundle                           nobody asked who
 //! ```
 //!
 //! Every call passes [`admission`] before its message is read, and then the [`Gate`], which says who asks and what
@@ -17,6 +18,7 @@ mod caller;
 mod connection;
 mod health;
 mod http;
+mod https;
 mod identity;
 mod listener;
 mod mesh;
@@ -26,6 +28,7 @@ mod sessions;
 mod shares;
 mod status;
 mod tls;
+mod web;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,7 +57,8 @@ use admission::Admission;
 pub(crate) use admission::REQUEST_ID;
 pub use caller::{Caller, Gate, Peer};
 pub use health::Health;
-pub use http::{Told, serve as serve_http};
+pub use http::{Told, public, serve as serve_http};
+pub use https::{CertificateError, CertificateFiles, Shows, serve as serve_https};
 pub use listener::bind_socket;
 pub use tls::{OwnIdentity, OwnIdentityError};
 

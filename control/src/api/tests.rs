@@ -1,6 +1,7 @@
 //! Over real sockets and TLS: what a proxy and an operator see.
 
 mod audit;
+mod bundles;
 mod door;
 mod inventory;
 mod joining;

@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use signet_proto::handshake::{ALPN_H2, ClientAuth, ConfigError, Revocations, Svid, Trust, server_config};
+use signet_proto::handshake::{
+    ALPN_H2, ALPN_HTTP1, ClientAuth, ConfigError, Revocations, Svid, Trust, server_config,
+};
 use signet_proto::spiffe::TrustBundle;
 
 use crate::issue::{IssueError, Issuer};
@@ -35,6 +37,8 @@ pub struct OwnIdentity {
 
 struct Current {
     config: Arc<ServerConfig>,
+    /// For those who only read what anybody may.
+    public: Arc<ServerConfig>,
     /// Whom it believes, by what root it is shown, and what signed it: as all that was when it was made.
     bundle: Arc<TrustBundle>,
     shown: [u8; 32],
@@ -95,6 +99,12 @@ impl OwnIdentity {
     pub fn server_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.current.load().config)
     }
+
+    /// The same for HTTP, where nobody is asked who they are.
+    #[must_use]
+    pub fn public_config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current.load().public)
+    }
 }
 
 async fn issue(issuer: &Issuer, ttl: Duration) -> Result<Current, OwnIdentityError> {
@@ -105,6 +115,7 @@ async fn issue(issuer: &Issuer, ttl: Duration) -> Result<Current, OwnIdentityErr
     svid.check(&trust, signet_proto::clock::now())
         .map_err(|error| OwnIdentityError::Unbelievable(error.to_string()))?;
     Ok(Current {
+        public: server_config(&svid, Arc::clone(&trust), ClientAuth::Unasked, &[ALPN_HTTP1])?,
         config: server_config(&svid, trust, ClientAuth::Optional, &[ALPN_H2])?,
         shown: hierarchy.shown().sha256(),
         signer: hierarchy.intermediate().certified().id().to_owned(),

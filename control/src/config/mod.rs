@@ -176,6 +176,20 @@ struct Settings {
     /// Metrics, health and bundle (plain HTTP) [default: 127.0.0.1:8080]
     #[arg(long, value_name = "IP:PORT", env = "SIGNET_HTTP_LISTEN")]
     http_listen: Option<SocketAddr>,
+    /// Where anybody can read the trust bundle over HTTPS, with a certificate of --https-certificate (profile https_web)
+    /// [default: nowhere]
+    #[arg(long, value_name = "IP:PORT", env = "SIGNET_HTTPS_LISTEN")]
+    https_listen: Option<SocketAddr>,
+    /// PEM file with the certificate chain for --https-listen, read again when it changes
+    #[arg(long, value_name = "FILE", env = "SIGNET_HTTPS_CERTIFICATE")]
+    https_certificate: Option<PathBuf>,
+    /// PEM file with its key
+    #[arg(long, value_name = "FILE", env = "SIGNET_HTTPS_KEY")]
+    https_key: Option<PathBuf>,
+    /// Where federated trust domains can read the bundle, shown control's own SVID (profile https_spiffe)
+    /// [default: nowhere]
+    #[arg(long, value_name = "IP:PORT", env = "SIGNET_FEDERATION_LISTEN")]
+    federation_listen: Option<SocketAddr>,
     /// Address that join tickets name, several times for several [default: the gRPC listener's]
     #[arg(long, value_name = "HOST:PORT", env = "SIGNET_ADVERTISE", value_delimiter = ',')]
     advertise: Option<Vec<String>>,
@@ -247,6 +261,10 @@ pub struct Config {
     pub grpc_listen: SocketAddr,
     /// Metrics and health.
     pub http_listen: SocketAddr,
+    /// Where anybody reads the bundle over HTTPS.
+    pub https: Option<Https>,
+    /// Where federated trust domains read it, shown control's own SVID.
+    pub federation_listen: Option<SocketAddr>,
     /// What join tickets name; empty: the bound address.
     pub advertise: Vec<String>,
     /// Local socket for operators.
@@ -275,6 +293,17 @@ pub struct Config {
     pub attestors: BTreeMap<String, AttestorConfig>,
     /// What operators decide about issuance.
     pub issue: IssueSettings,
+}
+
+/// A listener with a certificate of files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Https {
+    /// Where.
+    pub listen: SocketAddr,
+    /// The chain.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 /// Why the settings cannot be used.
@@ -362,6 +391,10 @@ impl Settings {
             trust_domain: self.trust_domain.or_else(|| file.trust_domain.clone()),
             grpc_listen: self.grpc_listen.or(file.grpc_listen),
             http_listen: self.http_listen.or(file.http_listen),
+            https_listen: self.https_listen.or(file.https_listen),
+            https_certificate: self.https_certificate.or_else(|| file.https_certificate.clone()),
+            https_key: self.https_key.or_else(|| file.https_key.clone()),
+            federation_listen: self.federation_listen.or(file.federation_listen),
             advertise: self.advertise.or_else(|| file.advertise.clone()),
             admin_socket: self.admin_socket.or_else(|| file.admin_socket.clone()),
             admin_uid: self.admin_uid.or_else(|| file.admin_uid.clone()),
@@ -449,6 +482,8 @@ impl Origins<'_> {
             seal_key: self.seal_key(settings.seal_key, settings.seal_key_file, &data_dir)?,
             data_dir,
             grpc_listen,
+            https: self.https(settings.https_listen, settings.https_certificate, settings.https_key)?,
+            federation_listen: settings.federation_listen,
             http_listen: settings.http_listen.unwrap_or(([127, 0, 0, 1], 8080).into()),
             advertise,
             admin_uids,
@@ -472,6 +507,26 @@ impl Origins<'_> {
                 request_ttl: self.request_ttl(settings.request_ttl)?,
             },
         })
+    }
+
+    /// All three of them, or none.
+    fn https(
+        &self,
+        listen: Option<SocketAddr>,
+        certificate: Option<PathBuf>,
+        key: Option<PathBuf>,
+    ) -> Result<Option<Https>, ConfigError> {
+        match (listen, certificate, key) {
+            (None, None, None) => Ok(None),
+            (Some(listen), Some(certificate), Some(key)) => Ok(Some(Https { listen, certificate, key })),
+            (Some(listen), ..) => {
+                Err(self.wrong("https-listen", "`https-certificate` and `https-key` with it", &listen))
+            }
+            (None, Some(certificate), _) => {
+                Err(self.wrong("https-certificate", "`https-listen` with it", &certificate.display()))
+            }
+            (None, None, Some(key)) => Err(self.wrong("https-key", "`https-listen` with it", &key.display())),
+        }
     }
 
     fn seal_key(

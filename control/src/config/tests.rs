@@ -103,6 +103,17 @@ fn tickets_would_name_an_address_that_is_none() {
 }
 
 #[test]
+fn listener_for_the_web_has_a_certificate_and_its_key() {
+    let all = ["--https-listen", "127.0.0.1:443", "--https-certificate", "c.pem", "--https-key", "k.pem"];
+    assert_eq!(load(&all).unwrap().https.unwrap().certificate, Path::new("c.pem"));
+    assert_eq!(load(&[]).unwrap().https, None);
+    for part in [&all[..2], &all[2..4], &all[4..], &all[..4], &all[2..]] {
+        let error = load(part).unwrap_err().to_string();
+        assert!(error.contains("with it"), "{part:?}: {error}");
+    }
+}
+
+#[test]
 fn short_lives_for_tests_are_possible() {
     let config = load(&["--intermediate-ttl", "2m", "--min-ttl", "2s", "--default-ttl", "10s"]).unwrap();
     assert_eq!(config.ttl.max, Duration::from_secs(60));

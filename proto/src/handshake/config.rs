@@ -22,6 +22,8 @@ pub enum ClientAuth {
     Required,
     /// A certificate is verified if one comes: control, where a joiner has none yet.
     Optional,
+    /// None is asked for: whoever calls may know what is told here.
+    Unasked,
 }
 
 /// rustls does not accept the parameters. Not caused by a peer.
@@ -39,11 +41,17 @@ pub fn server_config(
     client_auth: ClientAuth,
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, ConfigError> {
-    let verifier = ClientVerifier { trust, mandatory: client_auth == ClientAuth::Required };
-    let mut config = ServerConfig::builder_with_details(provider().clone(), Arc::new(WallClock))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(verifier))
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(svid.certified_key().clone())));
+    let builder = ServerConfig::builder_with_details(provider().clone(), Arc::new(WallClock))
+        .with_protocol_versions(&[&rustls::version::TLS13])?;
+    let builder = match client_auth {
+        ClientAuth::Unasked => builder.with_no_client_auth(),
+        ClientAuth::Required | ClientAuth::Optional => {
+            let mandatory = client_auth == ClientAuth::Required;
+            builder.with_client_cert_verifier(Arc::new(ClientVerifier { trust, mandatory }))
+        }
+    };
+    let mut config =
+        builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(svid.certified_key().clone())));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();

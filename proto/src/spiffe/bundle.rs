@@ -5,7 +5,7 @@
 //! SVIDs of that trust domain; chain verifiers do not check that of their anchors. Whether an
 //! authority has expired is a question with a clock in it: see [`TrustBundle::authorities_at`].
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -182,14 +182,26 @@ impl TrustBundle {
     /// # Errors
     /// When the text is not such a set, or as for [`TrustBundle::new`].
     pub fn from_jwks(trust_domain: TrustDomain, text: &str) -> Result<Self, BundleError> {
+        Self::from_jwks_with_hint(trust_domain, text).map(|(bundle, _)| bundle)
+    }
+
+    /// The same, and how often the trust domain wants it read again, if it says so.
+    ///
+    /// # Errors
+    /// As for [`TrustBundle::from_jwks`].
+    pub fn from_jwks_with_hint(
+        trust_domain: TrustDomain,
+        text: &str,
+    ) -> Result<(Self, Option<Duration>), BundleError> {
         let set = jwks::read(text)?;
-        Self::new(trust_domain, set.authorities, set.sequence)
+        let bundle = Self::new(trust_domain, set.authorities, set.sequence)?.with_retired(set.retired)?;
+        Ok((bundle, set.refresh_hint.map(Duration::from_secs)))
     }
 
     /// The bundle as a SPIFFE JWK set.
     #[must_use]
     pub fn to_jwks(&self) -> String {
-        jwks::write(&self.authorities, self.sequence)
+        jwks::write(&self.authorities, &self.retired, self.sequence)
     }
 }
 
@@ -302,7 +314,6 @@ pub enum BundleError {
 mod tests {
     use super::super::testing::{Parts, name, p256_key, validity};
     use super::*;
-    use std::time::Duration;
 
     fn domain() -> TrustDomain {
         "prod.example".parse().unwrap()

@@ -4,6 +4,9 @@
 //! A name that occurs twice in an object is refused, at every level: readers disagree on which of the
 //! two counts. Keys of another `use` are ignored, as the standard wants it; a key of ours that is
 //! wrong makes the whole set an error, because a bundle that lost an authority is not that bundle.
+//!
+//! One member is our own, as the standard allows: `signet_retired_x5c` lists authorities that left the bundle in the
+//! ordinary course, so that a mesh that is federated with ours need not cut what they vouched for. Others ignore it.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -22,12 +25,16 @@ const MAX_JWKS_BYTES: usize = 2 * 1024 * 1024;
 const REFRESH_HINT: u64 = 300;
 
 const X509_SVID: &str = "x509-svid";
+const RETIRED: &str = "signet_retired_x5c";
 
 /// What a JWK set says.
 #[derive(Debug)]
 pub(super) struct JwkSet {
     pub(super) authorities: Vec<CertificateDer<'static>>,
+    pub(super) retired: Vec<CertificateDer<'static>>,
     pub(super) sequence: u64,
+    /// Seconds.
+    pub(super) refresh_hint: Option<u64>,
 }
 
 pub(super) fn read(text: &str) -> Result<JwkSet, JwksError> {
@@ -36,7 +43,7 @@ pub(super) fn read(text: &str) -> Result<JwkSet, JwksError> {
     }
     let set = json::parse(text.as_bytes()).map_err(|error| JwksError::Json(error.to_string()))?;
     let sequence = whole_number(&set, "spiffe_sequence")?.unwrap_or(0);
-    whole_number(&set, "spiffe_refresh_hint")?;
+    let refresh_hint = whole_number(&set, "spiffe_refresh_hint")?;
     let keys = set.get("keys").and_then(Value::as_array).ok_or(JwksError::NoKeys)?;
     let mut authorities = Vec::new();
     for (position, key) in keys.iter().enumerate() {
@@ -48,10 +55,14 @@ pub(super) fn read(text: &str) -> Result<JwkSet, JwksError> {
     if authorities.is_empty() {
         return Err(JwksError::NoUsableKey);
     }
-    Ok(JwkSet { authorities, sequence })
+    Ok(JwkSet { authorities, retired: retired(&set)?, sequence, refresh_hint })
 }
 
-pub(super) fn write(authorities: &[CertificateDer<'static>], sequence: u64) -> String {
+pub(super) fn write(
+    authorities: &[CertificateDer<'static>],
+    retired: &[CertificateDer<'static>],
+    sequence: u64,
+) -> String {
     let keys: Vec<Value> = authorities
         .iter()
         .map(|der| {
@@ -61,7 +72,26 @@ pub(super) fn write(authorities: &[CertificateDer<'static>], sequence: u64) -> S
             Value::Object(key)
         })
         .collect();
-    json!({ "keys": keys, "spiffe_sequence": sequence, "spiffe_refresh_hint": REFRESH_HINT }).to_string()
+    let mut set = json!({ "keys": keys, "spiffe_sequence": sequence, "spiffe_refresh_hint": REFRESH_HINT });
+    if let (Some(set), false) = (set.as_object_mut(), retired.is_empty()) {
+        set.insert(RETIRED.into(), retired.iter().map(|der| STANDARD.encode(der)).collect());
+    }
+    set.to_string()
+}
+
+/// Authorities that left.
+fn retired(set: &Value) -> Result<Vec<CertificateDer<'static>>, JwksError> {
+    let certificate = |text: &Value| {
+        let text = text.as_str().filter(|text| text.len() <= MAX_CERTIFICATE_BYTES * 2)?;
+        STANDARD.decode(text).ok().map(CertificateDer::from)
+    };
+    match set.get(RETIRED) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(list)) if list.len() <= MAX_AUTHORITIES => {
+            list.iter().map(certificate).collect::<Option<_>>().ok_or(JwksError::Retired)
+        }
+        Some(_) => Err(JwksError::Retired),
+    }
 }
 
 fn whole_number(set: &Value, name: &'static str) -> Result<Option<u64>, JwksError> {
@@ -146,6 +176,9 @@ pub enum JwksError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// The list of authorities that left is none.
+    #[error("expected `{RETIRED}` to be a list of at most {MAX_AUTHORITIES} certificates, base64")]
+    Retired,
     /// More authorities than [`MAX_AUTHORITIES`].
     #[error("more than {MAX_AUTHORITIES} keys of use `{X509_SVID}`")]
     TooMany,
@@ -200,6 +233,30 @@ mod tests {
         );
         assert_eq!(key["x"], URL_SAFE_NO_PAD.encode([1; 32]));
         assert_eq!(key["x5c"], json!([STANDARD.encode(authority(1))]));
+    }
+
+    #[test]
+    fn authorities_that_left_are_told_beside_the_keys() {
+        let left = bundle().with_retired(vec![authority(3).into()]).unwrap();
+        assert_eq!(parse(&left.to_jwks()), Ok(left.clone()));
+        let set: Value = serde_json::from_str(&left.to_jwks()).unwrap();
+        assert_eq!(set["keys"].as_array().unwrap().len(), 2, "they are no keys of the set");
+        assert!(!bundle().to_jwks().contains(RETIRED));
+        for wrong in [json!(null), json!("AAAA"), json!([1]), json!(["%%%"]), json!(vec!["AAAA"; 65])] {
+            let read = changed(|set| set[RETIRED] = wrong.clone());
+            assert_eq!(read, Err(BundleError::Jwks(JwksError::Retired)), "{wrong}");
+        }
+        let leaf = STANDARD.encode(Parts::leaf("spiffe://prod.example/a").der());
+        assert!(changed(|set| set[RETIRED] = json!([leaf])).is_err(), "one that never could sign");
+    }
+
+    #[test]
+    fn the_hint_when_to_come_back_is_told() {
+        let domain = || "prod.example".parse().unwrap();
+        let (read, hint) = TrustBundle::from_jwks_with_hint(domain(), &bundle().to_jwks()).unwrap();
+        assert_eq!((read, hint), (bundle(), Some(std::time::Duration::from_secs(REFRESH_HINT))));
+        let without = bundle().to_jwks().replace("spiffe_refresh_hint", "other");
+        assert_eq!(TrustBundle::from_jwks_with_hint(domain(), &without).unwrap().1, None);
     }
 
     #[test]

@@ -1,0 +1,230 @@
+//! HTTP over TLS for those who are no members of the mesh: what this trust domain says of itself to anybody. Nobody is
+//! asked who they are, and nothing can be changed.
+//!
+//! What a listener shows is looked up at each handshake. Certificate files are read again every few seconds, so that
+//! whatever renews them need not tell control; what cannot be used is not taken, and the ones before stay.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use signet_proto::handshake::ALPN_HTTP1;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use super::tls::OwnIdentity;
+use super::web::{self, Over};
+use crate::telemetry::metrics;
+use crate::time;
+
+const LOOK: Duration = Duration::from_secs(5);
+/// A chain of some certificates.
+const MAX_FILE_BYTES: u64 = 256 * 1024;
+
+/// Why certificate files cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertificateError {
+    /// One cannot be read, or holds something else.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system says, or what was expected.
+        error: io::Error,
+    },
+    /// They do not go together.
+    #[error("{} and {} cannot be used together: {error}", certificate.display(), key.display())]
+    Pair {
+        /// The chain.
+        certificate: PathBuf,
+        /// Its key.
+        key: PathBuf,
+        /// Why not.
+        error: rustls::Error,
+    },
+}
+
+/// A chain and its key in files that somebody else renews.
+pub struct CertificateFiles {
+    certificate: PathBuf,
+    key: PathBuf,
+    current: ArcSwap<Loaded>,
+}
+
+struct Loaded {
+    config: Arc<ServerConfig>,
+    sha256: [u8; 32],
+}
+
+/// What a listener proves itself with.
+#[derive(Clone)]
+pub enum Shows {
+    /// A certificate that browsers and clouds believe (`https_web`).
+    Files(Arc<CertificateFiles>),
+    /// Control's own SVID (`https_spiffe`).
+    Own(Arc<OwnIdentity>),
+}
+
+impl Shows {
+    /// For the next handshake.
+    pub(super) fn server_config(&self) -> Arc<ServerConfig> {
+        match self {
+            Self::Files(files) => Arc::clone(&files.current.load().config),
+            Self::Own(own) => own.public_config(),
+        }
+    }
+}
+
+/// Serves `router` over TLS until `stop`.
+pub async fn serve(
+    door: &'static str,
+    shows: Shows,
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let served = web::serve(door, Over::Tls(shows.clone()), listener, router, stop.clone());
+    match shows {
+        Shows::Own(_) => served.await,
+        Shows::Files(files) => {
+            tokio::join!(served, files.follow(stop));
+        }
+    }
+}
+
+impl CertificateFiles {
+    /// Reads them: a chain in PEM, leaf first, and the key of its leaf.
+    ///
+    /// # Errors
+    /// When they cannot be used.
+    pub async fn open(certificate: PathBuf, key: PathBuf) -> Result<Self, CertificateError> {
+        let current = ArcSwap::from_pointee(load(&certificate, &key).await?);
+        Ok(Self { certificate, key, current })
+    }
+
+    async fn follow(&self, stop: CancellationToken) {
+        let mut wrong = None;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            match load(&self.certificate, &self.key).await {
+                Ok(loaded) if loaded.sha256 == self.current.load().sha256 => wrong = None,
+                Ok(loaded) => {
+                    wrong = None;
+                    self.current.store(Arc::new(loaded));
+                    tracing::info!(certificate = %self.certificate.display(), "certificate of the HTTPS listener replaced");
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    // Between two files that are replaced one after the other they do not go together; once is enough.
+                    if wrong.as_ref() != Some(&error) {
+                        tracing::warn!(%error, "certificate of the HTTPS listener cannot be replaced: the one before stays");
+                    }
+                    wrong = Some(error);
+                }
+            }
+        }
+    }
+}
+
+async fn load(certificate: &Path, key: &Path) -> Result<Loaded, CertificateError> {
+    let (pem, secret) = (file(certificate).await?, file(key).await?);
+    let wrong = |path: &Path, error: &str| CertificateError::File {
+        path: path.to_owned(),
+        error: io::Error::other(error),
+    };
+    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|_| wrong(certificate, "expected certificates in PEM, leaf first"))?;
+    let leaf = chain.first().ok_or_else(|| wrong(certificate, "expected certificates in PEM, leaf first"))?;
+    let ends = x509_parser::parse_x509_certificate(leaf)
+        .map_err(|_| wrong(certificate, "its first certificate cannot be read"))?
+        .1
+        .validity()
+        .not_after
+        .timestamp();
+    let private = PrivateKeyDer::from_pem_slice(&secret)
+        .map_err(|_| wrong(key, "expected a private key in PEM: PKCS#8, SEC1 or PKCS#1"))?;
+    let sha256 = crate::sha256(&[pem.as_slice(), &secret].concat());
+    let config = config(chain, private).map_err(|error| CertificateError::Pair {
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+        error,
+    })?;
+    let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(ends).unwrap_or_default());
+    metrics::authority_ends("https", ends);
+    if ends <= time::now() {
+        tracing::warn!(certificate = %certificate.display(), "certificate of the HTTPS listener has ended");
+    }
+    Ok(Loaded { config: Arc::new(config), sha256 })
+}
+
+fn config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+    Ok(config)
+}
+
+async fn file(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertificateError> {
+    let failed = |error| CertificateError::File { path: path.to_owned(), error };
+    let mut bytes = Zeroizing::new(Vec::new());
+    let opened = tokio::fs::File::open(path).await.map_err(failed)?;
+    opened.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).await.map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(failed(io::Error::other(format!("expected at most {MAX_FILE_BYTES} bytes"))));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn issued() -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        (certificate.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    #[tokio::test]
+    async fn what_does_not_go_together_is_not_taken_and_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let [certificate, key] = ["tls.crt", "tls.key"].map(|name| directory.path().join(name));
+        let ((first, first_key), (second, second_key)) = (issued(), issued());
+        let write = |pem: &str, secret: &str| {
+            std::fs::write(&certificate, pem).unwrap();
+            std::fs::write(&key, secret).unwrap();
+        };
+        let opened = async || CertificateFiles::open(certificate.clone(), key.clone()).await;
+        assert!(matches!(opened().await, Err(CertificateError::File { .. })), "there is none");
+        write(&first, &first_key);
+        let before = opened().await.unwrap().current.load().sha256;
+        write(&second, &second_key);
+        assert_ne!(opened().await.unwrap().current.load().sha256, before);
+        write(&second, &first_key);
+        let error = opened().await.err().unwrap();
+        assert!(matches!(error, CertificateError::Pair { .. }), "{error}");
+        for (pem, secret, named) in [(&second_key, &second_key, "tls.crt"), (&second, &second, "tls.key")] {
+            write(pem, secret);
+            let error = opened().await.err().unwrap().to_string();
+            assert!(error.contains(named) && error.contains("expected"), "{error}");
+        }
+    }
+}
