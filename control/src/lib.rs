@@ -13,6 +13,8 @@ pub mod cli;
 pub mod config;
 pub mod duration;
 pub mod duty;
+pub mod federation;
+pub mod fetch;
 pub mod hex;
 pub mod inventory;
 pub mod issue;

@@ -23,6 +23,7 @@ use crate::audit::{
 use crate::ca::{Authority, CaError};
 use crate::config::Config;
 use crate::duty::{Duties, DutyRecord};
+use crate::federation::Federations;
 use crate::inventory;
 use crate::issue::Issuer;
 use crate::policy::Policies;
@@ -184,7 +185,9 @@ impl Service {
             Attestors::start(store.clone(), &domain, config.attestors, authority.challenge_key())?;
         tasks.spawn(attestors.clone().run(stop.clone()));
         let record = DutyRecord::default();
+        let federations = Federations::new(store.clone(), Arc::clone(&authority));
         let health = Health {
+            federations: federations.clone(),
             store: store.clone(),
             authority: Arc::clone(&authority),
             own: Arc::clone(&own),
@@ -195,6 +198,7 @@ impl Service {
         };
         let rooms = Rooms {
             health: health.clone(),
+            federations: federations.clone(),
             registry: Registry::new(store.clone(), domain.clone(), config.ttl),
             policies: Policies::new(store.clone()),
             attestors,
@@ -219,6 +223,7 @@ impl Service {
         let kept = store.clone();
         let duties = Duties {
             store,
+            federations,
             authority,
             own: Arc::clone(&own),
             endpoints,

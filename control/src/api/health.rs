@@ -11,6 +11,7 @@ use super::tls::OwnIdentity;
 use crate::audit::Exports;
 use crate::ca::Authority;
 use crate::duty::DutyRecord;
+use crate::federation::Federations;
 use crate::publish::{MeshState, WentBack};
 use crate::store::{Restricted, Store};
 use crate::{duration, time};
@@ -38,6 +39,8 @@ pub struct Health {
     pub authority: Arc<Authority>,
     /// Control's own SVID.
     pub own: Arc<OwnIdentity>,
+    /// Other trust domains.
+    pub federations: Federations,
     /// Copies of the audit.
     pub exports: Exports,
     /// What control does by itself.
@@ -93,6 +96,7 @@ impl Health {
             warnings.extend(late(what, due, ends, now));
         }
         warnings.extend(self.authority.warnings(now));
+        warnings.extend(self.federations.warnings());
         for (duty, since) in self.duties.overdue(Instant::now()) {
             let since = duration::rough(since);
             warnings.push(format!("the duty `{duty}` has not succeeded for {since}; the log says why"));

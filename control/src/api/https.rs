@@ -62,7 +62,8 @@ pub struct CertificateFiles {
 
 struct Loaded {
     config: Arc<ServerConfig>,
-    sha256: [u8; 32],
+    /// Of both files.
+    sha256: [[u8; 32]; 2],
 }
 
 /// What a listener proves itself with.
@@ -155,7 +156,7 @@ async fn load(certificate: &Path, key: &Path) -> Result<Loaded, CertificateError
         .timestamp();
     let private = PrivateKeyDer::from_pem_slice(&secret)
         .map_err(|_| wrong(key, "expected a private key in PEM: PKCS#8, SEC1 or PKCS#1"))?;
-    let sha256 = crate::sha256(&[pem.as_slice(), &secret].concat());
+    let sha256 = [crate::sha256(&pem), crate::sha256(&secret)];
     let config = config(chain, private).map_err(|error| CertificateError::Pair {
         certificate: certificate.to_owned(),
         key: key.to_owned(),

@@ -79,10 +79,7 @@ impl Identity for Rooms {
             }
         };
         tracing::info!(id = %issued.id, instance = %issued.instance, %address, "instance attested");
-        Ok(Response::new(AttestResponse {
-            svid: Some(message(&issued)),
-            bundles: vec![Bundle::from(&*self.authority.bundle())],
-        }))
+        Ok(Response::new(AttestResponse { svid: Some(message(&issued)), bundles: self.bundles() }))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
@@ -94,12 +91,19 @@ impl Identity for Rooms {
             error.to_status()
         })?;
         tracing::debug!(id = %issued.id, instance = %issued.instance, "instance renewed");
-        let bundles = vec![Bundle::from(&*self.authority.bundle())];
-        Ok(Response::new(RenewResponse { svid: Some(message(&issued)), bundles }))
+        Ok(Response::new(RenewResponse { svid: Some(message(&issued)), bundles: self.bundles() }))
     }
 }
 
 impl Rooms {
+    /// What to believe from now on: whoever joins again keeps its connections to federated trust domains.
+    fn bundles(&self) -> Vec<Bundle> {
+        let own = Bundle::from(&*self.authority.bundle());
+        let state = self.state.borrow();
+        let federated = state.bundles.federated(self.authority.trust_domain()).cloned();
+        std::iter::once(own).chain(federated).collect()
+    }
+
     /// A new instance of the identity whose SVID authenticates the connection.
     async fn successor(&self, extensions: &Extensions) -> Result<Attested, Status> {
         let member = self.gate.member(extensions).await?;

@@ -46,6 +46,7 @@ use tonic::transport::Server;
 use crate::attest::{Attestors, Tokens};
 use crate::audit::AuditKey;
 use crate::ca::Authority;
+use crate::federation::Federations;
 use crate::issue::Issuer;
 use crate::policy::Policies;
 use crate::publish::{Endpoints, MeshState, Watchers};
@@ -96,6 +97,8 @@ pub struct Rooms {
     pub registry: Registry,
     /// Policy documents.
     pub policies: Policies,
+    /// Other trust domains.
+    pub federations: Federations,
     /// Ways of proving who asks.
     pub attestors: Attestors,
     /// Join tickets.

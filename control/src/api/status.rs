@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use crate::attest::{AttestError, NoTicket};
 use crate::audit::RequestId;
 use crate::ca::CaError;
+use crate::federation::FederationError;
 use crate::issue::{IssueError, NotGranted};
 use crate::policy::PolicyError;
 use crate::registry::{ApplyError, RegistryError};
@@ -197,6 +198,17 @@ impl ToStatus for IssueError {
         match self {
             Self::Store(StoreError::Refused(refusal)) => Some(refusal.as_str()),
             _ => None,
+        }
+    }
+}
+
+impl ToStatus for FederationError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Own(_) | Self::Endpoint(_) | Self::Bundle(_) | Self::NoBundle => Code::InvalidArgument,
+            // Somebody else's, not ours: who asks again may get it then.
+            Self::Pull { .. } => Code::FailedPrecondition,
+            Self::Store(error) => error.code(),
         }
     }
 }

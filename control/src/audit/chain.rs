@@ -183,6 +183,14 @@ pub enum Action {
     AuthorityRevoked,
     /// SVIDs that were issued before are to be renewed at once.
     RotationOrdered,
+    /// Another trust domain was registered.
+    FederationCreated,
+    /// Identities of another trust domain are believed by these roots.
+    FederationBundle,
+    /// Another trust domain says that nobody of it is to be believed.
+    FederationDistrusted,
+    /// Another trust domain was forgotten.
+    FederationDeleted,
     /// An instance's last SVID ended without a renewal.
     InstanceLapsed,
     /// An instance that was taken for lapsed showed an SVID that has not ended.
@@ -261,6 +269,10 @@ impl Action {
             Self::KeyRevoked => "key.revoked",
             Self::AuthorityRevoked => "authority.revoked",
             Self::RotationOrdered => "rotation.ordered",
+            Self::FederationCreated => "federation.created",
+            Self::FederationBundle => "federation.bundle",
+            Self::FederationDistrusted => "federation.distrusted",
+            Self::FederationDeleted => "federation.deleted",
             Self::InstanceLapsed => "instance.lapsed",
             Self::InstanceRevived => "instance.revived",
             Self::InstanceDeparted => "instance.departed",

@@ -107,6 +107,7 @@ async fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Verb::Rotate(rotation) => verbs::identities::rotate(rotation, &session, output).await,
         Verb::Audit(verb) => verbs::audit::run(verb, &session, output).await,
         Verb::Ca(verb) => verbs::ca::run(verb, &session, output).await,
+        Verb::Federation(verb) => verbs::federation::run(verb, &session, output).await,
         Verb::Bundle { format } => verbs::authority::bundle(format, &session).await,
         Verb::Role(verb) => verbs::role::run(verb, &session, output).await,
         Verb::Requests(verb) => verbs::requests::run(verb, &session, output).await,

@@ -10,6 +10,7 @@
 //! | measure | 5 s | numbers for the metrics |
 //! | requests | 5 s | marks requests that nobody decided about in time |
 //! | prune | 60 s | drops what is long over, in small batches |
+//! | federation | 2 s | looks at federated trust domains; leader: fetches bundles that are due |
 //! | audit | at start, then 1 h | verifies the chain of audit events from its beginning |
 //! | checkpoint | 1 s | signs the audit, when due |
 //! | export | 1 s, each sink by itself | brings copies of the audit up to date |
@@ -46,6 +47,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{Gate, OwnIdentity};
 use crate::audit::{Checkpointer, Exports};
 use crate::ca::Authority;
+use crate::federation::Federations;
 use crate::publish::{Endpoints, MeshState, Watchers};
 use crate::registry;
 use crate::store::Store;
@@ -86,6 +88,8 @@ pub struct Duties {
     pub authority: Arc<Authority>,
     /// Control's own SVID.
     pub own: Arc<OwnIdentity>,
+    /// Other trust domains.
+    pub federations: Federations,
     /// Where instances listen.
     pub endpoints: Arc<Endpoints>,
     /// Whether streams are refused, as there is no database.
@@ -152,6 +156,9 @@ impl Duties {
         self.spawn(tasks, stop, "requests", 5 * second, move |duties| {
             let steady = expire_now(STEADY);
             async move { if steady && duties.store.leads() { duties.requests().await } else { Ok(()) } }
+        });
+        self.spawn(tasks, stop, "federation", 2 * second, |duties| async move {
+            Ok(duties.federations.look(duties.store.leads()).await?)
         });
         self.spawn(tasks, stop, "audit", 3600 * second, |duties| async move { duties.audit().await });
         self.spawn_checkpoints(tasks, stop);

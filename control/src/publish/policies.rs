@@ -117,6 +117,11 @@ impl PolicySection {
         Self { documents, about, unreadable, ..Self::default() }
     }
 
+    /// Those that can be read, by name.
+    pub fn documents(&self) -> impl Iterator<Item = &Document> {
+        self.documents.iter().filter_map(|stored| stored.parsed.as_ref().ok())
+    }
+
     /// What the proxies of `id` are told that read `schema`: equal sets are one.
     #[must_use]
     pub fn subset(&self, id: &SpiffeId, schema: Schema) -> Arc<PolicySubset> {

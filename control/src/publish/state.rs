@@ -129,16 +129,16 @@ impl MeshState {
         let mut next =
             Self { generation: self.generation + 1, commit, processed: commit.revision, ..self.clone() };
         let mut concerned = if everyone { Concerned::Everyone } else { Concerned::nobody() };
-        if let Some(BundleRead { authorities, retired, superseded, sequence }) = bundle {
-            next.bundles = Arc::new(BundleSection::new(v1::Bundles {
-                bundles: vec![v1::Bundle {
-                    trust_domain: trust_domain.to_string(),
-                    x509_authorities: authorities,
-                    sequence,
-                    retired_x509_authorities: retired,
-                    superseded_issuers: superseded.into_iter().map(Vec::from).collect(),
-                }],
-            }));
+        if let Some(BundleRead { authorities, retired, superseded, federated, sequence }) = bundle {
+            let own = v1::Bundle {
+                trust_domain: trust_domain.to_string(),
+                x509_authorities: authorities,
+                sequence,
+                retired_x509_authorities: retired,
+                superseded_issuers: superseded.into_iter().map(Vec::from).collect(),
+            };
+            let bundles = std::iter::once(own).chain(federated.iter().map(v1::Bundle::from)).collect();
+            next.bundles = Arc::new(BundleSection::new(v1::Bundles { bundles }));
         }
         if let Some(policies) = policies {
             let (section, protected) = self.policies.next(policies);
@@ -170,6 +170,17 @@ impl MeshState {
 impl BundleSection {
     fn new(message: v1::Bundles) -> Self {
         Self { digest: digest::bundles(&message), message }
+    }
+
+    /// Those of other trust domains than `own`.
+    pub fn federated(&self, own: &TrustDomain) -> impl Iterator<Item = &v1::Bundle> {
+        self.message.bundles.iter().filter(move |bundle| bundle.trust_domain != own.as_str())
+    }
+
+    /// Whether identities of a trust domain are believed at all.
+    #[must_use]
+    pub fn believes(&self, domain: &TrustDomain) -> bool {
+        self.message.bundles.iter().any(|bundle| bundle.trust_domain == domain.as_str())
     }
 }
 

@@ -44,6 +44,7 @@ pub fn needs(verb: Verb) -> Needs {
         Verb::AdminStatus
         | Verb::AdminGetBundle
         | Verb::AdminListAuthorities
+        | Verb::AdminListFederations
         | Verb::AdminGetAuditKey
         | Verb::AdminGetIntroduction
         | Verb::AdminListCheckpoints
@@ -86,6 +87,9 @@ pub fn needs(verb: Verb) -> Needs {
         | Verb::AdminPrepareAuthority
         | Verb::AdminActivateAuthority
         | Verb::AdminCompromisedAuthority
-        | Verb::AdminRetireAuthority => Needs::Role(Role::Admin, Mesh),
+        | Verb::AdminRetireAuthority
+        | Verb::AdminCreateFederation
+        | Verb::AdminDeleteFederation
+        | Verb::AdminRefreshFederation => Needs::Role(Role::Admin, Mesh),
     }
 }

@@ -54,6 +54,10 @@ const MATRIX: &str = "
     Admin.ActivateAuthority  --- --  --- --    --- --    --- ++
     Admin.RetireAuthority    --- --  --- --    --- --    --- ++
     Admin.CompromisedAuthority --- --  --- --    --- --    --- ++
+    Admin.CreateFederation   --- --  --- --    --- --    --- ++
+    Admin.ListFederations    --- ++  --- ++    --- ++    --- ++
+    Admin.DeleteFederation   --- --  --- --    --- --    --- ++
+    Admin.RefreshFederation  --- --  --- --    --- --    --- ++
     Admin.GetBundle          --- ++  --- ++    --- ++    --- ++
     Admin.GrantRole          --- --  --- --    --- --    +-- +-
     Admin.WithdrawRole       --- --  --- --    --- --    +-- +-

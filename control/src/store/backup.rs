@@ -43,6 +43,7 @@ pub(super) const TABLES: &[&str] = &[
     "role_binding",
     "restriction",
     "rotation",
+    "federation",
     "held_request",
     "held_decision",
     "revoked_proof",

@@ -1,11 +1,12 @@
-//! The trust bundle: all roots but those that were removed. Its sequence is the revision of its newest change.
+//! The trust bundle: all roots but those that were removed. Its sequence is the revision of its newest change. Beside it
+//! those of federated trust domains, as they were told.
 
 use super::StoreError;
 use super::change::Change;
-use super::compromised;
 use super::mesh::Topics;
 use super::model::{BundleRead, Commit};
 use super::sql::{Sql, values};
+use super::{compromised, federation};
 
 /// Removed roots of which proxies are told.
 const RETIRED: i64 = 8;
@@ -30,6 +31,7 @@ pub(super) fn read(sql: &Sql<'_>) -> Result<BundleRead, StoreError> {
         )?,
         retired,
         superseded: compromised::superseded(sql)?,
+        federated: federation::all(sql)?.into_iter().filter_map(|one| one.bundle).collect(),
         sequence: sequence.max(1),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use signet_proto::spiffe::SpiffeId;
+use signet_proto::spiffe::{SpiffeId, TrustDomain};
 
 use super::model::{AuthorityKind, Phase, WorkloadStatus};
 use super::requests::Part;
@@ -327,6 +327,12 @@ pub enum Refusal {
         "there are as many orders to renew as can be: give one on a wider scope, which takes their place"
     )]
     TooManyRotations,
+    /// There is a bounded number of them.
+    #[error("there are as many federated trust domains as can be: each is in the memory of every proxy")]
+    TooManyFederations,
+    /// Another replica was told a newer one meanwhile.
+    #[error("a newer bundle of `{0}` came meanwhile: nothing was changed")]
+    BundleWentBack(TrustDomain),
     /// A root is not revoked, it leaves the trust bundle.
     #[error(
         "a root cannot be revoked: whoever believes it believes what it says; revoke the intermediates that it signed"
@@ -415,6 +421,8 @@ impl Refusal {
             Self::OtherTemplate(_) => "other_template",
             Self::TooManyMatches => "too_many_matches",
             Self::TooManyRotations => "too_many_rotations",
+            Self::TooManyFederations => "too_many_federations",
+            Self::BundleWentBack(_) => "bundle_went_back",
             Self::RootIssuer => "root_issuer",
             Self::IssuerInUse(_) => "issuer_in_use",
             Self::OwnIdentity => "own_identity",

@@ -27,6 +27,7 @@ mod entitlement;
 mod error;
 mod events;
 mod facts;
+mod federation;
 mod follow;
 mod heads;
 mod identities;

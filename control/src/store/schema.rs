@@ -70,6 +70,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(16, "0016_rotation.sql", "authorities one after another", oldest: 16),
     migration!(17, "0017_compromise.sql", "authorities that are compromised", oldest: 16),
     migration!(18, "0018_rotations.sql", "orders to renew", oldest: 16),
+    migration!(19, "0019_federation.sql", "federated trust domains", oldest: 16),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.

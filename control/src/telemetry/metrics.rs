@@ -37,6 +37,9 @@ const DUTY: &str = "signet_control_duty_last_success_timestamp_seconds";
 const DUTY_FAILURES: &str = "signet_control_duty_failures_total";
 const TOKENS: &str = "signet_control_tokens_checked_total";
 const KEY_FETCHES: &str = "signet_control_issuer_key_fetches_total";
+const FEDERATIONS: &str = "signet_control_federations";
+const FEDERATION_FETCHES: &str = "signet_control_federation_fetches_total";
+const FEDERATION_ENDS: &str = "signet_control_federation_expiry_timestamp_seconds";
 const AUDIT_INTACT: &str = "signet_control_audit_chain_intact";
 const AUDIT_CHECKPOINT: &str = "signet_control_audit_checkpoint_sequence";
 const AUDIT_CHECKPOINT_AT: &str = "signet_control_audit_checkpoint_timestamp_seconds";
@@ -68,6 +71,35 @@ pub enum Issue {
     Own,
 }
 
+/// How it stands with a federated trust domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Federated {
+    /// Its bundle is here, and was told in time.
+    Current,
+    /// Its bundle is here, and should have been told again.
+    Late,
+    /// Its bundle was never here.
+    Awaited,
+    /// Its bundle is empty, or has ended.
+    Distrusted,
+}
+
+impl Federated {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Current, Self::Late, Self::Awaited, Self::Distrusted];
+
+    /// The label value, and what people see.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Late => "late",
+            Self::Awaited => "awaited",
+            Self::Distrusted => "distrusted",
+        }
+    }
+}
+
 /// Installs the recorder; its handle renders the text for `/metrics`.
 ///
 /// # Errors
@@ -87,6 +119,13 @@ fn describe() {
     describe_histogram!(COMMIT_JOBS, "Changes per commit of the store");
     describe_histogram!(COMMIT, Unit::Seconds, "Time of one commit of the store, fsync included");
     describe_counter!(COMMIT_FAILURES, "Commits that the store could not make");
+    describe_gauge!(FEDERATIONS, "Federated trust domains, by how it stands with their bundle");
+    describe_counter!(FEDERATION_FETCHES, "Bundles of other trust domains asked for, by result");
+    describe_gauge!(
+        FEDERATION_ENDS,
+        Unit::Seconds,
+        "When the first federated bundle ends unless its trust domain tells another; 0: there is none"
+    );
     describe_gauge!(STREAMS, "Open Watch streams");
     describe_counter!(MESSAGES, "Messages pushed to proxies");
     describe_histogram!(PUSH_LAG, Unit::Seconds, "From a commit until its message was handed to the stream");
@@ -269,6 +308,21 @@ pub fn token_checked(result: &'static str) {
 /// The keys of an issuer were fetched, or could not be.
 pub fn keys_fetched(result: &'static str) {
     counter!(KEY_FETCHES, "result" => result).increment(1);
+}
+
+/// The bundle of another trust domain was fetched, or could not be.
+pub fn federation_fetched(result: &'static str) {
+    counter!(FEDERATION_FETCHES, "result" => result).increment(1);
+}
+
+/// So many federated trust domains stand like that.
+pub fn federations(state: Federated, count: usize) {
+    gauge!(FEDERATIONS, "state" => state.as_str()).set(count as f64);
+}
+
+/// When the first of them cannot be believed any more unless it tells other roots; 0: there is none.
+pub fn federation_ends(at: Option<SystemTime>) {
+    gauge!(FEDERATION_ENDS).set(at.map_or(0.0, unix));
 }
 
 /// The audit chain was read.

@@ -3,6 +3,7 @@
 mod applied;
 mod audit;
 mod authorities;
+mod federation;
 mod inventory;
 mod messages;
 mod policy;
@@ -132,7 +133,7 @@ impl Admin for Rooms {
         let v1::ApplyPolicyRequest { yaml, file } = request.into_inner();
         let application = registry::policies_alone(&file, yaml);
         let applied = self.registry.apply(application, operator).await.map_err(|error| error.to_status())?;
-        let warnings = policy::for_older_readers(self, &applied).await?;
+        let warnings = policy::warnings_of(self, &applied).await?;
         let changes = applied.plan.changes.iter().map(|change| v1::PolicyChange {
             name: change.name.clone(),
             change: change.action.as_str().to_owned(),
@@ -149,7 +150,7 @@ impl Admin for Rooms {
         let operator = self.gate.operator(request.extensions()).await?;
         let application = registry::application(request.into_inner())?;
         let applied = self.registry.apply(application, operator).await.map_err(|error| error.to_status())?;
-        let warnings = policy::for_older_readers(self, &applied).await?;
+        let warnings = policy::warnings_of(self, &applied).await?;
         let mut answer = registry::applied(applied);
         answer.warnings.extend(warnings);
         Ok(Response::new(answer))
@@ -396,6 +397,41 @@ impl Admin for Rooms {
     async fn get_bundle(&self, request: Request<v1::GetBundleRequest>) -> Answer<v1::Bundle> {
         self.on_everything(request.extensions()).await?;
         Ok(Response::new(v1::Bundle::from(&*self.authority.bundle())))
+    }
+
+    async fn create_federation(
+        &self,
+        request: Request<v1::CreateFederationRequest>,
+    ) -> Answer<MutationResponse> {
+        let actor = self.on_everything(request.extensions()).await?;
+        let created = federation::create(self, request.into_inner(), actor).await?;
+        Ok(Response::new(messages::mutation(created)))
+    }
+
+    async fn list_federations(
+        &self,
+        request: Request<v1::ListFederationsRequest>,
+    ) -> Answer<v1::ListFederationsResponse> {
+        self.on_everything(request.extensions()).await?;
+        federation::list(self).await.map(Response::new)
+    }
+
+    async fn delete_federation(
+        &self,
+        request: Request<v1::DeleteFederationRequest>,
+    ) -> Answer<MutationResponse> {
+        let actor = self.on_everything(request.extensions()).await?;
+        let deleted = federation::delete(self, request.into_inner(), actor).await?;
+        Ok(Response::new(messages::mutation(deleted)))
+    }
+
+    async fn refresh_federation(
+        &self,
+        request: Request<v1::RefreshFederationRequest>,
+    ) -> Answer<MutationResponse> {
+        let actor = self.on_everything(request.extensions()).await?;
+        let refreshed = federation::refresh(self, request.into_inner(), actor).await?;
+        Ok(Response::new(messages::mutation(refreshed)))
     }
 
     async fn grant_role(&self, request: Request<v1::GrantRoleRequest>) -> Answer<MutationResponse> {

@@ -10,9 +10,9 @@ use serde::Deserialize;
 use signet_proto::jose::Algorithm;
 
 use super::profile::{ClaimPath, Profile};
-use super::url::Url;
 use crate::config::TableError;
 use crate::duration::Span;
+use crate::fetch::Url;
 
 /// Azure's tokens for managed identities are good for a day and five minutes; nobody's are longer for good reason.
 const DEFAULT_MAX_LIFETIME: Duration = Duration::from_secs(25 * 3600);

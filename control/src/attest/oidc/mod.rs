@@ -25,42 +25,35 @@
 //! audience of this mesh's own. A job's token (`github`, `gitlab`) is good with the key that it was used with first
 //! ([`Reuse`]); others are files that a restarted proxy reads again, and so with any.
 
-mod address;
 mod claims;
 mod config;
 mod error;
-mod fetch;
 mod keys;
 mod profile;
 mod source;
 #[cfg(test)]
-mod testing;
-mod url;
+pub(crate) mod testing;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use signet_proto::jose::Token;
 use tokio_util::sync::CancellationToken;
 
-use self::fetch::Fetcher;
 use self::source::Source;
 use super::proven::{ProofUse, Proven};
+use crate::fetch::{Fetcher, roots};
 use crate::telemetry::metrics;
 use crate::{hex, time};
 
 pub use config::{JwtConfig, KeyOrigin, Reuse};
 pub use error::JwtError;
-pub use fetch::FetchError;
 pub use profile::{ClaimPath, ClaimPathError, Profile};
-pub use url::{Url, UrlError};
 
 /// Longest text of a claim that the audit keeps.
 const MAX_EVIDENCE: usize = 256;
@@ -178,36 +171,15 @@ fn short(text: &str) -> String {
 }
 
 fn tls(attestor: &str, config: &JwtConfig) -> Result<Arc<ClientConfig>, StartError> {
-    let mut roots = RootCertStore::empty();
-    match &config.ca_file {
+    let roots = match &config.ca_file {
         Some(path) => {
             let wrong = |error| StartError::File { attestor: attestor.to_owned(), path: path.clone(), error };
-            read_authorities(path, &mut roots).map_err(wrong)?;
+            std::fs::read(path).and_then(|pem| roots::of_pem(&pem)).map_err(wrong)?
         }
-        None if matches!(config.keys, KeyOrigin::File(_)) => {}
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err(StartError::NoRoots { attestor: attestor.to_owned() });
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| StartError::Tls { attestor: attestor.to_owned(), error })?;
-    Ok(Arc::new(tls.with_root_certificates(roots).with_no_client_auth()))
-}
-
-fn read_authorities(path: &Path, roots: &mut RootCertStore) -> io::Result<()> {
-    let pem = std::fs::read(path)?;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
-    }
-    if roots.is_empty() {
-        return Err(io::Error::other("expected certificates in PEM"));
-    }
-    Ok(())
+        None if matches!(config.keys, KeyOrigin::File(_)) => RootCertStore::empty(),
+        None => roots::of_system().ok_or_else(|| StartError::NoRoots { attestor: attestor.to_owned() })?,
+    };
+    roots::client(roots).map_err(|error| StartError::Tls { attestor: attestor.to_owned(), error })
 }
 
 #[cfg(test)]

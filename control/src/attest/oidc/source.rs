@@ -15,10 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::{JwtConfig, KeyOrigin};
 use super::error::JwtError;
-use super::fetch::{self, FetchError, Fetcher, Trust};
 use super::keys::{HARD_LIMIT, KeyCache};
-use super::url::Url;
 use crate::duration::rough;
+use crate::fetch::{self, FetchError, Fetcher, Trust, Url};
 use crate::telemetry::metrics;
 
 /// For everything that one fetch takes.

@@ -23,73 +23,73 @@ use tokio_rustls::TlsAcceptor;
 
 use super::JwtConfig;
 
-pub(super) fn encode(bytes: impl AsRef<[u8]>) -> String {
+pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// A key of an issuer, ES256.
-pub(super) struct Signer {
+pub(crate) struct Signer {
     kid: String,
     key: EcdsaKeyPair,
 }
 
 impl Signer {
-    pub(super) fn new(kid: &str) -> Self {
+    pub(crate) fn new(kid: &str) -> Self {
         Self { kid: kid.to_owned(), key: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap() }
     }
 
-    pub(super) fn public(&self) -> &[u8] {
+    pub(crate) fn public(&self) -> &[u8] {
         self.key.public_key().as_ref()
     }
 
-    pub(super) fn jwk(&self) -> Value {
+    pub(crate) fn jwk(&self) -> Value {
         let (x, y) = self.public()[1..].split_at(32);
         json!({ "kid": self.kid, "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256",
                 "x": encode(x), "y": encode(y) })
     }
 
-    pub(super) fn sign(&self, claims: &Value) -> String {
+    pub(crate) fn sign(&self, claims: &Value) -> String {
         let header = json!({ "alg": "ES256", "typ": "JWT", "kid": self.kid });
         self.sign_texts(&header.to_string(), &claims.to_string())
     }
 
     /// Signs whatever is there, JSON or not.
-    pub(super) fn sign_texts(&self, header: &str, claims: &str) -> String {
+    pub(crate) fn sign_texts(&self, header: &str, claims: &str) -> String {
         let signed = format!("{}.{}", encode(header), encode(claims));
         let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
         format!("{signed}.{}", encode(signature))
     }
 }
 
-pub(super) fn jwks(signers: &[&Signer]) -> Value {
+pub(crate) fn jwks(signers: &[&Signer]) -> Value {
     json!({ "keys": signers.iter().map(|signer| signer.jwk()).collect::<Vec<_>>() })
 }
 
 /// Settings as they are in a file.
-pub(super) fn config(text: &str) -> JwtConfig {
+pub(crate) fn config(text: &str) -> JwtConfig {
     JwtConfig::read(text.parse().unwrap()).unwrap()
 }
 
 /// How one path is answered.
 #[derive(Clone)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) body: String,
-    pub(super) after: Duration,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: String,
+    pub(crate) after: Duration,
 }
 
 impl Answer {
-    pub(super) fn json(body: &Value) -> Self {
+    pub(crate) fn json(body: &Value) -> Self {
         let headers = vec![("content-type", "application/json".to_owned())];
         Self { status: 200, headers, body: body.to_string(), after: Duration::ZERO }
     }
 
-    pub(super) fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self { status, ..Self::json(&Value::Null) }
     }
 
-    pub(super) fn with(mut self, name: &'static str, value: &str) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: &str) -> Self {
         self.headers.retain(|(other, _)| *other != name);
         self.headers.push((name, value.to_owned()));
         self
@@ -97,9 +97,9 @@ impl Answer {
 }
 
 /// A request as it came.
-pub(super) struct Seen {
-    pub(super) path: String,
-    pub(super) headers: hyper::HeaderMap,
+pub(crate) struct Seen {
+    pub(crate) path: String,
+    pub(crate) headers: hyper::HeaderMap,
 }
 
 #[derive(Default)]
@@ -109,14 +109,14 @@ struct State {
 }
 
 /// A server on loopback. It ends with the test's runtime.
-pub(super) struct Issuer {
-    pub(super) url: String,
+pub(crate) struct Issuer {
+    pub(crate) url: String,
     state: Arc<Mutex<State>>,
 }
 
 impl Issuer {
     /// With a discovery document that names `/keys`.
-    pub(super) async fn start(keys: &Value) -> Self {
+    pub(crate) async fn start(keys: &Value) -> Self {
         let issuer = Self::listen(None).await;
         issuer.discover(&issuer.url, &format!("{}/keys", issuer.url));
         issuer.answer("/keys", Answer::json(keys));
@@ -124,7 +124,7 @@ impl Issuer {
     }
 
     /// The same with TLS and the name `localhost`.
-    pub(super) async fn start_tls(keys: &Value, acceptor: TlsAcceptor) -> Self {
+    pub(crate) async fn start_tls(keys: &Value, acceptor: TlsAcceptor) -> Self {
         let issuer = Self::listen(Some(acceptor)).await;
         issuer.answer("/keys", Answer::json(keys));
         issuer
@@ -157,21 +157,21 @@ impl Issuer {
         Self { url, state }
     }
 
-    pub(super) fn answer(&self, path: &str, answer: Answer) {
+    pub(crate) fn answer(&self, path: &str, answer: Answer) {
         self.state.lock().answers.insert(path.to_owned(), answer);
     }
 
-    pub(super) fn discover(&self, issuer: &str, jwks_uri: &str) {
+    pub(crate) fn discover(&self, issuer: &str, jwks_uri: &str) {
         let document = json!({ "issuer": issuer, "jwks_uri": jwks_uri });
         self.answer("/.well-known/openid-configuration", Answer::json(&document));
     }
 
     /// How often a path was asked for.
-    pub(super) fn count(&self, path: &str) -> usize {
+    pub(crate) fn count(&self, path: &str) -> usize {
         self.state.lock().seen.iter().filter(|seen| seen.path == path).count()
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.state.lock().seen)
     }
 }

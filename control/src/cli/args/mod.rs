@@ -4,6 +4,7 @@ mod audit;
 mod authority;
 mod ca;
 mod documents;
+mod federation;
 mod identities;
 mod inventory;
 mod policy;
@@ -19,6 +20,7 @@ pub(super) use audit::{AuditVerb, AuditVerify};
 pub(super) use authority::{BundleFormat, Login, RoleOf, RoleVerb};
 pub(super) use ca::{CaVerb, Compromised};
 pub(super) use documents::{Apply, Diff, DocumentKind, Documents, Export, Validate};
+pub(super) use federation::{FederationVerb, NewFederation};
 pub(super) use identities::{RevokeWhat, Rotation, StatusChange};
 pub(super) use inventory::{
     CertificatesQuery, ConnectionsQuery, IdentitiesQuery, InstancesQuery, Listing, WorkloadsQuery,
@@ -156,6 +158,9 @@ pub(super) enum Verb {
     /// Show and rotate the certificate authorities
     #[command(subcommand)]
     Ca(CaVerb),
+    /// Believe identities of other trust domains, each by the bundle that it serves
+    #[command(subcommand)]
+    Federation(FederationVerb),
     /// Print the trust bundle
     #[command(after_help = "Examples:\n  signet bundle > bundle.pem\n  signet bundle --format jwks")]
     Bundle {
@@ -323,6 +328,12 @@ mod tests {
     fn verbs_of_the_contract_parse() {
         for line in [
             "signet status",
+            "signet federation create p.example --url https://p.example/bundle --ca-file ca.pem --no-wait",
+            "signet federation create spiffe://p.example --url https://p/b --endpoint-id spiffe://p.example/c --bundle -",
+            "signet federation list -o json",
+            "signet federation show p.example",
+            "signet federation refresh p.example --bundle b.jwks",
+            "signet federation delete p.example",
             "signet workload create spiffe://m/o --owner a --purpose b --ttl 1h",
             "signet workload create spiffe://m/o --owner a --purpose b --contact c --environment test --selector a:k:v --selector a:k:w --ttl-min 5m --ttl-max 1d --dns a.b --until 2027-01-31T00:00:00Z --approval two",
             "signet workload list -o json",

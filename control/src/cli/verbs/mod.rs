@@ -4,6 +4,7 @@ pub(super) mod audit;
 pub(super) mod authority;
 pub(super) mod ca;
 pub(super) mod documents;
+pub(super) mod federation;
 pub(super) mod freeze;
 pub(super) mod identities;
 pub(super) mod login;

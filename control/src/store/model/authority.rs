@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use signet_proto::spiffe::{InstanceId, SpiffeId};
+use signet_proto::spiffe::{InstanceId, SpiffeId, TrustBundle};
 
 use crate::{duration, time};
 
@@ -193,6 +193,8 @@ pub struct BundleRead {
     pub retired: Vec<Vec<u8>>,
     /// SHA-256 of the names of intermediates whose SVIDs are to be renewed at once.
     pub superseded: Vec<[u8; 32]>,
+    /// The bundles of other trust domains that are believed.
+    pub federated: Vec<TrustBundle>,
     /// Grows with every change.
     pub sequence: u64,
 }

@@ -21,6 +21,7 @@ macro_rules! both_engines {
 mod audit;
 mod backups;
 mod durability;
+mod federation;
 mod inventory;
 mod issuance;
 mod pruning;

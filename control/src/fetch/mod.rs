@@ -1,7 +1,12 @@
-//! One HTTP request for a small JSON document, from a server that an issuer or an operator named.
+//! One HTTP request for a small JSON document, from a server that an issuer or an operator named: the keys of tokens, and
+//! the bundles of other trust domains.
 //!
 //! Control sits where others may not connect from, so: only to addresses that are [permitted](super::address),
 //! the one that was judged and no other; nothing is followed; no proxy; one answer, of bounded size.
+
+mod address;
+pub(crate) mod roots;
+mod url;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,8 +29,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::address::permitted;
-use super::url::Url;
+use address::permitted;
+
+pub use url::{Url, UrlError};
 
 /// One address that does not answer leaves time for the next.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -135,43 +141,43 @@ impl FetchError {
 
 /// What came.
 #[derive(Debug)]
-pub(super) struct Document {
-    pub(super) body: Bytes,
+pub(crate) struct Document {
+    pub(crate) body: Bytes,
     /// How long it is good, if the server says so.
-    pub(super) max_age: Option<Duration>,
+    pub(crate) max_age: Option<Duration>,
 }
 
 /// Fetches the documents of one issuer.
 #[derive(Debug, Clone)]
-pub(super) struct Fetcher {
-    pub(super) tls: Arc<ClientConfig>,
-    pub(super) allowed: Vec<IpNet>,
-    pub(super) bearer_file: Option<PathBuf>,
+pub(crate) struct Fetcher {
+    pub(crate) tls: Arc<ClientConfig>,
+    pub(crate) allowed: Vec<IpNet>,
+    pub(crate) bearer_file: Option<PathBuf>,
 }
 
 /// How far an operator's words reach: to what the settings name, and not to wherever a document leads from there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Trust {
+pub(crate) struct Trust {
     /// Whether the operator's token is shown.
-    pub(super) bearer: bool,
+    pub(crate) bearer: bool,
     /// Whether `allow-addresses` counts.
-    pub(super) addresses: bool,
+    pub(crate) addresses: bool,
 }
 
 impl Trust {
     /// In a URL of the settings.
-    pub(super) const SETTINGS: Self = Self { bearer: true, addresses: true };
+    pub(crate) const SETTINGS: Self = Self { bearer: true, addresses: true };
 
     /// In a URL that the document at `named`, which is in the settings, names: the token is for its origin, and the
     /// addresses are those of its host.
-    pub(super) fn led(named: &Url, to: &Url) -> Self {
+    pub(crate) fn led(named: &Url, to: &Url) -> Self {
         Self { bearer: to.same_origin(named), addresses: to.host() == named.host() }
     }
 }
 
 impl Fetcher {
     /// Gets a document.
-    pub(super) async fn get(&self, url: &Url, trust: Trust) -> Result<Document, FetchError> {
+    pub(crate) async fn get(&self, url: &Url, trust: Trust) -> Result<Document, FetchError> {
         let request = self.request(url, trust.bearer).await?;
         let stream = self.connect(url, if trust.addresses { &self.allowed } else { &[] }).await?;
         let answer = if url.is_secure() {
@@ -295,7 +301,7 @@ async fn bearer(path: &Path) -> Result<HeaderValue, FetchError> {
 }
 
 /// A whole file, if it is not larger than this.
-pub(super) async fn file(path: &Path, limit: u64) -> Result<Vec<u8>, FetchError> {
+pub(crate) async fn file(path: &Path, limit: u64) -> Result<Vec<u8>, FetchError> {
     let failed = |error| FetchError::File { path: path.to_owned(), error };
     let mut bytes = Vec::new();
     let opened = tokio::fs::File::open(path).await.map_err(failed)?;

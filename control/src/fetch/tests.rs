@@ -2,8 +2,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::super::testing::{Answer, Issuer};
 use super::*;
+use crate::attest::oidc::testing::{Answer, Issuer};
 
 fn fetcher(allowed: &[&str]) -> Fetcher {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -1,4 +1,4 @@
-//! URLs that keys are fetched from: https to any host; http only to this machine, where the operator allows it.
+//! URLs that documents are fetched from: https to any host; http only to this machine, where the operator allows it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ pub struct UrlError(&'static str);
 
 impl Url {
     /// Reads one. `allowed` decides about http only; addresses are judged when they are connected to.
-    pub(super) fn parse(text: &str, allowed: &[IpNet]) -> Result<Self, UrlError> {
+    pub(crate) fn parse(text: &str, allowed: &[IpNet]) -> Result<Self, UrlError> {
         if text.len() > MAX_BYTES || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(UrlError("a URL of at most 1024 printable ASCII characters"));
         }
@@ -84,7 +84,7 @@ impl Url {
     }
 
     /// Whether it is https.
-    pub(super) fn is_secure(&self) -> bool {
+    pub(crate) fn is_secure(&self) -> bool {
         self.secure
     }
 
@@ -98,7 +98,7 @@ impl Url {
         self.uri.path_and_query().map_or("/", |path| path.as_str())
     }
 
-    pub(super) fn has_query(&self) -> bool {
+    pub(crate) fn has_query(&self) -> bool {
         self.uri.query().is_some()
     }
 
