@@ -12,7 +12,7 @@ use crate::binaries::binaries;
 use crate::client::{Client, Finished, file};
 use crate::clock::Clock;
 use crate::logs::{field, is_message};
-use crate::mesh::{Pair, TRUST_DOMAIN, parse_json, rows, signet};
+use crate::mesh::{Pair, parse_json, rows, signet};
 use crate::metrics::{Metrics, scrape};
 use crate::place::{Place, Seat};
 use crate::pods::Pod;
@@ -39,6 +39,7 @@ pub(crate) struct Setting {
     pub(crate) directory: PathBuf,
     /// For control's.
     pub(crate) data: PathBuf,
+    pub(crate) trust_domain: String,
     pub(crate) grpc: Seat,
     pub(crate) http: Seat,
     pub(crate) pod: Option<Pod>,
@@ -353,7 +354,7 @@ impl Setting {
         let mut arguments = vec!["run".to_owned()];
         for (name, value) in [
             ("--data-dir", data.to_string()),
-            ("--trust-domain", TRUST_DOMAIN.to_owned()),
+            ("--trust-domain", self.trust_domain.clone()),
             ("--min-ttl", "2s".to_owned()),
             ("--log-format", "json".to_owned()),
             ("--grpc-listen", grpc.to_string()),

@@ -20,7 +20,7 @@ use crate::postgres::Database;
 use crate::proxy::Proxy;
 use crate::sockets::free_address;
 
-/// The trust domain of every mesh.
+/// The trust domain of every mesh that is of no other.
 pub const TRUST_DOMAIN: &str = "mesh.test";
 
 /// `spiffe://mesh.test` and the path.
@@ -52,6 +52,7 @@ pub struct Mesh {
 #[derive(Debug)]
 pub struct MeshBuilder {
     store: Store,
+    trust_domain: String,
     replicas: usize,
     at_once: bool,
     options: Vec<String>,
@@ -92,6 +93,7 @@ impl Mesh {
     pub fn on(store: Store) -> MeshBuilder {
         MeshBuilder {
             store,
+            trust_domain: TRUST_DOMAIN.to_owned(),
             replicas: 1,
             at_once: false,
             options: Vec::new(),
@@ -162,6 +164,13 @@ impl DerefMut for Mesh {
 }
 
 impl MeshBuilder {
+    /// Of another trust domain than [`TRUST_DOMAIN`].
+    #[must_use]
+    pub fn of(mut self, trust_domain: &str) -> Self {
+        self.trust_domain = trust_domain.to_owned();
+        self
+    }
+
     /// That many replicas, each of which every ticket names.
     #[must_use]
     pub fn replicas(mut self, count: usize) -> Self {
@@ -278,8 +287,8 @@ impl MeshBuilder {
             let data = self.data.clone().unwrap_or_else(|| directory.join("data"));
             let pod = self.pods.get(number).cloned();
             let store = store.map(str::to_owned);
-            let clock = self.clock.clone();
-            Setting { directory, data, grpc, http, pod, store, options: options.clone(), clock }
+            let (clock, trust_domain) = (self.clock.clone(), self.trust_domain.clone());
+            Setting { trust_domain, directory, data, grpc, http, pod, store, options: options.clone(), clock }
         };
         seats.into_iter().enumerate().map(setting).collect()
     }

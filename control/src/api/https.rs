@@ -119,21 +119,26 @@ impl CertificateFiles {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK) => {}
             }
-            match load(&self.certificate, &self.key).await {
-                Ok(loaded) if loaded.sha256 == self.current.load().sha256 => wrong = None,
-                Ok(loaded) => {
-                    wrong = None;
-                    self.current.store(Arc::new(loaded));
-                    tracing::info!(certificate = %self.certificate.display(), "certificate of the HTTPS listener replaced");
+            wrong = self.look(wrong).await;
+        }
+    }
+
+    /// Takes what is in the files now. Returns why that cannot be, and says it unless it is what was said before: between
+    /// two files that are replaced one after the other they do not go together.
+    async fn look(&self, said: Option<String>) -> Option<String> {
+        match load(&self.certificate, &self.key).await {
+            Ok(loaded) if loaded.sha256 == self.current.load().sha256 => None,
+            Ok(loaded) => {
+                self.current.store(Arc::new(loaded));
+                tracing::info!(certificate = %self.certificate.display(), "certificate of the HTTPS listener replaced");
+                None
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if said.as_ref() != Some(&error) {
+                    tracing::warn!(%error, "certificate of the HTTPS listener cannot be replaced: the one before stays");
                 }
-                Err(error) => {
-                    let error = error.to_string();
-                    // Between two files that are replaced one after the other they do not go together; once is enough.
-                    if wrong.as_ref() != Some(&error) {
-                        tracing::warn!(%error, "certificate of the HTTPS listener cannot be replaced: the one before stays");
-                    }
-                    wrong = Some(error);
-                }
+                Some(error)
             }
         }
     }
@@ -204,28 +209,63 @@ mod tests {
         (certificate.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
+    struct Files {
+        directory: tempfile::TempDir,
+    }
+
+    impl Files {
+        fn new() -> Self {
+            Self { directory: tempfile::tempdir().unwrap() }
+        }
+
+        fn paths(&self) -> [PathBuf; 2] {
+            ["tls.crt", "tls.key"].map(|name| self.directory.path().join(name))
+        }
+
+        fn write(&self, certificate: &str, key: &str) {
+            for (path, text) in self.paths().iter().zip([certificate, key]) {
+                std::fs::write(path, text).unwrap();
+            }
+        }
+
+        async fn open(&self) -> Result<CertificateFiles, CertificateError> {
+            let [certificate, key] = self.paths();
+            CertificateFiles::open(certificate, key).await
+        }
+    }
+
     #[tokio::test]
-    async fn what_does_not_go_together_is_not_taken_and_said() {
-        let directory = tempfile::tempdir().unwrap();
-        let [certificate, key] = ["tls.crt", "tls.key"].map(|name| directory.path().join(name));
-        let ((first, first_key), (second, second_key)) = (issued(), issued());
-        let write = |pem: &str, secret: &str| {
-            std::fs::write(&certificate, pem).unwrap();
-            std::fs::write(&key, secret).unwrap();
-        };
-        let opened = async || CertificateFiles::open(certificate.clone(), key.clone()).await;
-        assert!(matches!(opened().await, Err(CertificateError::File { .. })), "there is none");
-        write(&first, &first_key);
-        let before = opened().await.unwrap().current.load().sha256;
-        write(&second, &second_key);
-        assert_ne!(opened().await.unwrap().current.load().sha256, before);
-        write(&second, &first_key);
-        let error = opened().await.err().unwrap();
+    async fn what_does_not_go_together_does_not_start_and_says_why() {
+        let (files, (first, first_key), (second, second_key)) = (Files::new(), issued(), issued());
+        assert!(matches!(files.open().await, Err(CertificateError::File { .. })), "there is none");
+        files.write(&first, &first_key);
+        files.open().await.unwrap();
+        files.write(&second, &first_key);
+        let error = files.open().await.err().unwrap();
         assert!(matches!(error, CertificateError::Pair { .. }), "{error}");
-        for (pem, secret, named) in [(&second_key, &second_key, "tls.crt"), (&second, &second, "tls.key")] {
-            write(pem, secret);
-            let error = opened().await.err().unwrap().to_string();
+        for (certificate, key, named) in
+            [(&second_key, &second_key, "tls.crt"), (&second, &second, "tls.key")]
+        {
+            files.write(certificate, key);
+            let error = files.open().await.err().unwrap().to_string();
             assert!(error.contains(named) && error.contains("expected"), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn certificate_is_replaced_under_the_listener_and_stays_while_the_files_do_not_fit() {
+        let (files, (first, first_key), (second, second_key)) = (Files::new(), issued(), issued());
+        files.write(&first, &first_key);
+        let shown = Shows::Files(Arc::new(files.open().await.unwrap()));
+        let Shows::Files(shows) = &shown else { panic!("files") };
+        let before = shown.server_config();
+        assert_eq!(shows.look(None).await, None);
+        assert!(Arc::ptr_eq(&before, &shown.server_config()), "nothing new");
+        files.write(&second, &first_key);
+        let said = shows.look(None).await;
+        assert!(said.is_some() && Arc::ptr_eq(&before, &shown.server_config()), "{said:?}");
+        files.write(&second, &second_key);
+        assert_eq!(shows.look(said).await, None);
+        assert!(!Arc::ptr_eq(&before, &shown.server_config()));
     }
 }
