@@ -112,8 +112,15 @@ impl Service {
             Some(replica) => Store::open_as(config.store, &domain, &replica)?,
         };
         let store = store.with_limits(config.limits);
-        let authority =
-            Arc::new(Authority::open(store.clone(), domain.clone(), &config.seal_key, config.lives).await?);
+        let authority = Authority::open_with(
+            store.clone(),
+            domain.clone(),
+            &config.seal_key,
+            &config.ca_keys,
+            config.lives,
+        )
+        .await?;
+        let authority = Arc::new(authority);
         let every = config.audit_checkpoint_every;
         let checkpointer =
             Checkpointer::open(&store, authority.seal(), domain.clone(), every, config.data_dir.clone())

@@ -46,6 +46,7 @@ pub(crate) struct Setting {
     /// Where the store is, unless it is in the data directory.
     pub(crate) store: Option<String>,
     pub(crate) options: Vec<String>,
+    pub(crate) environment: Vec<(String, String)>,
     pub(crate) clock: Option<Clock>,
 }
 
@@ -306,6 +307,8 @@ impl Control {
     #[must_use]
     pub fn attempt(&self) -> Client {
         let client = Client::at(&binaries().control).within(&self.setting.directory);
+        let named = |client: Client, (name, value): &(String, String)| client.env(name, value);
+        let client = self.setting.environment.iter().fold(client, named);
         self.place().client(client.args(self.setting.arguments()))
     }
 
@@ -342,7 +345,8 @@ impl Setting {
     fn run(&self) -> Process {
         let place = self.pod.as_ref().map_or(Place::Loopback, Place::Pod);
         let mut command = place.command(&binaries().control, None);
-        command.current_dir(&self.directory).args(self.arguments());
+        let environment = self.environment.iter().map(|(name, value)| (name, value));
+        command.current_dir(&self.directory).args(self.arguments()).envs(environment);
         if let Some(clock) = &self.clock {
             clock.drive(&mut command);
         }

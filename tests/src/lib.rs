@@ -58,6 +58,7 @@ pub mod sockets;
 pub mod talk;
 pub mod talk_h2;
 pub mod tls;
+pub mod token;
 pub mod tools;
 pub mod torrent;
 pub mod wait;

@@ -56,6 +56,7 @@ pub struct MeshBuilder {
     replicas: usize,
     at_once: bool,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
     config: Option<String>,
     data: Option<PathBuf>,
     pods: Vec<Pod>,
@@ -97,6 +98,7 @@ impl Mesh {
             replicas: 1,
             at_once: false,
             options: Vec::new(),
+            environment: Vec::new(),
             config: None,
             data: None,
             pods: Vec::new(),
@@ -189,6 +191,13 @@ impl MeshBuilder {
     #[must_use]
     pub fn options(mut self, options: &[&str]) -> Self {
         self.options.extend(options.iter().map(ToString::to_string));
+        self
+    }
+
+    /// A variable of the environment in which control runs.
+    #[must_use]
+    pub fn environment(mut self, variable: (String, String)) -> Self {
+        self.environment.push(variable);
         self
     }
 
@@ -287,8 +296,19 @@ impl MeshBuilder {
             let data = self.data.clone().unwrap_or_else(|| directory.join("data"));
             let pod = self.pods.get(number).cloned();
             let store = store.map(str::to_owned);
-            let (clock, trust_domain) = (self.clock.clone(), self.trust_domain.clone());
-            Setting { trust_domain, directory, data, grpc, http, pod, store, options: options.clone(), clock }
+            let (clock, environment) = (self.clock.clone(), self.environment.clone());
+            Setting {
+                trust_domain: self.trust_domain.clone(),
+                directory,
+                data,
+                grpc,
+                http,
+                pod,
+                store,
+                options: options.clone(),
+                environment,
+                clock,
+            }
         };
         seats.into_iter().enumerate().map(setting).collect()
     }

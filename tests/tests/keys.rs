@@ -5,8 +5,11 @@
 use std::os::unix::fs::PermissionsExt;
 
 use linux_keyutils::{KeyRing, KeyRingIdentifier};
-use signet_tests::client::{Finished, file};
-use signet_tests::mesh::Mesh;
+use signet_tests::apps::Nginx;
+use signet_tests::client::{Client, Finished, file};
+use signet_tests::mesh::{Mesh, Store, allow, id};
+use signet_tests::token::{PIN, Token};
+use signet_tests::{PATIENCE, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn seal_key_moves_from_a_file_to_a_passphrase_and_into_the_kernel() {
@@ -47,5 +50,83 @@ async fn seal_key_moves_from_a_file_to_a_passphrase_and_into_the_kernel() {
     let _ = mesh.signet(&["ca", "rotate-intermediate"]).await.succeeded();
     let events = mesh.events().await;
     assert_eq!(events.iter().filter(|event| event["action"] == "keys.resealed").count(), 2);
+    mesh.verify_audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_in_a_token_sign_there_are_replaced_and_destroyed_and_come_back_with_it() {
+    let mut token = Token::start().await;
+    let options = ["--ca-key", &token.uri(), "--ca-key-algorithm", "p384"];
+    let mut mesh = Mesh::on(Store::Sqlite).options(&options).environment(token.environment()).start().await;
+    let nginx = Nginx::start().await;
+    let (caller, server) = (id("/frontend"), id("/web"));
+    let pair = mesh.pair(&caller, &server, "http://", nginx.address).await;
+    mesh.policy(&allow("web", &server, &[&caller])).await;
+    nginx.serve("page", b"hello");
+    let url = format!("http://{}/files/page", pair.entry());
+    let answers = async || {
+        let _ =
+            Client::new("curl").args(["--fail", "--silent", "--noproxy", "*", &url]).run().await.succeeded();
+    };
+    answers().await;
+    let keys = token.keys().await;
+    assert_eq!(keys.len(), 2, "a root and an intermediate: {keys:?}");
+    for key in &keys {
+        assert!(key.contains("SECP384R1") && key.contains("CKA_NEVER_EXTRACTABLE"), "{key}");
+    }
+
+    // One after the other, and what is compromised is destroyed.
+    let first = mesh.json(&["ca", "status"]).await;
+    let first =
+        first["authorities"].as_array().unwrap().iter().find(|one| one["kind"] == "intermediate").unwrap();
+    let _ = mesh.signet(&["ca", "rotate-intermediate"]).await.succeeded();
+    assert_eq!(token.keys().await.len(), 3, "the first one signs revocation lists");
+    let stolen =
+        ["ca", "compromised", first["id"].as_str().unwrap(), "--within", "20s", "--reason", "a test"];
+    let _ = mesh.signet(&stolen).await.succeeded();
+    let has = async |count: usize| {
+        eventually("keys are destroyed", PATIENCE, async || {
+            let keys = token.keys().await;
+            if keys.len() == count { Ok(()) } else { Err(format!("{keys:?}")) }
+        })
+        .await;
+    };
+    has(2).await;
+    let _ = mesh.signet(&["ca", "prepare", "root"]).await.succeeded();
+    has(3).await;
+    let _ = mesh.signet(&["ca", "retire", "root"]).await.succeeded();
+    has(2).await;
+    answers().await;
+
+    token.goes_away().await;
+    eventually("control says so", PATIENCE, async || match mesh.readiness().await {
+        (503, told) if told.contains("token") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(mesh.metrics().await.count("signet_control_tokens_away", &[]), 1);
+    let refused = mesh.signet(&["ca", "rotate-intermediate"]).await;
+    assert!(
+        refused.code() != 0 && refused.all().contains("token `pkcs11:token=signet%20ca"),
+        "{}",
+        refused.all()
+    );
+    answers().await;
+    token.serve().await;
+    mesh.is_ready().await;
+    let _ = mesh.signet(&["ca", "rotate-intermediate"]).await.succeeded();
+
+    mesh.kill_control().await;
+    token.has_pin_file("0000-0000");
+    let refused = mesh.attempt().run().await;
+    assert!(refused.code() != 0 && refused.all().contains("refuses the PIN"), "{}", refused.all());
+    token.has_pin_file(PIN);
+    // Back into the store: new keys are made there, and those of now are used where they are.
+    mesh.options(&["--ca-key", "sealed", "--ca-key", &token.uri()]);
+    mesh.restart_control().await;
+    let before = token.keys().await.len();
+    let _ = mesh.signet(&["ca", "rotate-intermediate"]).await.succeeded();
+    assert_eq!(token.keys().await.len(), before);
+    answers().await;
     mesh.verify_audit().await;
 }

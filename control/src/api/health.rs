@@ -73,6 +73,9 @@ impl Health {
                 missing.push(format!("{what}: ended {}", time::rfc3339(ends)));
             }
         }
+        if !self.authority.tokens_in_trouble().is_empty() {
+            missing.push("token: keys of authorities cannot be used; the log says why".to_owned());
+        }
         missing
     }
 
@@ -97,6 +100,7 @@ impl Health {
         }
         warnings.extend(self.authority.warnings(now));
         warnings.extend(self.federations.warnings());
+        warnings.extend(self.authority.tokens_in_trouble().iter().map(ToString::to_string));
         for (duty, since) in self.duties.overdue(Instant::now()) {
             let since = duration::rough(since);
             warnings.push(format!("the duty `{duty}` has not succeeded for {since}; the log says why"));

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use signet_proto::spiffe::certificate_handle;
 
-use super::signer::Signer;
 use super::{Authority, CaError};
 use crate::store::model::{Actor, AuthorityKind, Compromise, KnownAuthority, Listing, Mutation, Phase};
 use crate::telemetry::metrics;
@@ -24,9 +23,11 @@ impl Authority {
         actor: Actor,
     ) -> Result<Mutation, CaError> {
         let successor = match (authority.kind, authority.phase) {
-            (AuthorityKind::Intermediate, Phase::Active) => Some(self.below(&self.signing_root().await?)?.1),
+            (AuthorityKind::Intermediate, Phase::Active) => {
+                Some(self.below(&self.signing_root().await?).await?.1)
+            }
             (AuthorityKind::Root, Phase::Active) if self.prepared_root().is_none() => {
-                Some(Signer::new_root(&self.trust_domain, self.lives.root, &self.seal)?.1)
+                Some(self.another_root().await?.1)
             }
             _ => None,
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rcgen::{PublicKeyData as _, SignatureAlgorithm, SigningKey as _};
 
 use super::signer::{Certified, Signer};
-use super::{Authority, CaError, unsealed_if_kept};
+use super::{Authority, CaError};
 use crate::store::model::{AuthorityKind, Phase};
 
 /// An authority's key for its revocation lists, and for nothing else. Its key is wiped when it is dropped.
@@ -34,7 +34,7 @@ impl Authority {
                     Some(Arc::clone(hierarchy.intermediate()))
                 }
                 Phase::Active | Phase::Retiring => {
-                    unsealed_if_kept(&self.store, known, &self.seal).await?.map(Arc::new)
+                    self.places.signer(&self.store, known).await?.map(Arc::new)
                 }
             };
             signers.extend(signer.map(|signer| CrlSigner { kind: known.kind, signer }));
@@ -62,11 +62,12 @@ impl CrlSigner {
         self.signer.key().algorithm()
     }
 
-    /// Signs a TBSCertList, DER. The signature is what goes into the BIT STRING.
+    /// Signs a TBSCertList, DER. The signature is what goes into the BIT STRING. Waits for a token, if the key is in one.
     ///
     /// # Errors
     /// When the key cannot sign now.
     pub fn sign(&self, list: &[u8]) -> Result<Vec<u8>, CaError> {
-        Ok(self.signer.key().sign(list)?)
+        let key = self.signer.key();
+        key.sign(list).map_err(|error| key.explain(error))
     }
 }

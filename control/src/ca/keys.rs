@@ -1,22 +1,66 @@
-//! Keys as rcgen wants them, held by aws-lc, which wipes what it frees.
+//! Keys as rcgen wants them: held by aws-lc, which wipes what it frees, or by a token, which never gives them away.
 
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
-use rcgen::{PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
+    KeyPair as _,
+};
+use clap::ValueEnum;
+use parking_lot::Mutex;
+use rcgen::{PublicKeyData, SignatureAlgorithm};
+use serde::Deserialize;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::CaError;
+use super::token::{KeyId, Token, TokenError};
 
-/// An authority's private key: ECDSA P-256. No copy outside aws-lc is kept.
-pub struct SigningKey(EcdsaKeyPair);
+/// id-ecPublicKey's namedCurve, as text.
+const CURVES: [(&str, KeyCurve); 2] =
+    [("1.2.840.10045.3.1.7", KeyCurve::P256), ("1.3.132.0.34", KeyCurve::P384)];
+
+/// Of an authority's key, ECDSA.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyCurve {
+    /// P-256, with SHA-256
+    #[default]
+    P256,
+    /// P-384, with SHA-384
+    P384,
+}
+
+impl KeyCurve {
+    fn signing(self) -> &'static EcdsaSigningAlgorithm {
+        match self {
+            Self::P256 => &ECDSA_P256_SHA256_ASN1_SIGNING,
+            Self::P384 => &ECDSA_P384_SHA384_ASN1_SIGNING,
+        }
+    }
+}
+
+/// An authority's private key. No copy outside aws-lc, or the token, is kept.
+pub struct SigningKey {
+    private: Private,
+    curve: KeyCurve,
+    /// Uncompressed.
+    point: Vec<u8>,
+    /// Why the token did not sign: rcgen has no room for it in its errors.
+    failure: Mutex<Option<TokenError>>,
+}
+
+enum Private {
+    Here(EcdsaKeyPair),
+    Token(Token, KeyId),
+}
 
 impl SigningKey {
     /// Makes a key. Returned with its PKCS#8 form, to be sealed at once.
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub(super) fn generate() -> Result<(Self, Zeroizing<Vec<u8>>), CaError> {
-        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
+    pub(super) fn generate(curve: KeyCurve) -> Result<(Self, Zeroizing<Vec<u8>>), CaError> {
+        let document = EcdsaKeyPair::generate_pkcs8(curve.signing(), &SystemRandom::new())
             .map_err(|_| CaError::Crypto("the system has no randomness to give".into()))?;
         let pkcs8 = Zeroizing::new(document.as_ref().to_vec());
         Ok((Self::from_pkcs8(&pkcs8)?, pkcs8))
@@ -25,11 +69,34 @@ impl SigningKey {
     /// Reads a key.
     ///
     /// # Errors
-    /// When it is not a P-256 key in PKCS#8.
+    /// When it is not a P-256 or P-384 key in PKCS#8.
     pub(super) fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, CaError> {
-        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8)
-            .map(Self)
-            .map_err(|error| CaError::Crypto(format!("not a P-256 key in PKCS#8: {error}")))
+        let read = |curve: KeyCurve| Some((EcdsaKeyPair::from_pkcs8(curve.signing(), pkcs8).ok()?, curve));
+        let (key, curve) = read(KeyCurve::P256)
+            .or_else(|| read(KeyCurve::P384))
+            .ok_or_else(|| CaError::Crypto("not a P-256 or P-384 key in PKCS#8".into()))?;
+        let point = key.public_key().as_ref().to_vec();
+        Ok(Self::new(Private::Here(key), curve, point))
+    }
+
+    /// A key that stays in a token.
+    pub(super) fn in_token(token: Token, id: KeyId, curve: KeyCurve, point: Vec<u8>) -> Self {
+        Self::new(Private::Token(token, id), curve, point)
+    }
+
+    /// The key that a certificate is for, if the token has it: it is asked to prove that.
+    ///
+    /// # Errors
+    /// When the token does not have it, or is not there.
+    pub(super) fn of_certificate(token: Token, id: KeyId, certificate: &[u8]) -> Result<Self, CaError> {
+        let (curve, point) = certified_point(certificate)
+            .ok_or_else(|| CaError::Crypto("the certificate is not one of a P-256 or P-384 key".into()))?;
+        token.sign(id, curve, &point, &super::profile::random::<32>()?)?;
+        Ok(Self::in_token(token, id, curve, point))
+    }
+
+    fn new(private: Private, curve: KeyCurve, point: Vec<u8>) -> Self {
+        Self { private, curve, point, failure: Mutex::default() }
     }
 
     /// SHA-256 of its public key, DER.
@@ -37,23 +104,43 @@ impl SigningKey {
     pub(super) fn spki_sha256(&self) -> [u8; 32] {
         crate::sha256(&self.subject_public_key_info())
     }
+
+    /// Why nothing was signed.
+    pub(super) fn explain(&self, error: rcgen::Error) -> CaError {
+        self.failure.lock().take().map_or_else(|| error.into(), CaError::Token)
+    }
+}
+
+fn certified_point(certificate: &[u8]) -> Option<(KeyCurve, Vec<u8>)> {
+    let (_, read) = X509Certificate::from_der(certificate).ok()?;
+    let key = read.public_key();
+    let named = key.algorithm.parameters.as_ref()?.as_oid().ok()?.to_id_string();
+    let (_, curve) = CURVES.into_iter().find(|(oid, _)| *oid == named)?;
+    Some((curve, key.subject_public_key.data.to_vec()))
 }
 
 impl PublicKeyData for SigningKey {
     fn der_bytes(&self) -> &[u8] {
-        self.0.public_key().as_ref()
+        &self.point
     }
 
     fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &PKCS_ECDSA_P256_SHA256
+        self.curve.algorithm()
     }
 }
 
 impl rcgen::SigningKey for SigningKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        let signature =
-            self.0.sign(&SystemRandom::new(), message).map_err(|_| rcgen::Error::RingUnspecified)?;
-        Ok(signature.as_ref().to_vec())
+        match &self.private {
+            Private::Here(key) => {
+                let signature = key.sign(&SystemRandom::new(), message);
+                Ok(signature.map_err(|_| rcgen::Error::RingUnspecified)?.as_ref().to_vec())
+            }
+            Private::Token(token, id) => token.sign(*id, self.curve, &self.point, message).map_err(|error| {
+                *self.failure.lock() = Some(error);
+                rcgen::Error::RemoteKeyError
+            }),
+        }
     }
 }
 

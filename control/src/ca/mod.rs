@@ -10,19 +10,21 @@
 //! is replaced signs revocation lists only (`crl`), until the last of what it signed has ended; then its key is erased.
 //!
 //! Invariants: private keys are sealed whenever they are not in this process' memory, and wiped on drop, a root's as soon
-//! as it has signed; no certificate outlives its issuer or starts before it; every authority has a name of its own, so
+//! as it has signed; those in a token (`token`) never leave it; no certificate outlives its issuer or starts before it; every authority has a name of its own, so
 //! that issuer and serial name one certificate in the world; nothing signs what the proxies could not believe.
 
 mod compromise;
 mod crl;
 mod hierarchy;
 mod keys;
+mod places;
 mod profile;
 mod reseal;
 mod schedule;
 mod seal;
 mod signer;
 mod steps;
+mod token;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,12 +40,16 @@ use crate::time;
 
 pub use crl::CrlSigner;
 pub use hierarchy::Hierarchy;
-pub use keys::{PublicKey, SigningKey};
+pub use keys::{KeyCurve, PublicKey, SigningKey};
+pub use places::{CaKeys, KeyPlace};
 pub use profile::LeafRequest;
 pub use reseal::{Resealed, reseal};
 pub use schedule::{Lives, Outlook, Step};
 pub use seal::{SealError, SealKey, SealPlace};
 pub use signer::{Certified, Signer};
+pub use token::{TokenError, TokenPlace};
+
+use places::Places;
 
 /// Why the authority cannot be opened or cannot sign.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +58,9 @@ pub enum CaError {
     /// The sealing key or a sealed key is unusable.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// A token does not do what it is for.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -90,7 +99,7 @@ impl From<rcgen::Error> for CaError {
 pub struct Authority {
     trust_domain: TrustDomain,
     lives: Lives,
-    seal: SealKey,
+    places: Places,
     store: Store,
     hierarchy: ArcSwap<Hierarchy>,
     outlook: Mutex<Outlook>,
@@ -108,14 +117,26 @@ pub struct SignedLeaf {
 }
 
 impl Authority {
-    /// Opens the stored authorities, or makes them on the very first start.
-    ///
-    /// # Errors
-    /// When keys cannot be unsealed, or do not fit their certificates, or the store fails.
-    pub async fn open(
+    /// As [`Authority::open_with`], with keys that are sealed.
+    #[cfg(test)]
+    pub(crate) async fn open(
         store: Store,
         trust_domain: TrustDomain,
         place: &SealPlace,
+        lives: Lives,
+    ) -> Result<Self, CaError> {
+        Self::open_with(store, trust_domain, place, &CaKeys::default(), lives).await
+    }
+
+    /// Opens the stored authorities, or makes them on the very first start.
+    ///
+    /// # Errors
+    /// When keys cannot be unsealed, or do not fit their certificates, a token is not there, or the store fails.
+    pub async fn open_with(
+        store: Store,
+        trust_domain: TrustDomain,
+        place: &SealPlace,
+        keys: &CaKeys,
         lives: Lives,
     ) -> Result<Self, CaError> {
         let fresh = store.authorities().await?.is_empty();
@@ -123,11 +144,13 @@ impl Authority {
             SealPlace::File(path) if fresh && !path.exists() => Some(path),
             _ => None,
         };
-        let seal = reseal::of_store(&store, place, fresh).await?;
+        let places = Places::new(reseal::of_store(&store, place, fresh).await?, keys)?;
         if fresh {
-            let (root, root_record) = Signer::new_root(&trust_domain, lives.root, &seal)?;
+            let draft = places.draft(&store, &trust_domain, AuthorityKind::Root).await?;
+            let (root, root_record) = Signer::new_root(draft, &trust_domain, lives.root)?;
+            let draft = places.draft(&store, &trust_domain, AuthorityKind::Intermediate).await?;
             let (intermediate, record) =
-                Signer::new_intermediate(&trust_domain, &root, lives.intermediate, &seal)?;
+                Signer::new_intermediate(draft, &trust_domain, &root, lives.intermediate)?;
             match store.create_authorities(root_record, record).await {
                 Ok(_) => {
                     let (root, intermediate) =
@@ -139,7 +162,7 @@ impl Authority {
                 Err(error) => return Err(error.into()),
             }
         }
-        let read = Self::read(&store, &trust_domain, &seal).await;
+        let read = Self::read(&store, &trust_domain, &places).await;
         let hierarchy = match (read, made) {
             // What nothing is sealed with must not be taken for the mesh's key at the next start.
             (Err(CaError::Seal(SealError::Refused { .. })), Some(made)) => {
@@ -151,7 +174,7 @@ impl Authority {
         Ok(Self {
             trust_domain,
             lives,
-            seal,
+            places,
             store,
             hierarchy: ArcSwap::from_pointee(hierarchy),
             outlook: Mutex::default(),
@@ -160,11 +183,11 @@ impl Authority {
     }
 
     /// All of it, and that every key opens.
-    async fn read(store: &Store, trust_domain: &TrustDomain, seal: &SealKey) -> Result<Hierarchy, CaError> {
+    async fn read(store: &Store, trust_domain: &TrustDomain, places: &Places) -> Result<Hierarchy, CaError> {
         let known = store.authorities().await?;
-        unsealed(store, hierarchy::active(&known, AuthorityKind::Root)?, seal).await?;
+        unsealed(store, hierarchy::active(&known, AuthorityKind::Root)?, places).await?;
         let intermediate =
-            unsealed(store, hierarchy::active(&known, AuthorityKind::Intermediate)?, seal).await?;
+            unsealed(store, hierarchy::active(&known, AuthorityKind::Intermediate)?, places).await?;
         Hierarchy::new(trust_domain, known, Arc::new(intermediate))
     }
 
@@ -183,7 +206,7 @@ impl Authority {
         let intermediate = if active.id == current.intermediate().certified().id() {
             Arc::clone(current.intermediate())
         } else {
-            let signer = unsealed(&self.store, active, &self.seal).await?;
+            let signer = self.unsealed(active).await?;
             tracing::info!(current = signer.certified().subject(), "another intermediate signs");
             Arc::new(signer)
         };
@@ -194,6 +217,11 @@ impl Authority {
         }
         self.hierarchy.store(Arc::new(next));
         Ok(true)
+    }
+
+    /// An authority with its key.
+    async fn unsealed(&self, known: &KnownAuthority) -> Result<Signer, CaError> {
+        unsealed(&self.store, known, &self.places).await
     }
 
     /// Signs a leaf with the current intermediate. Its life is cut to the intermediate's if need be.
@@ -238,13 +266,32 @@ impl Authority {
     /// The key that seals the others.
     #[must_use]
     pub fn seal(&self) -> &SealKey {
-        &self.seal
+        self.places.seal()
     }
 
     /// The key that authenticates challenges, the same at all replicas.
     #[must_use]
     pub fn challenge_key(&self) -> &[u8; 32] {
-        self.seal.challenges()
+        self.places.seal().challenges()
+    }
+
+    /// Destroys keys in tokens that are not needed any more, or never were.
+    ///
+    /// # Errors
+    /// When a token is not there, or the store fails.
+    pub async fn destroy_ended_keys(&self) -> Result<(), CaError> {
+        self.places.destroy_ended(&self.store).await
+    }
+
+    /// Asks the tokens whether they are there.
+    pub fn look_at_tokens(&self) {
+        self.places.look();
+    }
+
+    /// Tokens that were not, when they were asked last.
+    #[must_use]
+    pub fn tokens_in_trouble(&self) -> Vec<TokenError> {
+        self.places.trouble()
     }
 
     /// The trust domain.
@@ -267,19 +314,9 @@ impl Authority {
 }
 
 /// An authority with its key.
-async fn unsealed(store: &Store, known: &KnownAuthority, seal: &SealKey) -> Result<Signer, CaError> {
-    let signer = unsealed_if_kept(store, known, seal).await?;
+async fn unsealed(store: &Store, known: &KnownAuthority, places: &Places) -> Result<Signer, CaError> {
+    let signer = places.signer(store, known).await?;
     signer.ok_or_else(|| StoreError::from(crate::store::Refusal::RotatedMeanwhile).into())
-}
-
-/// The same, unless its key was erased.
-async fn unsealed_if_kept(
-    store: &Store,
-    known: &KnownAuthority,
-    seal: &SealKey,
-) -> Result<Option<Signer>, CaError> {
-    let sealed = store.sealed_key(known.id.clone()).await?;
-    sealed.map(|sealed| Signer::unseal(known, &sealed, seal)).transpose()
 }
 
 #[cfg(test)]

@@ -9,12 +9,12 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 use signet_proto::spiffe::{InstanceId, SpiffeId, TrustDomain, check_leaf};
-use zeroize::Zeroizing;
 
 use super::CaError;
-use super::keys::{PublicKey, SigningKey};
+use super::keys::{KeyCurve, PublicKey, SigningKey};
+use super::seal::SealKey;
 use super::signer::{Certified, Signer};
-use crate::store::model::AuthorityKind;
+use crate::store::model::{AuthorityKind, KeptKey};
 
 /// Clocks of verifiers may be behind ours; and what an authority signs starts later than the authority.
 const ROOT_BACKDATED: Duration = Duration::from_secs(3600);
@@ -45,7 +45,7 @@ pub(super) struct Draft {
     pub(super) id: String,
     pub(super) subject: String,
     pub(super) key: SigningKey,
-    pub(super) pkcs8: Zeroizing<Vec<u8>>,
+    pub(super) kept: KeptKey,
 }
 
 pub(super) struct Signed {
@@ -55,14 +55,21 @@ pub(super) struct Signed {
 }
 
 impl Draft {
-    pub(super) fn new(kind: AuthorityKind) -> Result<Self, CaError> {
+    /// With a key that is sealed.
+    pub(super) fn sealed(kind: AuthorityKind, curve: KeyCurve, seal: &SealKey) -> Result<Self, CaError> {
         let id = crate::hex::encode(&random::<16>()?);
-        let (key, pkcs8) = SigningKey::generate()?;
+        let (key, pkcs8) = SigningKey::generate(curve)?;
+        let kept = KeptKey::Sealed(seal.seal(kind.as_str(), &id, &pkcs8)?);
+        Ok(Self::new(kind, id, key, kept))
+    }
+
+    /// With a key that is kept already.
+    pub(super) fn new(kind: AuthorityKind, id: String, key: SigningKey, kept: KeptKey) -> Self {
         let subject = match kind {
             AuthorityKind::Root => format!("Signet Root {id}"),
             AuthorityKind::Intermediate => format!("Signet Intermediate {id}"),
         };
-        Ok(Self { id, subject, key, pkcs8 })
+        Self { id, subject, key, kept }
     }
 }
 
@@ -78,7 +85,7 @@ pub(super) fn root(
     validity(&mut params, not_before, not_after);
     // RFC 5280 4.2.1.1: a self-signed certificate needs no authority key identifier.
     params.use_authority_key_identifier_extension = false;
-    let certificate = params.self_signed(&draft.key)?.into();
+    let certificate = params.self_signed(&draft.key).map_err(|error| draft.key.explain(error))?.into();
     Ok(Signed { certificate, not_before, not_after })
 }
 
@@ -94,7 +101,8 @@ pub(super) fn cross(
     let not_before = seconds(now - INTERMEDIATE_BACKDATED).max(old.not_before()).max(new.not_before());
     let mut params = authority(new.subject(), domain, 1)?;
     validity(&mut params, not_before, new.not_after().min(old.not_after()));
-    Ok(params.signed_by(root.key(), &issuer(by))?.into())
+    let certificate = params.signed_by(root.key(), &issuer(by)).map_err(|error| by.key().explain(error))?;
+    Ok(certificate.into())
 }
 
 pub(super) fn intermediate(
@@ -108,7 +116,8 @@ pub(super) fn intermediate(
     let not_after = seconds(now + ttl).min(root.certified().not_after());
     let mut params = authority(&draft.subject, domain, 0)?;
     validity(&mut params, not_before, not_after);
-    let certificate = params.signed_by(&draft.key, &issuer(root))?.into();
+    let certificate = params.signed_by(&draft.key, &issuer(root));
+    let certificate = certificate.map_err(|error| root.key().explain(error))?.into();
     Ok(Signed { certificate, not_before, not_after })
 }
 
@@ -133,7 +142,9 @@ pub(super) fn leaf(
     params.serial_number = Some(serial()?);
     params.use_authority_key_identifier_extension = true;
     validity(&mut params, not_before, not_after);
-    let certificate: CertificateDer<'static> = params.signed_by(request.key, &issuer(intermediate))?.into();
+    let certificate = params.signed_by(request.key, &issuer(intermediate));
+    let certificate: CertificateDer<'static> =
+        certificate.map_err(|error| intermediate.key().explain(error))?.into();
     // What every peer will check, checked before anyone gets it.
     let read = check_leaf(&certificate)?;
     if read.id != *request.id || read.instance != request.instance {

@@ -29,29 +29,28 @@ pub struct Signer {
 
 impl Signer {
     pub(super) fn new_root(
+        draft: profile::Draft,
         trust_domain: &TrustDomain,
         ttl: Duration,
-        seal: &SealKey,
     ) -> Result<(Self, AuthorityRecord), CaError> {
-        let draft = profile::Draft::new(AuthorityKind::Root)?;
         let certificate = profile::root(&draft, trust_domain, ttl, time::now())?;
-        Self::finish(draft, certificate, AuthorityKind::Root, None, seal)
+        Ok(Self::finish(draft, certificate, AuthorityKind::Root, None))
     }
 
     pub(super) fn new_intermediate(
+        draft: profile::Draft,
         trust_domain: &TrustDomain,
         root: &Self,
         ttl: Duration,
-        seal: &SealKey,
     ) -> Result<(Self, AuthorityRecord), CaError> {
         let now = time::now();
         if root.certified.not_after <= now {
             return Err(CaError::Ended("root"));
         }
-        let draft = profile::Draft::new(AuthorityKind::Intermediate)?;
         let certificate = profile::intermediate(&draft, trust_domain, root, ttl, now)?;
         check_intermediate(&certificate.certificate, trust_domain)?;
-        Self::finish(draft, certificate, AuthorityKind::Intermediate, Some(root.certified.id.clone()), seal)
+        let issuer = Some(root.certified.id.clone());
+        Ok(Self::finish(draft, certificate, AuthorityKind::Intermediate, issuer))
     }
 
     fn finish(
@@ -59,21 +58,25 @@ impl Signer {
         signed: profile::Signed,
         kind: AuthorityKind,
         issuer: Option<String>,
-        seal: &SealKey,
-    ) -> Result<(Self, AuthorityRecord), CaError> {
-        let profile::Draft { id, subject, key, pkcs8 } = draft;
+    ) -> (Self, AuthorityRecord) {
+        let profile::Draft { id, subject, key, kept } = draft;
         let profile::Signed { certificate, not_before, not_after } = signed;
         let record = AuthorityRecord {
-            sealed_key: seal.seal(kind.as_str(), &id, &pkcs8)?,
             id: id.clone(),
             kind,
             issuer,
             subject: subject.clone(),
             certificate: certificate.to_vec(),
+            key: kept,
             not_before,
             not_after,
         };
-        Ok((Self { certified: Certified { id, subject, certificate, not_before, not_after }, key }, record))
+        (Self { certified: Certified { id, subject, certificate, not_before, not_after }, key }, record)
+    }
+
+    /// An authority whose key is at hand.
+    pub(super) fn new(certified: Certified, key: SigningKey) -> Self {
+        Self { certified, key }
     }
 
     /// Opens the key of an authority.

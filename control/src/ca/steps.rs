@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::hierarchy::active;
 use super::signer::Signer;
-use super::{Authority, CaError, profile, unsealed};
-use crate::store::model::{Activation, Actor, AuthorityKind, KnownAuthority, Mutation, Phase};
+use super::{Authority, CaError, profile};
+use crate::store::model::{
+    Activation, Actor, AuthorityKind, AuthorityRecord, KnownAuthority, Mutation, Phase,
+};
 use crate::store::{Refusal, StoreError};
 use crate::telemetry::metrics;
 use crate::time;
@@ -22,8 +24,8 @@ impl Authority {
     pub async fn prepare(&self, kind: AuthorityKind, actor: Actor) -> Result<(String, Mutation), CaError> {
         self.refresh().await?;
         let record = match kind {
-            AuthorityKind::Root => Signer::new_root(&self.trust_domain, self.lives.root, &self.seal)?.1,
-            AuthorityKind::Intermediate => self.below(&self.signing_root().await?)?.1,
+            AuthorityKind::Root => self.another_root().await?.1,
+            AuthorityKind::Intermediate => self.below(&self.signing_root().await?).await?.1,
         };
         let id = record.id.clone();
         let mutation = self.store.prepare_authority(record, actor).await?;
@@ -47,13 +49,13 @@ impl Authority {
         let root = match prepared.kind {
             AuthorityKind::Intermediate => None,
             AuthorityKind::Root => {
-                let new = unsealed(&self.store, prepared, &self.seal).await?;
+                let new = self.unsealed(prepared).await?;
                 let old = self.signing_root().await?;
                 // One that has ended vouches for nobody.
                 let cross = (old.certified().not_after() > time::now())
                     .then(|| profile::cross(&new, &old, &self.trust_domain, time::now()))
                     .transpose()?;
-                Some((cross.map(|cross| cross.to_vec()), self.below(&new)?.1))
+                Some((cross.map(|cross| cross.to_vec()), self.below(&new).await?.1))
             }
         };
         let activation =
@@ -80,7 +82,7 @@ impl Authority {
     pub async fn rotate_intermediate(&self, actor: Actor) -> Result<(Arc<Signer>, Arc<Signer>), CaError> {
         self.refresh().await?;
         let previous = self.intermediate();
-        let (_, record) = self.below(&self.signing_root().await?)?;
+        let (_, record) = self.below(&self.signing_root().await?).await?;
         self.store.replace_intermediate(record, previous.certified().id().to_owned(), actor).await?;
         metrics::authority_step(AuthorityKind::Intermediate.as_str(), "replace");
         self.refresh().await?;
@@ -125,16 +127,19 @@ impl Authority {
         }
     }
 
-    pub(super) fn below(
-        &self,
-        root: &Signer,
-    ) -> Result<(Signer, crate::store::model::AuthorityRecord), CaError> {
-        Signer::new_intermediate(&self.trust_domain, root, self.lives.intermediate, &self.seal)
+    pub(super) async fn below(&self, root: &Signer) -> Result<(Signer, AuthorityRecord), CaError> {
+        let draft = self.places.draft(&self.store, &self.trust_domain, AuthorityKind::Intermediate).await?;
+        Signer::new_intermediate(draft, &self.trust_domain, root, self.lives.intermediate)
+    }
+
+    pub(super) async fn another_root(&self) -> Result<(Signer, AuthorityRecord), CaError> {
+        let draft = self.places.draft(&self.store, &self.trust_domain, AuthorityKind::Root).await?;
+        Signer::new_root(draft, &self.trust_domain, self.lives.root)
     }
 
     pub(super) async fn signing_root(&self) -> Result<Signer, CaError> {
         let hierarchy = self.hierarchy();
-        unsealed(&self.store, active(hierarchy.known(), AuthorityKind::Root)?, &self.seal).await
+        self.unsealed(active(hierarchy.known(), AuthorityKind::Root)?).await
     }
 
     pub(super) async fn done(

@@ -29,7 +29,7 @@ async fn open(directory: &TempDir, ttl: Duration) -> Result<Authority, CaError> 
 }
 
 fn key() -> PublicKey {
-    let (key, _) = SigningKey::generate().unwrap();
+    let (key, _) = SigningKey::generate(KeyCurve::P256).unwrap();
     use rcgen::PublicKeyData;
     PublicKey { bytes: key.der_bytes().to_vec(), algorithm: key.algorithm() }
 }

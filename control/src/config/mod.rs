@@ -17,7 +17,7 @@ use serde::Deserialize;
 use signet_proto::spiffe::TrustDomain;
 
 use crate::audit::SinkAddress;
-use crate::ca::{Lives, SealPlace};
+use crate::ca::{CaKeys, KeyCurve, KeyPlace, Lives, SealPlace};
 use crate::duration::Span;
 use crate::issue::{DEFAULT_REQUEST_TTL, IssueSettings, KeyAlgorithm, KeyAlgorithms};
 use crate::registry::{self, TtlBounds};
@@ -218,6 +218,14 @@ struct Settings {
     /// The same elsewhere than in a file: `keyring:NAME` in the kernel, or `passphrase:FILE` to derive it from
     #[arg(long, value_name = "PLACE", env = "SIGNET_SEAL_KEY")]
     seal_key: Option<SealPlace>,
+    /// Where keys of authorities are made: `sealed` in the store, or in a PKCS#11 token by its URI (RFC 7512),
+    /// `pkcs11:token=LABEL?module-path=/path.so&pin-source=/file`. More places after it: where keys may be still
+    /// [default: sealed]
+    #[arg(long, value_name = "PLACE", env = "SIGNET_CA_KEY")]
+    ca_key: Option<Vec<KeyPlace>>,
+    /// Kind of new keys of authorities [default: p256]
+    #[arg(long, value_enum, env = "SIGNET_CA_KEY_ALGORITHM")]
+    ca_key_algorithm: Option<KeyCurve>,
     /// How log lines look [default: text]
     #[arg(long, value_enum, env = "SIGNET_LOG_FORMAT")]
     log_format: Option<LogFormat>,
@@ -277,6 +285,8 @@ pub struct Config {
     pub lives: Lives,
     /// Where the key is that seals the signing keys.
     pub seal_key: SealPlace,
+    /// Keys of authorities.
+    pub ca_keys: CaKeys,
     /// How log lines look.
     pub log_format: LogFormat,
     /// How often the audit is signed.
@@ -342,6 +352,7 @@ const MIN_INTERMEDIATE: Duration = Duration::from_secs(60);
 const INTERMEDIATES: u32 = 4;
 const SHORTEST_TTL: Duration = Duration::from_secs(1);
 const MAX_SINKS: usize = 8;
+const MAX_KEY_PLACES: usize = 4;
 
 impl Config {
     /// Reads command line, environment and file of this process.
@@ -404,6 +415,8 @@ impl Settings {
             intermediate_ttl: self.intermediate_ttl.or(file.intermediate_ttl),
             seal_key_file: self.seal_key_file.or_else(|| file.seal_key_file.clone()),
             seal_key: self.seal_key.or_else(|| file.seal_key.clone()),
+            ca_key: self.ca_key.or_else(|| file.ca_key.clone()),
+            ca_key_algorithm: self.ca_key_algorithm.or(file.ca_key_algorithm),
             log_format: self.log_format.or(file.log_format),
             audit_checkpoint_every: self.audit_checkpoint_every.or(file.audit_checkpoint_every),
             audit_sink: self.audit_sink.or_else(|| file.audit_sink.clone()),
@@ -491,6 +504,10 @@ impl Origins<'_> {
                 root: self.root_ttl(settings.root_ttl, intermediate_ttl)?,
                 intermediate: intermediate_ttl,
             },
+            ca_keys: CaKeys {
+                places: self.key_places(settings.ca_key.unwrap_or_default())?,
+                curve: settings.ca_key_algorithm.unwrap_or_default(),
+            },
             log_format: settings.log_format.unwrap_or_default(),
             audit_checkpoint_every: self.checkpoint_every(settings.audit_checkpoint_every)?,
             limits: Limits {
@@ -541,6 +558,18 @@ impl Origins<'_> {
             }
             (Some(place), None) => Ok(place),
             (None, file) => Ok(SealPlace::File(file.unwrap_or_else(|| data_dir.join("seal.key")))),
+        }
+    }
+
+    fn key_places(&self, places: Vec<KeyPlace>) -> Result<Vec<KeyPlace>, ConfigError> {
+        if places.len() > MAX_KEY_PLACES {
+            return Err(self.wrong("ca-key", format!("at most {MAX_KEY_PLACES}"), &places.len()));
+        }
+        let twice =
+            places.iter().enumerate().find(|(at, place)| places.iter().take(*at).any(|one| one == *place));
+        match twice {
+            Some((_, place)) => Err(self.wrong("ca-key", "each place once", place)),
+            None => Ok(places),
         }
     }
 

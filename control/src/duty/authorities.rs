@@ -69,6 +69,15 @@ impl Duties {
         Ok(())
     }
 
+    /// That a token is away is said by whoever looked for it, and is no failure of a duty.
+    pub(super) async fn tokens(&self) -> Result<(), Failure> {
+        self.authority.look_at_tokens();
+        if self.store.leads() && self.authority.tokens_in_trouble().is_empty() {
+            self.authority.destroy_ended_keys().await?;
+        }
+        Ok(())
+    }
+
     async fn look(&self, now: std::time::SystemTime) -> Result<(), Failure> {
         let hierarchy = self.authority.hierarchy();
         let mut outlook = Outlook::default();

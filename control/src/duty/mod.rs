@@ -5,6 +5,7 @@
 //! | identity | 1 s, and with each change | takes in what authorities there are; replaces control's own SVID, when due |
 //! | authorities | 1 s | leader: makes, activates and removes roots and intermediates, each when its time has come |
 //! | lapse | 1 s | lists instances whose last SVID ended over 2 s ago without a renewal |
+//! | tokens | 2 s | asks tokens with keys of authorities whether they are there; leader: destroys keys there that have ended |
 //! | endpoints | 2 s | forgets endpoints that no stream has held for their grace |
 //! | replicas | 5 s | says that this replica runs; leader: forgets those that were not seen for 90 s |
 //! | measure | 5 s | numbers for the metrics |
@@ -132,6 +133,7 @@ impl Duties {
             let steady = rotate_now(STEADY);
             async move { duties.authorities(steady).await }
         });
+        self.spawn(tasks, stop, "tokens", 2 * second, |duties| async move { duties.tokens().await });
         self.spawn(tasks, stop, "lapse", second, move |duties| {
             let steady = lapse_now(STEADY);
             async move { if steady && duties.store.leads() { duties.lapse().await } else { Ok(()) } }

@@ -19,10 +19,10 @@ use super::chained;
 use super::change::Change;
 use super::mesh::Topics;
 use super::model::{
-    Activation, Actor, AuthorityKind, AuthorityRecord, Commit, KnownAuthority, Mutation, Phase,
+    Activation, Actor, AuthorityKind, AuthorityRecord, Commit, KeptKey, KnownAuthority, Mutation, Phase,
 };
 use super::sql::{Row, Sql, values};
-use super::{Refusal, Store, StoreError};
+use super::{Refusal, Store, StoreError, token_keys};
 use crate::audit::Action;
 use crate::time;
 
@@ -50,19 +50,6 @@ impl Store {
                 values![now],
                 known,
             )
-        })
-        .await
-    }
-
-    /// The sealed key of an authority, unless it was erased.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn sealed_key(&self, id: String) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read(move |sql| {
-            let found =
-                sql.find("SELECT sealed_key FROM authority WHERE id = ?1", values![&id], |row| row.get(0))?;
-            Ok(found.flatten())
         })
         .await
     }
@@ -162,10 +149,11 @@ impl Store {
                 retire_signing(change, AuthorityKind::Intermediate)?;
                 retire_signing(change, AuthorityKind::Root)?;
                 // Below the root that retires no other one begins.
-                change.sql.execute(
-                    "DELETE FROM authority WHERE kind = 'intermediate' AND active = 0 AND phase = 'prepared'",
-                    &[],
-                )?;
+                let others = "kind = ?1 AND active = 0 AND phase = 'prepared'";
+                let intermediate_kind = AuthorityKind::Intermediate.as_str();
+                token_keys::erase(change, others, intermediate_kind)?;
+                let others = format!("DELETE FROM authority WHERE {others}");
+                change.sql.execute(&others, values![intermediate_kind])?;
                 sign_with(change, id, cross.as_deref())?;
                 insert(change, intermediate, Phase::Active)?;
                 effects.push(format!("intermediate {} is the first below it", intermediate.id));
@@ -230,6 +218,7 @@ impl Store {
                 return Err(Refusal::AlreadyCompromised(id.clone()).into());
             }
             let (action, effect) = if found.phase == Phase::Prepared {
+                token_keys::erase(change, "id = ?1", &id)?;
                 change.sql.execute("DELETE FROM authority WHERE id = ?1", values![&id])?;
                 (Action::AuthorityWithdrawn, format!("{} {id} is taken back: it never signed", found.kind))
             } else {
@@ -256,11 +245,18 @@ impl Store {
 }
 
 pub(super) fn insert(change: &Change<'_>, new: &AuthorityRecord, phase: Phase) -> Result<(), StoreError> {
+    let (sealed, token) = match &new.key {
+        KeptKey::Sealed(sealed) => (Some(sealed.as_slice()), None),
+        KeptKey::Token(name) => {
+            token_keys::recorded(change, name)?;
+            (None, Some(name.as_str()))
+        }
+    };
     let (active, phase) = if phase == Phase::Active { (true, "") } else { (false, phase.as_str()) };
     change.sql.execute(
         "INSERT INTO authority (id, kind, active, phase, phase_at_ms, issuer, subject, certificate, sealed_key,
-                                not_before_ms, not_after_ms, created_at_ms)
-         VALUES (?1, ?2, ?3, ?4, ?11, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                                not_before_ms, not_after_ms, created_at_ms, token_key)
+         VALUES (?1, ?2, ?3, ?4, ?11, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         values![
             &new.id,
             new.kind.as_str(),
@@ -269,10 +265,11 @@ pub(super) fn insert(change: &Change<'_>, new: &AuthorityRecord, phase: Phase) -
             new.issuer.as_deref(),
             &new.subject,
             &new.certificate,
-            &new.sealed_key,
+            sealed,
             new.not_before,
             new.not_after,
-            change.at
+            change.at,
+            token
         ],
     )?;
     Ok(())
@@ -280,10 +277,9 @@ pub(super) fn insert(change: &Change<'_>, new: &AuthorityRecord, phase: Phase) -
 
 /// The one that signs retires; a key that somebody else may have is erased.
 pub(super) fn retire_signing(change: &Change<'_>, kind: AuthorityKind) -> Result<(), StoreError> {
+    token_keys::erase(change, "kind = ?1 AND active = 1 AND distrusted_at_ms IS NOT NULL", kind.as_str())?;
     change.sql.execute(
-        "UPDATE authority SET active = 0, phase = 'retiring', phase_at_ms = ?2,
-                sealed_key = CASE WHEN distrusted_at_ms IS NULL THEN sealed_key END
-         WHERE kind = ?1 AND active = 1",
+        "UPDATE authority SET active = 0, phase = 'retiring', phase_at_ms = ?2 WHERE kind = ?1 AND active = 1",
         values![kind.as_str(), change.at],
     )?;
     Ok(())
@@ -299,8 +295,9 @@ pub(super) fn sign_with(change: &Change<'_>, id: &str, cross: Option<&[u8]>) -> 
 
 /// It is removed, and its key erased.
 pub(super) fn remove(change: &Change<'_>, id: &str) -> Result<(), StoreError> {
+    token_keys::erase(change, "id = ?1", id)?;
     change.sql.execute(
-        "UPDATE authority SET phase = 'removed', phase_at_ms = ?2, sealed_key = NULL WHERE id = ?1",
+        "UPDATE authority SET phase = 'removed', phase_at_ms = ?2 WHERE id = ?1",
         values![id, change.at],
     )?;
     Ok(())

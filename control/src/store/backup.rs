@@ -59,7 +59,7 @@ pub(super) const TABLES: &[&str] = &[
 /// hold themselves, or begins again.
 #[cfg(test)]
 pub(super) const OPERATIONAL: &[&str] =
-    &["endpoint", "session", "replica", "commit_mark", "audit_copy", "issuance_count"];
+    &["endpoint", "session", "replica", "commit_mark", "audit_copy", "issuance_count", "token_key"];
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,7 +9,7 @@ use super::change::Change;
 use super::mesh::Topics;
 use super::model::{Actor, AuthorityKind, Compromise, KnownAuthority, Listing, Mutation, Phase};
 use super::sql::{Sql, values};
-use super::{Refusal, Store, StoreError, revocations};
+use super::{Refusal, Store, StoreError, revocations, token_keys};
 use crate::audit::Action;
 use crate::time;
 
@@ -69,11 +69,8 @@ fn compromised(
             }
         }
     }
-    change.sql.execute(
-        "UPDATE authority SET distrusted_at_ms = ?2, sealed_key = CASE WHEN active = 1 THEN sealed_key END
-         WHERE id = ?1",
-        values![id, ends],
-    )?;
+    change.sql.execute("UPDATE authority SET distrusted_at_ms = ?2 WHERE id = ?1", values![id, ends])?;
+    token_keys::erase(change, "id = ?1 AND active = 0", id)?;
     effects.push(format!("everybody whose SVID is below {kind} {id} is told to renew it now"));
     effects.push(format!("nobody is believed by it from {} on", time::rfc3339(ends)));
     let detail = json!({ "kind": kind.as_str(), "reason": reason, "trust_ends": time::rfc3339(ends) });

@@ -57,6 +57,7 @@ mod services;
 mod settings;
 mod sightings;
 mod sql;
+mod token_keys;
 mod tokens;
 mod upkeep;
 mod workloads;

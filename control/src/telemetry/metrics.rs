@@ -27,6 +27,7 @@ const CALLS: &str = "signet_control_calls_total";
 const CA_EXPIRY: &str = "signet_control_ca_expiry_timestamp_seconds";
 const AUTHORITIES: &str = "signet_control_authorities";
 const AUTHORITY_STEPS: &str = "signet_control_authority_steps_total";
+const TOKENS_AWAY: &str = "signet_control_tokens_away";
 const AUTHORITY_UNACKNOWLEDGED: &str = "signet_control_authority_unacknowledged";
 const LIVE_SVIDS: &str = "signet_control_svids_live";
 const WORKLOADS: &str = "signet_control_workloads";
@@ -152,6 +153,7 @@ fn describe() {
         "Roots and intermediates, by kind and phase (prepared, active, retiring, removed)"
     );
     describe_counter!(AUTHORITY_STEPS, "Steps of rotations, by kind and step");
+    describe_gauge!(TOKENS_AWAY, "PKCS#11 tokens with keys of authorities that do not answer");
     describe_gauge!(AUTHORITY_UNACKNOWLEDGED, "Proxies that do not know a prepared root yet");
     describe_gauge!(LIVE_SVIDS, "Instances with an SVID that has not ended");
     describe_gauge!(WORKLOADS, "Registered workloads that are not retired");
@@ -375,6 +377,11 @@ pub fn authorities(kind: &'static str, phase: &'static str, count: usize) {
 /// One more step of a rotation.
 pub fn authority_step(kind: &'static str, step: &'static str) {
     counter!(AUTHORITY_STEPS, "kind" => kind, "step" => step).increment(1);
+}
+
+/// So many tokens do not answer.
+pub fn tokens_away(tokens: usize) {
+    gauge!(TOKENS_AWAY).set(tokens as f64);
 }
 
 /// So many proxies do not know the prepared root.

@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use super::super::signer::Signer;
 use super::*;
-use crate::ca::SealKey;
+use crate::ca::profile::Draft;
+use crate::ca::{KeyCurve, SealKey};
 use crate::store::model::AuthorityRecord;
 use crate::time;
 
@@ -20,9 +21,11 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let seal = SealKey::load(&directory.path().join("seal.key"), true).unwrap();
         let domain = "mesh.local".parse().unwrap();
-        let (root, record) = Signer::new_root(&domain, LIVES.root, &seal).unwrap();
+        let draft = |kind| Draft::sealed(kind, KeyCurve::P384, &seal).unwrap();
+        let (root, record) = Signer::new_root(draft(AuthorityKind::Root), &domain, LIVES.root).unwrap();
+        let below = draft(AuthorityKind::Intermediate);
         let (intermediate, below) =
-            Signer::new_intermediate(&domain, &root, LIVES.intermediate, &seal).unwrap();
+            Signer::new_intermediate(below, &domain, &root, LIVES.intermediate).unwrap();
         let known = [record, below].iter().map(|record| known(record, Phase::Active)).collect();
         Self { known, intermediate: Arc::new(intermediate) }
     }
@@ -50,7 +53,7 @@ impl World {
 }
 
 fn known(record: &AuthorityRecord, phase: Phase) -> KnownAuthority {
-    let AuthorityRecord { id, kind, issuer, subject, certificate, not_before, not_after, sealed_key: _ } =
+    let AuthorityRecord { id, kind, issuer, subject, certificate, not_before, not_after, key: _ } =
         record.clone();
     KnownAuthority {
         phase,

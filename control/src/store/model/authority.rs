@@ -86,7 +86,16 @@ impl fmt::Display for Phase {
     }
 }
 
-/// A new authority with its sealed key.
+/// Where the key of an authority is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeptKey {
+    /// Here, sealed.
+    Sealed(Vec<u8>),
+    /// In a token, by this name (RFC 7512).
+    Token(String),
+}
+
+/// A new authority with its key.
 #[derive(Debug, Clone)]
 pub struct AuthorityRecord {
     /// Its id, unique for ever.
@@ -99,8 +108,8 @@ pub struct AuthorityRecord {
     pub subject: String,
     /// DER.
     pub certificate: Vec<u8>,
-    /// The private key, sealed.
-    pub sealed_key: Vec<u8>,
+    /// The private key.
+    pub key: KeptKey,
     /// Start of validity.
     pub not_before: SystemTime,
     /// End of validity.

@@ -256,7 +256,7 @@ fn authority(name: &str, kind: AuthorityKind) -> AuthorityRecord {
         issuer: (kind == AuthorityKind::Intermediate).then(|| "root".into()),
         subject: name.into(),
         certificate: vec![1],
-        sealed_key: vec![2],
+        key: model::KeptKey::Sealed(vec![2]),
         not_before: time::now(),
         not_after: time::now() + Duration::from_secs(86_400),
     }

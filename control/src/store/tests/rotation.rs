@@ -13,6 +13,7 @@ both_engines!(
     authorities_of_the_version_before_go_on,
     compromised_authority_is_replaced_at_once_and_listed_when_its_time_is_over,
     compromised_root_is_no_retired_one,
+    keys_in_tokens_are_destroyed_when_nobody_needs_them,
 );
 
 fn root(name: &str) -> AuthorityRecord {
@@ -94,8 +95,8 @@ async fn root_signs_only_what_every_proxy_can_believe(fixture: Fixture) {
     ];
     assert_eq!(phases(&fixture.store).await, expected.map(|(id, phase)| (id.to_owned(), phase)));
     for kept in ["root", "ca"] {
-        let key = fixture.store.sealed_key(kept.into()).await.unwrap();
-        assert_eq!(key, Some(vec![2]), "{kept} signs revocation lists");
+        let key = fixture.store.kept_key(kept.into()).await.unwrap();
+        assert_eq!(key, Some(model::KeptKey::Sealed(vec![2])), "{kept} signs revocation lists");
     }
     assert_eq!(known(&fixture.store, "next").await.cross_certificate, Some(vec![9]));
     fixture.verified_events().await;
@@ -164,17 +165,17 @@ async fn step_is_taken_or_not_and_the_next_one_follows_after_any_restart(fixture
     fixture.store.prepare_authority(root("next"), operator()).await.unwrap();
     fixture = fixture.reopen();
     assert_eq!(known(&fixture.store, "next").await.phase, Phase::Prepared);
-    assert_eq!(fixture.store.sealed_key("next".into()).await.unwrap(), Some(vec![2]));
+    assert_eq!(fixture.store.kept_key("next".into()).await.unwrap(), Some(model::KeptKey::Sealed(vec![2])));
     fixture.store.activate_authority(activation(false), operator()).await.unwrap();
     fixture = fixture.reopen();
     assert_eq!(known(&fixture.store, "root").await.phase, Phase::Retiring);
-    assert_eq!(fixture.store.sealed_key("root".into()).await.unwrap(), Some(vec![2]));
+    assert_eq!(fixture.store.kept_key("root".into()).await.unwrap(), Some(model::KeptKey::Sealed(vec![2])));
     refusal(fixture.store.retire_authority("root".into(), operator()).await);
     end_all(&fixture).await;
     for name in ["root", "ca"] {
         fixture.store.retire_authority(name.into(), operator()).await.unwrap();
         fixture = fixture.reopen();
-        assert_eq!(fixture.store.sealed_key(name.into()).await.unwrap(), None, "{name}");
+        assert_eq!(fixture.store.kept_key(name.into()).await.unwrap(), None, "{name}");
     }
     let expected = [
         ("root", Phase::Removed),
@@ -281,7 +282,7 @@ async fn compromised_authority_is_replaced_at_once_and_listed_when_its_time_is_o
     assert_eq!(known(&fixture.store, "next ca").await.phase, Phase::Active);
     let during = bundle().await;
     assert_eq!((during.superseded, during.sequence), (vec![ISSUER], told.commit.revision));
-    assert_eq!(fixture.store.sealed_key("ca".into()).await.unwrap(), None, "nothing is to be signed with it");
+    assert_eq!(fixture.store.kept_key("ca".into()).await.unwrap(), None, "nothing is to be signed with it");
     let later = refusal(fixture.store.compromise_authority(begun.clone(), operator()).await);
     assert_eq!(later, Refusal::AlreadyCompromised("ca".into()));
     let sooner = model::Compromise { within: Duration::ZERO, successor: None, ..begun };
@@ -311,7 +312,7 @@ async fn compromised_root_is_no_retired_one(fixture: Fixture) {
     fixture.store.activate_authority(activation(false), operator()).await.unwrap();
     let during = bundle().await;
     assert_eq!(during.superseded, [ISSUER]);
-    assert_eq!(fixture.store.sealed_key("root".into()).await.unwrap(), None);
+    assert_eq!(fixture.store.kept_key("root".into()).await.unwrap(), None);
     assert!(during.sequence > before.sequence, "proxies are told");
     let all = vec![listing("root", 7), listing("ca", 8)];
     fixture.store.distrust_authority("root".into(), all, operator()).await.unwrap();
@@ -327,4 +328,38 @@ async fn compromised_root_is_no_retired_one(fixture: Fixture) {
     assert_eq!(phases(&fixture.store).await, expected.map(|(id, phase)| (id.to_owned(), phase)));
     let late = fixture.store.record_own(issuance("orders", time::now() + HOUR)).await;
     assert_eq!(refusal(late), Refusal::SignerRemoved);
+}
+
+async fn keys_in_tokens_are_destroyed_when_nobody_needs_them(fixture: Fixture) {
+    let key = |name: &str| model::KeptKey::Token(name.into());
+    let ended = async || fixture.store.ended_token_keys(time::now()).await.unwrap();
+    let intend = async |name: &str, due| fixture.store.intend_token_key(name.into(), due).await.unwrap();
+    let with = |id: &str, name: &str| AuthorityRecord { key: key(name), ..root(id) };
+    let unknown = refusal(fixture.store.prepare_authority(with("next", "one"), operator()).await);
+    assert_eq!(unknown, Refusal::RotatedMeanwhile, "nobody would destroy it after a kill");
+    intend("late", time::now() - HOUR).await;
+    let late = refusal(fixture.store.prepare_authority(with("next", "late"), operator()).await);
+    assert_eq!(late, Refusal::RotatedMeanwhile, "it may be destroyed at this moment");
+    assert_eq!(ended().await, ["late"]);
+    fixture.store.forget_token_key("late".into()).await.unwrap();
+
+    intend("one", time::now() + HOUR).await;
+    fixture.store.prepare_authority(with("next", "one"), operator()).await.unwrap();
+    assert!(ended().await.is_empty());
+    assert_eq!(fixture.store.kept_key("next".into()).await.unwrap(), Some(key("one")));
+    fixture.store.retire_authority("next".into(), operator()).await.unwrap();
+    assert_eq!(ended().await, ["one"], "taken back");
+    fixture.store.forget_token_key("one".into()).await.unwrap();
+
+    intend("two", time::now() + HOUR).await;
+    let below = AuthorityRecord { key: key("two"), ..below("root", "second ca") };
+    fixture.store.replace_intermediate(below, "ca".into(), operator()).await.unwrap();
+    let third = compromise("second ca", None, HOUR);
+    fixture.store.compromise_authority(third, operator()).await.unwrap();
+    assert!(ended().await.is_empty(), "it signs still");
+    let replacement = self::below("root", "third ca");
+    fixture.store.replace_intermediate(replacement, "second ca".into(), operator()).await.unwrap();
+    assert_eq!(ended().await, ["two"], "compromised, and another one signs");
+    assert_eq!(fixture.store.kept_key("second ca".into()).await.unwrap(), None);
+    fixture.verified_events().await;
 }
