@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use linux_keyutils::{KeyRing, KeyRingIdentifier};
 use signet_tests::apps::Nginx;
 use signet_tests::client::{Client, Finished, file};
-use signet_tests::mesh::{Mesh, Store, allow, id};
+use signet_tests::mesh::{Mesh, Store, TRUST_DOMAIN, allow, id};
 use signet_tests::token::{PIN, Token};
 use signet_tests::{PATIENCE, eventually};
 
@@ -21,13 +21,15 @@ async fn seal_key_moves_from_a_file_to_a_passphrase_and_into_the_kernel() {
     let told = |finished: Finished, expected: &str| {
         assert!(finished.all().contains(expected), "{expected}: {}", finished.all());
     };
-    let running = mesh.upkeep(&["reseal", "--to", &passphrase]).run().await;
+    let reseal =
+        |mesh: &Mesh, more: &[&str]| mesh.upkeep(&["reseal", "--trust-domain", TRUST_DOMAIN]).args(more);
+    let running = reseal(&mesh, &["--to", &passphrase]).run().await;
     assert_ne!(running.code(), 0, "control runs: {}", running.all());
 
     mesh.kill_control().await;
     let expected = format!("run control with --seal-key {passphrase}");
-    told(mesh.upkeep(&["reseal", "--to", &passphrase]).run().await.succeeded(), &expected);
-    told(mesh.upkeep(&["reseal", "--to", &passphrase]).run().await.succeeded(), "already");
+    told(reseal(&mesh, &["--to", &passphrase]).run().await.succeeded(), &expected);
+    told(reseal(&mesh, &["--to", &passphrase]).run().await.succeeded(), "already");
     let old = mesh.attempt().run().await;
     assert_ne!(old.code(), 0);
     told(old, "does not open: wrong seal key");
@@ -40,7 +42,7 @@ async fn seal_key_moves_from_a_file_to_a_passphrase_and_into_the_kernel() {
     let key = ring.add_key(&name, &[7; 32][..]).expect("a key");
     let place = format!("keyring:{name}");
     mesh.kill_control().await;
-    let moved = mesh.upkeep(&["reseal", "--seal-key", &passphrase, "--to", &place]).run().await;
+    let moved = reseal(&mesh, &["--seal-key", &passphrase, "--to", &place]).run().await;
     told(moved.succeeded(), &place);
     mesh.options(&["--seal-key", &place]);
     mesh.restart_control().await;
