@@ -124,7 +124,7 @@ impl From<Status> for CliError {
         error.request = request.and_then(RequestId::parse);
         match status.code() {
             Code::NotFound => error.with_hint(
-                "`signet workload list`, `signet policy list` and `signet identities` show what there is",
+                "`signet workload list`, `signet policy list`, `signet identities` and `signet federation list` show what there is",
             ),
             Code::Unavailable | Code::DeadlineExceeded => error
                 .with_hint("nothing is known about the outcome: ask again, or look at `signet audit list`"),
