@@ -1,4 +1,4 @@
-//! What is done to a store besides serving it: migration, backup, restore, another seal key.
+//! What is done to a store besides serving it: migration, backup, restore, another seal key, recovery.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, Write};
@@ -10,6 +10,7 @@ use anyhow::Context;
 use crate::audit::{Checkpoint, SinkAddress, newest_checkpoint};
 use crate::ca::{self, Resealed, SealPlace};
 use crate::config::{Config, Task};
+use crate::recover::recover;
 use crate::store::{Store, Summary};
 use crate::time;
 
@@ -20,6 +21,13 @@ use crate::time;
 pub fn run(task: &Task, config: &Config) -> anyhow::Result<()> {
     match task {
         Task::Run => Ok(()),
+        Task::Recover(recovery) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            if !runtime.block_on(recover(recovery, config))? {
+                anyhow::bail!("control cannot be run yet: the lines above say what is next");
+            }
+            Ok(())
+        }
         Task::Migrate { dry_run } => migrate(config, *dry_run),
         Task::Backup(out) => backup(config, out),
         Task::Restore(from) => restore(config, from),

@@ -22,6 +22,7 @@ use crate::audit::{
 };
 use crate::ca::{Authority, CaError};
 use crate::config::Config;
+use crate::crl::Lists;
 use crate::duty::{Duties, DutyRecord};
 use crate::federation::Federations;
 use crate::inventory;
@@ -118,6 +119,7 @@ impl Service {
             &config.seal_key,
             &config.ca_keys,
             config.lives,
+            config.crl_url.clone(),
         )
         .await?;
         let authority = Arc::new(authority);
@@ -136,6 +138,8 @@ impl Service {
         let checkpointer = Arc::new(checkpointer);
         let sinks: Vec<Sink> = config.audit_sinks.into_iter().map(Sink::open).collect::<Result<_, _>>()?;
         let exports = Exports::new(sinks.into_iter().map(Exporter::new));
+        // Control shows itself by it: it cannot wait for the duty.
+        authority.revive(time::now()).await?;
         let issuer = Issuer::new(Arc::clone(&authority), store.clone(), config.issue);
         let own = OwnIdentity::new(issuer.clone(), config.ttl.default).await?;
         let own = Arc::new(own);
@@ -192,12 +196,14 @@ impl Service {
             Attestors::start(store.clone(), &domain, config.attestors, authority.challenge_key())?;
         tasks.spawn(attestors.clone().run(stop.clone()));
         let record = DutyRecord::default();
+        let lists = Arc::new(Lists::new(config.crl_every, config.crl_url));
         let federations = Federations::new(store.clone(), Arc::clone(&authority));
         let health = Health {
             federations: federations.clone(),
             store: store.clone(),
             authority: Arc::clone(&authority),
             own: Arc::clone(&own),
+            lists: Arc::clone(&lists),
             exports: exports.clone(),
             duties: record.clone(),
             data_dir: config.data_dir.clone(),
@@ -233,6 +239,7 @@ impl Service {
             federations,
             authority,
             own: Arc::clone(&own),
+            lists,
             endpoints,
             cut_off,
             watchers: Arc::clone(&duty_watchers),

@@ -306,7 +306,7 @@ impl Control {
     /// `signet-control run` as it is always started, by a test that expects it to refuse.
     #[must_use]
     pub fn attempt(&self) -> Client {
-        let client = Client::at(&binaries().control).within(&self.setting.directory);
+        let client = self.clocked(Client::at(&binaries().control)).within(&self.setting.directory);
         let named = |client: Client, (name, value): &(String, String)| client.env(name, value);
         let client = self.setting.environment.iter().fold(client, named);
         self.place().client(client.args(self.setting.arguments()))
@@ -317,6 +317,7 @@ impl Control {
     pub fn upkeep(&self, arguments: &[&str]) -> Client {
         let client =
             Client::at(&binaries().control).args(arguments).arg("--data-dir").arg(&self.setting.data);
+        let client = self.clocked(client);
         self.place().client(client.args(self.setting.store.iter().flat_map(|url| ["--store", url])))
     }
 
@@ -334,6 +335,12 @@ impl Control {
         setting.options.push(option.to_owned());
         let Self { grpc, http, control, .. } = Self::start(setting).await;
         (self.grpc, self.http, self.control) = (grpc, http, control);
+    }
+
+    /// By the clock that it runs by.
+    fn clocked(&self, client: Client) -> Client {
+        let variables = self.setting.clock.iter().flat_map(Clock::variables);
+        variables.fold(client, |client, (name, value)| client.env(name, value))
     }
 
     fn place(&self) -> Place<'_> {

@@ -107,6 +107,15 @@ pub fn spiffe_python() -> Command {
     python_with("spiffe")
 }
 
+/// Debian's Python with the packages of `tests/peers/pki.requirements` and no others.
+///
+/// # Panics
+/// When they are not installed.
+#[must_use]
+pub fn pki_python() -> Command {
+    python_with("pki")
+}
+
 fn python_with(peer: &str) -> Command {
     let packages = workspace().join("target/tools").join(peer);
     let installed = packages.join("installed").is_file();

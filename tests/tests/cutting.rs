@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -10,15 +12,17 @@ use jiff::Timestamp;
 use serde_json::Value;
 use signet_proto::clock;
 use signet_tests::apps::{H2App, TcpEcho};
-use signet_tests::client::curl_get;
+use signet_tests::client::{Client, Finished, curl, curl_get, file};
 use signet_tests::door::Door;
-use signet_tests::mesh::{Mesh, allow, id};
+use signet_tests::mesh::{Mesh, allow, id, parse_json};
+use signet_tests::peers::script;
 use signet_tests::proxy::Proxy;
 use signet_tests::raw_h2::{Frame, GOAWAY, HEADERS, PING, frame};
 use signet_tests::report::{measured, percentiles};
 use signet_tests::sockets::EchoConnection;
 use signet_tests::talk_h2::TalkH2;
 use signet_tests::tls;
+use signet_tests::tools::pki_python;
 use signet_tests::{PATIENCE, eventually};
 use tokio::time::{Instant, timeout};
 
@@ -227,7 +231,7 @@ async fn a_kept_http_connection_loses_its_right_like_any_other() {
     assert!(answer.stdout.starts_with("HTTP/1.1 200"), "and allowed again: {}", answer.stdout);
 
     let _ = mesh.signet(&["suspend", &frontend]).await.succeeded();
-    let answer = signet_tests::client::curl().args([&format!("http://{}/", pair.entry())]).run().await;
+    let answer = curl().args([&format!("http://{}/", pair.entry())]).run().await;
     assert!(!answer.stdout.contains("\"method\""), "a suspended workload reaches nobody: {}", answer.stdout);
 }
 
@@ -254,7 +258,7 @@ async fn an_http2_caller_is_told_that_its_connection_ends() {
     lost.ask(1, "/").await;
     lost.reads(|frame| frame.kind == HEADERS && frame.stream == 1).await;
     let policy = allow("door", &id("/server"), &[&id("/nobody")]);
-    std::fs::write(&door.frame.policy, policy).expect("the policy is replaced");
+    fs::write(&door.frame.policy, policy).expect("the policy is replaced");
     lost.reads(|frame| frame.kind == GOAWAY).await;
     lost.ends().await;
     old.ends().await;
@@ -347,4 +351,142 @@ fn closed_connections(applied: &Value, destination: &str) -> u64 {
     let proxies = applied["proxies"].as_array().cloned().unwrap_or_default();
     let of = proxies.iter().find(|proxy| proxy["spiffe_id"] == destination);
     of.and_then(|proxy| proxy["closed_connections"].as_u64()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_no_proxy_learns_from_revocation_lists() {
+    let lists = "http://pki.mesh.test:8080/crl";
+    let mesh = Mesh::start_with(&["--crl-url", lists, "--crl-every", "1s"]).await;
+    let directory = mesh.directory().to_owned();
+    let mut serials = BTreeMap::new();
+    for name in ["leaked", "paused", "good"] {
+        mesh.workload(&id(&format!("/{name}"))).await;
+        let credentials = directory.join(name);
+        let ticket = mesh.ticket(&id(&format!("/{name}"))).await;
+        let login = ["login", &ticket, "--dir", &credentials.display().to_string()];
+        let _ = mesh.signet(&login).await.succeeded();
+        let svid = fs::read_to_string(credentials.join("svid.pem")).expect("an SVID and its issuer");
+        let (leaf, above) = svid.split_at(svid.find("-----END").map(|end| end + 26).expect("PEM"));
+        let _ = (file(&directory, &format!("{name}.pem"), leaf), file(&directory, "ca.pem", above));
+        let told = openssl(&directory, &["x509", "-in", &format!("{name}.pem"), "-noout", "-serial"]).await;
+        serials.insert(name, told.stdout.trim().trim_start_matches("serial=").to_lowercase());
+    }
+    let _ = fs::copy(directory.join("good/bundle.pem"), directory.join("root.pem")).expect("the root");
+
+    // Each certificate names the list of its issuer, which is there, signed, and empty.
+    let root_list =
+        list_of(&openssl(&directory, &["x509", "-in", "ca.pem", "-noout", "-text"]).await.stdout, lists);
+    let leaf_list =
+        list_of(&openssl(&directory, &["x509", "-in", "good.pem", "-noout", "-text"]).await.stdout, lists);
+    let (before, headers) = fetched(&mesh, &leaf_list, &[]).await;
+    assert!(headers.contains("content-type: application/pkix-crl"), "{headers}");
+    let fresh = headers.contains("cache-control: public, max-age=1") && headers.contains("last-modified: ");
+    assert!(headers.starts_with("HTTP/1.1 200") && fresh, "{headers}");
+    let tag = headers.lines().find_map(|line| line.strip_prefix("etag: ")).expect("an entity tag").trim();
+    let (_, unchanged) = fetched(&mesh, &leaf_list, &["--header", &format!("if-none-match: {tag}")]).await;
+    assert!(unchanged.starts_with("HTTP/1.1 304"), "{unchanged}");
+    let (_, missing) = fetched(&mesh, "unknown.crl", &[]).await;
+    assert!(missing.starts_with("HTTP/1.1 404"), "{missing}");
+
+    // What is revoked is in the next list, and what is suspended is on hold there.
+    let _ =
+        mesh.signet(&["revoke", "--serial", &serials["leaked"], "--reason", "key leaked"]).await.succeeded();
+    let _ = mesh.signet(&["suspend", &id("/paused"), "--reason", "incident"]).await.succeeded();
+    let list = eventually("a list with both", PATIENCE, async || {
+        let (list, _) = fetched(&mesh, &leaf_list, &[]).await;
+        let held =
+            linted(&directory, &[("ca.pem", "leaves.crl", &list)]).await["leaves.crl"]["entries"].clone();
+        let both =
+            serde_json::json!({ &serials["leaked"]: "keyCompromise", &serials["paused"]: "certificateHold" });
+        if held == both { Ok(list) } else { Err(held.to_string()) }
+    })
+    .await;
+    assert_ne!(list, before);
+    let (roots, _) = fetched(&mesh, &root_list, &[]).await;
+    let (changes, _) = fetched(&mesh, &delta_of(&leaf_list), &[]).await;
+    let told = linted(
+        &directory,
+        &[
+            ("ca.pem", "leaves.crl", &list),
+            ("root.pem", "root.crl", &roots),
+            ("ca.pem", "delta.crl", &changes),
+        ],
+    )
+    .await;
+    for (name, answer) in told.as_object().expect("an answer for each") {
+        // It calls every SPIFFE ID an invalid URI.
+        let others = answer["findings"].as_array().unwrap();
+        let others: Vec<_> = others.iter().filter(|code| *code != "pkix.invalid_uri_syntax").collect();
+        assert!(others.is_empty(), "{name}: {answer}");
+        assert!(answer.get("signed").is_none_or(|signed| signed == true), "{name}: {answer}");
+    }
+    assert_eq!(told["root.crl"]["entries"], serde_json::json!({}));
+    let (complete, delta) = (&told["leaves.crl"], &told["delta.crl"]);
+    assert_eq!((&complete["number"], &complete["entries"]), (&delta["number"], &delta["entries"]), "{told}");
+    assert!(delta["base"].as_u64().unwrap() < delta["number"].as_u64().unwrap(), "{told}");
+    assert!(complete["base"].is_null(), "{told}");
+
+    // OpenSSL goes by it.
+    let verify = ["crl", "-in", "leaves.crl", "-inform", "DER", "-CAfile", "ca.pem", "-noout"];
+    assert!(openssl(&directory, &verify).await.all().contains("verify OK"));
+    let mut both = Vec::new();
+    for list in ["leaves.crl", "root.crl"] {
+        let pem = openssl(&directory, &["crl", "-in", list, "-inform", "DER"]).await.succeeded().stdout;
+        both.push(pem);
+    }
+    let _ = file(&directory, "lists.pem", both.concat());
+    let check =
+        ["verify", "-crl_check_all", "-CRLfile", "lists.pem", "-CAfile", "root.pem", "-untrusted", "ca.pem"];
+    for (name, expected) in
+        [("leaked", "certificate revoked"), ("paused", "certificate revoked"), ("good", ": OK")]
+    {
+        let checked = openssl(&directory, &[&check[..], &[&format!("{name}.pem")]].concat()).await.all();
+        assert!(checked.contains(expected), "{name}: {checked}");
+    }
+    assert!(mesh.metrics().await.sum("signet_control_crl_bytes", &[]) > 0.0);
+
+    // Who is resumed is taken off again.
+    let _ = mesh.signet(&["resume", &id("/paused")]).await.succeeded();
+    eventually("who is resumed is not listed", PATIENCE, async || {
+        let (changes, _) = fetched(&mesh, &delta_of(&leaf_list), &[]).await;
+        let held =
+            linted(&directory, &[("ca.pem", "delta.crl", &changes)]).await["delta.crl"]["entries"].clone();
+        if held[&serials["paused"]] == "removeFromCRL" { Ok(()) } else { Err(held.to_string()) }
+    })
+    .await;
+}
+
+fn delta_of(list: &str) -> String {
+    list.replace(".crl", "-delta.crl")
+}
+
+/// The file of the one revocation list below `lists` that a certificate, as `openssl` shows it, names.
+fn list_of(shown: &str, lists: &str) -> String {
+    let named: Vec<&str> = shown.lines().filter_map(|line| line.trim().strip_prefix("URI:")).collect();
+    let [named] = named.as_slice() else { panic!("one list: {shown}") };
+    named.strip_prefix(&format!("{lists}/")).expect("below the URL that was set").to_owned()
+}
+
+/// A revocation list and the headers that came with it.
+async fn fetched(mesh: &Mesh, list: &str, options: &[&str]) -> (Vec<u8>, String) {
+    let url = format!("http://{}/crl/{list}", mesh.http);
+    let answer = curl().args(["--include"]).args(options).arg(url).run().await.succeeded().bytes;
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("headers") + 4;
+    (answer[end..].to_vec(), String::from_utf8_lossy(&answer[..end]).into_owned())
+}
+
+async fn openssl(directory: &Path, arguments: &[&str]) -> Finished {
+    Client::new("openssl").args(arguments).within(directory).run().await
+}
+
+/// What pkilint and cryptography say of lists, each with its issuer, and of all certificates.
+async fn linted(directory: &Path, lists: &[(&str, &str, &Vec<u8>)]) -> Value {
+    let mut arguments: Vec<String> = ["root.pem", "ca.pem", "good.pem"].map(str::to_owned).to_vec();
+    for (issuer, name, der) in lists {
+        let _ = file(directory, name, der);
+        arguments.push(format!("{issuer}:{name}"));
+    }
+    let mut command = pki_python();
+    command.arg(script("pki_lint.py")).args(arguments).current_dir(directory);
+    parse_json(&Client::of(command).run().await.succeeded())
 }

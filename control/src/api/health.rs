@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::tls::OwnIdentity;
 use crate::audit::Exports;
 use crate::ca::Authority;
+use crate::crl::Lists;
 use crate::duty::DutyRecord;
 use crate::federation::Federations;
 use crate::publish::{MeshState, WentBack};
@@ -41,6 +42,8 @@ pub struct Health {
     pub own: Arc<OwnIdentity>,
     /// Other trust domains.
     pub federations: Federations,
+    /// Revocation lists.
+    pub lists: Arc<Lists>,
     /// Copies of the audit.
     pub exports: Exports,
     /// What control does by itself.
@@ -101,6 +104,7 @@ impl Health {
         warnings.extend(self.authority.warnings(now));
         warnings.extend(self.federations.warnings());
         warnings.extend(self.authority.tokens_in_trouble().iter().map(ToString::to_string));
+        warnings.extend(self.lists.warnings(now));
         for (duty, since) in self.duties.overdue(Instant::now()) {
             let since = duration::rough(since);
             warnings.push(format!("the duty `{duty}` has not succeeded for {since}; the log says why"));

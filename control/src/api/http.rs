@@ -1,4 +1,4 @@
-//! Plain HTTP for probes and scrapers: metrics, health, and the trust bundle. Nothing here changes or
+//! Plain HTTP for probes and scrapers: metrics, health, the trust bundle and revocation lists. Nothing here changes or
 //! reveals anything that needs a caller.
 
 use axum::Router;
@@ -10,6 +10,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::crl;
 use super::health::Health;
 use super::web::{self, Over};
 use crate::time;
@@ -30,6 +31,7 @@ pub async fn serve(told: Told, listener: TcpListener, stop: CancellationToken) {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/bundle", get(bundle))
+        .route("/crl/{file}", get(crl::list))
         .with_state(told);
     web::serve("http", Over::Tcp, listener, router, stop).await;
 }

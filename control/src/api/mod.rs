@@ -4,7 +4,7 @@
 //!   TCP 8443 ─ handshake (ours) ─▶ with an SVID  Identity · Mesh · Report · Admin   caller: SVID
 //!                              └─▶ without       Identity (to attest only)          caller: nobody
 //!   unix socket ─ peer credentials ──────────────▶ Admin                             caller: uid
-//!   TCP 8080 ────────────────────────────────────▶ /metrics /livez /readyz /bundle   nobody asked who
+//!   TCP 8080 ────────────────────────────────────▶ /metrics /livez /readyz /bundle /crl  nobody asked who
 //!   TCP, if set ─ TLS, certificate files or SVID ▶ /bundle                           nobody asked who
 //! ```
 //!
@@ -16,6 +16,7 @@ mod admin;
 mod admission;
 mod caller;
 mod connection;
+mod crl;
 mod health;
 mod http;
 mod https;

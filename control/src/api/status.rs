@@ -217,7 +217,7 @@ impl ToStatus for CaError {
     fn code(&self) -> Code {
         match self {
             Self::Store(error) => error.code(),
-            Self::Ended(_) | Self::Token(_) => Code::Unavailable,
+            Self::Ended(_) | Self::Token(_) | Self::NotGood { .. } => Code::Unavailable,
             Self::Seal(_)
             | Self::Second(_)
             | Self::Crypto(_)

@@ -13,6 +13,7 @@
 //! as it has signed; those in a token (`token`) never leave it; no certificate outlives its issuer or starts before it; every authority has a name of its own, so
 //! that issuer and serial name one certificate in the world; nothing signs what the proxies could not believe.
 
+mod anew;
 mod compromise;
 mod crl;
 mod hierarchy;
@@ -34,6 +35,7 @@ use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use signet_proto::spiffe::{BundleError, SvidError, TrustBundle, TrustDomain, certificate_handle};
 
+use crate::crl::ListsUrl;
 use crate::store::model::{AuthorityKind, Issuance, KnownAuthority};
 use crate::store::{Store, StoreError};
 use crate::time;
@@ -85,8 +87,19 @@ pub enum CaError {
     )]
     Second(PathBuf),
     /// Root or intermediate has ended.
-    #[error("the {0} has ended: nothing can be signed; restart control to have the intermediate replaced")]
+    #[error("the {0} has ended: nothing can be signed; `signet-control recover` says what to do")]
     Ended(&'static str),
+    /// The root is not good now.
+    #[error(
+        "the root is good from {} to {}, not now: nobody would believe what it signs. Is the clock right? Otherwise \
+         `signet-control recover` says what to do", time::rfc3339(*begins), time::rfc3339(*ends)
+    )]
+    NotGood {
+        /// From when.
+        begins: std::time::SystemTime,
+        /// Until when.
+        ends: std::time::SystemTime,
+    },
 }
 
 impl From<rcgen::Error> for CaError {
@@ -100,6 +113,7 @@ pub struct Authority {
     trust_domain: TrustDomain,
     lives: Lives,
     places: Places,
+    lists: Option<ListsUrl>,
     store: Store,
     hierarchy: ArcSwap<Hierarchy>,
     outlook: Mutex<Outlook>,
@@ -125,10 +139,11 @@ impl Authority {
         place: &SealPlace,
         lives: Lives,
     ) -> Result<Self, CaError> {
-        Self::open_with(store, trust_domain, place, &CaKeys::default(), lives).await
+        Self::open_with(store, trust_domain, place, &CaKeys::default(), lives, None).await
     }
 
-    /// Opens the stored authorities, or makes them on the very first start.
+    /// Opens the stored authorities, or makes them on the very first start. Certificates name their revocation lists below
+    /// `lists`.
     ///
     /// # Errors
     /// When keys cannot be unsealed, or do not fit their certificates, a token is not there, or the store fails.
@@ -138,6 +153,7 @@ impl Authority {
         place: &SealPlace,
         keys: &CaKeys,
         lives: Lives,
+        lists: Option<ListsUrl>,
     ) -> Result<Self, CaError> {
         let fresh = store.authorities().await?.is_empty();
         let made = match place {
@@ -150,7 +166,7 @@ impl Authority {
             let (root, root_record) = Signer::new_root(draft, &trust_domain, lives.root)?;
             let draft = places.draft(&store, &trust_domain, AuthorityKind::Intermediate).await?;
             let (intermediate, record) =
-                Signer::new_intermediate(draft, &trust_domain, &root, lives.intermediate)?;
+                Signer::new_intermediate(draft, &trust_domain, &root, lives.intermediate, lists.as_ref())?;
             match store.create_authorities(root_record, record).await {
                 Ok(_) => {
                     let (root, intermediate) =
@@ -175,6 +191,7 @@ impl Authority {
             trust_domain,
             lives,
             places,
+            lists,
             store,
             hierarchy: ArcSwap::from_pointee(hierarchy),
             outlook: Mutex::default(),
@@ -235,7 +252,7 @@ impl Authority {
         if intermediate.certified().not_after() <= now {
             return Err(CaError::Ended("intermediate"));
         }
-        let leaf = profile::leaf(request, intermediate, now)?;
+        let leaf = profile::leaf(request, intermediate, self.lists.as_ref(), now)?;
         let handle = certificate_handle(&leaf.certificate)?;
         Ok(SignedLeaf {
             chain: std::iter::once(leaf.certificate).chain(hierarchy.above()).collect(),

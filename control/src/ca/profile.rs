@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::string::PrintableString;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CrlDistributionPoint, DistinguishedName, DnType, DnValue,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 use signet_proto::spiffe::{InstanceId, SpiffeId, TrustDomain, check_leaf};
@@ -14,6 +14,7 @@ use super::CaError;
 use super::keys::{KeyCurve, PublicKey, SigningKey};
 use super::seal::SealKey;
 use super::signer::{Certified, Signer};
+use crate::crl::ListsUrl;
 use crate::store::model::{AuthorityKind, KeptKey};
 
 /// Clocks of verifiers may be behind ours; and what an authority signs starts later than the authority.
@@ -95,11 +96,13 @@ pub(super) fn cross(
     root: &Signer,
     by: &Signer,
     domain: &TrustDomain,
+    lists: Option<&ListsUrl>,
     now: SystemTime,
 ) -> Result<CertificateDer<'static>, CaError> {
     let (new, old) = (root.certified(), by.certified());
     let not_before = seconds(now - INTERMEDIATE_BACKDATED).max(old.not_before()).max(new.not_before());
     let mut params = authority(new.subject(), domain, 1)?;
+    params.crl_distribution_points = lists_of(by, lists);
     validity(&mut params, not_before, new.not_after().min(old.not_after()));
     let certificate = params.signed_by(root.key(), &issuer(by)).map_err(|error| by.key().explain(error))?;
     Ok(certificate.into())
@@ -110,11 +113,13 @@ pub(super) fn intermediate(
     domain: &TrustDomain,
     root: &Signer,
     ttl: Duration,
+    lists: Option<&ListsUrl>,
     now: SystemTime,
 ) -> Result<Signed, CaError> {
     let not_before = seconds(now - INTERMEDIATE_BACKDATED).max(root.certified().not_before());
     let not_after = seconds(now + ttl).min(root.certified().not_after());
     let mut params = authority(&draft.subject, domain, 0)?;
+    params.crl_distribution_points = lists_of(root, lists);
     validity(&mut params, not_before, not_after);
     let certificate = params.signed_by(&draft.key, &issuer(root));
     let certificate = certificate.map_err(|error| root.key().explain(error))?.into();
@@ -124,6 +129,7 @@ pub(super) fn intermediate(
 pub(super) fn leaf(
     request: &LeafRequest<'_>,
     intermediate: &Signer,
+    lists: Option<&ListsUrl>,
     now: SystemTime,
 ) -> Result<Signed, CaError> {
     let Certified { not_before: begins, not_after: ends, .. } = intermediate.certified();
@@ -141,6 +147,7 @@ pub(super) fn leaf(
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.serial_number = Some(serial()?);
     params.use_authority_key_identifier_extension = true;
+    params.crl_distribution_points = lists_of(intermediate, lists);
     validity(&mut params, not_before, not_after);
     let certificate = params.signed_by(request.key, &issuer(intermediate));
     let certificate: CertificateDer<'static> =
@@ -162,6 +169,12 @@ fn authority(subject: &str, domain: &TrustDomain, path_length: u8) -> Result<Cer
     params.serial_number = Some(serial()?);
     params.use_authority_key_identifier_extension = true;
     Ok(params)
+}
+
+/// Where it is said whether what `signer` signed is revoked.
+fn lists_of(signer: &Signer, lists: Option<&ListsUrl>) -> Vec<CrlDistributionPoint> {
+    let uri = lists.map(|lists| lists.complete(signer.certified().id()));
+    uri.map(|uri| CrlDistributionPoint { uris: vec![uri] }).into_iter().collect()
 }
 
 fn issuer(signer: &Signer) -> Issuer<'static, &SigningKey> {

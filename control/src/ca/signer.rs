@@ -8,6 +8,7 @@ use signet_proto::spiffe::{SvidError, TrustDomain, certificate_handle, check_int
 use super::keys::SigningKey;
 use super::seal::SealKey;
 use super::{CaError, profile};
+use crate::crl::ListsUrl;
 use crate::store::model::{AuthorityKind, AuthorityRecord, KnownAuthority};
 use crate::time;
 
@@ -42,12 +43,13 @@ impl Signer {
         trust_domain: &TrustDomain,
         root: &Self,
         ttl: Duration,
+        lists: Option<&ListsUrl>,
     ) -> Result<(Self, AuthorityRecord), CaError> {
         let now = time::now();
         if root.certified.not_after <= now {
             return Err(CaError::Ended("root"));
         }
-        let certificate = profile::intermediate(&draft, trust_domain, root, ttl, now)?;
+        let certificate = profile::intermediate(&draft, trust_domain, root, ttl, lists, now)?;
         check_intermediate(&certificate.certificate, trust_domain)?;
         let issuer = Some(root.certified.id.clone());
         Ok(Self::finish(draft, certificate, AuthorityKind::Intermediate, issuer))

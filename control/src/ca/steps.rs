@@ -53,7 +53,7 @@ impl Authority {
                 let old = self.signing_root().await?;
                 // One that has ended vouches for nobody.
                 let cross = (old.certified().not_after() > time::now())
-                    .then(|| profile::cross(&new, &old, &self.trust_domain, time::now()))
+                    .then(|| profile::cross(&new, &old, &self.trust_domain, self.lists.as_ref(), time::now()))
                     .transpose()?;
                 Some((cross.map(|cross| cross.to_vec()), self.below(&new).await?.1))
             }
@@ -129,7 +129,8 @@ impl Authority {
 
     pub(super) async fn below(&self, root: &Signer) -> Result<(Signer, AuthorityRecord), CaError> {
         let draft = self.places.draft(&self.store, &self.trust_domain, AuthorityKind::Intermediate).await?;
-        Signer::new_intermediate(draft, &self.trust_domain, root, self.lives.intermediate)
+        let lists = self.lists.as_ref();
+        Signer::new_intermediate(draft, &self.trust_domain, root, self.lives.intermediate, lists)
     }
 
     pub(super) async fn another_root(&self) -> Result<(Signer, AuthorityRecord), CaError> {

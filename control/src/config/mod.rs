@@ -18,8 +18,10 @@ use signet_proto::spiffe::TrustDomain;
 
 use crate::audit::SinkAddress;
 use crate::ca::{CaKeys, KeyCurve, KeyPlace, Lives, SealPlace};
+use crate::crl::ListsUrl;
 use crate::duration::Span;
 use crate::issue::{DEFAULT_REQUEST_TTL, IssueSettings, KeyAlgorithm, KeyAlgorithms};
+use crate::recover::Recovery;
 use crate::registry::{self, TtlBounds};
 use crate::store::{Limits, Location, LocationError, MAX_REQUEST_TTL};
 use crate::telemetry::log::LogFormat;
@@ -82,6 +84,20 @@ enum Verb {
         #[command(flatten)]
         run: Given,
     },
+    /// After a disaster: say what is lost and what works still, do what is safe, and say what is left to do. Control
+    /// must not run.
+    #[command(after_help = RECOVER_EXAMPLES)]
+    Recover {
+        /// Make another root in the place of one that has ended: all proxies have to join anew
+        #[arg(long)]
+        new_root: bool,
+        /// Where registry and policy are written if the signing keys cannot be opened
+        /// [default: DATA-DIR/recovered.yaml]
+        #[arg(long, value_name = "FILE")]
+        documents: Option<PathBuf>,
+        #[command(flatten)]
+        run: Given,
+    },
 }
 
 /// What this process is to do.
@@ -100,6 +116,8 @@ pub enum Task {
     Restore(PathBuf),
     /// Seal all keys with the one that is there.
     Reseal(SealPlace),
+    /// Find out what is lost, and what can be done.
+    Recover(Recovery),
 }
 
 const EXAMPLES: &str = "\
@@ -140,6 +158,14 @@ Examples:
 `--seal-key` and `--seal-key-file` say where the key is now, as for `run`. All keys are sealed anew in one commit; told
 again after a kill, it goes on or says that it was done. Stop all replicas first, then run them with the other key.
 Whoever has the old seal key can open old backups: destroy those too, or rotate the root and the intermediate.";
+
+const RECOVER_EXAMPLES: &str = "\
+Examples:
+  signet-control recover
+  signet-control recover --config /etc/signet/control.toml
+  signet-control recover --new-root        # only if the root has ended, and the clock is right
+
+Exit code 0: control can be run. 1: something is missing that only you can bring; what and how is said.";
 
 #[derive(Debug, Args)]
 struct Given {
@@ -232,6 +258,13 @@ struct Settings {
     /// How often the audit is signed, if anything happened; after 1000 events at the latest [default: 1m]
     #[arg(long, value_name = "DURATION", env = "SIGNET_AUDIT_CHECKPOINT_EVERY")]
     audit_checkpoint_every: Option<Span>,
+    /// Where others find `/crl` of --http-listen, such as `http://pki.example/crl`: SVIDs name it, for those who
+    /// look whether they are revoked
+    #[arg(long, value_name = "URL", env = "SIGNET_CRL_URL")]
+    crl_url: Option<ListsUrl>,
+    /// How often revocation lists are made, if anything was revoked [default: 1m]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_CRL_EVERY")]
+    crl_every: Option<Span>,
     /// Where copies of the audit go: `file:/path` or `https://collector/path`, several times for several
     #[arg(long, value_name = "URL", env = "SIGNET_AUDIT_SINK", value_delimiter = ',')]
     audit_sink: Option<Vec<SinkAddress>>,
@@ -291,6 +324,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// How often the audit is signed.
     pub audit_checkpoint_every: Duration,
+    /// Where others find revocation lists.
+    pub crl_url: Option<ListsUrl>,
+    /// How often those are made.
+    pub crl_every: Duration,
     /// Where copies of the audit go.
     pub audit_sinks: Vec<SinkAddress>,
     /// How long edges are kept that are silent.
@@ -382,6 +419,9 @@ impl Config {
             Verb::Backup { out, run } => (Task::Backup(out), run),
             Verb::Restore { from, run } => (Task::Restore(from), run),
             Verb::Reseal { to, run } => (Task::Reseal(to), run),
+            Verb::Recover { new_root, documents, run } => {
+                (Task::Recover(Recovery { new_root, documents }), run)
+            }
         };
         let file = config.as_deref().map(file::read).transpose()?;
         let run = matches.subcommand().map(|(_, given)| given);
@@ -419,6 +459,8 @@ impl Settings {
             ca_key_algorithm: self.ca_key_algorithm.or(file.ca_key_algorithm),
             log_format: self.log_format.or(file.log_format),
             audit_checkpoint_every: self.audit_checkpoint_every.or(file.audit_checkpoint_every),
+            crl_url: self.crl_url.or_else(|| file.crl_url.clone()),
+            crl_every: self.crl_every.or(file.crl_every),
             audit_sink: self.audit_sink.or_else(|| file.audit_sink.clone()),
             connections_kept: self.connections_kept.or(file.connections_kept),
             template_limit: self.template_limit.or(file.template_limit),
@@ -510,6 +552,8 @@ impl Origins<'_> {
             },
             log_format: settings.log_format.unwrap_or_default(),
             audit_checkpoint_every: self.checkpoint_every(settings.audit_checkpoint_every)?,
+            crl_url: settings.crl_url,
+            crl_every: self.crl_every(settings.crl_every)?,
             limits: Limits {
                 template_limit: self.template_limit(settings.template_limit)?,
                 issuance_quota: settings.issuance_quota.unwrap_or(Limits::default().issuance_quota),
@@ -620,6 +664,14 @@ impl Origins<'_> {
         let every = every.map_or(Duration::from_secs(60), |span| span.0);
         if every < Duration::from_secs(1) || every > Duration::from_secs(86_400) {
             return Err(self.wrong("audit-checkpoint-every", "1s to 1d", &Span(every)));
+        }
+        Ok(every)
+    }
+
+    fn crl_every(&self, every: Option<Span>) -> Result<Duration, ConfigError> {
+        let every = every.map_or(Duration::from_secs(60), |span| span.0);
+        if every < Duration::from_secs(1) || every > Duration::from_secs(3600) {
+            return Err(self.wrong("crl-every", "1s to 1h", &Span(every)));
         }
         Ok(every)
     }

@@ -6,6 +6,7 @@
 //! | authorities | 1 s | leader: makes, activates and removes roots and intermediates, each when its time has come |
 //! | lapse | 1 s | lists instances whose last SVID ended over 2 s ago without a renewal |
 //! | tokens | 2 s | asks tokens with keys of authorities whether they are there; leader: destroys keys there that have ended |
+//! | crl | 1 s | leader: makes revocation lists, when due; takes in the newest |
 //! | endpoints | 2 s | forgets endpoints that no stream has held for their grace |
 //! | replicas | 5 s | says that this replica runs; leader: forgets those that were not seen for 90 s |
 //! | measure | 5 s | numbers for the metrics |
@@ -32,6 +33,7 @@
 mod audit;
 mod authorities;
 mod clock;
+mod crl;
 mod record;
 
 use std::path::PathBuf;
@@ -48,6 +50,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{Gate, OwnIdentity};
 use crate::audit::{Checkpointer, Exports};
 use crate::ca::Authority;
+use crate::crl::Lists;
 use crate::federation::Federations;
 use crate::publish::{Endpoints, MeshState, Watchers};
 use crate::registry;
@@ -91,6 +94,8 @@ pub struct Duties {
     pub own: Arc<OwnIdentity>,
     /// Other trust domains.
     pub federations: Federations,
+    /// Revocation lists for those who are not proxies.
+    pub lists: Arc<Lists>,
     /// Where instances listen.
     pub endpoints: Arc<Endpoints>,
     /// Whether streams are refused, as there is no database.
@@ -138,6 +143,7 @@ impl Duties {
             let steady = lapse_now(STEADY);
             async move { if steady && duties.store.leads() { duties.lapse().await } else { Ok(()) } }
         });
+        self.spawn(tasks, stop, "crl", second, |duties| async move { duties.lists().await });
         self.spawn(tasks, stop, "endpoints", 2 * second, |duties| async move { duties.endpoints().await });
         self.spawn(tasks, stop, "replicas", 5 * second, move |duties| {
             let steady = forget_now(STEADY);

@@ -55,11 +55,11 @@ pub(super) const TABLES: &[&str] = &[
     "tally",
     "report_mark",
 ];
-/// What is of the moment. How far copies of the audit are, too: a restored store is behind them, and goes by what they
+/// What is of the moment, or made anew from the rest (revocation lists, whose numbers are times). How far copies of the audit are, too: a restored store is behind them, and goes by what they
 /// hold themselves, or begins again.
 #[cfg(test)]
 pub(super) const OPERATIONAL: &[&str] =
-    &["endpoint", "session", "replica", "commit_mark", "audit_copy", "issuance_count", "token_key"];
+    &["endpoint", "session", "replica", "commit_mark", "audit_copy", "issuance_count", "token_key", "crl"];
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

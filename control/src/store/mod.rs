@@ -20,7 +20,9 @@ mod backup;
 mod bundle;
 mod chained;
 mod change;
+mod comebacks;
 mod compromised;
+mod crls;
 mod data_dir;
 mod documents;
 mod entitlement;
@@ -74,6 +76,7 @@ use signet_proto::spiffe::TrustDomain;
 use tokio::sync::{mpsc, watch};
 
 pub use backup::Summary;
+pub use comebacks::Comeback;
 pub use data_dir::DataDir;
 pub use error::{Refusal, StoreError};
 pub use follow::Contact;

@@ -72,6 +72,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(18, "0018_rotations.sql", "orders to renew", oldest: 16),
     migration!(19, "0019_federation.sql", "federated trust domains", oldest: 16),
     migration!(20, "0020_token_keys.sql", "keys in tokens", oldest: 16),
+    migration!(21, "0021_crl.sql", "revocation lists", oldest: 16),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.

@@ -29,6 +29,9 @@ const AUTHORITIES: &str = "signet_control_authorities";
 const AUTHORITY_STEPS: &str = "signet_control_authority_steps_total";
 const TOKENS_AWAY: &str = "signet_control_tokens_away";
 const AUTHORITY_UNACKNOWLEDGED: &str = "signet_control_authority_unacknowledged";
+const CRL_AGE: &str = "signet_control_crl_age_seconds";
+const CRL_ENDS: &str = "signet_control_crl_next_update_timestamp_seconds";
+const CRL_SIZE: &str = "signet_control_crl_bytes";
 const LIVE_SVIDS: &str = "signet_control_svids_live";
 const WORKLOADS: &str = "signet_control_workloads";
 const LAPSED: &str = "signet_control_instances_lapsed_total";
@@ -155,6 +158,9 @@ fn describe() {
     describe_counter!(AUTHORITY_STEPS, "Steps of rotations, by kind and step");
     describe_gauge!(TOKENS_AWAY, "PKCS#11 tokens with keys of authorities that do not answer");
     describe_gauge!(AUTHORITY_UNACKNOWLEDGED, "Proxies that do not know a prepared root yet");
+    describe_gauge!(CRL_AGE, Unit::Seconds, "How old the oldest of the newest revocation lists is");
+    describe_gauge!(CRL_ENDS, Unit::Seconds, "When the first of the newest revocation lists ends, Unix time");
+    describe_gauge!(CRL_SIZE, Unit::Bytes, "How large the complete revocation lists are together");
     describe_gauge!(LIVE_SVIDS, "Instances with an SVID that has not ended");
     describe_gauge!(WORKLOADS, "Registered workloads that are not retired");
     describe_counter!(LAPSED, "Instances whose last SVID ended without a renewal");
@@ -387,6 +393,13 @@ pub fn tokens_away(tokens: usize) {
 /// So many proxies do not know the prepared root.
 pub fn authority_unacknowledged(proxies: u64) {
     gauge!(AUTHORITY_UNACKNOWLEDGED).set(proxies as f64);
+}
+
+/// Revocation lists are given out: how old the oldest is, when the first of them ends, and how large they are.
+pub fn lists(age: Duration, first_end: SystemTime, bytes: usize) {
+    gauge!(CRL_AGE).set(age.as_secs_f64());
+    gauge!(CRL_ENDS).set(unix(first_end));
+    gauge!(CRL_SIZE).set(bytes as f64);
 }
 
 /// The store answered, or did not.

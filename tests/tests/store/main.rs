@@ -6,6 +6,7 @@
 mod full_disk;
 mod killed;
 mod observed;
+mod recovered;
 mod redeem;
 mod restarted;
 mod restored;

@@ -25,7 +25,7 @@ impl World {
         let (root, record) = Signer::new_root(draft(AuthorityKind::Root), &domain, LIVES.root).unwrap();
         let below = draft(AuthorityKind::Intermediate);
         let (intermediate, below) =
-            Signer::new_intermediate(below, &domain, &root, LIVES.intermediate).unwrap();
+            Signer::new_intermediate(below, &domain, &root, LIVES.intermediate, None).unwrap();
         let known = [record, below].iter().map(|record| known(record, Phase::Active)).collect();
         Self { known, intermediate: Arc::new(intermediate) }
     }

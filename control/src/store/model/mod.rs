@@ -1,6 +1,7 @@
 //! The store's vocabulary: what goes in and what comes out, free of any engine's types.
 
 mod authority;
+mod crl;
 mod federation;
 mod issued;
 mod listed;
@@ -18,6 +19,7 @@ use crate::audit::RequestId;
 use crate::roles::Binding;
 
 pub use authority::*;
+pub use crl::*;
 pub use federation::*;
 pub use issued::*;
 pub use listed::*;

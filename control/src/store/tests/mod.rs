@@ -20,6 +20,7 @@ macro_rules! both_engines {
 
 mod audit;
 mod backups;
+mod crl;
 mod durability;
 mod federation;
 mod inventory;

@@ -177,6 +177,13 @@ proptest! {
             let now = start + Duration::from_secs(1000 + prune_at);
             fixture.store.prune_revocations(now, now, 1000).await.unwrap();
             let list = listed(&fixture).await;
+            let crl = fixture.store.revoked_certificates("ca".into(), now).await.unwrap();
+            let mut crl: Vec<_> = crl.into_iter().map(|revoked| revoked.serial).collect();
+            let live = issued.iter().filter(|(_, certificate, _)| certificate.not_after >= now);
+            let mut expected: Vec<_> = live.map(|(_, certificate, _)| certificate.serial.clone()).collect();
+            crl.sort();
+            expected.sort();
+            prop_assert_eq!(crl, expected, "what a revocation list has to hold");
             for (instance, certificate, _) in &issued {
                 if certificate.not_after > now {
                     let matched = list.identities.contains(&certificate.spiffe_id.to_string())

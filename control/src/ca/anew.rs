@@ -1,0 +1,45 @@
+//! When control was away for longer than its authorities live, or the clock that certified them was ahead: an
+//! intermediate is replaced by itself; a root only by whoever says so, as everybody has to be told of another one.
+
+use std::time::SystemTime;
+
+use super::{Authority, CaError};
+use crate::store::model::{Actor, AuthorityKind, Mutation, Phase};
+
+impl Authority {
+    /// Replaces an intermediate that nobody would believe now, before control has to show itself by it.
+    ///
+    /// # Errors
+    /// [`CaError::NotGood`] when it is the root that nobody would believe; when the store fails.
+    pub async fn revive(&self, now: SystemTime) -> Result<(), CaError> {
+        let (root, intermediate) = (self.root(), self.intermediate());
+        if root.not_after() <= now || root.not_before() > now {
+            return Err(CaError::NotGood { begins: root.not_before(), ends: root.not_after() });
+        }
+        let intermediate = intermediate.certified();
+        if intermediate.not_after() <= now || intermediate.not_before() > now {
+            self.rotate_intermediate(Actor::control()).await?;
+        }
+        Ok(())
+    }
+
+    /// Has another root and intermediate sign in the place of a root by which nobody is believed now.
+    ///
+    /// # Errors
+    /// When the store refuses or fails.
+    pub async fn begin_anew(&self, now: SystemTime, actor: Actor) -> Result<Mutation, CaError> {
+        self.refresh().await?;
+        let hierarchy = self.hierarchy();
+        let roots = hierarchy.known().iter().filter(|known| known.kind == AuthorityKind::Root);
+        for known in roots.filter(|known| matches!(known.phase, Phase::Prepared | Phase::Retiring)) {
+            // Some may know of it already.
+            if known.phase == Phase::Prepared && known.not_before <= now && known.not_after > now {
+                return self.activate(known, true, actor).await;
+            }
+            self.retire(known, actor.clone()).await?;
+        }
+        let (id, _) = self.prepare(AuthorityKind::Root, actor.clone()).await?;
+        let prepared = self.named(&id, &[Phase::Prepared]).await?;
+        self.activate(&prepared, true, actor).await
+    }
+}

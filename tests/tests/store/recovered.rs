@@ -1,0 +1,107 @@
+//! After each disaster `signet-control recover` says what is lost, does what is safe, and control runs again: authorities
+//! that ended, a clock that went back, keys without a store, a store without keys.
+
+use std::fs;
+use std::time::Duration;
+
+use signet_tests::attest::Joiner;
+use signet_tests::client::Finished;
+use signet_tests::clock::Clock;
+use signet_tests::mesh::{Mesh, Store, TRUST_DOMAIN, id};
+use signet_tests::{PATIENCE, eventually};
+
+const DAY: u64 = 24 * 3600;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_each_disaster_control_runs_again_and_it_is_said_who_has_to_do_what() {
+    let clock = Clock::default();
+    let days_on = |days| clock.set_ahead(Duration::from_secs(days * DAY));
+    let mut mesh = Mesh::on(Store::Sqlite).by(&clock).start().await;
+    let worker = id("/worker");
+    mesh.workload(&worker).await;
+    let ticket = mesh.ticket(&worker).await;
+    let joined = Joiner::connect(mesh.grpc, &ticket).await.unwrap().become_instance().await.unwrap();
+
+    // Nothing is wrong: nothing is done, and a root that is good is not given up.
+    mesh.kill_control().await;
+    let well = recover(&mesh, &["--new-root"]).await.succeeded().stdout;
+    assert!(well.contains("not done, as the root is good until"), "{well}");
+    assert!(well.contains("by join_token: 1 of 1 hold an SVID that is good"), "{well}");
+
+    // Away for longer than the intermediate lives: control would replace it by itself, and so does this.
+    days_on(40);
+    let late = recover(&mesh, &[]).await.succeeded().stdout;
+    assert!(late.contains("another one was made below the same root"), "{late}");
+    assert!(late.contains(&format!("next: signet token create {worker}")), "{late}");
+    let again = recover(&mesh, &[]).await.succeeded().stdout;
+    assert!(!again.contains("done:"), "{again}");
+    days_on(80);
+    mesh.restart_control().await;
+    assert!(
+        mesh.metrics().await.sum("signet_control_ca_expiry_timestamp_seconds", &[("authority", "own")]) > 0.0
+    );
+
+    // The root: it is warned of while there is time.
+    days_on(3600);
+    eventually("the end of the root is warned of", PATIENCE, async || match mesh.readiness().await {
+        (200, told) if told.contains("warning: the root ends in") => Ok(()),
+        (status, told) => Err(format!("{status}: {told}")),
+    })
+    .await;
+    mesh.kill_control().await;
+    days_on(3700);
+    let refused = mesh.attempt().run().await;
+    assert!(refused.code() != 0 && refused.all().contains("signet-control recover"), "{}", refused.all());
+    let ended = recover(&mesh, &[]).await;
+    assert_eq!(ended.code(), 1, "{}", ended.all());
+    assert!(ended.stdout.contains("nobody is believed by it"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("recover --new-root"), "{}", ended.stdout);
+    let anew = recover(&mesh, &["--new-root"]).await.succeeded().stdout;
+    assert!(anew.contains("another root and intermediate sign"), "{anew}");
+    assert!(anew.contains(&format!("next: signet token create {worker}")), "{anew}");
+    mesh.restart_control().await;
+    let ticket = mesh.ticket(&worker).await;
+    let rejoined = Joiner::connect(mesh.grpc, &ticket).await.unwrap().become_instance().await.unwrap();
+    assert_ne!(rejoined.svid.instance, joined.svid.instance);
+
+    // The clock goes back to where all of this has not been yet, and forth again.
+    let backup = mesh.directory().join("signet.backup").display().to_string();
+    let _ = mesh.upkeep(&["backup", "--out", &backup]).run().await.succeeded();
+    mesh.kill_control().await;
+    days_on(0);
+    let back = recover(&mesh, &[]).await;
+    assert_eq!(back.code(), 1, "{}", back.all());
+    assert!(back.stdout.contains("behind the newest audit event"), "{}", back.stdout);
+    assert!(back.stdout.contains("if the clock above is wrong, set it right"), "{}", back.stdout);
+    days_on(3700);
+    let _ = recover(&mesh, &[]).await.succeeded();
+
+    // A store without its keys: all that is registered is saved.
+    let (seal, aside) = (mesh.data().join("seal.key"), mesh.directory().join("seal.key"));
+    fs::rename(&seal, &aside).unwrap();
+    let keyless = recover(&mesh, &[]).await;
+    assert_eq!(keyless.code(), 1, "{}", keyless.all());
+    assert!(keyless.stdout.contains("bring the seal key back"), "{}", keyless.stdout);
+    let documents = fs::read_to_string(mesh.data().join("recovered.yaml")).unwrap();
+    assert!(documents.contains(&format!("id: {worker}")), "{documents}");
+    fs::rename(&aside, &seal).unwrap();
+
+    // Keys without their store.
+    for part in ["signet.db", "signet.db-wal", "signet.db-shm"] {
+        let _ = fs::remove_file(mesh.data().join(part));
+    }
+    let storeless = recover(&mesh, &[]).await;
+    assert_eq!(storeless.code(), 1, "{}", storeless.all());
+    assert!(storeless.stdout.contains("restore --from BACKUP"), "{}", storeless.stdout);
+    assert!(!mesh.data().join("signet.db").exists(), "looking makes no store");
+    let _ = mesh.upkeep(&["restore", "--from", &backup]).run().await.succeeded();
+    let _ = recover(&mesh, &[]).await.succeeded();
+    mesh.restart_control().await;
+    let known = mesh.identities().await;
+    assert!(known.iter().any(|row| row["instance"] == rejoined.svid.instance.as_str()), "{known:?}");
+    mesh.verify_audit().await;
+}
+
+async fn recover(mesh: &Mesh, options: &[&str]) -> Finished {
+    mesh.upkeep(&[&["recover", "--trust-domain", TRUST_DOMAIN], options].concat()).run().await
+}
