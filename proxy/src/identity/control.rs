@@ -16,19 +16,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::attest::{Joining, Request, attest, succeed};
-use super::orders::Orders;
+use super::orders::Urgency;
 use super::patience::Patience;
 use super::proof::ProofError;
 use super::schedule::{Woken, renewal_delay, sleep_on_both_clocks};
-use crate::backoff::{Backoff, unit_random};
+use crate::backoff::Backoff;
 use crate::control::{Addresses, CALL_DEADLINE, ControlError, Place, channel, control_id};
 use crate::mesh::Mesh;
 use crate::telemetry::metrics;
 use crate::upgrade::{Predecessor, UpgradeError};
 
 pub(super) const SHORTEST_RETRY: Duration = Duration::from_millis(200);
-/// Within this everybody renews whose issuer is about to be distrusted.
-const HASTE: Duration = Duration::from_secs(2);
 
 /// Why an SVID was not obtained. What is in force stays in force.
 #[derive(Debug, thiserror::Error)]
@@ -147,19 +145,17 @@ pub async fn take_over(
 /// force goes on being used; when the instance is lost, a proof that can be repeated makes a new one.
 pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, stop: CancellationToken) {
     let mut backoff = Backoff::new(SHORTEST_RETRY, Duration::from_secs(30));
-    let (mut planned, mut orders) = (None, Orders::of(&mesh));
+    let (mut planned, mut urgency) = (None, Urgency::of(&mesh));
     loop {
         let Some((svid, _)) = mesh.credentials() else { return };
-        let not_after = svid.profile().not_after;
         let now = signet_proto::clock::now();
-        let delay = planned_or(planned.take(), renewal_delay(not_after, now), now);
+        let delay = planned_or(planned.take(), renewal_delay(svid.end(), now), now);
         let due = now + delay;
         mesh.renews_at(due);
         let woken = tokio::select! {
             () = stop.cancelled() => return,
             woken = sleep_on_both_clocks(delay) => woken,
-            () = superseded(&mesh) => Woken::Due,
-            () = orders.concern(&svid) => Woken::Due,
+            () = urgency.concern(&svid) => Woken::Due,
         };
         if woken == Woken::ClockJumped {
             planned = Some(due);
@@ -168,7 +164,7 @@ pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, s
         let mut revoked = false;
         while let Err(error) = renew_once(&joining, &control, &mesh).await {
             metrics::rotation(if error.is_final() { "refused" } else { "failed" });
-            let left = not_after.duration_since(signet_proto::clock::now()).unwrap_or_default();
+            let left = svid.end().duration_since(signet_proto::clock::now()).unwrap_or_default();
             revoked |= error.because().is_some_and(because::is_revoked);
             if joining.proof.is_repeatable() && !revoked && is_lost(error.because(), left) {
                 tracing::warn!(%error, ?left, "the instance is lost: proving ourselves again");
@@ -196,18 +192,6 @@ pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, s
 /// it off each time otherwise. Set back, the clock makes nothing later than it would be if it were planned now.
 pub(super) fn planned_or(planned: Option<SystemTime>, anew: Duration, now: SystemTime) -> Duration {
     planned.map_or(anew, |due| due.duration_since(now).unwrap_or_default().min(anew))
-}
-
-/// Waits until what signed our SVID is about to be distrusted, and then so long that not everybody comes at once.
-async fn superseded(mesh: &Mesh) {
-    let mut generations = mesh.generations();
-    while !mesh.is_superseded() {
-        if generations.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-    }
-    tracing::warn!("what signed the SVID is about to be distrusted: renewing it now");
-    tokio::time::sleep(HASTE.mul_f64(0.1 + unit_random() * 0.9)).await;
 }
 
 /// Whether the instance can never renew again, although nobody revoked it: its SVID has ended, or control does not

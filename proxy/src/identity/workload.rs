@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::attest::{Request, vouch};
 use super::control::{IdentityError, SHORTEST_RETRY, checked, hex, is_lost, planned_or, renewed, within};
+use super::orders::Urgency;
 use super::schedule::{Woken, renewal_delay, sleep_on_both_clocks};
 use crate::backoff::Backoff;
 use crate::control::{Addresses, ControlError};
@@ -147,7 +148,8 @@ impl Lender {
     async fn renew(&self, mut lent: Arc<Lent>, standing: &watch::Sender<Standing>) {
         let mut backoff = Backoff::new(SHORTEST_RETRY, RETRIES.1);
         let mut generations = self.mesh.generations();
-        let (mut revoked, mut was_believed) = (None, true);
+        let mut urgency = Urgency::of(&self.mesh);
+        let (mut revoked, mut was_believed, mut is_failing) = (None, true, false);
         let mut due = planned(&lent, None);
         loop {
             generations.mark_unchanged();
@@ -167,6 +169,7 @@ impl Lender {
                     woken = sleep_on_both_clocks(wake) => if woken == Woken::ClockJumped {
                         due = planned(&lent, Some(due));
                     },
+                    () = urgency.concern(&lent.svid), if !is_failing => due = now,
                     changed = generations.changed() => if changed.is_err() { return },
                 }
                 continue;
@@ -174,7 +177,7 @@ impl Lender {
             match renewed(&lent.svid, self.ttl_seconds, &self.control, &self.mesh).await {
                 Ok((svid, key)) => {
                     metrics::lent("success", Some(svid.profile().not_after));
-                    (lent, revoked) = (Arc::new(Lent::new(svid, key)), None);
+                    (lent, revoked, is_failing) = (Arc::new(Lent::new(svid, key)), None, false);
                     due = planned(&lent, None);
                     backoff.reset();
                 }
@@ -190,7 +193,7 @@ impl Lender {
                     }
                     let delay = within(backoff.next_delay(), left);
                     tracing::warn!(%error, ?delay, ?left, "cannot renew the app's SVID yet, will try again");
-                    due = now + delay;
+                    (due, is_failing) = (now + delay, true);
                 }
             }
         }
@@ -215,7 +218,7 @@ impl Lender {
 /// When to renew: as planned, unless the clock was set back.
 fn planned(lent: &Lent, before: Option<SystemTime>) -> SystemTime {
     let now = signet_proto::clock::now();
-    now + planned_or(before, renewal_delay(lent.svid.profile().not_after, now), now)
+    now + planned_or(before, renewal_delay(lent.svid.end(), now), now)
 }
 
 /// True if that is news.

@@ -196,10 +196,9 @@ impl Mesh {
         self.inputs.lock().bundles.clone()
     }
 
-    /// Whether control wants our SVID renewed at once.
-    pub(crate) fn is_superseded(&self) -> bool {
-        let inputs = self.inputs.lock();
-        inputs.svid.as_ref().is_some_and(|svid| inputs.supersede(svid, &svid.profile().issuer_sha256))
+    /// Whether this SVID is to be renewed at once: what signed it is about to be distrusted.
+    pub(crate) fn supersedes(&self, svid: &Svid) -> bool {
+        self.inputs.lock().supersede(svid, &svid.profile().issuer_sha256)
     }
 
     /// Whether that was so of SVIDs of this issuer, and ours is of another one.

@@ -30,7 +30,6 @@ pub(crate) struct Control(Arc<Inner>);
 struct Inner {
     authority: TestAuthority,
     address: String,
-    life: Duration,
     id: String,
     state: Mutex<State>,
 }
@@ -42,6 +41,8 @@ pub(crate) struct State {
     pub(crate) renewed: usize,
     pub(crate) to_attest: Script,
     pub(crate) to_renew: Script,
+    /// Of the SVIDs that it gives.
+    pub(crate) life: Duration,
 }
 
 impl Control {
@@ -51,9 +52,8 @@ impl Control {
         let control = Self(Arc::new(Inner {
             authority: TestAuthority::new(),
             address: listener.local_addr().unwrap().to_string(),
-            life,
             id: format!("spiffe://{DOMAIN}/orders"),
-            state: Mutex::default(),
+            state: Mutex::new(State { life, ..State::default() }),
         }));
         control.serve(listener);
         control
@@ -85,7 +85,7 @@ impl Control {
     fn issue(&self, csr: &[u8]) -> v1::IssuedSvid {
         let (_, request) = X509CertificationRequest::from_der(csr).unwrap();
         let point = request.certification_request_info.subject_pki.subject_public_key.data.to_vec();
-        let leaf = self.leaf(&Point(point), &self.0.id, self.0.life);
+        let leaf = self.leaf(&Point(point), &self.0.id, self.state(|state| state.life));
         v1::IssuedSvid { spiffe_id: self.0.id.clone(), chain: vec![leaf.to_vec()], ..Default::default() }
     }
 

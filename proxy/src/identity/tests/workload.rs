@@ -2,12 +2,13 @@
 
 use signet_proto::handshake::Revocations;
 use signet_proto::policy::PolicySet;
+use signet_proto::spiffe::TrustBundle;
 use signet_proto::v1;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::identity::{Lender, Lent, Standing};
+use crate::identity::{Lender, Lent, RenewalOrder, Standing};
 
 /// A proxy that has joined, and lends.
 struct Lending {
@@ -18,13 +19,15 @@ struct Lending {
 }
 
 impl Lending {
+    /// With SVIDs of this life for the app; ours lasts.
     async fn start(life: Duration) -> Self {
-        let control = Control::start(life).await;
+        let control = Control::start(HOUR).await;
         let (_directory, proof) = by_token("eyJ.the.token");
         let (joining, mesh) = (control.joining(proof), mesh());
         let addresses = Arc::new(Addresses::new(joining.control.clone()));
         join(&joining, &addresses, &mesh).await.unwrap();
         mesh.update(|inputs| inputs.policy = Some(Arc::new(PolicySet::empty()))).unwrap();
+        control.state(|state| state.life = life);
         let (sender, standing) = watch::channel(Standing::none_yet());
         let lender = Lender { control: addresses, mesh: Arc::clone(&mesh), ttl_seconds: 0 };
         let task = tokio::spawn(lender.lend(sender));
@@ -40,6 +43,14 @@ impl Lending {
     async fn until(&mut self, what: &str, is_so: impl FnMut(&Standing) -> bool) -> Standing {
         let waited = tokio::time::timeout(PATIENCE, self.standing.wait_for(is_so)).await;
         waited.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}")).unwrap().clone()
+    }
+
+    /// The serial of the next one.
+    async fn another(&mut self, before: &[u8]) -> Vec<u8> {
+        let is_other =
+            |now: &Standing| matches!(now, Standing::Has(lent) if lent.svid().profile().serial != before);
+        let Standing::Has(lent) = self.until("another", is_other).await else { unreachable!() };
+        lent.svid().profile().serial.clone()
     }
 
     fn attested(&self) -> usize {
@@ -70,10 +81,32 @@ async fn an_app_has_a_key_of_its_own_that_renews_itself() {
     assert!(matches!(proof, Some(Message::Svid(_))), "ours vouches for it: {proof:?}");
 
     let first = lent.svid().profile().serial.clone();
-    lending
-        .until("another", |now| matches!(now, Standing::Has(lent) if lent.svid().profile().serial != first))
-        .await;
+    lending.another(&first).await;
     assert_eq!(lending.attested(), 2, "it renews itself");
+}
+
+#[tokio::test]
+async fn an_app_s_svid_is_renewed_when_control_orders_it_or_distrusts_its_issuer() {
+    let mut lending = Lending::start(HOUR).await;
+    let mut before = lending.has().await.svid().profile().serial.clone();
+    let renewed = |control: &Control| control.state(|state| state.renewed);
+    // As it may be: an order that is tried in vain at first.
+    lending.control.state(|state| state.to_renew.push_back(Status::unavailable("away")));
+    let issued_before = Some((signet_proto::clock::now() + HOUR).into());
+    let order = v1::RenewalOrder { issued_before, within: None };
+    lending.mesh.order_renewal(RenewalOrder::read(&order).unwrap());
+    before = lending.another(&before).await;
+    assert_eq!((renewed(&lending.control), lending.attested()), (2, 2), "once, and as the same instance");
+
+    let bundle = lending.mesh.bundles().remove(0);
+    let issuer = lending.mesh.credentials().unwrap().0.profile().issuer_sha256;
+    let distrusting =
+        TrustBundle::new(bundle.trust_domain().clone(), bundle.authorities().to_vec(), 2).unwrap();
+    let distrusting = distrusting.with_superseded(vec![issuer]).unwrap();
+    lending.mesh.update(|inputs| inputs.bundles = vec![distrusting.clone()]).unwrap();
+    lending.another(&before).await;
+    lending.mesh.update(|inputs| inputs.bundles = vec![bundle]).unwrap();
+    assert_eq!(lending.attested(), 2);
 }
 
 #[tokio::test]
@@ -100,9 +133,7 @@ async fn an_instance_that_control_forgot_is_vouched_for_again() {
     let forgotten = because::with(Status::permission_denied("no"), because::INSTANCE_UNKNOWN);
     lending.control.state(|state| state.to_renew.push_back(forgotten));
     let first = lending.has().await.svid().profile().serial.clone();
-    lending
-        .until("another", |now| matches!(now, Standing::Has(lent) if lent.svid().profile().serial != first))
-        .await;
+    lending.another(&first).await;
     assert_eq!(lending.attested(), 3);
 }
 
