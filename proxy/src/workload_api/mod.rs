@@ -11,6 +11,8 @@
 mod authority;
 mod board;
 mod callers;
+mod delta;
+mod discovery;
 mod feed;
 mod sds;
 mod secrets;

@@ -1,5 +1,6 @@
 //! The socket as clients meet it: real gRPC on a real socket, a control that answers as it is told.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use hyper_util::rt::TokioIo;
@@ -9,8 +10,11 @@ use signet_proto::policy::PolicySet;
 use signet_proto::spiffe::TrustBundle;
 use signet_proto::standard::envoy::extensions::transport_sockets::tls::v3::Secret;
 use signet_proto::standard::envoy::extensions::transport_sockets::tls::v3::secret::Type;
-use signet_proto::standard::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use signet_proto::standard::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
 use signet_proto::standard::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use signet_proto::standard::google::rpc;
 use signet_proto::standard::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use signet_proto::standard::spiffe::{JwtsvidRequest, X509BundlesRequest, X509svidRequest};
 use tempfile::TempDir;
@@ -101,6 +105,11 @@ fn another_bundle(mesh: &Mesh) -> TrustBundle {
     let new = bundle([&TestAuthority::new()]);
     let both = own.authorities().iter().chain(new.authorities()).cloned().collect();
     TrustBundle::new(own.trust_domain().clone(), both, 2).unwrap()
+}
+
+fn another_domain() -> TrustBundle {
+    let domain = "other.test";
+    TrustBundle::new(domain.parse().unwrap(), vec![TestAuthority::of(domain).root], 1).unwrap()
 }
 
 #[tokio::test]
@@ -239,10 +248,140 @@ async fn every_secret_is_there_without_names() {
     let served = Served::start(&[&us()], HOUR).await;
     let mut client = SecretDiscoveryServiceClient::new(served.channel().await);
     let all = client.fetch_secrets(DiscoveryRequest::default()).await.unwrap().into_inner();
-    assert_eq!(names(&all), [format!("spiffe://{DOMAIN}/orders"), format!("spiffe://{DOMAIN}")]);
+    assert_eq!(names(&all), [format!("spiffe://{DOMAIN}"), format!("spiffe://{DOMAIN}/orders")]);
     let again = client.fetch_secrets(DiscoveryRequest::default()).await.unwrap().into_inner();
     assert_eq!(all.version_info, again.version_info, "by what is in them");
     let many = (0..65).map(|number| number.to_string()).collect();
     let many = DiscoveryRequest { resource_names: many, ..DiscoveryRequest::default() };
     assert_eq!(client.fetch_secrets(many).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+/// A stream of differences.
+struct Differences {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: tonic::Streaming<DeltaDiscoveryResponse>,
+}
+
+impl Differences {
+    async fn open(served: &Served, first: DeltaDiscoveryRequest) -> Self {
+        let mut client = SecretDiscoveryServiceClient::new(served.channel().await);
+        let (requests, mut queue) = mpsc::channel(8);
+        requests.send(first).await.unwrap();
+        let queue = futures_util::stream::poll_fn(move |context| queue.poll_recv(context));
+        Self { requests, responses: client.delta_secrets(queue).await.unwrap().into_inner() }
+    }
+
+    /// The next response, which is taken; its resources by name and version, and what is removed.
+    async fn next(&mut self) -> (BTreeMap<String, String>, Vec<String>) {
+        let response = self.responses.message().await.unwrap().unwrap();
+        let taken = DeltaDiscoveryRequest { response_nonce: response.nonce, ..Default::default() };
+        self.requests.send(taken).await.unwrap();
+        let named = response.resources.into_iter().map(|resource| {
+            let secret = Secret::decode(&resource.resource.unwrap().value[..]).unwrap();
+            assert_eq!(secret.name, resource.name);
+            (resource.name, resource.version)
+        });
+        (named.collect(), response.removed_resources)
+    }
+}
+
+fn strings(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+fn subscribe(names: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest { resource_names_subscribe: strings(names), ..Default::default() }
+}
+
+fn keys(resources: &BTreeMap<String, String>) -> Vec<&str> {
+    resources.keys().map(String::as_str).collect()
+}
+
+#[tokio::test]
+async fn differences_are_what_is_wanted_and_what_changed_of_it() {
+    let served = Served::start(&[&us()], HOUR).await;
+    let mut stream = Differences::open(&served, subscribe(&["default", "ROOTCA", "nonsense"])).await;
+    let (first, removed) = stream.next().await;
+    assert_eq!((keys(&first), removed), (vec!["ROOTCA", "default"], strings(&["nonsense"])));
+
+    let wider = another_bundle(&served.mesh);
+    served.mesh.update(|inputs| inputs.bundles = vec![wider]).unwrap();
+    let (second, removed) = stream.next().await;
+    assert_eq!((keys(&second), removed), (vec!["ROOTCA"], Vec::new()), "the SVID is the same");
+    assert_ne!(second["ROOTCA"], first["ROOTCA"]);
+
+    // What is not taken is not sent again; nothing of what is left off; what is asked for again, again.
+    let refused = DeltaDiscoveryRequest {
+        response_nonce: "2".into(),
+        error_detail: Some(rpc::Status { code: 13, message: "bad".into() }),
+        ..Default::default()
+    };
+    stream.requests.send(refused).await.unwrap();
+    let less =
+        DeltaDiscoveryRequest { resource_names_unsubscribe: strings(&["ROOTCA"]), ..Default::default() };
+    stream.requests.send(less).await.unwrap();
+    stream.requests.send(subscribe(&["default", "ALL"])).await.unwrap();
+    let (third, _) = stream.next().await;
+    assert_eq!(keys(&third), ["ALL", "default"]);
+    assert_eq!(third["default"], first["default"]);
+
+    // A stream after this one: what it has is not sent to it.
+    let mut again = subscribe(&["default", "ROOTCA"]);
+    again.initial_resource_versions = first.into_iter().collect();
+    let mut stream = Differences::open(&served, again).await;
+    assert_eq!(keys(&stream.next().await.0), ["ROOTCA"]);
+
+    let many: Vec<String> = (0..65).map(|number| number.to_string()).collect();
+    stream
+        .requests
+        .send(DeltaDiscoveryRequest { resource_names_subscribe: many, ..Default::default() })
+        .await
+        .unwrap();
+    assert_eq!(stream.responses.message().await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn differences_of_everything_tell_what_is_gone() {
+    let served = Served::start(&[&us()], HOUR).await;
+    let own = served.mesh.bundles().remove(0);
+    let foreign = another_domain();
+    let (both, alone) = (vec![own.clone(), foreign], vec![own]);
+    served.mesh.update(|inputs| inputs.bundles = both.clone()).unwrap();
+    let mut stream = Differences::open(&served, subscribe(&["*"])).await;
+    let svid = format!("spiffe://{DOMAIN}/orders");
+    assert_eq!(keys(&stream.next().await.0), [&format!("spiffe://{DOMAIN}"), &svid, "spiffe://other.test"]);
+    served.mesh.update(|inputs| inputs.bundles = alone).unwrap();
+    assert_eq!(stream.next().await, (BTreeMap::new(), strings(&["spiffe://other.test"])));
+    served.mesh.update(|inputs| inputs.bundles = both).unwrap();
+    assert_eq!(keys(&stream.next().await.0), ["spiffe://other.test"]);
+    served.api.shelves()[0].standing.send_replace(Standing::Refused("revoked_instance".into()));
+    assert_eq!(stream.responses.message().await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn what_is_refused_stays_refused_until_it_changes() {
+    let served = Served::start(&[&us()], HOUR).await;
+    let mut client = SecretDiscoveryServiceClient::new(served.channel().await);
+    let (requests, mut queue) = mpsc::channel(8);
+    let queue = futures_util::stream::poll_fn(move |context| queue.poll_recv(context));
+    let ask = |names: &[&str], nonce: &str, error: Option<&str>| DiscoveryRequest {
+        resource_names: strings(names),
+        response_nonce: nonce.into(),
+        error_detail: error.map(|message| rpc::Status { code: 13, message: message.into() }),
+        ..DiscoveryRequest::default()
+    };
+    requests.send(ask(&["ROOTCA"], "", None)).await.unwrap();
+    let mut stream = client.stream_secrets(queue).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().unwrap();
+    requests.send(ask(&["ROOTCA"], &first.nonce, Some("I do not like it"))).await.unwrap();
+    let wider = another_bundle(&served.mesh);
+    served.mesh.update(|inputs| inputs.bundles = vec![wider]).unwrap();
+    let second = stream.message().await.unwrap().unwrap();
+    assert_ne!(second.version_info, first.version_info, "the next one is another one");
+    // Of the one before: the names in it are no news any more.
+    requests.send(ask(&["default"], &first.nonce, None)).await.unwrap();
+    // Nothing by name, and then something else.
+    requests.send(ask(&[], &second.nonce, None)).await.unwrap();
+    requests.send(ask(&["ALL"], &second.nonce, None)).await.unwrap();
+    assert_eq!(names(&stream.message().await.unwrap().unwrap()), ["ALL"]);
 }
