@@ -54,6 +54,8 @@ pub struct Mutual<'a> {
 pub struct Discovers<'a> {
     /// Where secrets are discovered; its own certificate is `default`.
     pub socket: &'a Path,
+    /// In which form of the protocol: `GRPC`, or `DELTA_GRPC` for differences.
+    pub by: &'static str,
     /// The name of whom it believes.
     pub authorities: &'a str,
     /// The SPIFFE ID of the peer.
@@ -67,7 +69,7 @@ impl Envoy {
         let sds = |name: &str| {
             let service = json!({ "envoy_grpc": { "cluster_name": SDS } });
             let source = json!({
-                "api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [service],
+                "api_type": discovers.by, "transport_api_version": "V3", "grpc_services": [service],
             });
             let config = json!({ "resource_api_version": "V3", "api_config_source": source });
             json!({ "name": name, "sds_config": config })
@@ -166,6 +168,8 @@ impl Envoy {
         let mut command = Command::new(tools::envoy());
         command.arg("-c").arg(configuration).current_dir(directory);
         command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]);
+        // Without these it discovers nothing.
+        command.args(["--service-node", "envoy", "--service-cluster", "scenarios"]);
         let process = Process::start("envoy", command);
         for address in &self.probed {
             listens("Envoy", *address).await;

@@ -29,6 +29,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("nghttpd", "nghttp2-server"),
     ("nginx", "nginx"),
+    ("node", "nodejs"),
     ("openssl", "openssl"),
     ("p11-kit", "p11-kit"),
     ("p11tool", "gnutls-bin"),
@@ -114,6 +115,34 @@ pub fn spiffe_python() -> Command {
 #[must_use]
 pub fn pki_python() -> Command {
     python_with("pki")
+}
+
+/// Node.js with the packages of `tests/peers/npm`.
+///
+/// # Panics
+/// When they are not installed.
+#[must_use]
+pub fn node() -> Command {
+    let mut command = Command::new(tool("node"));
+    command.env("NODE_PATH", npm_packages());
+    command
+}
+
+/// buf, of `tests/peers/npm`.
+///
+/// # Panics
+/// When it is not installed.
+#[must_use]
+pub fn buf() -> PathBuf {
+    let machine = if cfg!(target_arch = "aarch64") { "aarch64" } else { "x64" };
+    npm_packages().join(format!("@bufbuild/buf-linux-{machine}/bin/buf"))
+}
+
+fn npm_packages() -> PathBuf {
+    let npm = workspace().join("target/tools/npm");
+    let installed = npm.join("installed").is_file();
+    assert!(installed, "packages of npm are missing: run tests/packages (or tests/run, which does it)");
+    npm.join("node_modules")
 }
 
 fn python_with(peer: &str) -> Command {

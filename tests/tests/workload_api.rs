@@ -1,4 +1,5 @@
-//! Apps that do their own TLS, by the socket beside them: the SPIFFE library of Python, and Envoy.
+//! Apps that do their own TLS, by the socket beside them: the SPIFFE libraries of Python and Rust, gRPC in JavaScript, buf,
+//! and Envoy.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use signet_tests::apps::{RequestApp, TcpEcho};
+use signet_tests::binaries::workspace;
 use signet_tests::client::{Client, curl, curl_get};
 use signet_tests::envoy::{Discovers, Envoy};
 use signet_tests::logs::{field, is_message};
@@ -17,8 +19,9 @@ use signet_tests::peers::script;
 use signet_tests::process::Process;
 use signet_tests::proxy::{Proxy, ProxyBuilder};
 use signet_tests::report::{hey_without_failures, measured};
-use signet_tests::tools::spiffe_python;
+use signet_tests::tools::{buf, node, spiffe_python};
 use signet_tests::{PATIENCE, eventually};
+use spiffe::{WorkloadApiClient, WorkloadApiError, X509Source};
 use tempfile::TempDir;
 
 /// SVIDs live this long, so they rotate every two seconds.
@@ -48,13 +51,16 @@ impl Place {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_follows_rotations_by_the_spiffe_library_until_its_instance_is_revoked() {
+async fn apps_follow_rotations_by_libraries_we_did_not_write_until_their_instance_is_revoked() {
     let (mesh, echo, place) = (Mesh::start().await, TcpEcho::start().await, Place::new());
     let orders = id("/orders");
     mesh.short_lived_workload(&orders, LIFE).await;
     let proxy = place.served_by(mesh.proxy(&orders).await.inbound("tcp://", echo.address)).start().await;
 
     let mut app = Process::start("workload.py", library(&place.socket, "watch"));
+    let mut other = Process::start("workload.js", javascript(&place.socket));
+    let source = X509Source::builder().endpoint(endpoint(&place.socket)).build().await.unwrap();
+    let first = source.svid().unwrap();
     let is_context = |event: &Value| is_message(event, "context");
     let shown = app.wait_for_logs(0, 3, "three states of the app's SVID", is_context).await;
     let different = |name: &str| {
@@ -66,6 +72,19 @@ async fn an_app_follows_rotations_by_the_spiffe_library_until_its_instance_is_re
     assert!(shown.iter().all(|context| field(context, "id") == orders));
     assert_eq!((different("serial"), different("key"), different("instance")), (3, 3, 1), "{shown:?}");
 
+    let seen = other.wait_for_logs(0, 3, "three states of the other app's SVID", is_context).await;
+    assert!(seen.iter().all(|context| field(context, "id") == orders), "{seen:?}");
+    let unmarked = other.wait_for_log("no header", |event| is_message(event, "unmarked")).await;
+    assert_eq!(unmarked["fields"]["code"], 3, "INVALID_ARGUMENT");
+    let bundles = other.wait_for_log("bundles", |event| is_message(event, "bundles")).await;
+    assert_eq!(bundles["fields"]["bundles"][id("")], 1, "{bundles}");
+    eventually("the source follows", PATIENCE, async || match source.svid() {
+        Ok(svid) if svid.leaf().as_bytes() != first.leaf().as_bytes() => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    assert_eq!(source.svid().unwrap().spiffe_id().to_string(), orders);
+
     let own = proxy.ask("/identity").await;
     let instance = field(&shown[0], "instance");
     assert_ne!(own["instance"], instance.as_str(), "the app is told apart from its proxy");
@@ -75,8 +94,12 @@ async fn an_app_follows_rotations_by_the_spiffe_library_until_its_instance_is_re
         (&apps["svids"][0]["instance"], &apps["svids"][0]["state"]),
         (&instance.as_str().into(), &"valid".into())
     );
-    assert_eq!(apps["callers"][0]["streams"]["FetchX509SVID"], 1, "{apps}");
-    assert_eq!(apps["callers"][0]["pid"], app.id(), "{apps}");
+    let called_by = |pid: u32| {
+        let of_pid = |caller: &&Value| caller["pid"] == pid;
+        apps["callers"].as_array().unwrap().iter().find(of_pid).unwrap_or_else(|| panic!("{pid}: {apps}"))
+    };
+    assert_eq!(called_by(app.id())["streams"]["FetchX509SVID"], 1, "{apps}");
+    assert_eq!(called_by(other.id())["streams"]["FetchX509SVID"], 1, "{apps}");
 
     // Each call of the library once; JWT-SVIDs are not offered.
     let once = Client::of(library(&place.socket, "once")).run().await.succeeded();
@@ -89,6 +112,14 @@ async fn an_app_follows_rotations_by_the_spiffe_library_until_its_instance_is_re
     );
 
     // Calls without the header, and of another user.
+    let buf = Client::at(&buf()).args(["curl", "--protocol", "grpc", "--http2-prior-knowledge", "--schema"]);
+    let buf = buf.arg(standard()).args(["--data", "{}", "--unix-socket"]).arg(&place.socket);
+    let refused = buf.arg("http://socket/SpiffeWorkloadAPI/FetchX509SVID").run().await;
+    assert!(
+        !refused.status.success() && refused.stderr.contains("\"invalid_argument\""),
+        "{}",
+        refused.all()
+    );
     assert_eq!(status(call(&place.socket)).await, 3, "INVALID_ARGUMENT");
     let marked = || call(&place.socket).args(["--header", "workload.spiffe.io: true"]);
     assert_eq!(status(marked().as_user(NOBODY)).await, 7, "PERMISSION_DENIED");
@@ -102,6 +133,13 @@ async fn an_app_follows_rotations_by_the_spiffe_library_until_its_instance_is_re
     let error = app.wait_for_log("the app is told", |event| is_message(event, "error")).await;
     assert!(field(&error, "error").contains("PERMISSION_DENIED"), "{error}");
     app.exit(PATIENCE).await;
+    let error = other.wait_for_log("the other app is told", |event| is_message(event, "error")).await;
+    assert_eq!(error["fields"]["code"], 7, "PERMISSION_DENIED: {error}");
+    other.exit(PATIENCE).await;
+    let client = WorkloadApiClient::connect_to(endpoint(&place.socket)).await.unwrap();
+    let refused = client.fetch_x509_svid().await.unwrap_err();
+    assert!(matches!(refused, WorkloadApiError::PermissionDenied(_)), "{refused}");
+    source.shutdown().await;
     assert_eq!(status(marked()).await, 7, "and stays so");
     assert_eq!(proxy.readyz().await.status, 200, "the proxy is another instance");
     let apps = &proxy.ask("/identity").await["workload_api"];
@@ -118,10 +156,10 @@ async fn envoy_follows_rotations_under_load_by_secrets_that_it_discovers() {
     let server = mesh.proxy(&web).await.inbound("http://", app.address).start().await;
     let beside = place.served_by(mesh.proxy(&edge).await.outbound("http://", &web)).start().await;
 
-    let discovers = |authorities| Discovers { socket: &place.socket, authorities, peer: &web };
+    let discovers = |by, authorities| Discovers { socket: &place.socket, by, authorities, peer: &web };
     let (_envoy, entries) = Envoy::default()
-        .calling_with_secrets(server.inbound(), discovers("ROOTCA"))
-        .calling_with_secrets(server.inbound(), discovers("ALL"))
+        .calling_with_secrets(server.inbound(), discovers("GRPC", "ROOTCA"))
+        .calling_with_secrets(server.inbound(), discovers("DELTA_GRPC", "ALL"))
         .start(place.directory.path())
         .await;
     for entry in &entries {
@@ -163,9 +201,24 @@ async fn renewals(proxy: &Proxy) -> u64 {
     proxy.metrics().await.count("signet_workload_svid_rotations_total", &[("result", "success")])
 }
 
+fn endpoint(socket: &Path) -> String {
+    format!("unix://{}", socket.display())
+}
+
+/// The definitions of the standard.
+fn standard() -> PathBuf {
+    workspace().join("proto/standard/spiffe/workload.proto")
+}
+
+fn javascript(socket: &Path) -> std::process::Command {
+    let mut command = node();
+    command.arg(script("workload.js")).arg(socket).arg(standard());
+    command
+}
+
 fn library(socket: &Path, does: &str) -> std::process::Command {
     let mut command = spiffe_python();
-    command.arg(script("workload.py")).arg(format!("unix://{}", socket.display())).arg(does);
+    command.arg(script("workload.py")).arg(endpoint(socket)).arg(does);
     command
 }
 
