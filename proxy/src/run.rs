@@ -22,7 +22,8 @@ use crate::config::{self, App, AppSocket, Config, Destination, Entrance, Sealing
 use crate::connections::Connections;
 use crate::control::Addresses;
 use crate::forward::opaque::Idle;
-use crate::identity::{Lender, control as joined, files};
+use crate::identity::files::Files;
+use crate::identity::{Lender, control as joined, files, socket};
 use crate::inbound::{self, Inbound};
 use crate::living::endings::{Ending, Endings};
 use crate::living::{drain, notify};
@@ -97,7 +98,7 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
     let [leaving, accepting, drain, stop, goodbye, asked] = std::array::from_fn(|_| CancellationToken::new());
     let sightings = Arc::<Sightings>::default();
     let reports = Arc::new(Reports::new(Arc::clone(&sightings))?);
-    let mesh_is_controlled = matches!(config.source, Source::Control(_));
+    let (source, mesh_is_controlled) = (config.source.name(), config.source.joining().is_some());
     let intake = Intake::new(config.max_connections, accepting.clone());
     let outward = intake.beside(config.max_connections);
 
@@ -165,10 +166,7 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
         locality: config.locality,
     });
 
-    let control = Arc::new(Addresses::new(match &config.source {
-        Source::Control(joining) => joining.control.clone(),
-        Source::Files(_) => Vec::new(),
-    }));
+    let control = Arc::new(Addresses::new(addresses(&config.source)));
     let workload_api = config.workload_api.map(|socket| {
         let AppSocket { callers, ttl_seconds, .. } = socket;
         let lender = Lender { control: Arc::clone(&control), mesh: Arc::clone(&mesh), ttl_seconds };
@@ -179,7 +177,7 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
         let admin = Admin {
             shared: Arc::clone(&shared),
             config: config.effective,
-            source: if mesh_is_controlled { "control" } else { "files" },
+            source,
             workload_api: workload_api.clone(),
             log,
             profiles: living.profiles,
@@ -198,14 +196,10 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
 
     let work = async {
         match config.source {
-            Source::Files(files) => {
-                let taken = files::load(&files, &mesh).await?;
-                let following = files::follow(files, taken, Arc::clone(&mesh), stop.clone());
-                duties.spawn(async {
-                    if let Err(error) = following.await {
-                        tracing::error!(%error, "files are no longer watched");
-                    }
-                });
+            Source::Files(files) => watch_files(files, &mesh, &duties, &stop).await?,
+            Source::Socket(socket, files) => {
+                watch_files(files, &mesh, &duties, &stop).await?;
+                duties.spawn(socket::follow(socket, Arc::clone(&mesh), stop.clone()));
             }
             Source::Control(joining) => {
                 match doors.predecessor() {
@@ -336,7 +330,7 @@ async fn after<T>(begin: CancellationToken, then: impl Future<Output = T>) -> T 
 }
 
 fn keeper(sealing: Option<Sealing>, source: &Source) -> Option<Arc<Keeper>> {
-    let (Some(Sealing { path, key }), Source::Control(joining)) = (sealing, source) else { return None };
+    let (Some(Sealing { path, key }), Some(joining)) = (sealing, source.joining()) else { return None };
     let expected = Expected {
         trust_domain: joining.trust_domain.clone(),
         pins: joining.pins.clone(),
@@ -381,11 +375,29 @@ fn own(
         listeners.filter_map(|(listener, _)| listener.port())
     };
     let others = ports(true).chain(outbound.iter().filter_map(|(listener, _)| listener.port())).chain(for_us);
-    let control = match source {
-        Source::Control(joining) => joining.control.clone(),
-        Source::Files(_) => Vec::new(),
-    };
-    Own::new(ports(false).collect(), others.collect(), control)
+    Own::new(ports(false).collect(), others.collect(), addresses(source))
+}
+
+/// Where control is, if it is anywhere.
+fn addresses(source: &Source) -> Vec<String> {
+    source.joining().map(|joining| joining.control.clone()).unwrap_or_default()
+}
+
+/// Takes the files as they are now, and then as they become.
+async fn watch_files(
+    files: Files,
+    mesh: &Arc<Mesh>,
+    duties: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let taken = files::load(&files, mesh).await?;
+    let following = files::follow(files, taken, Arc::clone(mesh), stop.clone());
+    duties.spawn(async {
+        if let Err(error) = following.await {
+            tracing::error!(%error, "files are no longer watched");
+        }
+    });
+    Ok(())
 }
 
 /// Ends when there is a snapshot: identity, bundle and policy.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 use signet_tests::apps::{RequestApp, TcpEcho};
 use signet_tests::binaries::workspace;
-use signet_tests::client::{Client, curl, curl_get};
+use signet_tests::client::{Client, curl, curl_get, file};
 use signet_tests::envoy::{Discovers, Envoy};
 use signet_tests::logs::{field, is_message};
 use signet_tests::mesh::{Mesh, allow, id};
@@ -147,7 +147,7 @@ async fn apps_follow_rotations_by_libraries_we_did_not_write_until_their_instanc
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn envoy_follows_rotations_under_load_by_secrets_that_it_discovers() {
+async fn envoy_and_a_proxy_follow_rotations_under_load_by_the_socket_of_another_proxy() {
     let (mesh, app, place) = (Mesh::start().await, RequestApp::start().await, Place::new());
     let (edge, web) = (id("/edge"), id("/web"));
     mesh.short_lived_workload(&edge, LIFE).await;
@@ -172,7 +172,17 @@ async fn envoy_follows_rotations_under_load_by_secrets_that_it_discovers() {
         })
         .await;
     }
-    let before = renewals(&beside).await;
+    // A proxy that has its identity from the same socket: it calls, and is called.
+    let policy = file(place.directory.path(), "policy.yaml", allow("edge", &edge, &[&web]));
+    let fed = ProxyBuilder::bare()
+        .with("--svid-socket", format!("unix:{}", place.socket.display()))
+        .with("--policy-file", policy.display())
+        .inbound("http://", app.address)
+        .outbound("http://", &format!("{web}@{}", server.inbound()));
+    let fed = fed.start().await;
+    let caller = mesh.proxy(&web).await.outbound("http://", &format!("{edge}@{}", fed.inbound()));
+    let caller = caller.start().await;
+    let before = (renewals(&beside).await, taken(&fed).await);
     let hey = |entry| {
         let url = format!("http://{entry}/");
         Client::new("hey")
@@ -180,25 +190,37 @@ async fn envoy_follows_rotations_under_load_by_secrets_that_it_discovers() {
             .limit(Duration::from_secs(40))
             .start()
     };
-    let loads = [hey(entries[0]), hey(entries[1])];
-    for load in loads {
+    let loads = [
+        ("Envoy", hey(entries[0])),
+        ("Envoy by differences", hey(entries[1])),
+        ("a proxy fed by the socket", hey(fed.outbound())),
+        ("a proxy to one fed by the socket", hey(caller.outbound())),
+    ];
+    for (through, load) in loads {
         measured(
-            "requests through Envoy over rotations of its secrets, 0 failed",
+            &format!("requests through {through} over rotations, 0 failed"),
             hey_without_failures(load.finish().await),
         );
     }
-    let rotations = renewals(&beside).await - before;
+    assert_eq!(fed.ask("/identity").await["source"], "workload_api");
+    assert!(taken(&fed).await - before.1 >= 2, "the fed proxy followed");
+    let rotations = renewals(&beside).await - before.0;
     measured("rotations of Envoy's SVID under load", rotations);
     assert!(rotations >= 2, "{rotations}");
     server.access(&[("source", edge.as_str()), ("verdict", "allow")]).await;
     assert_eq!(server.metrics().await.count("signet_handshake_failures_total", &[]), 0);
     let metrics = beside.metrics().await;
     let answers = |answer| metrics.count("signet_workload_api_answers_total", &[("answer", answer)]);
-    assert!(answers("ack") > 2 * rotations && answers("nack") == 0, "{} {}", answers("ack"), answers("nack"));
+    assert!(answers("ack") > rotations && answers("nack") == 0, "{} {}", answers("ack"), answers("nack"));
 }
 
 async fn renewals(proxy: &Proxy) -> u64 {
     proxy.metrics().await.count("signet_workload_svid_rotations_total", &[("result", "success")])
+}
+
+/// The SVIDs that a proxy took.
+async fn taken(proxy: &Proxy) -> u64 {
+    proxy.metrics().await.count("signet_svid_rotations_total", &[("result", "success")])
 }
 
 fn endpoint(socket: &Path) -> String {

@@ -5,6 +5,8 @@
 //! one reader skips another may act on. So every certificate is walked with this reader first, and the
 //! extensions that decide what an SVID means are read with it alone.
 
+use rustls_pki_types::CertificateDer;
+
 /// Tags, as the one byte they are in DER.
 pub(super) mod tag {
     pub(in super::super) const BOOLEAN: u8 = 0x01;
@@ -40,6 +42,19 @@ pub struct DerError(pub(super) &'static str);
 /// What is wrong with them.
 pub fn require_der(bytes: &[u8]) -> Result<(), DerError> {
     check_well_formed(bytes)
+}
+
+/// Certificates one after the other, as the Workload API sends chains and bundles. What each of them is, is not looked at.
+///
+/// # Errors
+/// When the bytes are no row of whole elements.
+pub fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, DerError> {
+    let mut reader = Reader::new(bytes);
+    let mut found = Vec::new();
+    while !reader.is_empty() {
+        found.push(CertificateDer::from(reader.expect(tag::SEQUENCE)?.raw.to_vec()));
+    }
+    Ok(found)
 }
 
 /// One tag, length and value.
@@ -203,6 +218,18 @@ fn check_oid(value: &[u8]) -> Result<(), DerError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn certificates_are_a_row_of_whole_sequences() {
+        let read = |bytes: &[u8]| {
+            certificates(bytes).map(|found| found.iter().map(|each| each.len()).collect::<Vec<_>>())
+        };
+        assert_eq!(read(&[]), Ok(vec![]));
+        assert_eq!(read(&[0x30, 0x00, 0x30, 0x03, 0x01, 0x01, 0xff]), Ok(vec![2, 5]));
+        for broken in [&[0x30][..], &[0x30, 0x01], &[0x30, 0x00, 0x00], &[0x31, 0x00], &[0x30, 0x00, 0x30]] {
+            assert!(read(broken).is_err(), "{broken:?}");
+        }
+    }
 
     #[test]
     fn one_encoding_for_each_value() {

@@ -26,7 +26,7 @@ mod testing;
 
 pub use bundle::{BundleError, MAX_AUTHORITIES, TrustBundle, pem};
 pub use certificate::MAX_CERTIFICATE_BYTES;
-pub use der::{DerError, require_der};
+pub use der::{DerError, certificates, require_der};
 pub(crate) use id::ParsedText;
 pub use id::{MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, SpiffeIdError, TrustDomain};
 pub use instance::{InstanceId, InstanceIdError};

@@ -233,7 +233,8 @@ pub struct Keys {
     #[arg(long, value_name = "jwt=ATTESTOR:FILE|x509=ATTESTOR:CHAIN:KEY", env = "SIGNET_ATTEST")]
     pub attest: Option<Attest>,
 
-    /// The identity that is wanted, where what is proven fits several [default: the one that fits]
+    /// The identity that is wanted, where what is proven fits several or a Workload API gives several [default: the
+    /// one that fits, or the first]
     #[arg(long, value_name = "ID", env = "SIGNET_SPIFFE_ID")]
     pub spiffe_id: Option<SpiffeId>,
 
@@ -253,7 +254,11 @@ pub struct Keys {
     #[arg(long, value_name = "FILE", env = "SIGNET_BUNDLE_FILE")]
     pub bundle_file: Option<PathBuf>,
 
-    /// YAML policy documents, with an SVID from files; without, nobody may call
+    /// SVID and bundles from a SPIFFE Workload API, such as that of SPIRE's agent; followed as they rotate
+    #[arg(long, value_name = "unix:PATH", env = "SIGNET_SVID_SOCKET")]
+    pub svid_socket: Option<SocketPath>,
+
+    /// YAML policy documents, with an SVID from files or a socket; without, nobody may call
     #[arg(long, value_name = "FILE", env = "SIGNET_POLICY_FILE")]
     pub policy_file: Option<PathBuf>,
 
@@ -369,6 +374,7 @@ impl Keys {
             svid_file: self.svid_file.or(other.svid_file),
             key_file: self.key_file.or(other.key_file),
             bundle_file: self.bundle_file.or(other.bundle_file),
+            svid_socket: self.svid_socket.or(other.svid_socket),
             policy_file: self.policy_file.or(other.policy_file),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
             admin_listen: self.admin_listen.or(other.admin_listen),

@@ -137,7 +137,7 @@ pub enum ConfigError {
     },
     /// No identity source.
     #[error(
-        "no identity source: expected `join` or `join-file` (a ticket of `signet token create`, or an introduction of `signet token introduction` with `attest`), or `svid-file`, `key-file` and `bundle-file`"
+        "no identity source: expected `join` or `join-file` (a ticket of `signet token create`, or an introduction of `signet token introduction` with `attest`), `svid-file`, `key-file` and `bundle-file`, or `svid-socket`"
     )]
     NoSource,
     /// Both identity sources.
@@ -151,7 +151,7 @@ pub enum ConfigError {
     NoListener,
     /// Without control nobody tells where a peer is.
     #[error(
-        "{listen}: with an SVID from files, `address` must say where `{peer}` listens (flag: {listen}={peer}@HOST:PORT)"
+        "{listen}: without control, `address` must say where `{peer}` listens (flag: {listen}={peer}@HOST:PORT)"
     )]
     NoAddress {
         /// The listener, or the route's destination.
@@ -187,7 +187,7 @@ pub enum ConfigError {
         allowed: usize,
     },
     /// A policy file that would not be used.
-    #[error("`policy-file` goes with `svid-file`: with `join`, policy comes from control")]
+    #[error("`policy-file` goes with `svid-file` or `svid-socket`: with `join`, policy comes from control")]
     PolicyFile,
 }
 
@@ -216,7 +216,7 @@ impl Config {
         let traces = traces(&keys)?;
         let source = source(&keys)?;
         let workload_api = AppSocket::of(&keys, &source)?;
-        if matches!(source, Source::Files(_)) {
+        if source.joining().is_none() {
             all_addressed(&keys)?;
         } else if keys.policy_file.is_some() {
             return Err(ConfigError::PolicyFile);

@@ -6,8 +6,9 @@ use signet_proto::ticket::JoinTicket;
 
 use super::ConfigError;
 use super::args::Keys;
-use super::values::Timeout;
-use crate::identity::files::Files;
+use super::values::{SocketPath, Timeout};
+use crate::identity::files::{Files, IdentityFiles};
+use crate::identity::socket::Socket;
 use crate::identity::{Joining, Proof};
 
 /// Where the SVID comes from.
@@ -17,6 +18,29 @@ pub enum Source {
     Control(Joining),
     /// From files that something else keeps.
     Files(Files),
+    /// From a Workload API that something else serves; policy from a file.
+    Socket(Socket, Files),
+}
+
+impl Source {
+    /// Its name, for people and for `/identity`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Control(_) => "control",
+            Self::Files(_) => "files",
+            Self::Socket(..) => "workload_api",
+        }
+    }
+
+    /// Who joins, if we do.
+    #[must_use]
+    pub fn joining(&self) -> Option<&Joining> {
+        match self {
+            Self::Control(joining) => Some(joining),
+            Self::Files(_) | Self::Socket(..) => None,
+        }
+    }
 }
 
 pub(super) fn source(keys: &Keys) -> Result<Source, ConfigError> {
@@ -34,9 +58,16 @@ pub(super) fn source(keys: &Keys) -> Result<Source, ConfigError> {
     let files =
         [("svid-file", &keys.svid_file), ("key-file", &keys.key_file), ("bundle-file", &keys.bundle_file)];
     let given = files.iter().find(|(_, path)| path.is_some()).map(|(name, _)| *name);
-    if keys.spiffe_id.is_some() && keys.attest.is_none() {
-        let with = "`attest`: without it a join ticket or an SVID from files says which identity it is";
+    if keys.spiffe_id.is_some() && keys.attest.is_none() && keys.svid_socket.is_none() {
+        let with = "`attest` or `svid-socket`: otherwise a join ticket or an SVID from files says which identity it is";
         return Err(ConfigError::Alone { key: "spiffe-id", with });
+    }
+    if let Some(SocketPath(path)) = &keys.svid_socket {
+        if let Some(other) = ticket.map(|(key, _)| key).or(given).or(keys.attest.as_ref().map(|_| "attest")) {
+            return Err(ConfigError::TwoSources("svid-socket", other));
+        }
+        let socket = Socket { path: path.clone(), spiffe_id: keys.spiffe_id.clone() };
+        return Ok(Source::Socket(socket, Files { identity: None, policy: keys.policy_file.clone() }));
     }
     match (ticket, given) {
         (None, _) if keys.attest.is_some() => {
@@ -52,12 +83,12 @@ pub(super) fn source(keys: &Keys) -> Result<Source, ConfigError> {
         }
         (None, Some(_)) => {
             let path = |name, path: &Option<PathBuf>| path.clone().ok_or(ConfigError::MissingFile(name));
-            Ok(Source::Files(Files {
+            let identity = IdentityFiles {
                 svid: path("svid-file", &keys.svid_file)?,
                 key: path("key-file", &keys.key_file)?,
                 bundle: path("bundle-file", &keys.bundle_file)?,
-                policy: keys.policy_file.clone(),
-            }))
+            };
+            Ok(Source::Files(Files { identity: Some(identity), policy: keys.policy_file.clone() }))
         }
     }
 }

@@ -150,6 +150,27 @@ fn identity_source_is_one_and_whole() {
     assert!(matches!(load(&garbage), Err(ConfigError::Ticket { key: "join", error: TicketError::Prefix })));
 }
 
+#[test]
+fn a_workload_api_is_a_source_by_itself_with_policy_from_a_file() {
+    let line = ["--inbound", "15443=127.0.0.1:8080", "--svid-socket", "unix:///run/spire/agent.sock"];
+    let policy = ["--policy-file", "policy.yaml", "--spiffe-id", "spiffe://td/orders"];
+    let Source::Socket(socket, files) = load(&[&line[..], &policy].concat()).unwrap().source else {
+        panic!("another source")
+    };
+    assert_eq!(socket.path, Path::new("/run/spire/agent.sock"));
+    assert_eq!(socket.spiffe_id, Some("spiffe://td/orders".parse().unwrap()));
+    assert!(files.identity.is_none() && files.policy.is_some());
+    for (with, key) in [(&FILES[..], "svid-file"), (&["--join", "x"], "join"), (&JWT, "attest")] {
+        let two = load(&[&line[..], with].concat());
+        assert!(matches!(two, Err(ConfigError::TwoSources("svid-socket", other)) if other == key), "{two:?}");
+    }
+    let far = load(&[&line[..], &["--outbound", "127.0.0.1:1=spiffe://td/a"]].concat());
+    assert!(matches!(far, Err(ConfigError::NoAddress { .. })), "{far:?}");
+    let apps = ["--workload-api-listen", "unix:/run/app.sock", "--workload-api-caller", "uid=1000"];
+    let error = load(&[&line[..], &apps].concat()).unwrap_err().to_string();
+    assert!(error.starts_with("`workload-api-listen` goes with `join`"), "{error}");
+}
+
 fn ticket(secret: Option<Vec<u8>>) -> String {
     let ticket = signet_proto::ticket::JoinTicket {
         control: vec!["control:8443".into()],
@@ -167,7 +188,7 @@ fn joining(join: &str, also: &[&str]) -> Result<Joining, ConfigError> {
     let line = [&["--inbound", "15443=127.0.0.1:8080", "--join", join][..], also].concat();
     match load(&line)?.source {
         Source::Control(joining) => Ok(joining),
-        Source::Files(_) => panic!("files were not asked for"),
+        other => panic!("{} was not asked for", other.name()),
     }
 }
 

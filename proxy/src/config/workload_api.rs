@@ -36,9 +36,9 @@ impl AppSocket {
         if callers.len() > MOST_RULES {
             return Err(ConfigError::TooManyRules { found: callers.len(), allowed: MOST_RULES });
         }
-        let Source::Control(joining) = source else {
+        let Some(joining) = source.joining() else {
             let with =
-                "`join`: apps get SVIDs of their own, for which control is asked, never the one from files";
+                "`join`: apps get SVIDs of their own, for which control is asked, never the one of the proxy";
             return alone("workload-api-listen", with);
         };
         Ok(Some(Self { path: listen.0.clone(), callers: callers.clone(), ttl_seconds: joining.ttl_seconds }))

@@ -1,4 +1,5 @@
-//! SVIDs that something else keeps on disk: another CA's agent, a secrets mount. Watched, because they rotate.
+//! SVIDs that something else keeps on disk: another CA's agent, a secrets mount. Watched, because they rotate; and the
+//! policy beside them, which is watched alone where the SVID comes from a socket.
 //!
 //! Chain, key and bundle are read together and taken only if they fit together; a half-written set, or one
 //! that does not verify, changes nothing, is counted, and is read again at the next event (invariant 3).
@@ -33,14 +34,21 @@ const LARGEST_FILE: u64 = 1024 * 1024;
 /// Where the parts are.
 #[derive(Debug, Clone)]
 pub struct Files {
+    /// Absent: something else brings the identity.
+    pub identity: Option<IdentityFiles>,
+    /// YAML policy documents; without, nobody may call.
+    pub policy: Option<PathBuf>,
+}
+
+/// Where those are that say who we are and whom we believe.
+#[derive(Debug, Clone)]
+pub struct IdentityFiles {
     /// PEM chain, leaf first.
     pub svid: PathBuf,
     /// PEM private key.
     pub key: PathBuf,
     /// PEM authorities of our trust domain.
     pub bundle: PathBuf,
-    /// YAML policy documents; without, nobody may call.
-    pub policy: Option<PathBuf>,
 }
 
 /// Why a set of files was not taken.
@@ -109,16 +117,20 @@ pub enum FilesError {
 /// The contents of the files at one time. Not to be printed: there is a key among them.
 #[derive(PartialEq, Eq)]
 pub struct Contents {
+    identity: Option<IdentityContents>,
+    documents: Option<Zeroizing<Vec<u8>>>,
+}
+
+#[derive(PartialEq, Eq)]
+struct IdentityContents {
     chain: Zeroizing<Vec<u8>>,
     key: Zeroizing<Vec<u8>>,
     authorities: Zeroizing<Vec<u8>>,
-    documents: Option<Zeroizing<Vec<u8>>>,
 }
 
 /// A set that fits together.
 struct Loaded {
-    svid: Svid,
-    bundle: TrustBundle,
+    identity: Option<(Svid, TrustBundle)>,
     policy: PolicySet,
 }
 
@@ -210,25 +222,36 @@ fn refuse(error: &str) {
 }
 
 fn adopt(mesh: &Mesh, loaded: Loaded) -> Result<(), FilesError> {
-    let Loaded { svid, bundle, policy } = loaded;
-    let not_after = svid.profile().not_after;
-    tracing::info!(id = %svid.id(), "took a new SVID from files");
+    let Loaded { identity, policy } = loaded;
+    let not_after = identity.as_ref().map(|(svid, _)| {
+        tracing::info!(id = %svid.id(), "took a new SVID from files");
+        svid.profile().not_after
+    });
     mesh.update(|inputs| {
-        inputs.svid = Some(Arc::new(svid));
-        inputs.bundles = vec![bundle];
+        if let Some((svid, bundle)) = identity {
+            inputs.svid = Some(Arc::new(svid));
+            inputs.bundles = vec![bundle];
+        }
         inputs.policy = Some(Arc::new(policy));
     })?;
-    metrics::rotation("success");
-    metrics::svid_expiry(not_after);
+    if let Some(not_after) = not_after {
+        metrics::rotation("success");
+        metrics::svid_expiry(not_after);
+    }
     Ok(())
 }
 
 impl Contents {
     async fn read(files: &Files) -> Result<Self, FilesError> {
         Ok(Self {
-            chain: contents(&files.svid).await?,
-            key: contents(&files.key).await?,
-            authorities: contents(&files.bundle).await?,
+            identity: match &files.identity {
+                Some(IdentityFiles { svid, key, bundle }) => Some(IdentityContents {
+                    chain: contents(svid).await?,
+                    key: contents(key).await?,
+                    authorities: contents(bundle).await?,
+                }),
+                None => None,
+            },
             documents: match &files.policy {
                 Some(path) => Some(contents(path).await?),
                 None => None,
@@ -237,14 +260,10 @@ impl Contents {
     }
 
     fn parse(&self, files: &Files) -> Result<Loaded, FilesError> {
-        let signing_key = WorkloadKey::signing_key_from_pem(&self.key)
-            .map_err(|error| FilesError::Key { path: files.key.clone(), error })?;
-        let svid = Svid::from_pem(&self.chain, signing_key)
-            .map_err(|error| FilesError::Svid { path: files.svid.clone(), error })?;
-        let bundle = TrustBundle::from_pem(svid.id().trust_domain().clone(), &self.authorities)
-            .map_err(|error| FilesError::Bundle { path: files.bundle.clone(), error })?;
-        svid.check(&Trust::new([bundle.clone()], Revocations::default()), signet_proto::clock::now())
-            .map_err(|error| FilesError::Unbelievable { path: files.svid.clone(), error })?;
+        let identity = match (&files.identity, &self.identity) {
+            (Some(files), Some(contents)) => Some(contents.parse(files)?),
+            _ => None,
+        };
         let policy = match (&files.policy, &self.documents) {
             (Some(path), Some(text)) => {
                 let text = String::from_utf8_lossy(text);
@@ -254,7 +273,21 @@ impl Contents {
             }
             _ => PolicySet::empty(),
         };
-        Ok(Loaded { svid, bundle, policy })
+        Ok(Loaded { identity, policy })
+    }
+}
+
+impl IdentityContents {
+    fn parse(&self, files: &IdentityFiles) -> Result<(Svid, TrustBundle), FilesError> {
+        let signing_key = WorkloadKey::signing_key_from_pem(&self.key)
+            .map_err(|error| FilesError::Key { path: files.key.clone(), error })?;
+        let svid = Svid::from_pem(&self.chain, signing_key)
+            .map_err(|error| FilesError::Svid { path: files.svid.clone(), error })?;
+        let bundle = TrustBundle::from_pem(svid.id().trust_domain().clone(), &self.authorities)
+            .map_err(|error| FilesError::Bundle { path: files.bundle.clone(), error })?;
+        svid.check(&Trust::new([bundle.clone()], Revocations::default()), signet_proto::clock::now())
+            .map_err(|error| FilesError::Unbelievable { path: files.svid.clone(), error })?;
+        Ok((svid, bundle))
     }
 }
 
@@ -270,9 +303,9 @@ async fn contents(path: &Path) -> Result<Zeroizing<Vec<u8>>, FilesError> {
 }
 
 fn folders(files: &Files) -> BTreeSet<PathBuf> {
-    [Some(&files.svid), Some(&files.key), Some(&files.bundle), files.policy.as_ref()]
-        .into_iter()
-        .flatten()
+    let identity = files.identity.iter().flat_map(|files| [&files.svid, &files.key, &files.bundle]);
+    identity
+        .chain(&files.policy)
         .map(|path| match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),

@@ -9,6 +9,7 @@ mod orders;
 mod patience;
 mod proof;
 mod schedule;
+pub mod socket;
 #[cfg(test)]
 pub(crate) mod tests;
 mod workload;

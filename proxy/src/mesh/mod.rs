@@ -191,6 +191,11 @@ impl Mesh {
         self.renewal.subscribe()
     }
 
+    /// The policy in hand.
+    pub(crate) fn policy(&self) -> Option<Arc<PolicySet>> {
+        self.inputs.lock().policy.clone()
+    }
+
     /// The trust bundles in hand.
     pub(crate) fn bundles(&self) -> Vec<TrustBundle> {
         self.inputs.lock().bundles.clone()

@@ -28,8 +28,9 @@ use crate::capture::Callers;
 use crate::config::Entrance;
 use crate::control::Addresses;
 use crate::identity::control::join;
+use crate::identity::socket::{self, Socket};
 use crate::identity::tests::control::Control;
-use crate::identity::tests::{HOUR, by_token, mesh};
+use crate::identity::tests::{HOUR, by_token, eventually, mesh};
 use crate::testing::{DOMAIN, TestAuthority, bundle};
 
 /// A socket that is served, with these rules.
@@ -196,6 +197,16 @@ async fn a_stream_ends_when_the_identity_is_gone() {
     assert_eq!(code(client.fetch_x509svid(marked(X509svidRequest {})).await).await, Code::PermissionDenied);
     let mut bundles = client.fetch_x509_bundles(marked(X509BundlesRequest {})).await.unwrap().into_inner();
     bundles.message().await.unwrap().expect("whom to believe is another matter");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_before_there_is_an_svid_is_told_to_come_again() {
+    let (mesh, stop) = (mesh(), CancellationToken::new());
+    let none_yet = Feed::new(&mesh, None, stop.clone()).next().await.unwrap_err();
+    assert_eq!((none_yet.code(), none_yet.message()), (Code::Unavailable, "the proxy has no identity yet"));
+    stop.cancel();
+    let ends = Feed::new(&mesh, None, stop).next().await.unwrap_err();
+    assert_eq!(ends.code(), Code::Unavailable, "{ends}");
 }
 
 fn names(response: &DiscoveryResponse) -> Vec<String> {
@@ -384,4 +395,75 @@ async fn what_is_refused_stays_refused_until_it_changes() {
     requests.send(ask(&[], &second.nonce, None)).await.unwrap();
     requests.send(ask(&["ALL"], &second.nonce, None)).await.unwrap();
     assert_eq!(names(&stream.message().await.unwrap().unwrap()), ["ALL"]);
+}
+
+/// A proxy of its own that has its identity from the socket.
+struct Fed {
+    mesh: Arc<Mesh>,
+    stop: CancellationToken,
+}
+
+impl Fed {
+    fn by(served: &Served, spiffe_id: Option<&str>) -> Self {
+        let (mesh, stop) = (mesh(), CancellationToken::new());
+        let spiffe_id = spiffe_id.map(|id| id.parse().unwrap());
+        let from = Socket { path: served.path.clone(), spiffe_id };
+        tokio::spawn(socket::follow(from, Arc::clone(&mesh), stop.clone()));
+        Self { mesh, stop }
+    }
+
+    fn serial(&self) -> Option<Vec<u8>> {
+        self.mesh.credentials().map(|(svid, _)| svid.profile().serial.clone())
+    }
+}
+
+impl Drop for Fed {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+#[tokio::test]
+async fn another_proxy_has_its_identity_from_the_socket_and_follows_it() {
+    let served = Served::start(&[&us()], Duration::from_secs(4)).await;
+    let fed = Fed::by(&served, None);
+    eventually("an SVID", || fed.serial().is_some()).await;
+    let (svid, _) = fed.mesh.credentials().unwrap();
+    assert_eq!(svid.id().to_string(), format!("spiffe://{DOMAIN}/orders"));
+    assert_ne!(
+        Some(svid.profile().serial.clone()),
+        served.mesh.credentials().map(|(svid, _)| svid.profile().serial.clone())
+    );
+
+    // Bundles come and go with the answers; one that cannot be read is no obstacle.
+    let own = served.mesh.bundles().remove(0);
+    let foreign = another_domain();
+    served.mesh.update(|inputs| inputs.bundles = vec![foreign, own.clone()]).unwrap();
+    eventually("two bundles", || fed.mesh.bundles().len() == 2).await;
+    served.mesh.update(|inputs| inputs.bundles = vec![own]).unwrap();
+    eventually("one bundle", || fed.mesh.bundles().len() == 1).await;
+    let first = fed.serial();
+    eventually("a rotation", || fed.serial() != first).await;
+
+    // What is decided there takes nothing away that is still valid; the end of it does.
+    served.api.shelves()[0].standing.send_replace(Standing::Refused("revoked_instance".into()));
+    let told = socket::once(&Socket { path: served.path.clone(), spiffe_id: None }).await.unwrap_err();
+    assert!(told.to_string().contains("revoked_instance"), "{told}");
+    assert!(fed.serial().is_some());
+}
+
+#[tokio::test]
+async fn a_proxy_that_wants_another_identity_takes_none() {
+    let served = Served::start(&[&us()], HOUR).await;
+    let wanted = Socket {
+        path: served.path.clone(),
+        spiffe_id: Some(format!("spiffe://{DOMAIN}/orders").parse().unwrap()),
+    };
+    assert_eq!(socket::once(&wanted).await.unwrap().id().path(), "/orders");
+    let other = Socket { spiffe_id: Some(format!("spiffe://{DOMAIN}/payments").parse().unwrap()), ..wanted };
+    let told = socket::once(&other).await.unwrap_err().to_string();
+    assert!(told.contains("gives `spiffe://mesh.test/orders`") && told.contains("/payments"), "{told}");
+    let nowhere = Socket { path: "/nowhere/workload.sock".into(), spiffe_id: None };
+    let told = socket::once(&nowhere).await.unwrap_err().to_string();
+    assert!(told.contains("/nowhere/workload.sock") && told.contains("No such file"), "{told}");
 }

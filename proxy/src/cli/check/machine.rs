@@ -25,7 +25,10 @@ pub(super) fn file_permissions(config: &Config, file: Option<&Path>, report: &mu
     }
     let join_file = config.effective.of("join-file").and_then(|setting| setting.value.as_str());
     match &config.source {
-        Source::Files(files) => secrets.push((&files.key, "it is a private key")),
+        Source::Files(files) => {
+            secrets.extend(files.identity.iter().map(|files| (files.key.as_path(), "it is a private key")));
+        }
+        Source::Socket(..) => {}
         Source::Control(joining) => match &joining.proof {
             Proof::Ticket(_) => {
                 secrets.extend(join_file.map(|path| (Path::new(path), "it is a join ticket")));

@@ -70,6 +70,10 @@ pub async fn run(arguments: RunArguments) -> Report {
     match &config.source {
         Source::Control(joining) => control::reach(joining, &mut report).await,
         Source::Files(files) => own::files(files, &mut report).await,
+        Source::Socket(socket, files) => {
+            own::socket(socket, &mut report).await;
+            own::files(files, &mut report).await;
+        }
     }
     own::certificate(&config, &running, &mut report);
     own::policy(&config, &running, &mut report);
@@ -80,12 +84,9 @@ pub async fn run(arguments: RunArguments) -> Report {
 }
 
 fn described(config: &Config) -> String {
-    let source = match &config.source {
-        Source::Control(_) => "control",
-        Source::Files(_) => "files",
-    };
     format!(
-        "read; identity from {source}, {} inbound, {} outbound",
+        "read; identity from {}, {} inbound, {} outbound",
+        config.source.name(),
         config.inbound.len(),
         config.outbound.len()
     )

@@ -9,8 +9,9 @@ use tokio::net::TcpStream;
 
 use super::Running;
 use super::report::{Finding, Report};
-use crate::config::{App, Config, Source};
+use crate::config::{App, Config};
 use crate::identity::files::{self, Files};
+use crate::identity::socket::{self, Socket};
 use crate::mesh::Mesh;
 
 const APP_DEADLINE: Duration = Duration::from_secs(2);
@@ -24,16 +25,17 @@ pub(super) async fn files(files: &Files, report: &mut Report) {
         let fix = "SVID, key and bundle must fit together, and be valid now: have whatever keeps them write them again";
         return report.add(Finding::problem("certificate", error, fix));
     }
-    let Some(snapshot) = mesh.current() else { return };
-    let not_after = snapshot.svid.profile().not_after;
-    let left = not_after.duration_since(signet_proto::clock::now()).unwrap_or_default();
-    report.add(lasting(
-        "certificate",
-        &format!("{} from files, believed by its bundle", snapshot.svid.id()),
-        left,
-    ));
     let now = signet_proto::clock::now();
-    let documents = snapshot.policy.documents();
+    if let Some((svid, _)) = mesh.credentials() {
+        let left = svid.end().duration_since(now).unwrap_or_default();
+        report.add(lasting(
+            "certificate",
+            &format!("{} from files, believed by its bundle", svid.id()),
+            left,
+        ));
+    }
+    let Some(policy) = mesh.policy() else { return };
+    let documents = policy.documents();
     let ended: Vec<String> = documents
         .iter()
         .flat_map(|document| {
@@ -44,10 +46,25 @@ pub(super) async fn files(files: &Files, report: &mut Report) {
     report.add(policies(documents.len(), None, &ended, files.policy.is_some()));
 }
 
+/// Asks the Workload API as the proxy would.
+pub(super) async fn socket(socket: &Socket, report: &mut Report) {
+    match socket::once(socket).await {
+        Ok(svid) => {
+            let left = svid.end().duration_since(signet_proto::clock::now()).unwrap_or_default();
+            let what = format!("{} from {}, believed by its bundle", svid.id(), socket.path.display());
+            report.add(lasting("certificate", &what, left));
+        }
+        Err(error) => {
+            let fix = "is its server up, may this user open the socket, and is the process registered there?";
+            report.add(Finding::problem("certificate", error, fix));
+        }
+    }
+}
+
 /// That of the proxy that runs; one from files was looked at already.
 pub(super) fn certificate(config: &Config, running: &Running, report: &mut Report) {
     let Some(identity) = &running.identity else {
-        if matches!(config.source, Source::Control(_)) {
+        if config.source.joining().is_some() {
             report.add(Finding::ok("certificate", "none yet: the proxy gets it from control when it starts"));
         }
         return;
@@ -79,7 +96,7 @@ fn lasting(check: &'static str, what: &str, left: Duration) -> Finding {
 
 /// That of the proxy that runs; one from a file was looked at already.
 pub(super) fn policy(config: &Config, running: &Running, report: &mut Report) {
-    if matches!(config.source, Source::Files(_)) {
+    if config.source.joining().is_none() {
         return;
     }
     let Some(policy) = &running.policy else { return };
