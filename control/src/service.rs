@@ -140,6 +140,7 @@ impl Service {
         let exports = Exports::new(sinks.into_iter().map(Exporter::new));
         // Control shows itself by it: it cannot wait for the duty.
         authority.revive(time::now()).await?;
+        let token_issuer = config.issue.jwt.issuer.clone();
         let issuer = Issuer::new(Arc::clone(&authority), store.clone(), config.issue);
         let own = OwnIdentity::new(issuer.clone(), config.ttl.default).await?;
         let own = Arc::new(own);
@@ -254,7 +255,7 @@ impl Service {
             data_dir: config.data_dir,
         };
         duties.start(&tasks, &stop);
-        let told = Told { health, metrics };
+        let told = Told { health, metrics, issuer: token_issuer };
         let mut public_at = Vec::new();
         for (door, shows, listener) in public {
             let at = listener.local_addr().map_err(ServiceError::Address)?;

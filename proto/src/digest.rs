@@ -82,7 +82,8 @@ impl StateDigest {
     }
 }
 
-/// Of trust bundles. What was retired or superseded has no part of its own in it: a change of that has another sequence.
+/// Of trust bundles. What was retired or superseded and the keys of tokens have no part of their own in it: a change of
+/// those has another sequence.
 #[must_use]
 pub fn bundles(section: &v1::Bundles) -> Digest {
     let bundle = |bundle: &v1::Bundle| {
@@ -226,6 +227,7 @@ mod tests {
                 sequence,
                 retired_x509_authorities: Vec::new(),
                 superseded_issuers: Vec::new(),
+                jwt_authorities: Vec::new(),
             })
     }
 

@@ -1,5 +1,7 @@
-//! Plain HTTP for probes and scrapers: metrics, health, the trust bundle and revocation lists. Nothing here changes or
-//! reveals anything that needs a caller.
+//! Plain HTTP for probes and scrapers: metrics, health, the trust bundle, revocation lists and the keys of tokens. Nothing
+//! here changes or reveals anything that needs a caller.
+
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
@@ -12,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::crl;
 use super::health::Health;
+use super::oidc;
 use super::web::{self, Over};
 use crate::time;
 
@@ -22,6 +25,8 @@ pub struct Told {
     pub health: Health,
     /// Renders metrics.
     pub metrics: PrometheusHandle,
+    /// Whom tokens name as their issuer.
+    pub issuer: Option<String>,
 }
 
 /// Serves until `stop`.
@@ -32,13 +37,20 @@ pub async fn serve(told: Told, listener: TcpListener, stop: CancellationToken) {
         .route("/readyz", get(ready))
         .route("/bundle", get(bundle))
         .route("/crl/{file}", get(crl::list))
-        .with_state(told);
+        .with_state(told.clone())
+        .merge(documents(&told));
     web::serve("http", Over::Tcp, listener, router, stop).await;
 }
 
 /// What the HTTPS doors tell anybody.
 pub fn public(told: Told) -> Router {
-    Router::new().route("/bundle", get(bundle)).with_state(told)
+    let documents = documents(&told);
+    Router::new().route("/bundle", get(bundle)).with_state(told).merge(documents)
+}
+
+/// For those who check tokens.
+fn documents(told: &Told) -> Router {
+    oidc::routes(Arc::clone(&told.health.authority), told.issuer.as_deref())
 }
 
 async fn render(State(told): State<Told>) -> impl IntoResponse {

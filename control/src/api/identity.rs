@@ -1,12 +1,12 @@
-//! Attest and Renew.
+//! Attest, Renew, and tokens for what cannot do mutual TLS.
 
 use std::time::Duration;
 
 use signet_proto::v1::attest_request::Proof;
 use signet_proto::v1::identity_server::Identity;
 use signet_proto::v1::{
-    AttestRequest, AttestResponse, Bundle, ChallengeRequest, ChallengeResponse, IssuedSvid, RenewRequest,
-    RenewResponse,
+    AttestRequest, AttestResponse, Bundle, ChallengeRequest, ChallengeResponse, IssueTokenRequest,
+    IssueTokenResponse, IssuedSvid, RenewRequest, RenewResponse,
 };
 use tonic::{Extensions, Request, Response, Status};
 
@@ -92,6 +92,23 @@ impl Identity for Rooms {
         })?;
         tracing::debug!(id = %issued.id, instance = %issued.instance, "instance renewed");
         Ok(Response::new(RenewResponse { svid: Some(message(&issued)), bundles: self.bundles() }))
+    }
+
+    async fn issue_token(
+        &self,
+        request: Request<IssueTokenRequest>,
+    ) -> Result<Response<IssueTokenResponse>, Status> {
+        let member = self.gate.member(request.extensions()).await?;
+        let IssueTokenRequest { audience, ttl_seconds } = request.into_inner();
+        let ttl = life(ttl_seconds);
+        let issued = self.issuer.jwt(&member.identity, audience, ttl, member.request_id).await;
+        let issued = issued.map_err(|error| {
+            tracing::warn!(id = %member.identity.id, instance = %member.instance, %error, "token refused");
+            error.to_status()
+        })?;
+        tracing::debug!(id = %member.identity.id, instance = %member.instance, "token issued");
+        let expires_at = Some(time::to_proto(issued.expires_at));
+        Ok(Response::new(IssueTokenResponse { token: issued.token, expires_at }))
     }
 }
 

@@ -23,6 +23,7 @@ mod https;
 mod identity;
 mod listener;
 mod mesh;
+mod oidc;
 mod refusals;
 mod report;
 mod sessions;

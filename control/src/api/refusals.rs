@@ -47,7 +47,8 @@ impl Refusals {
             Peer::Anonymous => return,
         };
         let group = id.map_or("unix", part);
-        if let (Verb::IdentityRenew, Some(id), true) = (verb, id, is_about_the_caller(status.code())) {
+        let asks = matches!(verb, Verb::IdentityRenew | Verb::IdentityIssueToken);
+        if let (true, Some(id), true) = (asks, id, is_about_the_caller(status.code())) {
             let refused = Refused { kind: Action::SvidRefused, who: id.as_str(), group };
             self.record(actor, refused, id.as_str(), status.message(), Some(request)).await;
         } else if matches!(needs(verb), Needs::Role(..)) && status.code() == Code::PermissionDenied {

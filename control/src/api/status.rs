@@ -176,7 +176,8 @@ impl ToStatus for IssueError {
     fn code(&self) -> Code {
         match self {
             Self::Policy(NotGranted::Ended(_)) => Code::PermissionDenied,
-            Self::Csr(_) | Self::Policy(_) | Self::Version => Code::InvalidArgument,
+            Self::Csr(_) | Self::Policy(_) | Self::Version | Self::Audience => Code::InvalidArgument,
+            Self::Ends => Code::FailedPrecondition,
             Self::NoInstance => Code::PermissionDenied,
             Self::Held(_) => Code::FailedPrecondition,
             Self::Store(StoreError::Refused(refusal)) => match refusal {
@@ -217,7 +218,7 @@ impl ToStatus for CaError {
     fn code(&self) -> Code {
         match self {
             Self::Store(error) => error.code(),
-            Self::Ended(_) | Self::Token(_) | Self::NotGood { .. } => Code::Unavailable,
+            Self::Ended(_) | Self::Token(_) | Self::NoJwtKey | Self::NotGood { .. } => Code::Unavailable,
             Self::Seal(_)
             | Self::Second(_)
             | Self::Crypto(_)

@@ -131,7 +131,7 @@ async fn issue(issuer: &Issuer, ttl: Duration) -> Result<Current, OwnIdentityErr
 mod tests {
     use super::*;
     use crate::ca::{Authority, Lives, SealPlace};
-    use crate::issue::{IssueSettings, KeyAlgorithms};
+    use crate::issue::{IssueSettings, JwtSettings, KeyAlgorithms};
     use crate::registry::TtlBounds;
     use crate::store::Store;
     use crate::time;
@@ -149,7 +149,8 @@ mod tests {
         );
         let (min, day) = (Duration::from_secs(1), Duration::from_secs(86_400));
         let ttl = TtlBounds { min, default: day, max: day };
-        let settings = IssueSettings { ttl, keys: KeyAlgorithms::default(), request_ttl: day };
+        let jwt = JwtSettings { ttl: Duration::from_secs(300), issuer: None };
+        let settings = IssueSettings { ttl, keys: KeyAlgorithms::default(), request_ttl: day, jwt };
         let issuer = Issuer::new(Arc::clone(&authority), store, settings);
         let own = OwnIdentity::new(issuer, hour).await.unwrap();
         let now = time::now();

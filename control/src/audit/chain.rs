@@ -159,6 +159,8 @@ pub enum Action {
     SvidIssued,
     /// An instance got its next SVID.
     SvidRenewed,
+    /// An instance got a JWT-SVID.
+    JwtIssued,
     /// A policy document was created or replaced.
     PolicyApplied,
     /// A policy document was deleted.
@@ -257,6 +259,7 @@ impl Action {
             Self::TokenRefused => "token.refused",
             Self::SvidIssued => "svid.issued",
             Self::SvidRenewed => "svid.renewed",
+            Self::JwtIssued => "jwt.issued",
             Self::PolicyApplied => "policy.applied",
             Self::PolicyDeleted => "policy.deleted",
             Self::ServiceApplied => "service.applied",

@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 use signet_proto::spiffe::{TrustBundle, TrustDomain};
 
 use super::CaError;
+use super::jwt::JwtKeys;
 use super::signer::{Certified, Signer};
 use crate::store::StoreError;
 use crate::store::model::{AuthorityKind, KnownAuthority, Phase};
@@ -27,6 +28,7 @@ pub struct Hierarchy {
     shown: Certified,
     /// The key of `root`, certified by `shown`, if that is another one.
     cross: Option<CertificateDer<'static>>,
+    jwt: JwtKeys,
     bundle: Arc<TrustBundle>,
 }
 
@@ -36,6 +38,7 @@ impl Hierarchy {
         trust_domain: &TrustDomain,
         known: Vec<KnownAuthority>,
         intermediate: Arc<Signer>,
+        jwt: JwtKeys,
     ) -> Result<Self, CaError> {
         let active = active(&known, AuthorityKind::Root)?;
         // Of several the one whose place was taken last: it certified the one that signs.
@@ -51,16 +54,25 @@ impl Hierarchy {
         };
         let mut removed: Vec<_> = known.iter().filter(is_removed).map(certificate).collect();
         removed.drain(..removed.len().saturating_sub(RETIRED));
-        let sequence = known.iter().map(|one| one.announced).max().unwrap_or_default().max(1);
-        let bundle = TrustBundle::new(trust_domain.clone(), anchors, sequence)?.with_retired(removed)?;
+        let sequence = known.iter().map(|one| one.announced).max().unwrap_or_default();
+        let sequence = sequence.max(jwt.announced()).max(1);
+        let bundle = TrustBundle::new(trust_domain.clone(), anchors, sequence)?
+            .with_retired(removed)?
+            .with_jwt(jwt.authorities()?);
         let cross = cross.map(CertificateDer::from);
-        Ok(Self { known, intermediate, root, shown, cross, bundle: Arc::new(bundle) })
+        Ok(Self { known, intermediate, root, shown, cross, jwt, bundle: Arc::new(bundle) })
     }
 
     /// All authorities, roots first.
     #[must_use]
     pub fn known(&self) -> &[KnownAuthority] {
         &self.known
+    }
+
+    /// What signs tokens.
+    #[must_use]
+    pub fn jwt(&self) -> &JwtKeys {
+        &self.jwt
     }
 
     /// What signs leaves.

@@ -17,6 +17,7 @@ mod anew;
 mod compromise;
 mod crl;
 mod hierarchy;
+mod jwt;
 mod keys;
 mod places;
 mod profile;
@@ -42,6 +43,7 @@ use crate::time;
 
 pub use crl::CrlSigner;
 pub use hierarchy::Hierarchy;
+pub use jwt::{JWT, JwtKeys, JwtRequest, JwtSigner, JwtStep, SignedJwt};
 pub use keys::{KeyCurve, PublicKey, SigningKey};
 pub use places::{CaKeys, KeyPlace};
 pub use profile::LeafRequest;
@@ -100,6 +102,9 @@ pub enum CaError {
         /// Until when.
         ends: std::time::SystemTime,
     },
+    /// No key signs tokens.
+    #[error("no key signs tokens yet: ask again in a moment; `signet ca status` shows what it waits for")]
+    NoJwtKey,
 }
 
 impl From<rcgen::Error> for CaError {
@@ -167,7 +172,8 @@ impl Authority {
             let draft = places.draft(&store, &trust_domain, AuthorityKind::Intermediate).await?;
             let (intermediate, record) =
                 Signer::new_intermediate(draft, &trust_domain, &root, lives.intermediate, lists.as_ref())?;
-            match store.create_authorities(root_record, record).await {
+            let jwt = JwtSigner::generate(places.seal())?;
+            match store.create_authorities(root_record, record, jwt).await {
                 Ok(_) => {
                     let (root, intermediate) =
                         (root.certified().subject(), intermediate.certified().subject());
@@ -205,7 +211,8 @@ impl Authority {
         unsealed(store, hierarchy::active(&known, AuthorityKind::Root)?, places).await?;
         let intermediate =
             unsealed(store, hierarchy::active(&known, AuthorityKind::Intermediate)?, places).await?;
-        Hierarchy::new(trust_domain, known, Arc::new(intermediate))
+        let jwt = JwtKeys::read(store, places.seal(), &JwtKeys::default()).await?;
+        Hierarchy::new(trust_domain, known, Arc::new(intermediate), jwt)
     }
 
     /// Takes in what was stored, here or by another replica. Returns whether anything was different.
@@ -216,7 +223,8 @@ impl Authority {
         let _one = self.reading.lock().await;
         let known = self.store.authorities().await?;
         let current = self.hierarchy();
-        if known == current.known() {
+        let jwt = JwtKeys::read(&self.store, self.seal(), current.jwt()).await?;
+        if known == current.known() && jwt.known() == current.jwt().known() {
             return Ok(false);
         }
         let active = hierarchy::active(&known, AuthorityKind::Intermediate)?;
@@ -227,7 +235,7 @@ impl Authority {
             tracing::info!(current = signer.certified().subject(), "another intermediate signs");
             Arc::new(signer)
         };
-        let next = Hierarchy::new(&self.trust_domain, known, intermediate)?;
+        let next = Hierarchy::new(&self.trust_domain, known, intermediate, jwt)?;
         if next.bundle() != current.bundle() {
             let roots = next.bundle().authorities().len();
             tracing::info!(sequence = next.bundle().sequence(), roots, "another trust bundle is in force");

@@ -31,13 +31,17 @@ pub struct Lives {
     pub root: Duration,
     /// Intermediates.
     pub intermediate: Duration,
+    /// How long one key signs tokens.
+    pub jwt_key: Duration,
+    /// The longest life of a token.
+    pub jwt: Duration,
 }
 
 impl Lives {
     /// With roots of ten years.
     #[cfg(test)]
     pub(crate) fn with_intermediate(intermediate: Duration) -> Self {
-        Self { root: 3650 * DAY, intermediate }
+        Self { root: 3650 * DAY, intermediate, jwt_key: 7 * DAY, jwt: Duration::from_secs(300) }
     }
 
     /// How long a change of the bundle is announced before anything rests on it: whoever fetches it and is no proxy

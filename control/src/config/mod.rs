@@ -3,6 +3,7 @@
 
 mod attestors;
 mod file;
+mod jwt;
 mod store;
 
 use std::collections::{BTreeMap, HashSet};
@@ -20,7 +21,7 @@ use crate::audit::SinkAddress;
 use crate::ca::{CaKeys, KeyCurve, KeyPlace, Lives, SealPlace};
 use crate::crl::ListsUrl;
 use crate::duration::Span;
-use crate::issue::{DEFAULT_REQUEST_TTL, IssueSettings, KeyAlgorithm, KeyAlgorithms};
+use crate::issue::{DEFAULT_REQUEST_TTL, IssueSettings, JwtSettings, KeyAlgorithm, KeyAlgorithms};
 use crate::recover::Recovery;
 use crate::registry::{self, TtlBounds};
 use crate::store::{Limits, Location, LocationError, MAX_REQUEST_TTL};
@@ -199,10 +200,11 @@ struct Settings {
     /// Where proxies connect (gRPC over mutual TLS) [default: 127.0.0.1:8443]
     #[arg(long, value_name = "IP:PORT", env = "SIGNET_GRPC_LISTEN")]
     grpc_listen: Option<SocketAddr>,
-    /// Metrics, health and bundle (plain HTTP) [default: 127.0.0.1:8080]
+    /// Metrics, health, bundle and keys of JWT-SVIDs (plain HTTP) [default: 127.0.0.1:8080]
     #[arg(long, value_name = "IP:PORT", env = "SIGNET_HTTP_LISTEN")]
     http_listen: Option<SocketAddr>,
-    /// Where anybody can read the trust bundle over HTTPS, with a certificate of --https-certificate (profile https_web)
+    /// Where anybody can read the trust bundle (profile https_web) and the keys of JWT-SVIDs over HTTPS, with the
+    /// certificate of --https-certificate
     /// [default: nowhere]
     #[arg(long, value_name = "IP:PORT", env = "SIGNET_HTTPS_LISTEN")]
     https_listen: Option<SocketAddr>,
@@ -238,6 +240,16 @@ struct Settings {
     /// Life of intermediates; replaced at half of it [default: 30d]
     #[arg(long, value_name = "DURATION", env = "SIGNET_INTERMEDIATE_TTL")]
     intermediate_ttl: Option<Span>,
+    /// Longest life of JWT-SVIDs [default: 5m]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_JWT_TTL")]
+    jwt_ttl: Option<Span>,
+    /// How long one key signs JWT-SVIDs; the next one is published ahead [default: 7d]
+    #[arg(long, value_name = "DURATION", env = "SIGNET_JWT_KEY_TTL")]
+    jwt_key_ttl: Option<Span>,
+    /// Where others find the keys of JWT-SVIDs (OpenID Connect discovery): `https://HOST[:PORT][/PATH]`. Tokens name it
+    /// as their issuer
+    #[arg(long, value_name = "URL", env = "SIGNET_OIDC_ISSUER")]
+    oidc_issuer: Option<String>,
     /// File with 32 random bytes that seal the signing keys, made if absent [default: DATA-DIR/seal.key]
     #[arg(long, value_name = "FILE", env = "SIGNET_SEAL_KEY_FILE")]
     seal_key_file: Option<PathBuf>,
@@ -314,7 +326,7 @@ pub struct Config {
     pub admin_uids: HashSet<u32>,
     /// Life of SVIDs.
     pub ttl: TtlBounds,
-    /// Lives of roots and intermediates.
+    /// Lives of roots, intermediates and keys of tokens.
     pub lives: Lives,
     /// Where the key is that seals the signing keys.
     pub seal_key: SealPlace,
@@ -453,6 +465,9 @@ impl Settings {
             min_ttl: self.min_ttl.or(file.min_ttl),
             root_ttl: self.root_ttl.or(file.root_ttl),
             intermediate_ttl: self.intermediate_ttl.or(file.intermediate_ttl),
+            jwt_ttl: self.jwt_ttl.or(file.jwt_ttl),
+            jwt_key_ttl: self.jwt_key_ttl.or(file.jwt_key_ttl),
+            oidc_issuer: self.oidc_issuer.or_else(|| file.oidc_issuer.clone()),
             seal_key_file: self.seal_key_file.or_else(|| file.seal_key_file.clone()),
             seal_key: self.seal_key.or_else(|| file.seal_key.clone()),
             ca_key: self.ca_key.or_else(|| file.ca_key.clone()),
@@ -525,6 +540,7 @@ impl Origins<'_> {
             settings.store_password_file.as_deref(),
             &data_dir,
         )?;
+        let jwt = self.jwt_ttl(settings.jwt_ttl)?;
         let ttl = self.ttl_bounds(settings.min_ttl, settings.default_ttl, intermediate_ttl)?;
         Ok(Config {
             store,
@@ -545,6 +561,8 @@ impl Origins<'_> {
             lives: Lives {
                 root: self.root_ttl(settings.root_ttl, intermediate_ttl)?,
                 intermediate: intermediate_ttl,
+                jwt_key: self.jwt_key_ttl(settings.jwt_key_ttl, jwt)?,
+                jwt,
             },
             ca_keys: CaKeys {
                 places: self.key_places(settings.ca_key.unwrap_or_default())?,
@@ -566,6 +584,7 @@ impl Origins<'_> {
                 ttl,
                 keys: self.keys(settings.key_algorithms)?,
                 request_ttl: self.request_ttl(settings.request_ttl)?,
+                jwt: JwtSettings { ttl: jwt, issuer: self.oidc_issuer(settings.oidc_issuer)? },
             },
         })
     }

@@ -1,11 +1,13 @@
 //! Roots and intermediates replace themselves: the replica that leads takes one step after the other, each when its time
 //! has come and nothing is in its way. Whatever a kill left undone is due again at the next look.
 
+use std::time::SystemTime;
+
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Duties, Failure};
-use crate::ca::{CaError, Outlook, Step};
+use crate::ca::{CaError, JWT, JwtStep, Outlook, Step};
 use crate::store::model::{Actor, AuthorityKind, Phase};
 use crate::store::{Refusal, StoreError};
 use crate::telemetry::metrics;
@@ -66,6 +68,29 @@ impl Duties {
                 }
             }
         }
+        self.jwt_keys(now, steady).await
+    }
+
+    /// The same for the keys of tokens.
+    async fn jwt_keys(&self, now: SystemTime, steady: bool) -> Result<(), Failure> {
+        for step in self.authority.jwt_due(now) {
+            match step {
+                JwtStep::Prepare => {
+                    passed(self.authority.prepare_jwt_key(Actor::control()).await.map(drop))?;
+                }
+                // By a clock that jumped nothing is forgotten.
+                JwtStep::Remove(_) if !steady => {}
+                JwtStep::Remove(key) => {
+                    passed(self.authority.retire_jwt_key(&key, Actor::control()).await.map(drop))?;
+                }
+                JwtStep::Activate(key) => {
+                    if self.store.unacknowledged(key.announced, now).await?.count == 0 {
+                        let activated = self.authority.activate_jwt_key(&key, false, Actor::control()).await;
+                        passed(activated.map(drop))?;
+                    }
+                }
+            }
+        }
         Ok(())
     }
 
@@ -78,7 +103,7 @@ impl Duties {
         Ok(())
     }
 
-    async fn look(&self, now: std::time::SystemTime) -> Result<(), Failure> {
+    async fn look(&self, now: SystemTime) -> Result<(), Failure> {
         let hierarchy = self.authority.hierarchy();
         let mut outlook = Outlook::default();
         for kind in [AuthorityKind::Root, AuthorityKind::Intermediate] {
@@ -86,6 +111,10 @@ impl Duties {
                 let known = hierarchy.known().iter().filter(|one| one.kind == kind && one.phase == phase);
                 metrics::authorities(kind.as_str(), phase.as_str(), known.count());
             }
+        }
+        for phase in Phase::ALL {
+            let keys = hierarchy.jwt().known().iter().filter(|key| key.phase == phase);
+            metrics::authorities(JWT, phase.as_str(), keys.count());
         }
         let prepared = hierarchy.known().iter().find(|one| one.is_anchor() && one.phase == Phase::Prepared);
         if let Some(prepared) = prepared {
@@ -105,7 +134,9 @@ fn passed(step: Result<(), CaError>) -> Result<(), Failure> {
             | Refusal::AuthorityPhase { .. }
             | Refusal::RotationUnderWay { .. }
             | Refusal::NotAcknowledged { .. }
-            | Refusal::StillChained { .. }),
+            | Refusal::AnnouncedLately { .. }
+            | Refusal::StillChained { .. }
+            | Refusal::OlderReplica(_)),
         ))) => {
             tracing::debug!(%refusal, "a step of a rotation was not taken");
             Ok(())

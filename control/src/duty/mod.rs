@@ -292,6 +292,9 @@ impl Duties {
         metrics::edges(self.store.edges_kept().await?);
         metrics::authority_ends("root", self.authority.root().not_after());
         metrics::authority_ends("intermediate", self.authority.intermediate().certified().not_after());
+        if let Some(ends) = self.authority.jwt_key_ends() {
+            metrics::authority_ends("jwt", ends);
+        }
         metrics::authority_ends("own", self.own.not_after());
         self.metrics.run_upkeep();
         Ok(())

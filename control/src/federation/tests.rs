@@ -9,7 +9,7 @@ use super::*;
 use crate::api::OwnIdentity;
 use crate::attest::oidc::testing::{Answer, Issuer as Server};
 use crate::ca::{Lives, SealPlace};
-use crate::issue::{IssueSettings, Issuer, KeyAlgorithms};
+use crate::issue::{IssueSettings, Issuer, JwtSettings, KeyAlgorithms};
 use crate::registry::TtlBounds;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -31,7 +31,8 @@ async fn mesh(domain: &str) -> Mesh {
     let lives = Lives::with_intermediate(30 * DAY);
     let authority = Arc::new(Authority::open(store.clone(), domain, &seal, lives).await.unwrap());
     let ttl = TtlBounds { min: Duration::from_secs(1), default: DAY, max: DAY };
-    let settings = IssueSettings { ttl, keys: KeyAlgorithms::default(), request_ttl: DAY };
+    let jwt = JwtSettings { ttl: Duration::from_secs(300), issuer: None };
+    let settings = IssueSettings { ttl, keys: KeyAlgorithms::default(), request_ttl: DAY, jwt };
     let issuer = Issuer::new(Arc::clone(&authority), store.clone(), settings);
     let own = OwnIdentity::new(issuer, DAY).await.unwrap();
     let federations = Federations::new(store, Arc::clone(&authority));

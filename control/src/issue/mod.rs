@@ -12,6 +12,7 @@
 //! before it wins, and the signature made meanwhile is thrown away unseen.
 
 mod csr;
+mod jwt;
 mod keys;
 mod policy;
 
@@ -34,6 +35,7 @@ use crate::telemetry::metrics::{self, Issue};
 use crate::time;
 
 pub use csr::{CsrError, SigningRequest, verify as verify_request};
+pub use jwt::{IssuedJwt, JwtSettings};
 pub use keys::{KeyAlgorithm, KeyAlgorithms, UnknownAlgorithm};
 pub use policy::NotGranted;
 
@@ -69,6 +71,12 @@ pub enum IssueError {
     /// The version text is not acceptable.
     #[error("version: expected at most {MAX_VERSION} printable ASCII characters")]
     Version,
+    /// The audience of a token is not acceptable.
+    #[error("audience: expected 1 to 8 names of 1 to 255 bytes each, printable ASCII without spaces")]
+    Audience,
+    /// A token would be over at once.
+    #[error("the SVID that asks, or its workload, ends within a second: renew first")]
+    Ends,
     /// The presented SVID belongs to no instance.
     #[error("the presented SVID belongs to no attested instance: attest with a join token")]
     NoInstance,
@@ -100,6 +108,8 @@ impl IssueError {
             Self::Csr(_) => "bad_csr",
             Self::Policy(error) => error.reason(),
             Self::Version => "bad_version",
+            Self::Audience => "bad_audience",
+            Self::Ends => "ends",
             Self::NoInstance => "no_instance",
             Self::Held(_) => "held",
             Self::Store(StoreError::Refused(refusal)) => refusal.as_str(),
@@ -145,6 +155,8 @@ pub struct IssueSettings {
     pub keys: KeyAlgorithms,
     /// How long a request may wait for approval.
     pub request_ttl: Duration,
+    /// Tokens.
+    pub jwt: JwtSettings,
 }
 
 impl Issuer {

@@ -129,13 +129,16 @@ impl MeshState {
         let mut next =
             Self { generation: self.generation + 1, commit, processed: commit.revision, ..self.clone() };
         let mut concerned = if everyone { Concerned::Everyone } else { Concerned::nobody() };
-        if let Some(BundleRead { authorities, retired, superseded, federated, sequence }) = bundle {
+        if let Some(BundleRead { authorities, retired, superseded, jwt_authorities, federated, sequence }) =
+            bundle
+        {
             let own = v1::Bundle {
                 trust_domain: trust_domain.to_string(),
                 x509_authorities: authorities,
                 sequence,
                 retired_x509_authorities: retired,
                 superseded_issuers: superseded.into_iter().map(Vec::from).collect(),
+                jwt_authorities,
             };
             let bundles = std::iter::once(own).chain(federated.iter().map(v1::Bundle::from)).collect();
             next.bundles = Arc::new(BundleSection::new(v1::Bundles { bundles }));

@@ -36,6 +36,7 @@ pub fn needs(verb: Verb) -> Needs {
     match verb {
         Verb::IdentityAttest | Verb::IdentityChallenge => Needs::Stranger,
         Verb::IdentityRenew
+        | Verb::IdentityIssueToken
         | Verb::MeshWatch
         | Verb::MeshLeave
         | Verb::ReportReport

@@ -16,6 +16,7 @@ const MATRIX: &str = "
     Identity.Attest          +++ ++  +++ ++    +++ ++    +++ ++
     Identity.Challenge       +++ ++  +++ ++    +++ ++    +++ ++
     Identity.Renew           --- --  --- --    --- --    --- --
+    Identity.IssueToken      --- --  --- --    --- --    --- --
     Mesh.Watch               --- --  --- --    --- --    --- --
     Mesh.Leave               --- --  --- --    --- --    --- --
     Report.Report            --- --  --- --    --- --    --- --

@@ -19,10 +19,11 @@ use super::chained;
 use super::change::Change;
 use super::mesh::Topics;
 use super::model::{
-    Activation, Actor, AuthorityKind, AuthorityRecord, Commit, KeptKey, KnownAuthority, Mutation, Phase,
+    Activation, Actor, AuthorityKind, AuthorityRecord, Commit, JwtKeyRecord, KeptKey, KnownAuthority,
+    Mutation, Phase,
 };
 use super::sql::{Row, Sql, values};
-use super::{Refusal, Store, StoreError, token_keys};
+use super::{Refusal, Store, StoreError, jwt_keys, token_keys};
 use crate::audit::Action;
 use crate::time;
 
@@ -54,7 +55,7 @@ impl Store {
         .await
     }
 
-    /// Stores the first root and the first intermediate together.
+    /// Stores the first root, the first intermediate, and the first key of tokens together.
     ///
     /// # Errors
     /// [`StoreError::Exists`] when there is a root already.
@@ -62,6 +63,7 @@ impl Store {
         &self,
         root: AuthorityRecord,
         intermediate: AuthorityRecord,
+        jwt: JwtKeyRecord,
     ) -> Result<Commit, StoreError> {
         self.write(move |change| {
             if signing(&change.sql, AuthorityKind::Root)?.is_some() {
@@ -69,7 +71,8 @@ impl Store {
             }
             insert(change, &root, Phase::Active)?;
             insert(change, &intermediate, Phase::Active)?;
-            let detail = json!({ "root": root.id, "intermediate": intermediate.id });
+            jwt_keys::create(change, &jwt)?;
+            let detail = json!({ "root": root.id, "intermediate": intermediate.id, "jwt": jwt.id });
             change.audit(&Actor::control(), Action::AuthorityCreated, &root.subject, &detail)?;
             announce(change, &root.id, &root.subject, Topics::NONE)
         })
@@ -311,7 +314,8 @@ pub(super) fn require(sql: &Sql<'_>, id: &str, phases: &[Phase]) -> Result<Known
         return Ok(found);
     }
     let needed = phases.iter().map(|phase| phase.as_str()).collect::<Vec<_>>().join(" or ");
-    Err(Refusal::AuthorityPhase { kind: found.kind, id: found.id, phase: found.phase, needed }.into())
+    Err(Refusal::AuthorityPhase { kind: found.kind.as_str(), id: found.id, phase: found.phase, needed }
+        .into())
 }
 
 pub(super) fn require_signing(
@@ -333,7 +337,9 @@ fn require_no_other(sql: &Sql<'_>, kind: AuthorityKind) -> Result<(), StoreError
     );
     match sql.find(&query, values![kind.as_str()], known)? {
         None => Ok(()),
-        Some(other) => Err(Refusal::RotationUnderWay { kind, id: other.id, phase: other.phase }.into()),
+        Some(other) => {
+            Err(Refusal::RotationUnderWay { kind: kind.as_str(), id: other.id, phase: other.phase }.into())
+        }
     }
 }
 

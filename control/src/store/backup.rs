@@ -29,6 +29,7 @@ pub(super) const TABLES: &[&str] = &[
     "revision",
     "audit",
     "authority",
+    "jwt_key",
     "template",
     "workload",
     "selector",
@@ -58,8 +59,17 @@ pub(super) const TABLES: &[&str] = &[
 /// What is of the moment, or made anew from the rest (revocation lists, whose numbers are times). How far copies of the audit are, too: a restored store is behind them, and goes by what they
 /// hold themselves, or begins again.
 #[cfg(test)]
-pub(super) const OPERATIONAL: &[&str] =
-    &["endpoint", "session", "replica", "commit_mark", "audit_copy", "issuance_count", "token_key", "crl"];
+pub(super) const OPERATIONAL: &[&str] = &[
+    "endpoint",
+    "session",
+    "replica",
+    "commit_mark",
+    "audit_copy",
+    "issuance_count",
+    "token_key",
+    "jwt_count",
+    "crl",
+];
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

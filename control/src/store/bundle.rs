@@ -1,12 +1,12 @@
-//! The trust bundle: all roots but those that were removed. Its sequence is the revision of its newest change. Beside it
-//! those of federated trust domains, as they were told.
+//! The trust bundle: all roots but those that were removed, and the keys of JWT-SVIDs. Its sequence is the revision of
+//! its newest change. Beside it those of federated trust domains, as they were told.
 
 use super::StoreError;
 use super::change::Change;
 use super::mesh::Topics;
 use super::model::{BundleRead, Commit};
 use super::sql::{Sql, values};
-use super::{compromised, federation};
+use super::{compromised, federation, jwt_keys};
 
 /// Removed roots of which proxies are told.
 const RETIRED: i64 = 8;
@@ -21,6 +21,7 @@ pub(super) fn read(sql: &Sql<'_>) -> Result<BundleRead, StoreError> {
         |row| row.get(0),
     )?;
     retired.reverse();
+    let (jwt_authorities, announced) = jwt_keys::published(sql)?;
     let sequence: u64 = sql.one("SELECT coalesce(max(announced), 0) FROM authority", &[])?;
     Ok(BundleRead {
         authorities: sql.all(
@@ -32,7 +33,8 @@ pub(super) fn read(sql: &Sql<'_>) -> Result<BundleRead, StoreError> {
         retired,
         superseded: compromised::superseded(sql)?,
         federated: federation::all(sql)?.into_iter().filter_map(|one| one.bundle).collect(),
-        sequence: sequence.max(1),
+        jwt_authorities,
+        sequence: sequence.max(announced).max(1),
     })
 }
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use signet_proto::spiffe::{SpiffeId, TrustDomain};
 
-use super::model::{AuthorityKind, Phase, WorkloadStatus};
+use super::model::{Phase, WorkloadStatus};
 use super::requests::Part;
 use crate::registry::ChooseError;
 use crate::roles::Refused;
@@ -173,8 +173,8 @@ pub enum Refusal {
     /// The step is not the next one.
     #[error("{kind} {id} is {phase}: expected one that is {needed}; `signet ca status` shows all of them")]
     AuthorityPhase {
-        /// Root or intermediate.
-        kind: AuthorityKind,
+        /// Root, intermediate or JWT key.
+        kind: &'static str,
         /// Which.
         id: String,
         /// Where it is.
@@ -187,8 +187,8 @@ pub enum Refusal {
         "{kind} {id} is {phase} still: `signet ca retire {id}` ends that, when nothing needs it any more"
     )]
     RotationUnderWay {
-        /// Root or intermediate.
-        kind: AuthorityKind,
+        /// Root, intermediate or JWT key.
+        kind: &'static str,
         /// Which.
         id: String,
         /// Where it is.
@@ -206,7 +206,7 @@ pub enum Refusal {
     },
     /// What it signs would not be believed by these.
     #[error(
-        "root {id} is not known to {count} proxies yet, which would refuse their peers: {missing}. They get it when they          are connected; `--force` does not wait for them"
+        "{id} is not known to {count} proxies yet, which would refuse what it signs: {missing}. They get it when they          are connected; `--force` does not wait for them"
     )]
     NotAcknowledged {
         /// Which.
@@ -215,6 +215,17 @@ pub enum Refusal {
         count: u64,
         /// Who.
         missing: String,
+    },
+    /// What it signs would not be believed by those who keep what they read before.
+    #[error(
+        "{id} signs no token yet: systems that read the keys before may keep them until {}; `--force` does not wait \
+         for them", time::rfc3339(*until)
+    )]
+    AnnouncedLately {
+        /// Which.
+        id: String,
+        /// Until then.
+        until: SystemTime,
     },
     /// Somebody would not be believed any more.
     #[error("{id} is needed by {chained}. It is removed by itself when they have ended")]
@@ -227,10 +238,8 @@ pub enum Refusal {
     /// It was said before.
     #[error("{0} is known to be compromised: trust in it ends on time, or sooner")]
     AlreadyCompromised(String),
-    /// A control that would not tell its proxies of a second root.
-    #[error(
-        "replica {0} is of an older version, and would keep a new root from its proxies: upgrade it first"
-    )]
+    /// A control that would not tell its proxies of a second root, or of keys of tokens.
+    #[error("replica {0} is of an older version, and would keep new keys from its proxies: upgrade it first")]
     OlderReplica(String),
     /// What signed it may not sign any more.
     #[error("what signed it was taken out meanwhile: ask again")]
@@ -400,6 +409,7 @@ impl Refusal {
             Self::RotationUnderWay { .. } => "rotation_under_way",
             Self::AuthorityName { .. } => "authority_name",
             Self::NotAcknowledged { .. } => "not_acknowledged",
+            Self::AnnouncedLately { .. } => "announced_lately",
             Self::StillChained { .. } => "still_chained",
             Self::AlreadyCompromised(_) => "already_compromised",
             Self::OlderReplica(_) => "older_replica",

@@ -14,7 +14,7 @@ use super::restrictions::Freeze;
 use super::sql::values;
 use super::tokens::Redeemed;
 use super::{
-    Limits, Refusal, Store, StoreError, entitlement, lapse, leases, proof_uses, restrictions, tokens,
+    Limits, Refusal, Store, StoreError, entitlement, lapse, leases, proof_uses, quota, restrictions, tokens,
 };
 use crate::audit::{Action, RequestId};
 use crate::registry::Approval;
@@ -207,7 +207,7 @@ fn attest(
         detail.insert("approved_by".to_owned(), json!(by));
     }
     audit(change, issuance, &actor, Action::SvidIssued, &detail)?;
-    issued.keep(change, id, limits.issuance_quota)
+    issued.keep(change, quota::SVIDS, id, limits.issuance_quota)
 }
 
 /// A new instance may come in: nothing is frozen, and as many agreed as have to. One that was let in before, and
@@ -301,7 +301,7 @@ fn renew(
         ])?;
     let actor = Actor::identity(&issuance.spiffe_id).in_call(renewal.request_id);
     audit(change, issuance, &actor, Action::SvidRenewed, &json!({ "instance": instance }))?;
-    issued.keep(change, &issuance.spiffe_id, quota)
+    issued.keep(change, quota::SVIDS, &issuance.spiffe_id, quota)
 }
 
 fn insert(change: &Change<'_>, issuance: &Issuance, instance: Option<&InstanceId>) -> Result<(), StoreError> {

@@ -217,9 +217,10 @@ impl Store {
             let known = "SELECT EXISTS (SELECT 1 FROM replica WHERE id = ?1)";
             let known = change.sql.one(known, values![&replica])?;
             change.sql.post(
-                "INSERT INTO replica (id, version, started_at_ms, seen_at_ms, rotates) VALUES (?1, ?2, ?3, ?4, 1)
+                "INSERT INTO replica (id, version, started_at_ms, seen_at_ms, rotates, jwt)
+                 VALUES (?1, ?2, ?3, ?4, 1, 1)
                  ON CONFLICT (id) DO UPDATE SET version = excluded.version, seen_at_ms = excluded.seen_at_ms,
-                   started_at_ms = excluded.started_at_ms, rotates = 1",
+                   started_at_ms = excluded.started_at_ms, rotates = 1, jwt = 1",
                 values![&replica, env!("CARGO_PKG_VERSION"), started_at, change.at],
             )?;
             Ok(known)

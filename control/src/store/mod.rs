@@ -35,6 +35,8 @@ mod heads;
 mod identities;
 mod inventory;
 mod issuance;
+mod jwt;
+mod jwt_keys;
 mod lapse;
 mod leases;
 mod location;

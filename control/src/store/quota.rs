@@ -17,6 +17,17 @@ pub(super) const DEFAULT_ISSUANCE_QUOTA: u64 = 10_000;
 
 pub(super) const WINDOW: Duration = Duration::from_secs(3600);
 
+/// What is counted: SVIDs, and tokens apart from them, so that whoever asks for tokens in a loop can still renew.
+pub(super) const SVIDS: Counted = Counted { table: "issuance_count", what: "svid" };
+pub(super) const TOKENS: Counted = Counted { table: "jwt_count", what: "jwt" };
+
+/// Where something is counted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counted {
+    table: &'static str,
+    what: &'static str,
+}
+
 /// What an identity got in the hour that began at `since`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Issued {
@@ -42,17 +53,27 @@ impl Issued {
     }
 
     /// Keeps it; and if that was the last one of the quota, tells of it.
-    pub(super) fn keep(self, change: &mut Change<'_>, id: &SpiffeId, quota: u64) -> Result<(), StoreError> {
+    pub(super) fn keep(
+        self,
+        change: &mut Change<'_>,
+        counted: Counted,
+        id: &SpiffeId,
+        quota: u64,
+    ) -> Result<(), StoreError> {
+        let Counted { table, what } = counted;
         change.sql.post(
-            "INSERT INTO issuance_count (spiffe_id, since_ms, issued) VALUES (?1, ?2, ?3)
-             ON CONFLICT (spiffe_id) DO UPDATE SET since_ms = excluded.since_ms, issued = excluded.issued",
+            &format!(
+                "INSERT INTO {table} (spiffe_id, since_ms, issued) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (spiffe_id) DO UPDATE SET since_ms = excluded.since_ms, issued = excluded.issued"
+            ),
             values![id.as_str(), self.since, self.count],
         )?;
         if self.count != quota {
             return Ok(());
         }
         let until = time::rfc3339(self.since + WINDOW);
-        let detail = json!({ "issued": self.count, "since": time::rfc3339(self.since), "until": until });
+        let detail =
+            json!({ "of": what, "issued": self.count, "since": time::rfc3339(self.since), "until": until });
         change.audit(&Actor::control(), Action::QuotaUsed, id.as_str(), &detail)
     }
 }

@@ -73,6 +73,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(19, "0019_federation.sql", "federated trust domains", oldest: 16),
     migration!(20, "0020_token_keys.sql", "keys in tokens", oldest: 16),
     migration!(21, "0021_crl.sql", "revocation lists", oldest: 16),
+    migration!(22, "0022_jwt.sql", "keys of JWT-SVIDs", oldest: 16),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.

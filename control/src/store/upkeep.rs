@@ -6,7 +6,7 @@ use super::sql::values;
 use super::{Store, StoreError};
 
 /// Of each kind at most `?2` that ended before `?1`.
-pub(super) const ENDED: [&str; 8] = [
+pub(super) const ENDED: [&str; 9] = [
     "DELETE FROM certificate WHERE serial IN
        (SELECT serial FROM certificate WHERE not_after_ms < ?1 LIMIT ?2)",
     "DELETE FROM instance WHERE id IN
@@ -25,6 +25,8 @@ pub(super) const ENDED: [&str; 8] = [
         LIMIT ?2)",
     "DELETE FROM issuance_count WHERE spiffe_id IN
        (SELECT spiffe_id FROM issuance_count WHERE since_ms < ?1 LIMIT ?2)",
+    "DELETE FROM jwt_count WHERE spiffe_id IN
+       (SELECT spiffe_id FROM jwt_count WHERE since_ms < ?1 LIMIT ?2)",
     "DELETE FROM rotation WHERE scope IN
        (SELECT scope FROM rotation WHERE issued_before_ms < ?1 LIMIT ?2)",
 ];

@@ -73,6 +73,8 @@ pub enum Issue {
     Renew,
     /// Control itself.
     Own,
+    /// A token of an instance.
+    Jwt,
 }
 
 /// How it stands with a federated trust domain.
@@ -153,7 +155,7 @@ fn describe() {
     describe_gauge!(CA_EXPIRY, Unit::Seconds, "When an authority's certificate ends, Unix time");
     describe_gauge!(
         AUTHORITIES,
-        "Roots and intermediates, by kind and phase (prepared, active, retiring, removed)"
+        "Roots, intermediates and keys of tokens, by kind and phase (prepared, active, retiring, removed)"
     );
     describe_counter!(AUTHORITY_STEPS, "Steps of rotations, by kind and step");
     describe_gauge!(TOKENS_AWAY, "PKCS#11 tokens with keys of authorities that do not answer");
@@ -199,6 +201,7 @@ pub fn issued(issue: Issue, refused: Option<&'static str>) {
         Issue::Attest => "attest",
         Issue::Renew => "renew",
         Issue::Own => "own",
+        Issue::Jwt => "jwt",
     };
     counter!(ISSUANCES, "operation" => operation, "result" => refused.unwrap_or("issued")).increment(1);
 }

@@ -15,7 +15,7 @@ use super::Algorithm;
 
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 /// Members that only a private key has (RFC 7518 sections 6.2.2, 6.3.2 and 6.4).
-const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+pub(crate) const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 /// What signatures are checked with.
 #[derive(Debug)]

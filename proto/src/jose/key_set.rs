@@ -16,7 +16,7 @@ pub const MAX_KEY_SET_BYTES: usize = 256 * 1024;
 pub const MAX_KEYS: usize = 64;
 
 /// The keys of one issuer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct KeySet(Vec<Key>);
 
 #[derive(Debug)]
@@ -68,13 +68,21 @@ impl KeySet {
         }
         let set = json::parse(text)?;
         let listed = set.get("keys").and_then(Value::as_array).ok_or(KeySetError::NoKeys)?;
+        Self::of(listed, "sig")
+    }
+
+    /// Of these keys those of this use, and those that say none.
+    ///
+    /// # Errors
+    /// As for [`KeySet::read`].
+    pub(crate) fn of(listed: &[Value], purpose: &str) -> Result<Self, KeySetError> {
         if listed.len() > MAX_KEYS {
             return Err(KeySetError::NoKeys);
         }
         let mut keys: Vec<Key> = Vec::with_capacity(listed.len());
         for (position, members) in listed.iter().enumerate() {
             let members = members.as_object().ok_or(KeySetError::NoKeys)?;
-            if members.get("use").is_some_and(|purpose| purpose != "sig") {
+            if members.get("use").is_some_and(|used| used != purpose) {
                 continue;
             }
             let id = id(members).map_err(|()| KeySetError::KeyId { position })?;

@@ -19,5 +19,6 @@ mod token;
 
 pub use algorithm::{Algorithm, UnknownAlgorithm};
 pub use error::TokenError;
+pub(crate) use key::PRIVATE;
 pub use key_set::{KeySet, KeySetError, MAX_KEY_SET_BYTES, MAX_KEYS};
-pub use token::{MAX_KEY_ID_BYTES, MAX_TOKEN_BYTES, Token};
+pub use token::{MAX_KEY_ID_BYTES, MAX_TOKEN_BYTES, Profile, Token};

@@ -12,8 +12,18 @@ pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// Longest name of a key, in bytes.
 pub const MAX_KEY_ID_BYTES: usize = 256;
 
-/// What a token is allowed to say that it is. Others are made for other purposes (RFC 8725 section 3.11).
-const TYPES: [&str; 2] = ["jwt", "at+jwt"];
+/// What a header may say, by the kind of token. Others are made for other purposes (RFC 8725 section 3.11).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// What issuers of all kinds give out: `typ` is `JWT` or `at+jwt`, if it is there.
+    Common,
+    /// JWT-SVID sections 2.1 to 2.3: `alg`, `kid` and `typ`, and nothing else; no EdDSA; `typ` is `JWT` or `JOSE`, if it
+    /// is there.
+    JwtSvid,
+}
+
+/// All that the header of a JWT-SVID may have.
+const JWT_SVID_HEADER: [&str; 3] = ["alg", "kid", "typ"];
 /// Header members that change what the rest means, and so cannot be passed over. A token that brings its own
 /// key or says where one is (`jwk`, `x5c`, `jku`, `x5u`) changes nothing: those are never looked at.
 const NOT_UNDERSTOOD: [(&str, &str); 5] = [
@@ -36,11 +46,19 @@ pub struct Token<'a> {
 }
 
 impl<'a> Token<'a> {
-    /// Takes a token apart and reads its header. Nothing of it is true yet.
+    /// Takes a token of [`Profile::Common`] apart and reads its header. Nothing of it is true yet.
     ///
     /// # Errors
     /// When it is not exactly three parts, or its header asks for what is not done here.
     pub fn parse(text: &'a str) -> Result<Self, TokenError> {
+        Self::parse_as(text, Profile::Common)
+    }
+
+    /// The same for a token of another kind.
+    ///
+    /// # Errors
+    /// As for [`Token::parse`].
+    pub fn parse_as(text: &'a str, profile: Profile) -> Result<Self, TokenError> {
         if text.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLarge { length: text.len() });
         }
@@ -53,7 +71,7 @@ impl<'a> Token<'a> {
         let header = object("header", &decode("header", header)?)?;
         let claims = decode("claims", claims)?;
         let signature = decode("signature", signature)?;
-        let (algorithm, key_id) = read_header(&header)?;
+        let (algorithm, key_id) = read_header(&header, profile)?;
         Ok(Self { algorithm, key_id, signed: signed.as_bytes(), claims, signature })
     }
 
@@ -73,6 +91,14 @@ impl<'a> Token<'a> {
     #[must_use]
     pub fn signed(&self) -> &[u8] {
         self.signed
+    }
+
+    /// What it claims, believed or not: to find the keys that it must be signed with, and for nothing else.
+    ///
+    /// # Errors
+    /// When the claims do not say one thing only.
+    pub fn claimed(&self) -> Result<Map<String, Value>, TokenError> {
+        object("claims", &self.claims)
     }
 
     /// Checks the signature, and only then reads the claims: always an object.
@@ -102,15 +128,18 @@ fn object(part: &str, text: &[u8]) -> Result<Map<String, Value>, TokenError> {
     }
 }
 
-fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>), TokenError> {
+fn read_header(
+    header: &Map<String, Value>,
+    profile: Profile,
+) -> Result<(Algorithm, Option<String>), TokenError> {
     if let Some((_, why)) = NOT_UNDERSTOOD.iter().find(|(name, _)| header.contains_key(*name)) {
         return Err(TokenError::Header(why));
     }
     if let Some(kind) = header.get("typ") {
-        let kind = kind.as_str().unwrap_or_default().to_ascii_lowercase();
-        if !TYPES.contains(&kind.strip_prefix("application/").unwrap_or(&kind)) {
-            return Err(TokenError::Header("`typ` is neither `JWT` nor `at+jwt`"));
-        }
+        profile.require_type(kind.as_str().unwrap_or_default())?;
+    }
+    if profile == Profile::JwtSvid && header.keys().any(|name| !JWT_SVID_HEADER.contains(&name.as_str())) {
+        return Err(TokenError::Header("it has members besides `alg`, `kid` and `typ`"));
     }
     let Some(Value::String(algorithm)) = header.get("alg") else {
         return Err(TokenError::Algorithm("expected `alg`, a string, in the header"));
@@ -120,7 +149,27 @@ fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>
         Some(Value::String(id)) if (1..=MAX_KEY_ID_BYTES).contains(&id.len()) => Some(id.clone()),
         Some(_) => return Err(TokenError::Header("`kid` is not a string of 1 to 256 bytes")),
     };
-    Ok((algorithm.parse()?, key_id))
+    let algorithm = algorithm.parse()?;
+    if profile == Profile::JwtSvid && algorithm == Algorithm::EdDsa {
+        return Err(TokenError::Algorithm("EdDSA is none of those of JWT-SVIDs"));
+    }
+    Ok((algorithm, key_id))
+}
+
+impl Profile {
+    fn require_type(self, kind: &str) -> Result<(), TokenError> {
+        match self {
+            Self::Common => {
+                let kind = kind.to_ascii_lowercase();
+                match kind.strip_prefix("application/").unwrap_or(&kind) {
+                    "jwt" | "at+jwt" => Ok(()),
+                    _ => Err(TokenError::Header("`typ` is neither `JWT` nor `at+jwt`")),
+                }
+            }
+            Self::JwtSvid if matches!(kind, "JWT" | "JOSE") => Ok(()),
+            Self::JwtSvid => Err(TokenError::Header("`typ` is neither `JWT` nor `JOSE`")),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use rustls_pki_types::pem::{PemObject, SectionKind};
 
 use super::id::{SpiffeIdError, TrustDomain};
 use super::jwks::{self, JwksError};
+use super::jwt::{JwtAuthorities, JwtAuthorityError};
 use super::svid::{SvidError, check_signer, sha256};
 use crate::v1;
 
@@ -30,6 +31,7 @@ pub struct TrustBundle {
     sequence: u64,
     retired: Vec<CertificateDer<'static>>,
     superseded: Vec<[u8; 32]>,
+    jwt: JwtAuthorities,
 }
 
 impl TrustBundle {
@@ -55,6 +57,7 @@ impl TrustBundle {
             sequence,
             retired: Vec::new(),
             superseded: Vec::new(),
+            jwt: JwtAuthorities::default(),
         };
         for (position, authority) in authorities.into_iter().enumerate() {
             let signer = check_signer(&authority, &bundle.trust_domain)
@@ -92,6 +95,18 @@ impl TrustBundle {
             return Err(BundleError::TooMany { count: superseded.len() });
         }
         Ok(Self { superseded, ..self })
+    }
+
+    /// The same with the keys of JWT-SVIDs.
+    #[must_use]
+    pub fn with_jwt(self, jwt: JwtAuthorities) -> Self {
+        Self { jwt, ..self }
+    }
+
+    /// What JWT-SVIDs of the domain are checked with.
+    #[must_use]
+    pub fn jwt_authorities(&self) -> &JwtAuthorities {
+        &self.jwt
     }
 
     /// Whether SVIDs of this issuer, by the SHA-256 of its name, are to be renewed at once.
@@ -177,7 +192,7 @@ impl TrustBundle {
         pem(&self.authorities)
     }
 
-    /// Reads a SPIFFE bundle: a JWK set whose `x509-svid` keys are the authorities.
+    /// Reads a SPIFFE bundle: a JWK set whose `x509-svid` and `jwt-svid` keys are the authorities.
     ///
     /// # Errors
     /// When the text is not such a set, or as for [`TrustBundle::new`].
@@ -194,14 +209,16 @@ impl TrustBundle {
         text: &str,
     ) -> Result<(Self, Option<Duration>), BundleError> {
         let set = jwks::read(text)?;
-        let bundle = Self::new(trust_domain, set.authorities, set.sequence)?.with_retired(set.retired)?;
+        let bundle = Self::new(trust_domain, set.authorities, set.sequence)?
+            .with_retired(set.retired)?
+            .with_jwt(set.jwt);
         Ok((bundle, set.refresh_hint.map(Duration::from_secs)))
     }
 
     /// The bundle as a SPIFFE JWK set.
     #[must_use]
     pub fn to_jwks(&self) -> String {
-        jwks::write(&self.authorities, &self.retired, self.sequence)
+        jwks::write(&self.authorities, &self.retired, &self.jwt, self.sequence)
     }
 }
 
@@ -241,8 +258,10 @@ impl TryFrom<&v1::Bundle> for TrustBundle {
         if message.x509_authorities.len() > MAX_AUTHORITIES {
             return Err(BundleError::TooMany { count: message.x509_authorities.len() });
         }
+        let jwt = JwtAuthorities::parse(message.jwt_authorities.iter().map(String::as_str))?;
         let certificates = |list: &[Vec<u8>]| list.iter().cloned().map(CertificateDer::from).collect();
         Self::new(trust_domain, certificates(&message.x509_authorities), message.sequence)?
+            .with_jwt(jwt)
             .with_retired(certificates(&message.retired_x509_authorities))?
             .with_superseded(
                 message
@@ -262,6 +281,7 @@ impl From<&TrustBundle> for v1::Bundle {
             sequence: bundle.sequence,
             superseded_issuers: bundle.superseded.iter().map(|issuer| issuer.to_vec()).collect(),
             retired_x509_authorities: bundle.retired.iter().map(|authority| authority.to_vec()).collect(),
+            jwt_authorities: bundle.jwt.keys().iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -305,6 +325,9 @@ pub enum BundleError {
         /// What was found.
         kind: &'static str,
     },
+    /// Keys of JWT-SVIDs that are none.
+    #[error(transparent)]
+    Jwt(#[from] JwtAuthorityError),
     /// Not a SPIFFE JWK set.
     #[error("the JWK set is not a SPIFFE bundle: {0}")]
     Jwks(#[from] JwksError),

@@ -2,8 +2,8 @@
 //! RFC 7517).
 //!
 //! A name that occurs twice in an object is refused, at every level: readers disagree on which of the
-//! two counts. Keys of another `use` are ignored, as the standard wants it; a key of ours that is
-//! wrong makes the whole set an error, because a bundle that lost an authority is not that bundle.
+//! two counts. Keys of `use: jwt-svid` are read as such, those of another `use` are ignored, as the standard wants it; a key
+//! of ours that is wrong makes the whole set an error, because a bundle that lost an authority is not that bundle.
 //!
 //! One member is our own, as the standard allows: `signet_retired_x5c` lists authorities that left the bundle in the
 //! ordinary course, so that a mesh that is federated with ours need not cut what they vouched for. Others ignore it.
@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::bundle::MAX_AUTHORITIES;
 use super::certificate::{Certificate, MAX_CERTIFICATE_BYTES};
+use super::jwt::{JWT_SVID, JwtAuthorities, JwtAuthorityError};
 use super::key::PublicKey;
 use crate::json;
 
@@ -32,6 +33,7 @@ const RETIRED: &str = "signet_retired_x5c";
 pub(super) struct JwkSet {
     pub(super) authorities: Vec<CertificateDer<'static>>,
     pub(super) retired: Vec<CertificateDer<'static>>,
+    pub(super) jwt: JwtAuthorities,
     pub(super) sequence: u64,
     /// Seconds.
     pub(super) refresh_hint: Option<u64>,
@@ -45,8 +47,12 @@ pub(super) fn read(text: &str) -> Result<JwkSet, JwksError> {
     let sequence = whole_number(&set, "spiffe_sequence")?.unwrap_or(0);
     let refresh_hint = whole_number(&set, "spiffe_refresh_hint")?;
     let keys = set.get("keys").and_then(Value::as_array).ok_or(JwksError::NoKeys)?;
-    let mut authorities = Vec::new();
+    let (mut authorities, mut jwt) = (Vec::new(), Vec::new());
     for (position, key) in keys.iter().enumerate() {
+        if key.get("use").is_some_and(|purpose| purpose == JWT_SVID) {
+            jwt.push(key.clone());
+            continue;
+        }
         authorities.extend(authority(key).map_err(|problem| JwksError::Key { position, problem })?);
         if authorities.len() > MAX_AUTHORITIES {
             return Err(JwksError::TooMany);
@@ -55,12 +61,19 @@ pub(super) fn read(text: &str) -> Result<JwkSet, JwksError> {
     if authorities.is_empty() {
         return Err(JwksError::NoUsableKey);
     }
-    Ok(JwkSet { authorities, retired: retired(&set)?, sequence, refresh_hint })
+    Ok(JwkSet {
+        authorities,
+        retired: retired(&set)?,
+        jwt: JwtAuthorities::new(jwt)?,
+        sequence,
+        refresh_hint,
+    })
 }
 
 pub(super) fn write(
     authorities: &[CertificateDer<'static>],
     retired: &[CertificateDer<'static>],
+    jwt: &JwtAuthorities,
     sequence: u64,
 ) -> String {
     let keys: Vec<Value> = authorities
@@ -71,6 +84,7 @@ pub(super) fn write(
             key.insert("x5c".into(), json!([STANDARD.encode(der)]));
             Value::Object(key)
         })
+        .chain(jwt.keys().iter().cloned())
         .collect();
     let mut set = json!({ "keys": keys, "spiffe_sequence": sequence, "spiffe_refresh_hint": REFRESH_HINT });
     if let (Some(set), false) = (set.as_object_mut(), retired.is_empty()) {
@@ -179,6 +193,9 @@ pub enum JwksError {
     /// The list of authorities that left is none.
     #[error("expected `{RETIRED}` to be a list of at most {MAX_AUTHORITIES} certificates, base64")]
     Retired,
+    /// A `jwt-svid` key that is wrong.
+    #[error(transparent)]
+    Jwt(#[from] JwtAuthorityError),
     /// More authorities than [`MAX_AUTHORITIES`].
     #[error("more than {MAX_AUTHORITIES} keys of use `{X509_SVID}`")]
     TooMany,
@@ -271,7 +288,7 @@ mod tests {
     #[test]
     fn keys_for_other_uses_are_ignored_whatever_is_in_them() {
         let others = [
-            json!({ "use": "jwt-svid", "kty": "EC", "x5c": 5 }),
+            json!({ "use": "tls", "kty": "EC", "x5c": 5 }),
             json!({ "use": "unheard-of" }),
             json!({ "kty": "EC" }),
         ];
@@ -280,6 +297,20 @@ mod tests {
         let only_others = changed(|set| set["keys"] = json!(others));
         assert_eq!(only_others, Err(BundleError::Jwks(JwksError::NoUsableKey)));
         assert_eq!(changed(|set| set["keys"] = json!([])), Err(BundleError::Jwks(JwksError::NoUsableKey)));
+    }
+
+    #[test]
+    fn keys_of_tokens_go_both_ways_and_are_no_certificates() {
+        let key = json!({ "kid": "a", "kty": "EC", "crv": "P-256",
+            "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0" });
+        let with = bundle().with_jwt(JwtAuthorities::new([key]).unwrap());
+        assert_eq!(parse(&with.to_jwks()), Ok(with.clone()));
+        assert_ne!(with, bundle());
+        assert_eq!(with.jwt_authorities().keys()[0]["kid"], "a");
+        let nameless = changed(|set| {
+            set["keys"].as_array_mut().unwrap().push(json!({ "use": "jwt-svid", "kty": "EC" }));
+        });
+        assert!(matches!(nameless, Err(BundleError::Jwks(JwksError::Jwt(_)))), "{nameless:?}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who a workload is: SPIFFE IDs, trust bundles, and the X.509-SVID profile.
+//! Who a workload is: SPIFFE IDs, trust bundles, and the profiles of X.509-SVIDs and JWT-SVIDs.
 //!
 //! Strings and certificates become the types of this room at the edge and stay so. Every MUST of
 //! the SPIFFE-ID, X509-SVID and Trust-Domain-and-Bundle standards is checked here, in its strictest
@@ -8,8 +8,8 @@
 //! least one authority, and all of them may sign; and what [`check_leaf`] returns was read from the
 //! only place it could have been read from.
 //!
-//! What is *not* decided here: signatures, chains, expiry, revocation and trust. Those need a clock
-//! and a snapshot and belong to [`crate::handshake`].
+//! What is *not* decided here of X.509-SVIDs: signatures, chains, expiry, revocation and trust. Those need a clock
+//! and a snapshot and belong to [`crate::handshake`]. A JWT-SVID has no handshake: [`JwtSvid::verify`] is told the time.
 
 mod bundle;
 mod certificate;
@@ -18,6 +18,7 @@ mod extension;
 mod id;
 mod instance;
 mod jwks;
+mod jwt;
 mod key;
 mod pins;
 mod svid;
@@ -31,6 +32,7 @@ pub(crate) use id::ParsedText;
 pub use id::{MAX_ID_BYTES, MAX_TRUST_DOMAIN_BYTES, SpiffeId, SpiffeIdError, TrustDomain};
 pub use instance::{InstanceId, InstanceIdError};
 pub use jwks::JwksError;
+pub use jwt::{JwtAuthorities, JwtAuthorityError, JwtSvid, JwtSvidError};
 pub use key::{KeyError as PublicKeyError, KeyKind};
 pub use pins::Pins;
 pub use svid::{

@@ -1,4 +1,4 @@
-//! Roots and intermediates: where each is, and one step further.
+//! Roots, intermediates and keys of tokens: where each is, and one step further.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,8 +9,10 @@ use tonic::Status;
 use super::super::Rooms;
 use super::super::status::ToStatus;
 use super::messages;
-use crate::ca::Certified;
-use crate::store::model::{Actor, AuthorityKind, Chained, KnownAuthority, Missing, Phase, Unacknowledged};
+use crate::ca::{Certified, JWT};
+use crate::store::model::{
+    Actor, AuthorityKind, Chained, KnownAuthority, KnownJwtKey, Missing, Mutation, Phase, Unacknowledged,
+};
 use crate::time;
 
 const LONGEST: Duration = Duration::from_secs(60);
@@ -37,6 +39,13 @@ pub(super) async fn list(rooms: &Rooms) -> Result<v1::ListAuthoritiesResponse, S
             (chained.map_err(|error| error.to_status())?, missing.map_err(|error| error.to_status())?);
         authorities.push(message(rooms, known, chained, &missing)?);
     }
+    for known in rooms.authority.hierarchy().jwt().known() {
+        let missing = match known.phase {
+            Phase::Prepared => rooms.store.unacknowledged(known.announced, now).await,
+            _ => Ok(Missing::default()),
+        };
+        authorities.push(jwt_message(rooms, known, &missing.map_err(|error| error.to_status())?));
+    }
     Ok(v1::ListAuthoritiesResponse { authorities })
 }
 
@@ -45,10 +54,15 @@ pub(super) async fn prepare(
     request: v1::PrepareAuthorityRequest,
     actor: Actor,
 ) -> Result<v1::AuthorityResponse, Status> {
-    let kind = request.kind.parse();
-    let kind = kind.map_err(|error| Status::invalid_argument(format!("kind: {error}")))?;
-    let (id, mutation) = rooms.authority.prepare(kind, actor).await.map_err(|error| error.to_status())?;
-    Ok(v1::AuthorityResponse { id, mutation: Some(messages::mutation(mutation)) })
+    let prepared = match request.kind.as_str() {
+        JWT => rooms.authority.prepare_jwt_key(actor).await,
+        kind => {
+            let wrong = |error| Status::invalid_argument(format!("kind: {error}, or `{JWT}`"));
+            rooms.authority.prepare(kind.parse().map_err(wrong)?, actor).await
+        }
+    };
+    let (id, mutation) = prepared.map_err(|error| error.to_status())?;
+    Ok(response(id, mutation))
 }
 
 /// Waits for whoever does not know it yet; the commit asks again.
@@ -59,19 +73,41 @@ pub(super) async fn activate(
 ) -> Result<v1::AuthorityResponse, Status> {
     let v1::ActivateAuthorityRequest { authority, timeout, force } = request;
     let timeout = messages::duration("timeout", timeout.as_ref())?.unwrap_or(LONGEST).min(LONGEST);
-    let deadline = Instant::now() + timeout;
+    let deadline = Instant::now() + if force { Duration::ZERO } else { timeout };
+    if let Some(key) = jwt_key(rooms, &authority, &[Phase::Prepared]).await? {
+        known_to_all(rooms, key.announced, deadline).await?;
+        let early = rooms.authority.jwt_key_is_known_from(&key).duration_since(time::now());
+        tokio::time::sleep_until(deadline.min(Instant::now() + early.unwrap_or_default())).await;
+        let activated = rooms.authority.activate_jwt_key(&key, force, actor).await;
+        return Ok(response(key.id, activated.map_err(|error| error.to_status())?));
+    }
     let prepared = rooms.authority.named(&authority, &[Phase::Prepared]).await;
     let prepared = prepared.map_err(|error| error.to_status())?;
-    while !force && prepared.kind == AuthorityKind::Root && Instant::now() < deadline {
-        let missing = rooms.store.unacknowledged(prepared.announced, time::now()).await;
+    if prepared.kind == AuthorityKind::Root {
+        known_to_all(rooms, prepared.announced, deadline).await?;
+    }
+    let activated = rooms.authority.activate(&prepared, force, actor).await;
+    Ok(response(prepared.id, activated.map_err(|error| error.to_status())?))
+}
+
+/// Waits until `deadline` for those who do not know of a change.
+async fn known_to_all(rooms: &Rooms, announced: u64, deadline: Instant) -> Result<(), Status> {
+    while Instant::now() < deadline {
+        let missing = rooms.store.unacknowledged(announced, time::now()).await;
         if missing.map_err(|error| error.to_status())?.count == 0 {
             break;
         }
         tokio::time::sleep_until(deadline.min(Instant::now() + LOOK)).await;
     }
-    let activated = rooms.authority.activate(&prepared, force, actor).await;
-    let mutation = activated.map_err(|error| error.to_status())?;
-    Ok(v1::AuthorityResponse { id: prepared.id, mutation: Some(messages::mutation(mutation)) })
+    Ok(())
+}
+
+async fn jwt_key(rooms: &Rooms, name: &str, phases: &[Phase]) -> Result<Option<KnownJwtKey>, Status> {
+    rooms.authority.jwt_key_named(name, phases).await.map_err(|error| error.to_status())
+}
+
+fn response(id: String, mutation: Mutation) -> v1::AuthorityResponse {
+    v1::AuthorityResponse { id, mutation: Some(messages::mutation(mutation)) }
 }
 
 pub(super) async fn retire(
@@ -79,10 +115,15 @@ pub(super) async fn retire(
     request: v1::RetireAuthorityRequest,
     actor: Actor,
 ) -> Result<v1::AuthorityResponse, Status> {
-    let found = rooms.authority.named(&request.authority, &[Phase::Retiring, Phase::Prepared]).await;
+    let phases = [Phase::Retiring, Phase::Prepared];
+    if let Some(key) = jwt_key(rooms, &request.authority, &phases).await? {
+        let retired = rooms.authority.retire_jwt_key(&key, actor).await;
+        return Ok(response(key.id, retired.map_err(|error| error.to_status())?));
+    }
+    let found = rooms.authority.named(&request.authority, &phases).await;
     let found = found.map_err(|error| error.to_status())?;
     let mutation = rooms.authority.retire(&found, actor).await.map_err(|error| error.to_status())?;
-    Ok(v1::AuthorityResponse { id: found.id, mutation: Some(messages::mutation(mutation)) })
+    Ok(response(found.id, mutation))
 }
 
 /// Trust ends at a time that is said; until then everybody below it can renew.
@@ -97,11 +138,15 @@ pub(super) async fn compromised(
     if within > LONGEST_BELIEVED {
         return Err(Status::invalid_argument("within: expected a day at most"));
     }
-    let found = rooms.authority.named(&authority, &[Phase::Active, Phase::Retiring]).await;
+    let phases = [Phase::Active, Phase::Retiring];
+    if let Some(key) = jwt_key(rooms, &authority, &phases).await? {
+        let done = rooms.authority.compromised_jwt_key(&key, within, reason, actor).await;
+        return Ok(response(key.id, done.map_err(|error| error.to_status())?));
+    }
+    let found = rooms.authority.named(&authority, &phases).await;
     let found = found.map_err(|error| error.to_status())?;
     let done = rooms.authority.compromised(&found, within, reason, actor).await;
-    let mutation = done.map_err(|error| error.to_status())?;
-    Ok(v1::AuthorityResponse { id: found.id, mutation: Some(messages::mutation(mutation)) })
+    Ok(response(found.id, done.map_err(|error| error.to_status())?))
 }
 
 fn message(
@@ -127,6 +172,39 @@ fn message(
         unacknowledged_some: missing.some.iter().map(waiting).collect(),
         next,
     })
+}
+
+/// A key of tokens has no certificate: it is shown when it stops to sign, or to be believed.
+fn jwt_message(rooms: &Rooms, known: &KnownJwtKey, missing: &Missing) -> v1::KnownAuthority {
+    let ends = match known.phase {
+        Phase::Active => rooms.authority.jwt_key_ends(),
+        _ => known.ends,
+    };
+    let next = match known.phase {
+        Phase::Prepared if missing.count > 0 => format!("waits for {} proxies: {missing}", missing.count),
+        Phase::Prepared => format!("signet ca activate {}", known.id),
+        Phase::Active => {
+            format!("another one by itself from {}", ends.map(time::rfc3339).unwrap_or_default())
+        }
+        _ => format!("needed by its tokens until {}", ends.map(time::rfc3339).unwrap_or_default()),
+    };
+    v1::KnownAuthority {
+        id: known.id.clone(),
+        kind: JWT.to_owned(),
+        phase: known.phase.as_str().to_owned(),
+        phase_at: Some(time::to_proto(known.phase_at)),
+        certificate: Some(v1::Authority {
+            subject: format!("Signet JWT Key {}", known.id),
+            sha256: crate::hex::encode(&crate::sha256(&known.public_key)),
+            not_before: Some(time::to_proto(known.phase_at)),
+            not_after: ends.map(time::to_proto),
+            ..v1::Authority::default()
+        }),
+        unacknowledged: missing.count,
+        unacknowledged_some: missing.some.iter().map(waiting).collect(),
+        next,
+        ..v1::KnownAuthority::default()
+    }
 }
 
 fn waiting(proxy: &Unacknowledged) -> v1::AppliedBy {

@@ -3,12 +3,16 @@ use std::sync::Arc;
 use super::super::signer::Signer;
 use super::*;
 use crate::ca::profile::Draft;
-use crate::ca::{KeyCurve, SealKey};
+use crate::ca::{JwtKeys, KeyCurve, SealKey};
 use crate::store::model::AuthorityRecord;
 use crate::time;
 
-const LIVES: Lives =
-    Lives { root: Duration::from_secs(400 * 24 * 3600), intermediate: Duration::from_secs(30 * 24 * 3600) };
+const LIVES: Lives = Lives {
+    root: Duration::from_secs(400 * 24 * 3600),
+    intermediate: Duration::from_secs(30 * 24 * 3600),
+    jwt_key: Duration::from_secs(7 * 24 * 3600),
+    jwt: Duration::from_secs(300),
+};
 
 /// A root with its intermediate, and other authorities beside them.
 struct World {
@@ -39,7 +43,9 @@ impl World {
     /// In words.
     fn due(&self, now: SystemTime) -> Vec<String> {
         let domain = "mesh.local".parse().unwrap();
-        let hierarchy = Hierarchy::new(&domain, self.known.clone(), Arc::clone(&self.intermediate)).unwrap();
+        let hierarchy =
+            Hierarchy::new(&domain, self.known.clone(), Arc::clone(&self.intermediate), JwtKeys::default())
+                .unwrap();
         let word = |step: Step| match step {
             Step::ReplaceIntermediate => "replace".to_owned(),
             Step::PrepareRoot => "prepare".to_owned(),

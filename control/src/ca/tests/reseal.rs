@@ -12,8 +12,8 @@ async fn everything_opens_with_the_other_seal_key_and_nothing_with_the_one_befor
     authority.rotate_intermediate(Actor::control()).await.unwrap();
     store.create_audit_key(AuditSigner::generate(authority.seal()).unwrap()).await.unwrap();
     drop(authority);
-    assert_eq!(reseal(&store, &place("seal.key"), &place("next.key")).await.unwrap(), Resealed::Done(4));
-    assert_eq!(reseal(&store, &place("seal.key"), &place("next.key")).await.unwrap(), Resealed::Already(4));
+    assert_eq!(reseal(&store, &place("seal.key"), &place("next.key")).await.unwrap(), Resealed::Done(5));
+    assert_eq!(reseal(&store, &place("seal.key"), &place("next.key")).await.unwrap(), Resealed::Already(5));
     let open = async |place: &SealPlace| {
         Authority::open(store.clone(), domain(), place, Lives::with_intermediate(30 * DAY)).await
     };
@@ -31,5 +31,5 @@ async fn everything_opens_with_the_other_seal_key_and_nothing_with_the_one_befor
     assert_eq!(store.sealed_keys().await.unwrap(), before);
     // The key of an attempt that was killed before its commit is taken up.
     assert!(directory.path().join("third.key").exists());
-    assert_eq!(reseal(&store, &place("next.key"), &place("third.key")).await.unwrap(), Resealed::Done(4));
+    assert_eq!(reseal(&store, &place("next.key"), &place("third.key")).await.unwrap(), Resealed::Done(5));
 }

@@ -1,4 +1,4 @@
-//! Roots and intermediates, one step at a time.
+//! Roots, intermediates and keys of tokens, one step at a time.
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -7,13 +7,13 @@ use crate::duration::Span;
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum CaVerb {
-    /// Show roots and intermediates: which signs, what the others wait for, what is needed by whom
+    /// Show roots, intermediates and keys of tokens: which signs, what the others wait for, what is needed by whom
     #[command(after_help = STATUS_EXAMPLES)]
     Status,
-    /// Make the next root or intermediate; it signs nothing yet. A root is told to all proxies
+    /// Make the next one; it signs nothing yet. A root, and a key of tokens, is told to all proxies
     #[command(after_help = ROTATION)]
     Prepare {
-        /// Which of the two
+        /// Which of them; `jwt` signs tokens
         #[arg(value_enum)]
         kind: CaKind,
         #[command(flatten)]
@@ -25,7 +25,7 @@ pub(in crate::cli) enum CaVerb {
     /// Take out one that signs no more, when nothing live chains to it; or take back a prepared one
     #[command(after_help = ROTATION)]
     Retire {
-        /// `root`, `intermediate`, or the first digits of an id of `signet ca status`
+        /// `root`, `intermediate`, `jwt`, or the first digits of an id of `signet ca status`
         authority: String,
         #[command(flatten)]
         wait: Wait,
@@ -47,11 +47,14 @@ All of this happens by itself in time. By hand, for a root:
   signet ca prepare root          in the bundle of all proxies from now on
   signet ca status                who does not know it yet
   signet ca activate root         waits for those
-  signet ca retire root           when the last SVID below the old one has ended; also by itself";
+  signet ca retire root           when the last SVID below the old one has ended; also by itself
+
+For the key that signs JWT-SVIDs the same, with `jwt`.";
 
 const COMPROMISED: &str = "\
 What happens:
   at once    another one takes its place; every proxy below it is told to renew, and does within seconds
+             (of `jwt`: another key signs, and proxies get other tokens)
   --within   nobody is believed by it any more, connections that it vouched for are cut
 
 Whoever did not renew by then has to join again: proxies that were not connected, operators (`signet login`).
@@ -62,7 +65,7 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Compromised {
-    /// `root`, `intermediate`, or the first digits of an id of `signet ca status`
+    /// `root`, `intermediate`, `jwt`, or the first digits of an id of `signet ca status`
     pub(in crate::cli) authority: String,
     /// For how long it is believed still, so that everybody can renew; a day at most
     #[arg(long, value_name = "DURATION", default_value = "60s")]
@@ -76,7 +79,7 @@ pub(in crate::cli) struct Compromised {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Activate {
-    /// `root`, `intermediate`, or the first digits of an id of `signet ca status`
+    /// `root`, `intermediate`, `jwt`, or the first digits of an id of `signet ca status`
     pub(in crate::cli) authority: String,
     /// How long to wait for proxies that do not know it yet; a minute at most
     #[arg(long, value_name = "DURATION", default_value = "30s")]
@@ -90,6 +93,7 @@ pub(in crate::cli) struct Activate {
 pub(in crate::cli) enum CaKind {
     Root,
     Intermediate,
+    Jwt,
 }
 
 impl CaKind {
@@ -97,6 +101,7 @@ impl CaKind {
         match self {
             Self::Root => "root",
             Self::Intermediate => "intermediate",
+            Self::Jwt => "jwt",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Roots and intermediates: where each is, and one step further.
+//! Roots, intermediates and keys of tokens: where each is, and one step further.
 
 use serde_json::{Value, json};
 use signet_proto::v1::{

@@ -204,6 +204,8 @@ pub struct BundleRead {
     pub superseded: Vec<[u8; 32]>,
     /// The bundles of other trust domains that are believed.
     pub federated: Vec<TrustBundle>,
+    /// Keys of JWT-SVIDs, as JWKs, the oldest first.
+    pub jwt_authorities: Vec<String>,
     /// Grows with every change.
     pub sequence: u64,
 }

@@ -25,6 +25,7 @@ mod durability;
 mod federation;
 mod inventory;
 mod issuance;
+mod jwt;
 mod pruning;
 mod registry;
 mod replicas;
@@ -46,7 +47,7 @@ use signet_proto::spiffe::{InstanceId, SpiffeId};
 use tempfile::TempDir;
 
 use super::model::{
-    Actor, Attestation, AuthorityKind, AuthorityRecord, Issuance, NewPolicy, NewToken, Renewal,
+    Actor, Attestation, AuthorityKind, AuthorityRecord, Issuance, JwtKeyRecord, NewPolicy, NewToken, Renewal,
 };
 use super::*;
 use crate::audit::ChainVerifier;
@@ -75,6 +76,7 @@ impl Fixture {
             .create_authorities(
                 authority("root", AuthorityKind::Root),
                 authority("ca", AuthorityKind::Intermediate),
+                jwt_key("first"),
             )
             .await
             .unwrap();
@@ -261,6 +263,10 @@ fn authority(name: &str, kind: AuthorityKind) -> AuthorityRecord {
         not_before: time::now(),
         not_after: time::now() + Duration::from_secs(86_400),
     }
+}
+
+fn jwt_key(name: &str) -> JwtKeyRecord {
+    JwtKeyRecord { id: name.into(), public_key: vec![4; 65], sealed_key: vec![2] }
 }
 
 /// A certificate with its own serial and key.

@@ -11,7 +11,10 @@ async fn sealed_keys_are_replaced_all_at_once_and_by_nobody_while_control_runs(f
     fixture.store.create_audit_key(key).await.unwrap();
     let keys = fixture.store.sealed_keys().await.unwrap();
     let told: Vec<_> = keys.iter().map(|key| (key.purpose.as_str(), key.id.as_str())).collect();
-    assert_eq!(told, [("intermediate", "ca"), ("root", "root"), ("audit checkpoint", "key")]);
+    assert_eq!(
+        told,
+        [("intermediate", "ca"), ("root", "root"), ("jwt", "first"), ("audit checkpoint", "key")]
+    );
     let again = |keys: &[SealedKey]| keys.iter().map(|key| (key.clone(), vec![9])).collect::<Vec<_>>();
     let reseal = async |keys, seen| fixture.store.reseal(keys, "elsewhere".into(), seen).await;
 
@@ -28,7 +31,7 @@ async fn sealed_keys_are_replaced_all_at_once_and_by_nobody_while_control_runs(f
     assert_eq!(fixture.store.sealed_keys().await.unwrap(), keys, "nothing of it was done");
     reseal(again(&keys), HOUR).await.unwrap();
     let sealed = fixture.store.sealed_keys().await.unwrap();
-    assert!(sealed.len() == 3 && sealed.iter().all(|key| key.sealed == [9]), "{sealed:?}");
+    assert!(sealed.len() == 4 && sealed.iter().all(|key| key.sealed == [9]), "{sealed:?}");
     fixture.verified_events().await;
 }
 

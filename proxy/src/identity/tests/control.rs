@@ -153,6 +153,13 @@ impl Identity for Control {
             }
         }
     }
+
+    async fn issue_token(
+        &self,
+        _: Request<v1::IssueTokenRequest>,
+    ) -> Result<Response<v1::IssueTokenResponse>, Status> {
+        Err(Status::unavailable("no key signs tokens here"))
+    }
 }
 
 /// The key of a signing request.

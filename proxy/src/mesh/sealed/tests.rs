@@ -73,6 +73,7 @@ impl Fixture {
             sequence: 1,
             retired_x509_authorities: Vec::new(),
             superseded_issuers: Vec::new(),
+            jwt_authorities: Vec::new(),
         };
         v1::WatchResponse {
             revision: 17,
