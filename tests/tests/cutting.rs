@@ -462,9 +462,10 @@ fn delta_of(list: &str) -> String {
 
 /// The file of the one revocation list below `lists` that a certificate, as `openssl` shows it, names.
 fn list_of(shown: &str, lists: &str) -> String {
-    let named: Vec<&str> = shown.lines().filter_map(|line| line.trim().strip_prefix("URI:")).collect();
+    let below = format!("URI:{lists}/");
+    let named: Vec<&str> = shown.lines().filter_map(|line| line.trim().strip_prefix(&below)).collect();
     let [named] = named.as_slice() else { panic!("one list: {shown}") };
-    named.strip_prefix(&format!("{lists}/")).expect("below the URL that was set").to_owned()
+    (*named).to_owned()
 }
 
 /// A revocation list and the headers that came with it.
