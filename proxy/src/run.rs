@@ -23,13 +23,13 @@ use crate::connections::Connections;
 use crate::control::Addresses;
 use crate::forward::opaque::Idle;
 use crate::identity::files::Files;
-use crate::identity::{Lender, control as joined, files, socket};
+use crate::identity::{Lender, Tokens, control as joined, files, socket};
 use crate::inbound::{self, Inbound};
 use crate::living::endings::{Ending, Endings};
 use crate::living::{drain, notify};
 use crate::mesh::sealed::{Expected, Keeper};
 use crate::mesh::{Mesh, expire_rights, watch};
-use crate::outbound::{self, Destinations, Outbound};
+use crate::outbound::{self, Attachments, Destinations, Outbound};
 use crate::sightings::Sightings;
 use crate::sightings::report::Reports;
 use crate::telemetry::log::Filter;
@@ -77,6 +77,8 @@ pub struct Shared {
     pub admission: Admission,
     /// Everybody whom we call.
     pub groups: Groups,
+    /// What requests to some of them get.
+    pub attachments: Attachments,
     /// How peers that are named by DNS are found.
     pub names: Names,
     /// Where we run.
@@ -148,6 +150,7 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
         tracer
     });
     let for_us = [health_port, admin_listener.as_ref().and_then(Listener::port)].into_iter().flatten();
+    let control = Arc::new(Addresses::new(addresses(&config.source)));
     let shared = Arc::new(Shared {
         mesh: Arc::clone(&mesh),
         connections: Arc::clone(&connections),
@@ -162,11 +165,11 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
         limits: Limits::new(config.max_connections, config.max_connections_per_identity),
         admission: Admission::default(),
         groups: Groups::default(),
+        attachments: Attachments::new(config.attached, &Tokens::new(Arc::clone(&control), Arc::clone(&mesh))),
         names: Names::new(config.dns_servers),
         locality: config.locality,
     });
 
-    let control = Arc::new(Addresses::new(addresses(&config.source)));
     let workload_api = config.workload_api.map(|socket| {
         let AppSocket { callers, ttl_seconds, .. } = socket;
         let lender = Lender { control: Arc::clone(&control), mesh: Arc::clone(&mesh), ttl_seconds };
@@ -434,6 +437,7 @@ impl Shared {
             limits: Limits::new(1, 1),
             admission: Admission::default(),
             groups: Groups::default(),
+            attachments: Attachments::default(),
             names: Names::default(),
             locality: None,
         })

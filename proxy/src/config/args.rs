@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::Deserialize;
 use signet_proto::spiffe::SpiffeId;
 
+use super::attach::Attach;
 use super::attest::Attest;
 use super::effective::Given;
 use super::listeners::{Inbound, Outbound, Route};
@@ -198,6 +199,11 @@ pub struct Keys {
     #[arg(long = "route", value_name = "[http://|tcp://]HOST:PORT=spiffe://ID[:PORT][@HOST:PORT]")]
     pub route: Vec<Route>,
 
+    /// Send a JWT-SVID (`authorization: Bearer`) with each HTTP request to that peer, for AUDIENCE as its app checks it.
+    /// The app's own `authorization` stays, unless ,replace
+    #[arg(long, value_name = "spiffe://ID=AUDIENCE[,replace]")]
+    pub attach_token: Vec<Attach>,
+
     /// What becomes of captured connections whose destination is no known peer [default: refuse]
     #[arg(long, value_name = "RULE", env = "SIGNET_UNKNOWN_DESTINATIONS")]
     pub unknown_destinations: Option<Unknown>,
@@ -359,6 +365,7 @@ impl Keys {
             inbound: if self.inbound.is_empty() { other.inbound } else { self.inbound },
             outbound: if self.outbound.is_empty() { other.outbound } else { self.outbound },
             route: if self.route.is_empty() { other.route } else { self.route },
+            attach_token: if self.attach_token.is_empty() { other.attach_token } else { self.attach_token },
             unknown_destinations: self.unknown_destinations.or(other.unknown_destinations),
             max_connections: self.max_connections.or(other.max_connections),
             max_connections_per_identity: self
@@ -433,6 +440,10 @@ Examples:
 
   A peer that is not ours, found by DNS and known by its identity:
     signet-proxy run --join-file ticket --outbound 127.0.0.1:7002=spiffe://partner.example/api@api.partner.example:443
+
+  An API behind a peer that takes bearer tokens; the app sends none:
+    signet-proxy run --join-file ticket --outbound http://127.0.0.1:7003=spiffe://prod.example/billing \\
+      --attach-token spiffe://prod.example/billing=https://billing.example
 
   For an app that does its own TLS with SPIFFE's libraries, or an Envoy (SPIFFE_ENDPOINT_SOCKET, SDS):
     signet-proxy run --join-file ticket --inbound 15443=127.0.0.1:8080 \\

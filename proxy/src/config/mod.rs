@@ -2,6 +2,7 @@
 //! file. What is left is valid: nothing is looked up or parsed again later.
 
 mod args;
+mod attach;
 mod attest;
 mod effective;
 mod file;
@@ -20,6 +21,7 @@ use signet_proto::locality::Locality;
 use signet_proto::spiffe::{SpiffeId, TrustDomain};
 
 pub use args::{Arguments, Capture, Command, InstallArguments, Keys, RunArguments, WaitArguments};
+pub use attach::Attach;
 pub use attest::Attest;
 pub use effective::{Effective, Given, Origin, Setting};
 pub use file::FileError;
@@ -47,6 +49,8 @@ pub struct Config {
     pub outbound: Vec<Outbound>,
     /// Who is behind the destinations that our app uses.
     pub routes: Vec<Route>,
+    /// Peers that are sent a token with each request.
+    pub attached: Vec<Attach>,
     /// What becomes of other destinations.
     pub unknown_destinations: Option<Unknown>,
     /// Where this proxy runs.
@@ -165,6 +169,9 @@ pub enum ConfigError {
     /// Two routes for one destination.
     #[error("two routes for {0}: which peer is it?")]
     SameRoute(Requested),
+    /// Two tokens for the requests to one peer.
+    #[error("two `attach-token` for {0}: which is it?")]
+    SameToken(SpiffeId),
     /// Routes that nothing uses.
     #[error("`route` goes with an outbound listener whose destination is `original` or `connect`")]
     UnusedRoute,
@@ -216,6 +223,7 @@ impl Config {
         let traces = traces(&keys)?;
         let source = source(&keys)?;
         let workload_api = AppSocket::of(&keys, &source)?;
+        let attached = attach::attached(&keys, &source)?;
         if source.joining().is_none() {
             all_addressed(&keys)?;
         } else if keys.policy_file.is_some() {
@@ -226,6 +234,7 @@ impl Config {
             inbound: keys.inbound,
             outbound: keys.outbound,
             routes: keys.route,
+            attached,
             unknown_destinations: keys.unknown_destinations,
             locality: keys.locality.map(|label| label.0),
             dns_servers: keys.dns_server,

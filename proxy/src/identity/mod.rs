@@ -5,6 +5,7 @@
 mod attest;
 pub mod control;
 pub mod files;
+mod jwt;
 mod orders;
 mod patience;
 mod proof;
@@ -15,6 +16,8 @@ pub(crate) mod tests;
 mod workload;
 
 pub use attest::{Joining, vouch};
+pub use control::IdentityError;
+pub use jwt::{Holder, Jwt, Kept, TokenShelf, Tokens};
 pub use orders::RenewalOrder;
 pub use proof::{Proof, ProofError};
 pub use workload::{Lender, Lent, Standing};

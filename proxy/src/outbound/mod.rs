@@ -5,6 +5,7 @@
 //! restrict it; whether it is let in is decided at the peer; that it is the peer we meant is decided here, in the
 //! handshake.
 
+mod attach;
 mod calls;
 mod destination;
 mod egress;
@@ -20,6 +21,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
+pub use self::attach::{Attachments, NoToken};
 use self::calls::{Callees, Calls};
 use self::destination::{Asked, DestinationError, Meant};
 pub use self::destination::{Destinations, Outbound};

@@ -295,6 +295,16 @@ pub fn lent(result: &'static str, not_after: Option<SystemTime>) {
     }
 }
 
+/// A JWT-SVID was fetched (`success`), or not (`failed`, `refused`).
+pub fn token_fetched(result: &'static str) {
+    counter!("signet_tokens_fetched_total", "result" => result).increment(1);
+}
+
+/// A request was sent on with a token of ours (`attached`), with the app's own (`kept`), or not at all (`missing`).
+pub fn token_attached(result: &'static str) {
+    counter!("signet_requests_with_token_total", "result" => result).increment(1);
+}
+
 /// An app connected to the socket: it is `admitted`, of no rule (`denied`), or one too many (`limited`).
 pub fn app_connected(result: &'static str) {
     counter!("signet_workload_api_connections_total", "result" => result).increment(1);

@@ -14,6 +14,7 @@ mod callers;
 mod delta;
 mod discovery;
 mod feed;
+mod jwt;
 mod sds;
 mod secrets;
 mod spiffe;
@@ -49,7 +50,7 @@ use self::feed::Feed;
 use self::sds::Sds;
 use self::spiffe::Spiffe;
 use crate::capture::{Intake, Listener, Socket};
-use crate::identity::{Lender, Standing};
+use crate::identity::{Lender, Standing, TokenShelf, Tokens};
 use crate::mesh::Mesh;
 use crate::telemetry::metrics;
 
@@ -89,6 +90,7 @@ pub struct Shelf {
     standing: watch::Sender<Standing>,
     /// Waits for the first who asks.
     lender: Mutex<Option<Lender>>,
+    tokens: TokenShelf,
     stop: CancellationToken,
 }
 
@@ -107,8 +109,10 @@ impl WorkloadApi {
     pub fn new(lender: &Lender, rules: Vec<CallerRule>, stop: CancellationToken) -> Self {
         let shelf = |rule| {
             let standing = watch::Sender::new(Standing::none_yet());
+            let tokens = Tokens::new(Arc::clone(&lender.control), Arc::clone(&lender.mesh));
             let lender = Mutex::new(Some(lender.clone()));
-            Arc::new(Shelf { rule, standing, lender, stop: stop.clone() })
+            let tokens = TokenShelf::new(tokens);
+            Arc::new(Shelf { rule, standing, lender, tokens, stop: stop.clone() })
         };
         Self {
             mesh: Arc::clone(&lender.mesh),
@@ -235,6 +239,24 @@ impl WorkloadApi {
         Ok(asking.place.streams(method, permit))
     }
 
+    /// What a call that is no stream is answered.
+    fn answered<T>(
+        &self,
+        method: &'static str,
+        answer: Result<T, Status>,
+    ) -> Result<tonic::Response<T>, Status> {
+        let result = match &answer {
+            Ok(_) => "served",
+            Err(status) => match status.code() {
+                tonic::Code::InvalidArgument => "invalid",
+                tonic::Code::PermissionDenied => "denied",
+                _ => "unavailable",
+            },
+        };
+        metrics::app_called(method, result);
+        answer.map(tonic::Response::new)
+    }
+
     fn refused(&self, method: &'static str, result: &'static str, status: Status) -> Status {
         metrics::app_called(method, result);
         status
@@ -259,6 +281,14 @@ impl Asking {
         shelf.map(|shelf| shelf.standing()).ok_or_else(|| {
             Status::permission_denied("the rule that admits this process gives it bundles, and no SVID")
         })
+    }
+}
+
+impl Asking {
+    /// The tokens of the rule that admits it.
+    fn tokens(&self) -> Result<&TokenShelf, Status> {
+        let shelf = self.shelf.as_ref().ok_or_else(|| Status::internal("a call that nobody admitted"))?;
+        Ok(&shelf.tokens)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The SPIFFE Workload API: the profile of X.509-SVIDs. That of JWT-SVIDs is not offered.
+//! The SPIFFE Workload API: its calls, and what they answer about X.509-SVIDs.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -17,14 +17,16 @@ use tonic::{Extensions, Request, Response, Status};
 
 use super::board::Streaming;
 use super::feed::{Feed, Material};
-use super::{Asking, WorkloadApi};
+use super::{Asking, WorkloadApi, jwt};
 use crate::identity::Lent;
 
 /// So that nobody asks who does not know what it asks, such as a server that was made to fetch an address.
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 const SVID: &str = "FetchX509SVID";
 const BUNDLES: &str = "FetchX509Bundles";
-const JWT: &str = "JWT";
+const TOKEN: &str = "FetchJWTSVID";
+const KEYS: &str = "FetchJWTBundles";
+const VALIDATE: &str = "ValidateJWTSVID";
 
 /// The service.
 pub(super) struct Spiffe(pub(super) Arc<WorkloadApi>);
@@ -60,21 +62,25 @@ impl SpiffeWorkloadApi for Spiffe {
         &self,
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        Err(self.no_jwt(request.metadata(), request.extensions()))
+        let asking = self.admitted(TOKEN, request.metadata(), request.extensions())?;
+        self.0.answered(TOKEN, self.0.token(&asking, request.into_inner()).await)
     }
 
     async fn fetch_jwt_bundles(
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        Err(self.no_jwt(request.metadata(), request.extensions()))
+        let asking = self.admitted(KEYS, request.metadata(), request.extensions())?;
+        let streaming = self.0.begin(&asking, KEYS)?;
+        Ok(Response::new(messages(self.0.feed(None), streaming, |material| Ok(jwt::bundles(material)))))
     }
 
     async fn validate_jwtsvid(
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        Err(self.no_jwt(request.metadata(), request.extensions()))
+        self.admitted(VALIDATE, request.metadata(), request.extensions())?;
+        self.0.answered(VALIDATE, self.0.validated(request.get_ref()))
     }
 }
 
@@ -92,16 +98,6 @@ impl Spiffe {
             ))));
         }
         self.0.admitted(method, extensions)
-    }
-
-    /// The standard's word for a profile that is not offered.
-    fn no_jwt(&self, metadata: &MetadataMap, extensions: &Extensions) -> Status {
-        match self.admitted(JWT, metadata, extensions) {
-            Ok(_) => {
-                self.0.refused(JWT, "unavailable", Status::unimplemented("JWT-SVIDs are not offered here"))
-            }
-            Err(status) => status,
-        }
     }
 }
 

@@ -16,7 +16,9 @@ use signet_proto::standard::envoy::service::discovery::v3::{
 use signet_proto::standard::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use signet_proto::standard::google::rpc;
 use signet_proto::standard::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use signet_proto::standard::spiffe::{JwtsvidRequest, X509BundlesRequest, X509svidRequest};
+use signet_proto::standard::spiffe::{
+    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
+};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -123,7 +125,8 @@ async fn only_callers_of_a_rule_are_served_and_only_with_the_header() {
     assert_eq!(code(client.fetch_x509svid(wrong).await).await, Code::InvalidArgument);
     assert_eq!(code(client.fetch_x509svid(marked(X509svidRequest {})).await).await, Code::Ok);
     let jwt = JwtsvidRequest { audience: vec!["a".into()], spiffe_id: String::new() };
-    assert_eq!(client.fetch_jwtsvid(marked(jwt.clone())).await.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(client.fetch_jwtsvid(jwt.clone()).await.unwrap_err().code(), Code::InvalidArgument);
+    client.fetch_jwtsvid(marked(jwt.clone())).await.unwrap();
 
     let served = Served::start(&[&nobody()], HOUR).await;
     let mut client = served.spiffe().await;
@@ -138,6 +141,52 @@ async fn only_callers_of_a_rule_are_served_and_only_with_the_header() {
     let denied = sds.fetch_secrets(DiscoveryRequest::default()).await.unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied);
     assert!(matches!(served.api.shelves()[0].now(), Standing::Without(_)), "nothing is made for nobody");
+}
+
+#[tokio::test]
+async fn tokens_are_for_an_audience_and_are_checked_for_whoever_asks() {
+    let served = Served::start(&[&us()], HOUR).await;
+    let mut client = served.spiffe().await;
+    let ask = |audience: &[&str], spiffe_id: &str| {
+        let audience = audience.iter().map(|name| (*name).to_owned()).collect();
+        marked(JwtsvidRequest { audience, spiffe_id: spiffe_id.to_owned() })
+    };
+    let orders = format!("spiffe://{DOMAIN}/orders");
+    let token = client.fetch_jwtsvid(ask(&["billing"], &orders)).await.unwrap().into_inner().svids.remove(0);
+    assert_eq!(token.spiffe_id, orders);
+    for (asked, code) in [
+        (ask(&[], ""), Code::InvalidArgument),
+        (ask(&[""], ""), Code::InvalidArgument),
+        (ask(&["a"; 9], ""), Code::InvalidArgument),
+        (ask(&["billing"], "orders"), Code::InvalidArgument),
+        (ask(&["billing"], "spiffe://other.example/orders"), Code::PermissionDenied),
+    ] {
+        assert_eq!(client.fetch_jwtsvid(asked).await.unwrap_err().code(), code);
+    }
+
+    let check = |audience: &str, svid: &str| {
+        marked(ValidateJwtsvidRequest { audience: audience.to_owned(), svid: svid.to_owned() })
+    };
+    let believed = client.validate_jwtsvid(check("billing", &token.svid)).await.unwrap().into_inner();
+    assert_eq!(believed.spiffe_id, orders);
+    assert!(believed.claims.unwrap().fields.contains_key("exp"));
+    let (signed, _) = token.svid.rsplit_once('.').unwrap();
+    let unsigned = format!("{signed}.");
+    for (audience, svid) in
+        [("other", token.svid.as_str()), ("", &token.svid), ("billing", ""), ("billing", &unsigned)]
+    {
+        let refused = client.validate_jwtsvid(check(audience, svid)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    let mut stream = client.fetch_jwt_bundles(marked(JwtBundlesRequest {})).await.unwrap().into_inner();
+    let bundles = stream.message().await.unwrap().unwrap().bundles;
+    let keys = String::from_utf8(bundles[&format!("spiffe://{DOMAIN}")].clone()).unwrap();
+    assert!(keys.contains("\"kid\":\"key\"") && keys.contains("\"use\":\"jwt-svid\""), "{keys}");
+
+    let served = Served::start(&[&format!("{},gives=bundles", us())], HOUR).await;
+    let mut client = served.spiffe().await;
+    let refused = client.fetch_jwtsvid(ask(&["billing"], "")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
 }
 
 #[tokio::test]

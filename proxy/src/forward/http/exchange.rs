@@ -23,6 +23,7 @@ use crate::connections::{Carried, Content, Head, Registration, Subject};
 use crate::forward::opaque::{Idle, relay};
 use crate::forward::upstream::UpstreamError;
 use crate::mesh::Snapshot;
+use crate::outbound::NoToken;
 use crate::telemetry::traces;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters, Protocol};
 
@@ -33,6 +34,7 @@ pub(super) enum Failure {
     Cut(CloseReason),
     Slow(Duration),
     Unasked,
+    Token(NoToken),
 }
 
 impl<R: Route> Http<R> {
@@ -91,6 +93,11 @@ impl<R: Route> Http<R> {
             Ok(trip) => trip,
             Err(error) => return self.failed(form, record, Failure::Unreachable(Arc::new(error))),
         };
+        if let Some(attachment) = trip.callee().and_then(|callee| self.shared.attachments.of(callee))
+            && let Err(error) = attachment.put_in(request.headers_mut()).await
+        {
+            return self.failed(form, record, Failure::Token(error));
+        }
         if let Some(callee) = trip.callee()
             && record.facts.destination.as_ref() != Some(callee)
         {
@@ -262,6 +269,7 @@ impl<R: Route> Http<R> {
                 let text = "the called side changed the protocol without being asked".to_owned();
                 (StatusCode::BAD_GATEWAY, self.called_reset(), text)
             }
+            Failure::Token(error) => (StatusCode::SERVICE_UNAVAILABLE, CloseReason::Error, error.to_string()),
             Failure::Slow(idle) => {
                 let text = format!("no answer within {idle:?}");
                 (StatusCode::GATEWAY_TIMEOUT, CloseReason::Idle, text)

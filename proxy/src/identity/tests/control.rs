@@ -2,14 +2,19 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::stream;
 use parking_lot::Mutex;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm};
 use rustls::pki_types::CertificateDer;
+use serde_json::json;
 use signet_proto::handshake::{ALPN_H2, ClientAuth, Revocations, Svid, Trust, WorkloadKey, server_config};
-use signet_proto::spiffe::{InstanceId, TrustBundle, sha256};
+use signet_proto::spiffe::{InstanceId, JwtAuthorities, TrustBundle, sha256};
 use signet_proto::v1;
 use signet_proto::v1::identity_server::{Identity, IdentityServer};
 use tokio::net::TcpListener;
@@ -31,6 +36,7 @@ struct Inner {
     authority: TestAuthority,
     address: String,
     id: String,
+    tokens: EcdsaKeyPair,
     state: Mutex<State>,
 }
 
@@ -39,10 +45,13 @@ pub(crate) struct State {
     pub(crate) attested: Vec<v1::AttestRequest>,
     pub(crate) challenged: Vec<v1::ChallengeRequest>,
     pub(crate) renewed: usize,
+    /// Audiences of tokens.
+    pub(crate) issued: Vec<Vec<String>>,
     pub(crate) to_attest: Script,
     pub(crate) to_renew: Script,
     /// Of the SVIDs that it gives.
     pub(crate) life: Duration,
+    pub(crate) to_issue: Script,
 }
 
 impl Control {
@@ -53,6 +62,7 @@ impl Control {
             authority: TestAuthority::new(),
             address: listener.local_addr().unwrap().to_string(),
             id: format!("spiffe://{DOMAIN}/orders"),
+            tokens: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap(),
             state: Mutex::new(State { life, ..State::default() }),
         }));
         control.serve(listener);
@@ -75,7 +85,20 @@ impl Control {
     }
 
     fn bundle(&self) -> TrustBundle {
-        bundle([&self.0.authority])
+        let point = self.0.tokens.public_key().as_ref();
+        let key = json!({ "kty": "EC", "crv": "P-256", "kid": "key",
+            "x": URL_SAFE_NO_PAD.encode(&point[1..33]), "y": URL_SAFE_NO_PAD.encode(&point[33..]) });
+        bundle([&self.0.authority]).with_jwt(JwtAuthorities::new([key]).unwrap())
+    }
+
+    fn token(&self, audience: &[String]) -> String {
+        let ends = signet_proto::clock::now().duration_since(SystemTime::UNIX_EPOCH).unwrap()
+            + self.state(|state| state.life);
+        let claims = json!({ "sub": self.0.id, "aud": audience, "exp": ends.as_secs() });
+        let parts = [json!({ "alg": "ES256", "kid": "key", "typ": "JWT" }), claims];
+        let signed = parts.map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+        let signature = self.0.tokens.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
     fn leaf(&self, key: &impl PublicKeyData, id: &str, life: Duration) -> CertificateDer<'static> {
@@ -156,9 +179,18 @@ impl Identity for Control {
 
     async fn issue_token(
         &self,
-        _: Request<v1::IssueTokenRequest>,
+        request: Request<v1::IssueTokenRequest>,
     ) -> Result<Response<v1::IssueTokenResponse>, Status> {
-        Err(Status::unavailable("no key signs tokens here"))
+        let audience = request.into_inner().audience;
+        let token = self.token(&audience);
+        let said = self.state(|state| {
+            state.issued.push(audience);
+            state.to_issue.pop_front()
+        });
+        match said {
+            Some(status) => Err(status),
+            None => Ok(Response::new(v1::IssueTokenResponse { token, expires_at: None })),
+        }
     }
 }
 
