@@ -132,3 +132,104 @@ async fn keys_in_a_token_sign_there_are_replaced_and_destroyed_and_come_back_wit
     answers().await;
     mesh.verify_audit().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_is_kept_elsewhere_and_signs_by_file() {
+    let mut mesh = Mesh::start_with(&["--intermediate-ttl", "2d"]).await;
+    let nginx = Nginx::start().await;
+    let (caller, server) = (id("/frontend"), id("/web"));
+    let pair = mesh.pair(&caller, &server, "http://", nginx.address).await;
+    mesh.policy(&allow("web", &server, &[&caller])).await;
+    nginx.serve("page", b"hello");
+    let url = format!("http://{}/files/page", pair.entry());
+    let answers = async || {
+        let _ =
+            Client::new("curl").args(["--fail", "--silent", "--noproxy", "*", &url]).run().await.succeeded();
+    };
+    let directory = mesh.directory().to_owned();
+    let at = |name: &str| directory.join(name).display().to_string();
+    let (csr, signed, chain) = (at("csr.pem"), at("signed.pem"), at("chain.pem"));
+    let openssl = async |words: &str| {
+        let _ = Client::new("openssl").args(words.split(' ')).within(&directory).run().await.succeeded();
+    };
+    openssl(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes -keyout root.key -out root.pem -days 3650 \
+         -subj /O=Example/CN=Root -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign",
+    )
+    .await;
+    let _ = file(
+        &directory,
+        "ext",
+        "basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n",
+    );
+    let sign = async |days: u32| {
+        openssl(&format!(
+            "x509 -req -in csr.pem -CA root.pem -CAkey root.key -CAcreateserial -days {days} -extfile ext -out signed.pem"
+        ))
+        .await;
+        let read = |name| std::fs::read_to_string(name).expect("openssl wrote it");
+        let _ = file(&directory, "chain.pem", [read(signed.clone()), read(at("root.pem"))].concat());
+    };
+    let install = async |mesh: &Mesh| mesh.signet(&["ca", "install", "--chain", &chain]).await;
+    let _ = file(&directory, "chain.pem", std::fs::read(at("root.pem")).expect("openssl wrote it"));
+    let early = install(&mesh).await;
+    assert!(early.code() != 0 && early.all().contains("nothing was asked for"), "{}", early.all());
+
+    let _ = mesh.signet(&["ca", "csr", "--out", &csr]).await.succeeded();
+    let printed = mesh.signet(&["ca", "csr"]).await.succeeded().stdout;
+    assert_eq!(
+        printed.trim(),
+        std::fs::read_to_string(&csr).expect("written").trim(),
+        "the same until it is installed"
+    );
+    let alone = install(&mesh).await;
+    assert!(alone.code() != 0 && alone.all().contains("expected two certificates"), "{}", alone.all());
+    mesh.kill_control().await;
+    mesh.restart_control().await;
+    sign(1).await;
+    let _ = install(&mesh).await.succeeded();
+    let _ = mesh.signet(&["ca", "activate", "root"]).await.succeeded();
+    answers().await;
+    let status = mesh.json(&["ca", "status"]).await;
+    openssl("x509 -in root.pem -outform DER -out root.der").await;
+    let digest =
+        Client::new("openssl").args(["dgst", "-sha256", "-r", &at("root.der")]).run().await.succeeded();
+    assert!(digest.stdout.starts_with(status["root"]["sha256"].as_str().unwrap()), "{status}");
+
+    // Control cannot go on alone, and says so before it is too late.
+    let alone = mesh.signet(&["ca", "rotate-intermediate"]).await;
+    assert!(alone.code() != 0 && alone.all().contains("signet ca csr"), "{}", alone.all());
+    eventually("it is said what somebody has to do", PATIENCE, async || {
+        let told = mesh.signet(&["status"]).await.all();
+        if told.contains("signet ca install --chain") { Ok(()) } else { Err(told) }
+    })
+    .await;
+    eventually("and measured", PATIENCE, async || {
+        match mesh.metrics().await.count("signet_control_authority_awaited", &[]) {
+            1 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
+    let _ = mesh.signet(&["ca", "csr", "--out", &csr]).await.succeeded();
+    sign(30).await;
+    let _ = install(&mesh).await.succeeded();
+    let after = mesh.json(&["ca", "status"]).await;
+    assert_ne!(status["intermediate"]["sha256"], after["intermediate"]["sha256"]);
+    assert_eq!(status["root"]["sha256"], after["root"]["sha256"]);
+    assert!(!mesh.signet(&["status"]).await.all().contains("signet ca install"));
+    // A new proxy: its chain holds as openssl sees it too.
+    let late = mesh.proxy(&caller).await.outbound("http://", &server).start().await;
+    let url = format!("http://{}/files/page", late.outbound());
+    let _ = Client::new("curl").args(["--fail", "--silent", "--noproxy", "*", &url]).run().await.succeeded();
+    let seen = Client::new("openssl").args([
+        "s_client",
+        "-CAfile",
+        &at("root.pem"),
+        "-connect",
+        &mesh.grpc.to_string(),
+    ]);
+    let seen = seen.run().await.all();
+    assert!(seen.contains("Verify return code: 0 (ok)") || seen.contains("Verification: OK"), "{seen}");
+    mesh.verify_audit().await;
+}

@@ -219,6 +219,8 @@ impl ToStatus for CaError {
         match self {
             Self::Store(error) => error.code(),
             Self::Ended(_) | Self::Token(_) | Self::NoJwtKey | Self::NotGood { .. } => Code::Unavailable,
+            Self::Chain(_) => Code::InvalidArgument,
+            Self::RootElsewhere(_) | Self::NothingAsked => Code::FailedPrecondition,
             Self::Seal(_)
             | Self::Second(_)
             | Self::Crypto(_)

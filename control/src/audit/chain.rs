@@ -133,6 +133,8 @@ pub enum Action {
     AuthorityCreated,
     /// The signing intermediate was replaced.
     AuthorityRotated,
+    /// A root elsewhere is asked for an intermediate.
+    AuthorityRequested,
     /// A root or intermediate was made that signs nothing yet.
     AuthorityPrepared,
     /// It signs, and the one before it retires.
@@ -246,6 +248,7 @@ impl Action {
         match self {
             Self::AuthorityCreated => "authority.created",
             Self::AuthorityRotated => "authority.rotated",
+            Self::AuthorityRequested => "authority.requested",
             Self::AuthorityPrepared => "authority.prepared",
             Self::AuthorityActivated => "authority.activated",
             Self::AuthorityCompromised => "authority.compromised",

@@ -22,6 +22,12 @@ impl Authority {
         reason: String,
         actor: Actor,
     ) -> Result<Mutation, CaError> {
+        if authority.phase == Phase::Active
+            && authority.kind == AuthorityKind::Root
+            && self.prepared_root().is_none()
+        {
+            self.require_held(authority)?;
+        }
         let successor = match (authority.kind, authority.phase) {
             (AuthorityKind::Intermediate, Phase::Active) => {
                 Some(self.below(&self.signing_root().await?).await?.1)

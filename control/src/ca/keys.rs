@@ -9,7 +9,9 @@ use clap::ValueEnum;
 use parking_lot::Mutex;
 use rcgen::{PublicKeyData, SignatureAlgorithm};
 use serde::Deserialize;
+use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::x509::SubjectPublicKeyInfo;
 use zeroize::Zeroizing;
 
 use super::CaError;
@@ -89,8 +91,23 @@ impl SigningKey {
     /// # Errors
     /// When the token does not have it, or is not there.
     pub(super) fn of_certificate(token: Token, id: KeyId, certificate: &[u8]) -> Result<Self, CaError> {
-        let (curve, point) = certified_point(certificate)
-            .ok_or_else(|| CaError::Crypto("the certificate is not one of a P-256 or P-384 key".into()))?;
+        let read = X509Certificate::from_der(certificate).ok();
+        Self::proven(token, id, read.as_ref().map(|(_, read)| read.public_key()))
+    }
+
+    /// The same of a signing request.
+    ///
+    /// # Errors
+    /// As for [`SigningKey::of_certificate`].
+    pub(super) fn of_request(token: Token, id: KeyId, request: &[u8]) -> Result<Self, CaError> {
+        let read = X509CertificationRequest::from_der(request).ok();
+        Self::proven(token, id, read.as_ref().map(|(_, read)| &read.certification_request_info.subject_pki))
+    }
+
+    fn proven(token: Token, id: KeyId, key: Option<&SubjectPublicKeyInfo<'_>>) -> Result<Self, CaError> {
+        let (curve, point) = key
+            .and_then(named_point)
+            .ok_or_else(|| CaError::Crypto("what is stored is not of a P-256 or P-384 key".into()))?;
         token.sign(id, curve, &point, &super::profile::random::<32>()?)?;
         Ok(Self::in_token(token, id, curve, point))
     }
@@ -111,9 +128,7 @@ impl SigningKey {
     }
 }
 
-fn certified_point(certificate: &[u8]) -> Option<(KeyCurve, Vec<u8>)> {
-    let (_, read) = X509Certificate::from_der(certificate).ok()?;
-    let key = read.public_key();
+fn named_point(key: &SubjectPublicKeyInfo<'_>) -> Option<(KeyCurve, Vec<u8>)> {
     let named = key.algorithm.parameters.as_ref()?.as_oid().ok()?.to_id_string();
     let (_, curve) = CURVES.into_iter().find(|(oid, _)| *oid == named)?;
     Some((curve, key.subject_public_key.data.to_vec()))

@@ -14,8 +14,10 @@
 //! that issuer and serial name one certificate in the world; nothing signs what the proxies could not believe.
 
 mod anew;
+mod chain;
 mod compromise;
 mod crl;
+mod elsewhere;
 mod hierarchy;
 mod jwt;
 mod keys;
@@ -41,6 +43,7 @@ use crate::store::model::{AuthorityKind, Issuance, KnownAuthority};
 use crate::store::{Store, StoreError};
 use crate::time;
 
+pub use chain::ChainError;
 pub use crl::CrlSigner;
 pub use hierarchy::Hierarchy;
 pub use jwt::{JWT, JwtKeys, JwtRequest, JwtSigner, JwtStep, SignedJwt};
@@ -65,6 +68,18 @@ pub enum CaError {
     /// A token does not do what it is for.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// What a root elsewhere signed is not what was asked for.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// It has to be signed elsewhere.
+    #[error(
+        "the key of root {0} is kept elsewhere: `signet ca csr --out FILE`, have it signed there, then `signet ca install \
+         --chain FILE`"
+    )]
+    RootElsewhere(String),
+    /// There is no request that a chain could belong to.
+    #[error("nothing was asked for: `signet ca csr --out FILE` makes the request that is to be signed")]
+    NothingAsked,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -208,7 +223,10 @@ impl Authority {
     /// All of it, and that every key opens.
     async fn read(store: &Store, trust_domain: &TrustDomain, places: &Places) -> Result<Hierarchy, CaError> {
         let known = store.authorities().await?;
-        unsealed(store, hierarchy::active(&known, AuthorityKind::Root)?, places).await?;
+        let root = hierarchy::active(&known, AuthorityKind::Root)?;
+        if root.has_key {
+            unsealed(store, root, places).await?;
+        }
         let intermediate =
             unsealed(store, hierarchy::active(&known, AuthorityKind::Intermediate)?, places).await?;
         let jwt = JwtKeys::read(store, places.seal(), &JwtKeys::default()).await?;

@@ -131,6 +131,7 @@ impl Places {
     ) -> Result<Option<Signer>, CaError> {
         match store.kept_key(known.id.clone()).await? {
             None => Ok(None),
+            Some(KeptKey::Elsewhere) => Ok(None),
             Some(KeptKey::Sealed(sealed)) => Signer::unseal(known, &sealed, &self.seal).map(Some),
             Some(KeptKey::Token(name)) => {
                 let (token, id) = self.find(&name)?;
@@ -138,6 +139,12 @@ impl Places {
                 Ok(Some(Signer::new(known.into(), key)))
             }
         }
+    }
+
+    /// The key of a request, which proves itself.
+    pub(super) fn key_of_request(&self, name: &str, request: &[u8]) -> Result<SigningKey, CaError> {
+        let (token, id) = self.find(name)?;
+        SigningKey::of_request(token, id, request)
     }
 
     /// Destroys keys in tokens whose authorities are gone, or never came to be. What cannot be destroyed now is tried

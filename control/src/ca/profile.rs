@@ -5,10 +5,13 @@ use std::time::{Duration, SystemTime};
 use rcgen::string::PrintableString;
 use rcgen::{
     BasicConstraints, CertificateParams, CrlDistributionPoint, DistinguishedName, DnType, DnValue,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 use signet_proto::spiffe::{InstanceId, SpiffeId, TrustDomain, check_leaf};
+
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::CaError;
 use super::keys::{KeyCurve, PublicKey, SigningKey};
@@ -177,8 +180,29 @@ fn lists_of(signer: &Signer, lists: Option<&ListsUrl>) -> Vec<CrlDistributionPoi
     uri.map(|uri| CrlDistributionPoint { uris: vec![uri] }).into_iter().collect()
 }
 
+/// What a root elsewhere is asked to certify.
+pub(super) fn request(draft: &Draft, domain: &TrustDomain) -> Result<CertificateParams, CaError> {
+    let mut params = authority(&draft.subject, domain, 0)?;
+    // These are for its issuer to say.
+    params.serial_number = None;
+    params.use_authority_key_identifier_extension = false;
+    Ok(params)
+}
+
+/// Of a certificate: whoever signs with its key names it by this.
+pub(super) fn key_identifier(certificate: &[u8]) -> Option<Vec<u8>> {
+    let (_, read) = X509Certificate::from_der(certificate).ok()?;
+    read.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0.to_vec()),
+        _ => None,
+    })
+}
+
 fn issuer(signer: &Signer) -> Issuer<'static, &SigningKey> {
     let mut params = CertificateParams::default();
+    if let Some(identifier) = signer.key_identifier() {
+        params.key_identifier_method = KeyIdMethod::PreSpecified(identifier.to_vec());
+    }
     params.distinguished_name = common_name(signer.certified().subject());
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Issuer::new(params, signer.key())

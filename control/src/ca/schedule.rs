@@ -2,8 +2,8 @@
 //!
 //! | what | when |
 //! | --- | --- |
-//! | intermediate replaced | half of `--intermediate-ttl` is left |
-//! | root prepared | a quarter of `--root-ttl` is left |
+//! | intermediate replaced | half of `--intermediate-ttl` is left; below a root elsewhere that is said, and nothing done |
+//! | root prepared | a quarter of `--root-ttl` is left; the same |
 //! | root activated | it is due, was in the bundle for a while, and all proxies have acknowledged that |
 //! | root activated all the same | it takes the place of a compromised one, in which trust ends within seconds |
 //! | compromised authority distrusted | its time is over |
@@ -130,20 +130,22 @@ impl Authority {
             )),
             _ => None,
         };
-        hierarchy.known().iter().filter_map(warn).collect()
+        hierarchy.known().iter().filter_map(warn).chain(self.awaited(now)).collect()
     }
 }
 
 fn due(hierarchy: &Hierarchy, lives: Lives, now: SystemTime) -> Vec<Step> {
     let mut steps = Vec::new();
+    let known = hierarchy.known();
     let (root, intermediate) = (hierarchy.root(), hierarchy.intermediate().certified());
     // What a clock certified that was ahead is good for nobody.
     let ahead = intermediate.not_before() > now && root.not_before() <= now;
-    if ahead || intermediate_due(hierarchy, lives) <= now {
+    // At a root elsewhere somebody has to be asked.
+    let held = known.iter().any(|one| one.is_anchor() && one.phase == Phase::Active && one.has_key);
+    if held && (ahead || intermediate_due(hierarchy, lives) <= now) {
         steps.push(Step::ReplaceIntermediate);
     }
     let root_is_due = root_due(hierarchy, lives) <= now;
-    let known = hierarchy.known();
     let compromised = known.iter().find(|one| one.is_anchor() && one.phase == Phase::Active);
     let compromised = compromised.and_then(|root| root.distrusted_at);
     let over = |one: &KnownAuthority| one.distrusted_at.is_some_and(|ends| ends <= now);
@@ -181,7 +183,7 @@ fn due(hierarchy: &Hierarchy, lives: Lives, now: SystemTime) -> Vec<Step> {
             _ => {}
         }
     }
-    if (root_is_due || compromised.is_some()) && !others {
+    if held && (root_is_due || compromised.is_some()) && !others {
         steps.push(Step::PrepareRoot);
     }
     steps
@@ -189,7 +191,7 @@ fn due(hierarchy: &Hierarchy, lives: Lives, now: SystemTime) -> Vec<Step> {
 
 /// While half of `--intermediate-ttl` is left, so that a leaf of the longest life still fits. Never, once it ends with
 /// the root: another one would not live longer.
-fn intermediate_due(hierarchy: &Hierarchy, lives: Lives) -> SystemTime {
+pub(super) fn intermediate_due(hierarchy: &Hierarchy, lives: Lives) -> SystemTime {
     let ends = hierarchy.intermediate().certified().not_after();
     if ends >= hierarchy.root().not_after() { ends } else { ends - lives.intermediate / 2 }
 }

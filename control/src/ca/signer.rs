@@ -26,6 +26,8 @@ pub struct Certified {
 pub struct Signer {
     certified: Certified,
     key: SigningKey,
+    /// As its certificate has it: what it signs names it so.
+    key_identifier: Option<Vec<u8>>,
 }
 
 impl Signer {
@@ -73,12 +75,17 @@ impl Signer {
             not_before,
             not_after,
         };
-        (Self { certified: Certified { id, subject, certificate, not_before, not_after }, key }, record)
+        (Self::new(Certified { id, subject, certificate, not_before, not_after }, key), record)
     }
 
     /// An authority whose key is at hand.
     pub(super) fn new(certified: Certified, key: SigningKey) -> Self {
-        Self { certified, key }
+        let key_identifier = profile::key_identifier(&certified.certificate);
+        Self { certified, key, key_identifier }
+    }
+
+    pub(super) fn key_identifier(&self) -> Option<&[u8]> {
+        self.key_identifier.as_deref()
     }
 
     /// Opens the key of an authority.
@@ -89,7 +96,7 @@ impl Signer {
         if certificate_handle(&certified.certificate)?.spki_sha256 != key.spki_sha256() {
             return Err(CaError::Mismatch(certified.subject));
         }
-        Ok(Self { certified, key })
+        Ok(Self::new(certified, key))
     }
 
     /// What is known of it.

@@ -7,7 +7,7 @@ use super::hierarchy::active;
 use super::signer::Signer;
 use super::{Authority, CaError, profile};
 use crate::store::model::{
-    Activation, Actor, AuthorityKind, AuthorityRecord, KnownAuthority, Mutation, Phase,
+    Activation, Actor, AuthorityKind, AuthorityRecord, Below, KnownAuthority, Mutation, Phase,
 };
 use crate::store::{Refusal, StoreError};
 use crate::telemetry::metrics;
@@ -48,15 +48,7 @@ impl Authority {
         let replaces = active(hierarchy.known(), prepared.kind)?;
         let root = match prepared.kind {
             AuthorityKind::Intermediate => None,
-            AuthorityKind::Root => {
-                let new = self.unsealed(prepared).await?;
-                let old = self.signing_root().await?;
-                // One that has ended vouches for nobody.
-                let cross = (old.certified().not_after() > time::now())
-                    .then(|| profile::cross(&new, &old, &self.trust_domain, self.lists.as_ref(), time::now()))
-                    .transpose()?;
-                Some((cross.map(|cross| cross.to_vec()), self.below(&new).await?.1))
-            }
+            AuthorityKind::Root => Some(self.root_activation(prepared, replaces).await?),
         };
         let activation =
             Activation { id: prepared.id.clone(), replaces: replaces.id.clone(), root, unacknowledged };
@@ -127,6 +119,33 @@ impl Authority {
         }
     }
 
+    /// A root takes the place of another, with the first intermediate below it. Of roots that are kept elsewhere none
+    /// vouches for the other here.
+    async fn root_activation(
+        &self,
+        prepared: &KnownAuthority,
+        replaces: &KnownAuthority,
+    ) -> Result<(Option<Vec<u8>>, Below), CaError> {
+        if !prepared.has_key {
+            let hierarchy = self.hierarchy();
+            let installed = hierarchy
+                .known()
+                .iter()
+                .find(|one| one.phase == Phase::Prepared && one.issuer.as_ref() == Some(&prepared.id));
+            let installed = installed.ok_or_else(|| CaError::RootElsewhere(prepared.id.clone()))?;
+            return Ok((None, Below::Prepared(installed.id.clone())));
+        }
+        let new = self.unsealed(prepared).await?;
+        // One that has ended vouches for nobody.
+        let cross = match self.places.signer(&self.store, replaces).await? {
+            Some(old) if old.certified().not_after() > time::now() => Some(
+                profile::cross(&new, &old, &self.trust_domain, self.lists.as_ref(), time::now())?.to_vec(),
+            ),
+            _ => None,
+        };
+        Ok((cross, Below::New(self.below(&new).await?.1)))
+    }
+
     pub(super) async fn below(&self, root: &Signer) -> Result<(Signer, AuthorityRecord), CaError> {
         let draft = self.places.draft(&self.store, &self.trust_domain, AuthorityKind::Intermediate).await?;
         let lists = self.lists.as_ref();
@@ -140,7 +159,9 @@ impl Authority {
 
     pub(super) async fn signing_root(&self) -> Result<Signer, CaError> {
         let hierarchy = self.hierarchy();
-        self.unsealed(active(hierarchy.known(), AuthorityKind::Root)?).await
+        let root = active(hierarchy.known(), AuthorityKind::Root)?;
+        self.require_held(root)?;
+        self.unsealed(root).await
     }
 
     pub(super) async fn done(

@@ -8,6 +8,7 @@ use super::*;
 use crate::ca::profile::random;
 use crate::store::model::{Actor, Phase};
 
+mod elsewhere;
 mod jwt;
 mod reseal;
 mod rotation;

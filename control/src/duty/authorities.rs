@@ -121,6 +121,7 @@ impl Duties {
             outlook.missing = self.store.unacknowledged(prepared.announced, now).await?;
         }
         metrics::authority_unacknowledged(outlook.missing.count);
+        metrics::authority_awaited(self.authority.is_awaited(now));
         self.authority.look(outlook);
         Ok(())
     }

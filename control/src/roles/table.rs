@@ -91,6 +91,8 @@ pub fn needs(verb: Verb) -> Needs {
         | Verb::AdminRetireAuthority
         | Verb::AdminCreateFederation
         | Verb::AdminDeleteFederation
+        | Verb::AdminRequestAuthority
+        | Verb::AdminInstallAuthority
         | Verb::AdminRefreshFederation => Needs::Role(Role::Admin, Mesh),
     }
 }

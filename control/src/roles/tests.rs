@@ -55,6 +55,8 @@ const MATRIX: &str = "
     Admin.ActivateAuthority  --- --  --- --    --- --    --- ++
     Admin.RetireAuthority    --- --  --- --    --- --    --- ++
     Admin.CompromisedAuthority --- --  --- --    --- --    --- ++
+    Admin.RequestAuthority   --- --  --- --    --- --    --- ++
+    Admin.InstallAuthority   --- --  --- --    --- --    --- ++
     Admin.CreateFederation   --- --  --- --    --- --    --- ++
     Admin.ListFederations    --- ++  --- ++    --- ++    --- ++
     Admin.DeleteFederation   --- --  --- --    --- --    --- ++

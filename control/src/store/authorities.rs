@@ -19,8 +19,8 @@ use super::chained;
 use super::change::Change;
 use super::mesh::Topics;
 use super::model::{
-    Activation, Actor, AuthorityKind, AuthorityRecord, Commit, JwtKeyRecord, KeptKey, KnownAuthority,
-    Mutation, Phase,
+    Activation, Actor, AuthorityKind, AuthorityRecord, Below, Commit, JwtKeyRecord, KnownAuthority, Mutation,
+    Phase,
 };
 use super::sql::{Row, Sql, values};
 use super::{Refusal, Store, StoreError, jwt_keys, token_keys};
@@ -29,7 +29,7 @@ use crate::time;
 
 const COLUMNS: &str = "id, kind, CASE WHEN active = 1 THEN 'active' WHEN phase = '' THEN 'retiring' ELSE phase END,
                        phase_at_ms, issuer, subject, certificate, cross_certificate, not_before_ms, not_after_ms,
-                       announced, distrusted_at_ms";
+                       announced, distrusted_at_ms, (sealed_key IS NOT NULL OR token_key IS NOT NULL)";
 
 /// Of those that may have signed what comes now: whoever was asked before it stopped is answered.
 pub(super) const SIGNER: &str = "(active = 1 OR phase NOT IN ('prepared', 'removed'))";
@@ -152,15 +152,23 @@ impl Store {
                 retire_signing(change, AuthorityKind::Intermediate)?;
                 retire_signing(change, AuthorityKind::Root)?;
                 // Below the root that retires no other one begins.
-                let others = "kind = ?1 AND active = 0 AND phase = 'prepared'";
-                let intermediate_kind = AuthorityKind::Intermediate.as_str();
-                token_keys::erase(change, others, intermediate_kind)?;
-                let others = format!("DELETE FROM authority WHERE {others}");
-                change.sql.execute(&others, values![intermediate_kind])?;
+                let others = "kind = 'intermediate' AND active = 0 AND phase = 'prepared' AND issuer <> ?1";
+                token_keys::erase(change, others, id)?;
+                change.sql.execute(&format!("DELETE FROM authority WHERE {others}"), values![id])?;
                 sign_with(change, id, cross.as_deref())?;
-                insert(change, intermediate, Phase::Active)?;
-                effects.push(format!("intermediate {} is the first below it", intermediate.id));
-                below = Some(&intermediate.id);
+                let first = match intermediate {
+                    Below::New(new) => {
+                        insert(change, new, Phase::Active)?;
+                        &new.id
+                    }
+                    Below::Prepared(first) => {
+                        require(&change.sql, first, &[Phase::Prepared])?;
+                        sign_with(change, first, None)?;
+                        first
+                    }
+                };
+                effects.push(format!("intermediate {first} is the first below it"));
+                below = Some(first);
             } else {
                 retire_signing(change, prepared.kind)?;
                 sign_with(change, id, None)?;
@@ -248,13 +256,7 @@ impl Store {
 }
 
 pub(super) fn insert(change: &Change<'_>, new: &AuthorityRecord, phase: Phase) -> Result<(), StoreError> {
-    let (sealed, token) = match &new.key {
-        KeptKey::Sealed(sealed) => (Some(sealed.as_slice()), None),
-        KeptKey::Token(name) => {
-            token_keys::recorded(change, name)?;
-            (None, Some(name.as_str()))
-        }
-    };
+    let (sealed, token) = token_keys::columns(change, &new.key)?;
     let (active, phase) = if phase == Phase::Active { (true, "") } else { (false, phase.as_str()) };
     change.sql.execute(
         "INSERT INTO authority (id, kind, active, phase, phase_at_ms, issuer, subject, certificate, sealed_key,
@@ -330,7 +332,7 @@ pub(super) fn require_signing(
 }
 
 /// One rotation of a kind at a time; an intermediate that retires is in nobody's way.
-fn require_no_other(sql: &Sql<'_>, kind: AuthorityKind) -> Result<(), StoreError> {
+pub(super) fn require_no_other(sql: &Sql<'_>, kind: AuthorityKind) -> Result<(), StoreError> {
     let query = format!(
         "SELECT {COLUMNS} FROM authority
          WHERE kind = ?1 AND active = 0 AND (phase = 'prepared' OR kind = 'root' AND phase <> 'removed') LIMIT 1"
@@ -343,7 +345,7 @@ fn require_no_other(sql: &Sql<'_>, kind: AuthorityKind) -> Result<(), StoreError
     }
 }
 
-fn require_knowing_replicas(change: &Change<'_>) -> Result<(), StoreError> {
+pub(super) fn require_knowing_replicas(change: &Change<'_>) -> Result<(), StoreError> {
     let older: Option<String> =
         change
             .sql
@@ -372,5 +374,6 @@ pub(super) fn known(row: &Row) -> Result<KnownAuthority, StoreError> {
         not_after: row.get(9)?,
         announced: row.get(10)?,
         distrusted_at: row.get(11)?,
+        has_key: row.get(12)?,
     })
 }

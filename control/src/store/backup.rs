@@ -30,6 +30,7 @@ pub(super) const TABLES: &[&str] = &[
     "audit",
     "authority",
     "jwt_key",
+    "authority_request",
     "template",
     "workload",
     "selector",

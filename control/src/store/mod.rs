@@ -16,6 +16,7 @@
 
 mod audit_log;
 mod authorities;
+mod authority_requests;
 mod backup;
 mod bundle;
 mod chained;

@@ -74,6 +74,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(20, "0020_token_keys.sql", "keys in tokens", oldest: 16),
     migration!(21, "0021_crl.sql", "revocation lists", oldest: 16),
     migration!(22, "0022_jwt.sql", "keys of JWT-SVIDs", oldest: 16),
+    migration!(23, "0023_authority_request.sql", "roots elsewhere", oldest: 16),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.

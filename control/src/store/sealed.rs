@@ -10,8 +10,12 @@ use super::{Refusal, Store, StoreError};
 use crate::audit::Action;
 
 /// Every table with a column `sealed_key`, and in SQL what its keys are sealed for.
-pub(super) const SEALED: &[(&str, &str)] =
-    &[("authority", "kind"), ("jwt_key", "'jwt'"), ("audit_key", "'audit checkpoint'")];
+pub(super) const SEALED: &[(&str, &str)] = &[
+    ("authority", "kind"),
+    ("authority_request", "'intermediate'"),
+    ("jwt_key", "'jwt'"),
+    ("audit_key", "'audit checkpoint'"),
+];
 
 /// A sealed key where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

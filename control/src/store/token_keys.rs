@@ -3,7 +3,7 @@
 //!
 //! Never in a backup: what a restored store believes to be over may be what the mesh signs with.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::change::Change;
 use super::model::KeptKey;
@@ -67,8 +67,36 @@ impl Store {
     }
 }
 
+/// Where a key is, for the columns of whoever has it.
+pub(super) fn columns<'k>(
+    change: &Change<'_>,
+    key: &'k KeptKey,
+) -> Result<(Option<&'k [u8]>, Option<&'k str>), StoreError> {
+    match key {
+        KeptKey::Sealed(sealed) => Ok((Some(sealed), None)),
+        KeptKey::Token(name) => {
+            recorded(change, name)?;
+            Ok((None, Some(name)))
+        }
+        KeptKey::Elsewhere => Ok((None, None)),
+    }
+}
+
+/// A key moves from one row to another, in this commit.
+pub(super) fn intend_again(change: &Change<'_>, key: &KeptKey) -> Result<(), StoreError> {
+    let KeptKey::Token(name) = key else { return Ok(()) };
+    let due = change.at + Duration::from_secs(1);
+    change.sql.post("INSERT INTO token_key (name, due_ms) VALUES (?1, ?2)", values![name, due])
+}
+
+/// A key is not needed any more.
+pub(super) fn end(change: &Change<'_>, key: &KeptKey) -> Result<(), StoreError> {
+    let KeptKey::Token(name) = key else { return Ok(()) };
+    change.sql.post("INSERT INTO token_key (name, due_ms) VALUES (?1, ?2)", values![name, change.at])
+}
+
 /// A key that was intended belongs to an authority now.
-pub(super) fn recorded(change: &Change<'_>, name: &str) -> Result<(), StoreError> {
+fn recorded(change: &Change<'_>, name: &str) -> Result<(), StoreError> {
     let taken = "DELETE FROM token_key WHERE name = ?1 AND due_ms > ?2";
     match change.sql.execute(taken, values![name, change.at])? {
         1 => Ok(()),

@@ -27,6 +27,7 @@ const CALLS: &str = "signet_control_calls_total";
 const CA_EXPIRY: &str = "signet_control_ca_expiry_timestamp_seconds";
 const AUTHORITIES: &str = "signet_control_authorities";
 const AUTHORITY_STEPS: &str = "signet_control_authority_steps_total";
+const AUTHORITY_AWAITED: &str = "signet_control_authority_awaited";
 const TOKENS_AWAY: &str = "signet_control_tokens_away";
 const AUTHORITY_UNACKNOWLEDGED: &str = "signet_control_authority_unacknowledged";
 const CRL_AGE: &str = "signet_control_crl_age_seconds";
@@ -158,6 +159,10 @@ fn describe() {
         "Roots, intermediates and keys of tokens, by kind and phase (prepared, active, retiring, removed)"
     );
     describe_counter!(AUTHORITY_STEPS, "Steps of rotations, by kind and step");
+    describe_gauge!(
+        AUTHORITY_AWAITED,
+        "1: a root that is kept elsewhere should sign something, as status says"
+    );
     describe_gauge!(TOKENS_AWAY, "PKCS#11 tokens with keys of authorities that do not answer");
     describe_gauge!(AUTHORITY_UNACKNOWLEDGED, "Proxies that do not know a prepared root yet");
     describe_gauge!(CRL_AGE, Unit::Seconds, "How old the oldest of the newest revocation lists is");
@@ -386,6 +391,11 @@ pub fn authorities(kind: &'static str, phase: &'static str, count: usize) {
 /// One more step of a rotation.
 pub fn authority_step(kind: &'static str, step: &'static str) {
     counter!(AUTHORITY_STEPS, "kind" => kind, "step" => step).increment(1);
+}
+
+/// Whether somebody is to go to a root that is kept elsewhere.
+pub fn authority_awaited(awaited: bool) {
+    gauge!(AUTHORITY_AWAITED).set(f64::from(u8::from(awaited)));
 }
 
 /// So many tokens do not answer.

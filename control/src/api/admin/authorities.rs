@@ -110,6 +110,26 @@ fn response(id: String, mutation: Mutation) -> v1::AuthorityResponse {
     v1::AuthorityResponse { id, mutation: Some(messages::mutation(mutation)) }
 }
 
+pub(super) async fn request(
+    rooms: &Rooms,
+    request: v1::RequestAuthorityRequest,
+    actor: Actor,
+) -> Result<v1::RequestAuthorityResponse, Status> {
+    let made = rooms.authority.signing_request(request.anew, actor).await;
+    let (id, pem) = made.map_err(|error| error.to_status())?;
+    Ok(v1::RequestAuthorityResponse { id, pem })
+}
+
+pub(super) async fn install(
+    rooms: &Rooms,
+    request: v1::InstallAuthorityRequest,
+    actor: Actor,
+) -> Result<v1::AuthorityResponse, Status> {
+    let installed = rooms.authority.install(&request.chain, actor).await;
+    let (id, mutation) = installed.map_err(|error| error.to_status())?;
+    Ok(v1::AuthorityResponse { id, mutation: Some(messages::mutation(mutation)) })
+}
+
 pub(super) async fn retire(
     rooms: &Rooms,
     request: v1::RetireAuthorityRequest,
@@ -228,6 +248,14 @@ fn next(rooms: &Rooms, known: &KnownAuthority, chained: &Chained, missing: &Miss
             format!("waits for {} proxies: {missing}", missing.count)
         }
         (_, Phase::Prepared) => format!("signet ca activate {}", known.id),
+        (AuthorityKind::Root, Phase::Active) if !known.has_key => {
+            let due = time::rfc3339(rooms.authority.root_due());
+            format!("kept elsewhere: another one is to be made there and installed from {due}")
+        }
+        (AuthorityKind::Intermediate, Phase::Active) if rooms.authority.root_is_elsewhere() => {
+            let due = time::rfc3339(rooms.authority.rotation_due());
+            format!("another one is to be signed and installed from {due}: signet ca csr")
+        }
         (AuthorityKind::Root, Phase::Active) => format!("another one {}", from(rooms.authority.root_due())),
         (AuthorityKind::Intermediate, Phase::Active) => {
             format!("replaced {}", from(rooms.authority.rotation_due()))

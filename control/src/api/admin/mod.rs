@@ -378,6 +378,22 @@ impl Admin for Rooms {
         authorities::activate(self, request.into_inner(), actor).await.map(Response::new)
     }
 
+    async fn request_authority(
+        &self,
+        request: Request<v1::RequestAuthorityRequest>,
+    ) -> Answer<v1::RequestAuthorityResponse> {
+        let actor = self.on_everything(request.extensions()).await?;
+        authorities::request(self, request.into_inner(), actor).await.map(Response::new)
+    }
+
+    async fn install_authority(
+        &self,
+        request: Request<v1::InstallAuthorityRequest>,
+    ) -> Answer<v1::AuthorityResponse> {
+        let actor = self.on_everything(request.extensions()).await?;
+        authorities::install(self, request.into_inner(), actor).await.map(Response::new)
+    }
+
     async fn retire_authority(
         &self,
         request: Request<v1::RetireAuthorityRequest>,

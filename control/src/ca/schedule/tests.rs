@@ -67,6 +67,7 @@ fn known(record: &AuthorityRecord, phase: Phase) -> KnownAuthority {
         cross_certificate: None,
         announced: 1,
         distrusted_at: None,
+        has_key: true,
         id,
         kind,
         issuer,

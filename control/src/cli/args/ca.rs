@@ -1,5 +1,7 @@
 //! Roots, intermediates and keys of tokens, one step at a time.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::Wait;
@@ -33,6 +35,25 @@ pub(in crate::cli) enum CaVerb {
     /// Somebody else may have its key: replace it, have everybody renew, and end all trust in it
     #[command(after_help = COMPROMISED)]
     Compromised(Compromised),
+    /// Ask a root that is kept elsewhere for an intermediate: prints the request that it is to sign
+    #[command(after_help = ELSEWHERE)]
+    Csr {
+        /// Where to write it, PEM [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Drop the request that waits, and its key, and make another one
+        #[arg(long)]
+        anew: bool,
+    },
+    /// Take what that root has signed; below the root of now it signs at once
+    #[command(after_help = ELSEWHERE)]
+    Install {
+        /// PEM: the intermediate, then its root; `-` reads standard input
+        #[arg(long, value_name = "FILE")]
+        chain: PathBuf,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Sign with a new intermediate from now on; SVIDs that the old one signed stay valid
     RotateIntermediate,
 }
@@ -50,6 +71,19 @@ All of this happens by itself in time. By hand, for a root:
   signet ca retire root           when the last SVID below the old one has ended; also by itself
 
 For the key that signs JWT-SVIDs the same, with `jwt`.";
+
+const ELSEWHERE: &str = "\
+The key of the root stays where it is; control holds that of the intermediate. With openssl at the root:
+  signet ca csr --out intermediate.csr
+  openssl x509 -req -in intermediate.csr -CA root.pem -CAkey root.key -days 90 -extfile ext -out intermediate.pem
+  cat intermediate.pem root.pem > chain.pem
+  signet ca install --chain chain.pem
+  signet ca activate root          only if that root is new: when all proxies know it
+where ext says
+  basicConstraints = critical, CA:TRUE, pathlen:0
+  keyUsage = critical, keyCertSign, cRLSign
+  subjectKeyIdentifier = hash
+  authorityKeyIdentifier = keyid";
 
 const COMPROMISED: &str = "\
 What happens:

@@ -1,10 +1,14 @@
 //! Roots, intermediates and keys of tokens: where each is, and one step further.
 
+use std::path::Path;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use signet_proto::v1::{
-    ActivateAuthorityRequest, AuthorityResponse, CompromisedAuthorityRequest, KnownAuthority,
-    ListAuthoritiesRequest, PrepareAuthorityRequest, RetireAuthorityRequest, RotateIntermediateRequest,
-    StatusRequest,
+    ActivateAuthorityRequest, AuthorityResponse, CompromisedAuthorityRequest, InstallAuthorityRequest,
+    KnownAuthority, ListAuthoritiesRequest, PrepareAuthorityRequest, RequestAuthorityRequest,
+    RetireAuthorityRequest, RotateIntermediateRequest, StatusRequest,
 };
 
 use super::applied::{self, Change, Expect};
@@ -22,6 +26,7 @@ pub(in crate::cli) async fn run(verb: CaVerb, session: &Session, output: Output)
     let mut client = session.admin().await?;
     let (answer, wait, expect) = match verb {
         CaVerb::Status => return status(session, output).await,
+        CaVerb::Csr { out, anew } => return csr(out.as_deref(), anew, session).await,
         CaVerb::RotateIntermediate => return rotate(session, output).await,
         CaVerb::Prepare { kind, wait } => {
             let request = PrepareAuthorityRequest { kind: kind.as_str().to_owned() };
@@ -39,6 +44,10 @@ pub(in crate::cli) async fn run(verb: CaVerb, session: &Session, output: Output)
             let within = Some(time::duration_to_proto(within.0));
             let request = CompromisedAuthorityRequest { authority, reason, within };
             (client.compromised_authority(request).await?, Some(wait), Expect::Everyone)
+        }
+        CaVerb::Install { chain, wait } => {
+            let request = InstallAuthorityRequest { chain: certificates(&chain)? };
+            (client.install_authority(request).await?, Some(wait), Expect::Connected)
         }
         CaVerb::Retire { authority, wait } => {
             let request = RetireAuthorityRequest { authority };
@@ -58,6 +67,30 @@ async fn report(
     let mut change = Change::from(answer.mutation.unwrap_or_default());
     change.more.push(("id", json!(answer.id)));
     applied::report(change, wait, expect, &mut session.admin().await?, output).await
+}
+
+async fn csr(out: Option<&Path>, anew: bool, session: &Session) -> Result<(), CliError> {
+    let made = session.admin().await?.request_authority(RequestAuthorityRequest { anew }).await?.into_inner();
+    match out {
+        None => output::print(&made.pem),
+        Some(path) => std::fs::write(path, &made.pem)
+            .map_err(|error| CliError::failed(format!("--out: cannot write {}: {error}", path.display()))),
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, CliError> {
+    let failed = |problem: String| CliError::usage(format!("--chain: {}: {problem}", path.display()));
+    let text = match path.to_str() {
+        Some("-") => std::io::read_to_string(std::io::stdin()).map(String::into_bytes),
+        _ => std::fs::read(path),
+    };
+    let text = text.map_err(|error| failed(error.to_string()))?;
+    let read = CertificateDer::pem_slice_iter(&text).map(|one| one.map(|one| one.to_vec()));
+    let read: Vec<_> = read.collect::<Result<_, _>>().map_err(|error| failed(error.to_string()))?;
+    if read.is_empty() {
+        return Err(failed("expected certificates in PEM, found none".to_owned()));
+    }
+    Ok(read)
 }
 
 async fn status(session: &Session, output: Output) -> Result<(), CliError> {

@@ -93,6 +93,8 @@ pub enum KeptKey {
     Sealed(Vec<u8>),
     /// In a token, by this name (RFC 7512).
     Token(String),
+    /// Where control cannot use it.
+    Elsewhere,
 }
 
 /// A new authority with its key.
@@ -143,6 +145,8 @@ pub struct KnownAuthority {
     pub announced: u64,
     /// It is compromised: from then on nobody is believed by it.
     pub distrusted_at: Option<SystemTime>,
+    /// Whether control can sign with it.
+    pub has_key: bool,
 }
 
 impl KnownAuthority {
@@ -161,9 +165,33 @@ pub struct Activation {
     /// Which is active, and is to be replaced.
     pub replaces: String,
     /// Of a root: its key, certified by the root that it replaces, and the first intermediate below it.
-    pub root: Option<(Option<Vec<u8>>, AuthorityRecord)>,
+    pub root: Option<(Option<Vec<u8>>, Below)>,
     /// Although proxies have not said that they know it.
     pub unacknowledged: bool,
+}
+
+/// The first intermediate below a root.
+#[derive(Debug, Clone)]
+pub enum Below {
+    /// One that is made with it.
+    New(AuthorityRecord),
+    /// One that was installed before, by its id.
+    Prepared(String),
+}
+
+/// An intermediate that a root elsewhere is asked to certify.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthorityRequest {
+    /// The id that it will have.
+    pub id: String,
+    /// Common name.
+    pub subject: String,
+    /// PKCS#10, for people.
+    pub pem: String,
+    /// PKCS#10.
+    pub request: Vec<u8>,
+    /// Its key.
+    pub key: KeptKey,
 }
 
 /// An authority whose key somebody else may have.

@@ -27,7 +27,7 @@ fn below(root: &str, name: &str) -> AuthorityRecord {
 
 /// The root `next`, with its first intermediate, in the place of `root`.
 fn activation(unacknowledged: bool) -> Activation {
-    let first = (Some(vec![9]), below("next", "next ca"));
+    let first = (Some(vec![9]), model::Below::New(below("next", "next ca")));
     Activation { id: "next".into(), replaces: "root".into(), root: Some(first), unacknowledged }
 }
 
