@@ -12,7 +12,7 @@ use signet_proto::spiffe::{InstanceId, TrustBundle};
 
 pub(crate) const DOMAIN: &str = "mesh.test";
 
-/// A root that signs leaves.
+/// A root or an intermediate that signs leaves.
 pub(crate) struct TestAuthority {
     pub(crate) root: CertificateDer<'static>,
     pub(crate) issuer: Issuer<'static, KeyPair>,
@@ -33,6 +33,19 @@ impl TestAuthority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let root = params.self_signed(&key).unwrap().der().clone();
+        Self { root, issuer: Issuer::new(params, key) }
+    }
+
+    /// An intermediate that this one signs; its certificate is in the place of the root.
+    pub(crate) fn intermediate(&self) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "intermediate");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.use_authority_key_identifier_extension = true;
+        let root = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         Self { root, issuer: Issuer::new(params, key) }
     }
 

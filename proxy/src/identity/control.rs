@@ -19,6 +19,7 @@ use super::attest::{Joining, Request, attest, succeed};
 use super::orders::Urgency;
 use super::patience::Patience;
 use super::proof::ProofError;
+use super::revoked::Revoked;
 use super::schedule::{Woken, renewal_delay, sleep_on_both_clocks};
 use crate::backoff::Backoff;
 use crate::control::{Addresses, CALL_DEADLINE, ControlError, Place, channel, control_id};
@@ -161,12 +162,18 @@ pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, s
             planned = Some(due);
             continue;
         }
-        let mut revoked = false;
+        let mut revoked = None;
         while let Err(error) = renew_once(&joining, &control, &mesh).await {
             metrics::rotation(if error.is_final() { "refused" } else { "failed" });
             let left = svid.end().duration_since(signet_proto::clock::now()).unwrap_or_default();
-            revoked |= error.because().is_some_and(because::is_revoked);
-            if joining.proof.is_repeatable() && !revoked && is_lost(error.because(), left) {
+            if let Some(said) = Revoked::said(error.because(), &svid, &mesh) {
+                revoked = Some(said.after(revoked));
+            }
+            let is_lost = match revoked {
+                Some(whom) => whom == Revoked::ItsIssuer,
+                None => is_lost(error.because(), left),
+            };
+            if joining.proof.is_repeatable() && is_lost {
                 tracing::warn!(%error, ?left, "the instance is lost: proving ourselves again");
                 tokio::select! {
                     () = stop.cancelled() => return,

@@ -9,6 +9,7 @@ mod jwt;
 mod orders;
 mod patience;
 mod proof;
+mod revoked;
 mod schedule;
 pub mod socket;
 #[cfg(test)]

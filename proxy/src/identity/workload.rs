@@ -1,13 +1,13 @@
 //! An SVID for an app that does its own TLS: of our identity, with a key that is made for it, as an instance of its own.
 //! We vouch for its first one with ours; from then on it renews itself, so that what an operator says of that instance
 //! holds for it and not for us. Its key is handed to the app, as the SPIFFE Workload API wants it; ours never is
-//! (invariant 2). A failed renewal throws nothing away (invariant 3).
+//! (invariant 2). What fails throws nothing away: an SVID that is good is handed out until there is another (invariant 3).
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use signet_proto::because;
 use signet_proto::handshake::{RevokedBecause, Svid, VerifyError, WorkloadKey};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::attest::{Request, vouch};
 use super::control::{IdentityError, SHORTEST_RETRY, checked, hex, is_lost, planned_or, renewed, within};
 use super::orders::Urgency;
+use super::revoked::Revoked;
 use super::schedule::{Woken, renewal_delay, sleep_on_both_clocks};
 use crate::backoff::Backoff;
 use crate::control::{Addresses, ControlError};
@@ -28,6 +29,16 @@ const RETRIES: (Duration, Duration) = (SHORTEST_RETRY, Duration::from_secs(30));
 pub struct Lent {
     svid: Svid,
     key: WorkloadKey,
+}
+
+/// An SVID, and what is known of it.
+struct Held {
+    lent: Arc<Lent>,
+    /// Whom a revocation means, never only its issuer, and how that was told. It holds even when the SVID has ended and
+    /// the list forgets it.
+    revoked: Option<(Revoked, Arc<str>)>,
+    /// Why there is no other one yet, when it is lost.
+    instead: Option<Standing>,
 }
 
 /// What the app has.
@@ -92,33 +103,68 @@ impl Standing {
     }
 }
 
+impl Held {
+    fn new(lent: Arc<Lent>) -> Self {
+        Self { lent, revoked: None, instead: None }
+    }
+
+    fn left(&self, now: SystemTime) -> Duration {
+        self.lent.svid.end().duration_since(now).unwrap_or_default()
+    }
+
+    fn whom(&self) -> Option<Revoked> {
+        self.revoked.as_ref().map(|(whom, _)| *whom)
+    }
+
+    /// An operator decided so: nobody vouches for it again.
+    fn is_taken_out(&self) -> bool {
+        self.whom() == Some(Revoked::Itself)
+    }
+}
+
 impl Lender {
     /// Keeps `standing` true, for as long as it is polled.
     pub async fn lend(self, standing: watch::Sender<Standing>) {
+        let mut lost = None;
         loop {
-            let first = self.first(&standing).await;
-            self.renew(first, &standing).await;
+            let mut held = self.first(lost, &standing).await;
+            self.renew(&mut held, &standing).await;
+            lost = Some(held);
         }
     }
 
-    /// Tries until there is an instance for the app.
-    async fn first(&self, standing: &watch::Sender<Standing>) -> Arc<Lent> {
+    /// Tries until there is an instance for the app. The SVID of a lost one serves meanwhile, while it is valid; if an
+    /// operator takes it out after all, there is no other.
+    async fn first(&self, mut lost: Option<Held>, standing: &watch::Sender<Standing>) -> Held {
         let mut backoff = Backoff::new(RETRIES.0, RETRIES.1);
         let mut request = None;
         loop {
-            let error = match self.attest(&mut request).await {
-                Ok(lent) => return lent,
+            if let Some(taken_out) = lost.take_if(|held| held.is_taken_out()) {
+                return taken_out;
+            }
+            let error = match self.meanwhile(self.attest(&mut request), lost.as_mut(), standing).await {
+                Ok(_) if lost.as_ref().is_some_and(Held::is_taken_out) => continue,
+                Ok(lent) => return Held::new(lent),
                 Err(error) => error,
             };
             metrics::lent("failed", None);
             let said: Arc<str> = format!("no SVID for the app: {error}").into();
-            standing.send_replace(match &error {
+            let why = match &error {
                 error if error.is_final() => Standing::Refused(said),
                 _ => Standing::Without(said),
-            });
-            let delay = backoff.next_delay();
+            };
+            let mut delay = backoff.next_delay();
+            match &mut lost {
+                Some(held) => {
+                    held.instead = Some(why);
+                    delay = within(delay, held.left(signet_proto::clock::now()));
+                }
+                None => {
+                    standing.send_replace(why);
+                }
+            }
             tracing::warn!(%error, ?delay, "no SVID for the app yet, will try again");
-            tokio::time::sleep(delay).await;
+            self.meanwhile(tokio::time::sleep(delay), lost.as_mut(), standing).await;
         }
     }
 
@@ -145,51 +191,60 @@ impl Lender {
     }
 
     /// Renews until the instance is lost though nobody took it out.
-    async fn renew(&self, mut lent: Arc<Lent>, standing: &watch::Sender<Standing>) {
+    async fn renew(&self, held: &mut Held, standing: &watch::Sender<Standing>) {
         let mut backoff = Backoff::new(SHORTEST_RETRY, RETRIES.1);
         let mut generations = self.mesh.generations();
         let mut urgency = Urgency::of(&self.mesh);
-        let (mut revoked, mut was_believed, mut is_failing) = (None, true, false);
-        let mut due = planned(&lent, None);
+        let (mut was_believed, mut is_failing) = (true, false);
+        let mut due = planned(&held.lent, None);
         loop {
             generations.mark_unchanged();
             let now = signet_proto::clock::now();
-            let judged = self.judge(&lent, revoked.as_ref(), now);
-            let is_believed = matches!(judged, Standing::Has(_));
-            standing.send_if_modified(|before| replace(before, judged));
+            let is_believed = self.tell(held, standing, now);
             if was_believed && !is_believed {
                 // What nobody believes any more does not wait for its time.
                 due = now;
             }
             was_believed = is_believed;
             if now < due {
-                let end = Some(lent.svid.end()).filter(|end| *end > now);
+                let end = Some(held.lent.svid.end()).filter(|end| *end > now);
                 let wake = end.map_or(due, |end| end.min(due)).duration_since(now).unwrap_or_default();
                 tokio::select! {
                     woken = sleep_on_both_clocks(wake) => if woken == Woken::ClockJumped {
-                        due = planned(&lent, Some(due));
+                        due = planned(&held.lent, Some(due));
                     },
-                    () = urgency.concern(&lent.svid), if !is_failing => due = now,
+                    () = urgency.concern(&held.lent.svid), if !is_failing => due = now,
                     changed = generations.changed() => if changed.is_err() { return },
                 }
                 continue;
             }
-            match renewed(&lent.svid, self.ttl_seconds, &self.control, &self.mesh).await {
+            let lent = Arc::clone(&held.lent);
+            let renewal = renewed(&lent.svid, self.ttl_seconds, &self.control, &self.mesh);
+            match self.meanwhile(renewal, Some(&mut *held), standing).await {
                 Ok((svid, key)) => {
                     metrics::lent("success", Some(svid.profile().not_after));
-                    (lent, revoked, is_failing) = (Arc::new(Lent::new(svid, key)), None, false);
-                    due = planned(&lent, None);
+                    *held = Held::new(Arc::new(Lent::new(svid, key)));
+                    is_failing = false;
+                    due = planned(&held.lent, None);
                     backoff.reset();
                 }
                 Err(error) => {
                     let now = signet_proto::clock::now();
-                    let left = lent.svid.end().duration_since(now).unwrap_or_default();
+                    let left = held.left(now);
                     metrics::lent(if error.is_final() { "refused" } else { "failed" }, None);
-                    if error.because().is_some_and(because::is_revoked) {
-                        revoked = Some(Arc::from(error.to_string()));
-                    } else if revoked.is_none() && is_lost(error.because(), left) {
+                    let said = Revoked::said(error.because(), &held.lent.svid, &self.mesh);
+                    let said = said.map(|said| said.after(held.whom()));
+                    let is_lost = match said {
+                        Some(whom) => whom == Revoked::ItsIssuer,
+                        None => held.revoked.is_none() && is_lost(error.because(), left),
+                    };
+                    if is_lost {
                         tracing::warn!(%error, ?left, "the app's instance is lost: vouching for a new one");
+                        held.revoked = None;
                         return;
+                    }
+                    if let Some(whom) = said {
+                        held.revoked = Some((whom, error.to_string().into()));
                     }
                     let delay = within(backoff.next_delay(), left);
                     tracing::warn!(%error, ?delay, ?left, "cannot renew the app's SVID yet, will try again");
@@ -199,18 +254,59 @@ impl Lender {
         }
     }
 
-    /// What is to be said of an SVID now.
-    fn judge(&self, lent: &Arc<Lent>, revoked: Option<&Arc<str>>, now: SystemTime) -> Standing {
-        if let Some(said) = revoked {
+    /// Does that, and tells all the while what becomes of the SVID in hand.
+    async fn meanwhile<T>(
+        &self,
+        work: impl Future<Output = T>,
+        held: Option<&mut Held>,
+        standing: &watch::Sender<Standing>,
+    ) -> T {
+        let Some(held) = held else { return work.await };
+        let mut generations = self.mesh.generations();
+        let mut work = pin!(work);
+        loop {
+            generations.mark_unchanged();
+            let now = signet_proto::clock::now();
+            self.tell(held, standing, now);
+            let left = held.left(now);
+            tokio::select! {
+                // What is in force is looked at before what was done by it.
+                biased;
+                changed = generations.changed() => if changed.is_err() { return work.await },
+                done = &mut work => return done,
+                _ = sleep_on_both_clocks(left), if !left.is_zero() => {}
+            }
+        }
+    }
+
+    /// Tells what is to be said of an SVID now, and keeps in mind that an operator took it out. True if it is valid.
+    fn tell(&self, held: &mut Held, standing: &watch::Sender<Standing>, now: SystemTime) -> bool {
+        if let Some((_, trust)) = self.mesh.credentials()
+            && let Some((Revoked::Itself, because)) = Revoked::listed(&held.lent.svid, &trust)
+            && !held.is_taken_out()
+        {
+            let error = VerifyError::Revoked { id: held.lent.svid.id().clone(), because };
+            held.revoked = Some((Revoked::Itself, error.to_string().into()));
+        }
+        let judged = self.judge(held, now);
+        let is_believed = matches!(judged, Standing::Has(_));
+        standing.send_if_modified(|before| replace(before, judged));
+        is_believed
+    }
+
+    fn judge(&self, held: &Held, now: SystemTime) -> Standing {
+        if let Some((_, said)) = &held.revoked {
             return Standing::Refused(Arc::clone(said));
         }
         let Some((_, trust)) = self.mesh.credentials() else { return Standing::none_yet() };
-        match lent.svid.check(&trust, now) {
-            Ok(()) => Standing::Has(Arc::clone(lent)),
-            Err(error @ VerifyError::Revoked { because, .. }) if because != RevokedBecause::Lapsed => {
+        match held.lent.svid.check(&trust, now) {
+            Ok(()) => Standing::Has(Arc::clone(&held.lent)),
+            Err(error @ VerifyError::Revoked { because: RevokedBecause::Identity, .. }) => {
                 Standing::Refused(error.to_string().into())
             }
-            Err(error) => Standing::Without(format!("the app's SVID is not valid now: {error}").into()),
+            Err(error) => held.instead.clone().unwrap_or_else(|| {
+                Standing::Without(format!("the app's SVID is not valid now: {error}").into())
+            }),
         }
     }
 }

@@ -18,6 +18,7 @@ use signet_proto::spiffe::{InstanceId, JwtAuthorities, TrustBundle, sha256};
 use signet_proto::v1;
 use signet_proto::v1::identity_server::{Identity, IdentityServer};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tonic::{Request, Response, Status};
 use x509_parser::certification_request::X509CertificationRequest;
@@ -51,6 +52,10 @@ pub(crate) struct State {
     pub(crate) to_renew: Script,
     /// Of the SVIDs that it gives.
     pub(crate) life: Duration,
+    /// What signs them instead of the root.
+    pub(crate) intermediate: Option<TestAuthority>,
+    /// Renewals are answered when this says so.
+    pub(crate) hold_renewals: Option<Arc<Notify>>,
     pub(crate) to_issue: Script,
 }
 
@@ -84,6 +89,11 @@ impl Control {
         look(&mut self.0.state.lock())
     }
 
+    /// One that its root signs.
+    pub(crate) fn intermediate(&self) -> TestAuthority {
+        self.0.authority.intermediate()
+    }
+
     fn bundle(&self) -> TrustBundle {
         let point = self.0.tokens.public_key().as_ref();
         let key = json!({ "kty": "EC", "crv": "P-256", "kid": "key",
@@ -102,14 +112,20 @@ impl Control {
     }
 
     fn leaf(&self, key: &impl PublicKeyData, id: &str, life: Duration) -> CertificateDer<'static> {
-        self.0.authority.leaf(key, id, InstanceId::random().unwrap(), life.try_into().unwrap())
+        leaf_of(&self.0.authority, key, id, life)
     }
 
     fn issue(&self, csr: &[u8]) -> v1::IssuedSvid {
         let (_, request) = X509CertificationRequest::from_der(csr).unwrap();
         let point = request.certification_request_info.subject_pki.subject_public_key.data.to_vec();
-        let leaf = self.leaf(&Point(point), &self.0.id, self.state(|state| state.life));
-        v1::IssuedSvid { spiffe_id: self.0.id.clone(), chain: vec![leaf.to_vec()], ..Default::default() }
+        let chain = self.state(|state| match &state.intermediate {
+            Some(authority) => {
+                let leaf = leaf_of(authority, &Point(point), &self.0.id, state.life);
+                vec![leaf.to_vec(), authority.root.to_vec()]
+            }
+            None => vec![self.leaf(&Point(point), &self.0.id, state.life).to_vec()],
+        });
+        v1::IssuedSvid { spiffe_id: self.0.id.clone(), chain, ..Default::default() }
     }
 
     fn serve(&self, listener: TcpListener) {
@@ -164,10 +180,13 @@ impl Identity for Control {
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
-        let said = self.state(|state| {
+        let (said, hold) = self.state(|state| {
             state.renewed += 1;
-            state.to_renew.pop_front()
+            (state.to_renew.pop_front(), state.hold_renewals.clone())
         });
+        if let Some(hold) = hold {
+            hold.notified().await;
+        }
         match said {
             Some(status) => Err(status),
             None => {
@@ -192,6 +211,15 @@ impl Identity for Control {
             None => Ok(Response::new(v1::IssueTokenResponse { token, expires_at: None })),
         }
     }
+}
+
+fn leaf_of(
+    authority: &TestAuthority,
+    key: &impl PublicKeyData,
+    id: &str,
+    life: Duration,
+) -> CertificateDer<'static> {
+    authority.leaf(key, id, InstanceId::random().unwrap(), life.try_into().unwrap())
 }
 
 /// The key of a signing request.

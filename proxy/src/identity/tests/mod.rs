@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
-use signet_proto::handshake::{Svid, WorkloadKey};
+use signet_proto::handshake::{Revocations, Svid, WorkloadKey};
+use signet_proto::spiffe::{certificate_handle, sha256};
+use signet_proto::v1;
 use signet_proto::v1::attest_request::Proof as Message;
-use signet_proto::{because, possession, spiffe::sha256};
+use signet_proto::{because, possession};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -207,6 +209,26 @@ async fn what_an_operator_revoked_stays_out() {
     let _proxy = Renewing::start(control.joining(proof)).await;
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(control.state(|state| state.attested.len()), 1, "not even when its SVID has ended");
+}
+
+#[tokio::test]
+async fn whose_issuer_alone_is_revoked_proves_itself_again() {
+    let control = Control::start(Duration::from_secs(2)).await;
+    let refused = because::with(Status::permission_denied("no"), "revoked_certificate");
+    let intermediate = Some(control.intermediate());
+    control.state(|state| {
+        state.intermediate = intermediate;
+        state.to_renew.extend((0..3).map(|_| refused.clone()));
+    });
+    let (_directory, proof) = by_token("eyJ.the.token");
+    let proxy = Renewing::start(control.joining(proof)).await;
+    let first = proxy.mesh.credentials().unwrap().0;
+    let issuer = certificate_handle(&first.chain()[1]).unwrap();
+    control.state(|state| state.intermediate = None);
+    let list = v1::Revocations { keys: vec![issuer.spki_sha256.to_vec()], ..v1::Revocations::default() };
+    proxy.mesh.update(|inputs| inputs.revocations = Revocations::try_from(list).unwrap()).unwrap();
+    eventually("another SVID", || serial(&proxy.mesh) != first.profile().serial).await;
+    assert_eq!(control.state(|state| state.attested.len()), 2);
 }
 
 #[tokio::test]
