@@ -11,6 +11,7 @@ pub mod audit;
 pub mod ca;
 pub mod cli;
 pub mod config;
+pub mod count;
 pub mod crl;
 pub mod duration;
 pub mod duty;

@@ -22,7 +22,7 @@ impl Authority {
     /// another one signs, and what is above it says so.
     ///
     /// # Errors
-    /// When the store fails, or a key cannot be unsealed.
+    /// When the store fails. Whose key cannot be had now is left out: the others' lists do not wait for it.
     pub async fn crl_signers(&self) -> Result<Vec<CrlSigner>, CaError> {
         self.refresh().await?;
         let hierarchy = self.hierarchy();
@@ -33,9 +33,14 @@ impl Authority {
                 _ if known.id == hierarchy.intermediate().certified().id() => {
                     Some(Arc::clone(hierarchy.intermediate()))
                 }
-                Phase::Active | Phase::Retiring => {
-                    self.places.signer(&self.store, known).await?.map(Arc::new)
-                }
+                Phase::Active | Phase::Retiring => match self.places.signer(&self.store, known).await {
+                    Ok(signer) => signer.map(Arc::new),
+                    Err(error @ CaError::Store(_)) => return Err(error),
+                    Err(error) => {
+                        tracing::warn!(authority = known.id, %error, "its revocation list cannot be signed now");
+                        None
+                    }
+                },
             };
             signers.extend(signer.map(|signer| CrlSigner { kind: known.kind, signer }));
         }

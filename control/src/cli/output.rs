@@ -114,11 +114,6 @@ pub(super) fn relative(at: SystemTime, now: SystemTime) -> String {
     }
 }
 
-/// `1 proxy`, `2 proxies`.
-pub(super) fn many(count: u64, one: &str, more: &str) -> String {
-    if count == 1 { format!("{count} {one}") } else { format!("{count} {more}") }
-}
-
 /// RFC 3339, for JSON.
 pub(super) fn instant(at: Option<&prost_types::Timestamp>) -> Value {
     at.map_or(Value::Null, |at| Value::String(time::rfc3339_millis(time::from_proto(Some(at)))))

@@ -206,7 +206,7 @@ pub enum Refusal {
     },
     /// What it signs would not be believed by these.
     #[error(
-        "{id} is not known to {count} proxies yet, which would refuse what it signs: {missing}. They get it when they          are connected; `--force` does not wait for them"
+        "{id} is not known to {count} proxies yet, which would refuse what it signs: {missing}. They get it when they are connected; `--force` does not wait for them"
     )]
     NotAcknowledged {
         /// Which.

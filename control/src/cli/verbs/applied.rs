@@ -10,6 +10,7 @@ use tonic::transport::Channel;
 use crate::cli::args::Wait;
 use crate::cli::error::CliError;
 use crate::cli::output::{self, Output, cell};
+use crate::count::many;
 use crate::time;
 
 /// A committed change, and what became of it.
@@ -75,7 +76,7 @@ fn outcome(revision: u64, expect: Expect, applied: &AwaitAppliedResponse) -> Res
     if expect == Expect::Everyone && unreached > 0 {
         return Err(CliError::unconfirmed(format!(
             "revision {revision} is committed, but {} not said that it is in force",
-            output::many(unreached, "proxy has", "proxies have")
+            many(unreached, "proxy has", "proxies have")
         ))
         .with_hint(
             "control refuses it everything from now on; what is open at those that were not reached ends when they are \
@@ -86,7 +87,7 @@ fn outcome(revision: u64, expect: Expect, applied: &AwaitAppliedResponse) -> Res
     if applied.complete || (late == 0 && absent(applied) > 0) {
         return Ok(());
     }
-    let late = output::many(late, "connected proxy has", "connected proxies have");
+    let late = many(late, "connected proxy has", "connected proxies have");
     Err(CliError::failed(format!(
         "revision {revision} is committed, but {late} not said in time that it is in force"
     ))
@@ -131,7 +132,7 @@ fn people(change: &Change, expect: Expect, applied: Option<&AwaitAppliedResponse
         0 => String::new(),
         absent => format!(
             "{}: what was in force there before may be still, until it is back or its SVID ends\n",
-            output::many(absent, "proxy is not connected", "proxies are not connected")
+            many(absent, "proxy is not connected", "proxies are not connected")
         ),
     };
     if expect == Expect::Everyone {
@@ -140,12 +141,11 @@ fn people(change: &Change, expect: Expect, applied: Option<&AwaitAppliedResponse
         return format!(
             "{table}{committed}; cut {} on {cutting} of {} that acknowledged it within {slowest} ms, {unreachable} \
              unreachable\n{absent}",
-            output::many(closed, "connection", "connections"),
-            output::many(reached, "proxy", "proxies"),
+            many(closed, "connection", "connections"),
+            many(reached, "proxy", "proxies"),
         );
     }
-    let (proxies, closed) =
-        (output::many(reached, "proxy", "proxies"), output::many(closed, "connection", "connections"));
+    let (proxies, closed) = (many(reached, "proxy", "proxies"), many(closed, "connection", "connections"));
     format!("{table}{committed}; in force at {proxies} after {slowest} ms, {closed} closed\n{absent}")
 }
 

@@ -10,6 +10,7 @@ use crate::cli::connect::Session;
 use crate::cli::error::CliError;
 use crate::cli::files;
 use crate::cli::output::{self, Output, cell, standing};
+use crate::count::many;
 use crate::registry::{DocumentSet, File};
 
 pub(in crate::cli) async fn apply(apply: Apply, session: &Session, output: Output) -> Result<(), CliError> {
@@ -91,11 +92,11 @@ pub(in crate::cli) fn validate(validate: &Validate, output: Output) -> Result<()
     output.print(&json, || {
         format!(
             "{} in {}: {}, {} and {}{}\n",
-            output::many(set.len() as u64, "document", "documents"),
-            output::many(files.len() as u64, "file", "files"),
-            output::many(set.workloads.len() as u64, "workload", "workloads"),
-            output::many(set.policies.len() as u64, "policy", "policies"),
-            output::many(set.services.len() as u64, "service", "services"),
+            many(set.len() as u64, "document", "documents"),
+            many(files.len() as u64, "file", "files"),
+            many(set.workloads.len() as u64, "workload", "workloads"),
+            many(set.policies.len() as u64, "policy", "policies"),
+            many(set.services.len() as u64, "service", "services"),
             if set.mesh.is_empty() { "" } else { ", and the settings of the mesh" },
         )
     })

@@ -13,6 +13,7 @@ use crate::cli::args::{RevokeWhat, Rotation, StatusChange};
 use crate::cli::connect::Session;
 use crate::cli::error::CliError;
 use crate::cli::output::{self, Output, cell};
+use crate::count::many;
 use crate::time;
 
 pub(in crate::cli) async fn revoke(
@@ -94,7 +95,7 @@ pub(in crate::cli) async fn rotate(
         0 => Ok(()),
         old => Err(CliError::unconfirmed(format!(
             "{} an SVID from before",
-            output::many(old, "proxy still has", "proxies still have")
+            many(old, "proxy still has", "proxies still have")
         ))
         .with_hint(
             "those that are connected try on; the others renew when they are back, or end with their SVID",
@@ -109,7 +110,7 @@ fn left(rotated: &AwaitRotatedResponse) -> impl Iterator<Item = Value> {
 }
 
 fn people(rotated: &AwaitRotatedResponse) -> String {
-    let done = format!("{} renewed\n", output::many(rotated.rotated, "proxy has", "proxies have"));
+    let done = format!("{} renewed\n", many(rotated.rotated, "proxy has", "proxies have"));
     if rotated.left_some.is_empty() {
         return done;
     }

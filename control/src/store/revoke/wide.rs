@@ -6,6 +6,7 @@ use signet_proto::spiffe::{SpiffeId, certificate_handle};
 
 use super::{Ended, end_identity, is_revoked, unchanged};
 use crate::audit::Action;
+use crate::count::many;
 use crate::registry::{Name, Template};
 use crate::roles::{Permission, Scope};
 use crate::store::change::Change;
@@ -126,9 +127,9 @@ fn revoke_chosen(
         effects.push(format!("and {more} more"));
     }
     effects.push(format!(
-        "{} identities with {instances} instances are listed as revoked and their workloads suspended; join tokens of \
-         {tokens} withdrawn",
-        identities.len()
+        "listed as revoked and suspended: {} with {}; join tokens of {tokens} withdrawn",
+        many(identities.len() as u64, "identity", "identities"),
+        many(instances as u64, "instance", "instances")
     ));
     effects.extend(templates.iter().map(|(template, ..)| {
         format!("template `{template}` suspended: it gives no identity until `signet resume`")
@@ -192,7 +193,10 @@ pub(super) fn revoke_issuer(
             commit,
             effects: vec![
                 format!("`{subject}` and its key are listed as revoked: nobody is believed by it"),
-                format!("{holders} instances hold nothing else: they have to prove anew who they are"),
+                format!(
+                    "{} nothing else: who they are has to be proven anew",
+                    many(holders, "instance holds", "instances hold")
+                ),
             ],
         });
     }
