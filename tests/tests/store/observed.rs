@@ -37,12 +37,14 @@ const ALWAYS: [&str; 25] = [
     "signet_control_calls_total",
     "signet_control_handshake_failures_total",
 ];
-const DUTIES: [&str; 13] = [
+const DUTIES: [&str; 16] = [
     "audit",
     "authorities",
     "checkpoint",
+    "crl",
     "endpoints",
     "export",
+    "federation",
     "identity",
     "lapse",
     "measure",
@@ -51,6 +53,7 @@ const DUTIES: [&str; 13] = [
     "replicas",
     "requests",
     "templates",
+    "tokens",
 ];
 
 async fn metrics_and_health_say_how_control_is(store: Store) {
@@ -68,7 +71,7 @@ async fn metrics_and_health_say_how_control_is(store: Store) {
 
     let mut duties: Vec<&str> = DUTIES.into();
     if store == Store::Postgres {
-        duties.insert(5, "follow");
+        duties.insert(7, "follow");
     }
     eventually("everything was measured once", PATIENCE, async || {
         let metrics = mesh.metrics().await;
