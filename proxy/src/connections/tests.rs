@@ -48,6 +48,16 @@ fn name(path: &str) -> String {
     format!("spiffe://{DOMAIN}/{path}")
 }
 
+/// What becomes of an authority.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Second {
+    #[default]
+    Believed,
+    /// Who is there may stay.
+    Retired,
+    Gone,
+}
+
 /// What the mesh says, and by itself who has a right to what.
 #[derive(Debug, Clone, Default)]
 struct World {
@@ -60,8 +70,8 @@ struct World {
     lapsed: BTreeSet<usize>,
     serials: BTreeSet<usize>,
     keys: BTreeSet<usize>,
-    /// Which authorities are not in the bundle; never the first, which is ours.
-    second_is_gone: bool,
+    /// How the second authority is in the bundle; the first, which is ours, always is.
+    second: Second,
     /// Our own SVID was not renewed in time.
     we_ended: bool,
 }
@@ -70,7 +80,7 @@ impl World {
     fn permits(&self, caller: usize, carried: Carried) -> bool {
         let revoked = [&self.identities, &self.instances, &self.lapsed, &self.serials, &self.keys];
         let believed = revoked.iter().all(|set| !set.contains(&caller))
-            && (!self.second_is_gone || caller.is_multiple_of(2))
+            && (self.second != Second::Gone || caller.is_multiple_of(2))
             && !self.we_ended;
         let reads = self.reads.contains(&caller) && matches!(carried, Carried::Nothing | Carried::Get);
         believed && (self.all.contains(&caller) || reads)
@@ -118,10 +128,16 @@ impl World {
     }
 
     fn enter(&self, mesh: &Mesh) -> Applied {
-        let kept = if self.second_is_gone { 1 } else { 2 };
+        let bundle = match self.second {
+            Second::Believed => bundle(&AUTHORITIES[..]),
+            Second::Retired => {
+                bundle(&AUTHORITIES[..1]).with_retired(vec![AUTHORITIES[1].root.clone()]).unwrap()
+            }
+            Second::Gone => bundle(&AUTHORITIES[..1]),
+        };
         mesh.update(|inputs| {
             inputs.svid = Some(Arc::clone(if self.we_ended { &ENDED } else { &SELF }));
-            inputs.bundles = vec![bundle(&AUTHORITIES[..kept])];
+            inputs.bundles = vec![bundle];
             inputs.revocations = self.revocations();
             inputs.policy = Some(Arc::new(self.policy()));
         })
@@ -158,7 +174,7 @@ enum Step {
     TurnsOutToCarry(usize, Carried),
     Goes(usize),
     Toggles(fn(&mut World) -> &mut BTreeSet<usize>, usize),
-    TogglesAuthority,
+    Authority(Second),
     WeEndOrAreRenewed,
     NothingChanges,
 }
@@ -181,7 +197,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<usize>(), carried()).prop_map(|(which, carried)| Step::TurnsOutToCarry(which, carried)),
         1 => any::<usize>().prop_map(Step::Goes),
         6 => (prop::sample::select(sets), 0..PEERS).prop_map(|(set, caller)| Step::Toggles(set, caller)),
-        1 => Just(Step::TogglesAuthority),
+        2 => prop::sample::select(vec![Second::Believed, Second::Retired, Second::Gone]).prop_map(Step::Authority),
         1 => Just(Step::WeEndOrAreRenewed),
         1 => Just(Step::NothingChanges),
     ]
@@ -250,8 +266,8 @@ proptest! {
                     }
                     applied = Some(world.enter(&mesh));
                 }
-                Step::TogglesAuthority => {
-                    world.second_is_gone = !world.second_is_gone;
+                Step::Authority(second) => {
+                    world.second = second;
                     applied = Some(world.enter(&mesh));
                 }
                 Step::WeEndOrAreRenewed => {

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use signet_proto::handshake::{ALPN_H2, Svid, client_config};
 use signet_proto::spiffe::{JwtSvid, SpiffeId, TrustBundle};
 use signet_proto::v1;
+use tokio::sync::Semaphore;
 
 use super::control::{IdentityError, SHORTEST_RETRY, limited, reach};
 use super::workload::Lent;
@@ -24,6 +25,8 @@ use crate::telemetry::metrics;
 const MOST_AUDIENCES: usize = 64;
 /// It has to reach whom it is for.
 const LEAST_LEFT: Duration = Duration::from_secs(2);
+/// Asked for at the same time.
+const AT_ONCE: usize = 8;
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// Who is named by a token: by its SVID control knows who asks.
@@ -50,6 +53,8 @@ pub struct Jwt {
 pub struct Tokens {
     control: Arc<Addresses>,
     mesh: Arc<Mesh>,
+    /// Each asks over a connection of its own.
+    asking: Arc<Semaphore>,
 }
 
 /// Tokens for one audience.
@@ -84,7 +89,7 @@ impl Tokens {
     /// Asks control, and checks by what `mesh` knows.
     #[must_use]
     pub fn new(control: Arc<Addresses>, mesh: Arc<Mesh>) -> Self {
-        Self { control, mesh }
+        Self { control, mesh, asking: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// Tokens for `audience`; none is fetched yet.
@@ -100,6 +105,7 @@ impl Tokens {
     }
 
     async fn fetch(&self, holder: &Holder, audience: &[String]) -> Result<Jwt, IdentityError> {
+        let _place = self.asking.acquire().await;
         let no_svid = || ControlError::Unusable("the proxy has no SVID to ask with".into());
         let (own, trust) = self.mesh.credentials().ok_or_else(no_svid)?;
         let svid: &Svid = match holder {
@@ -190,13 +196,19 @@ impl Kept {
                 Ok(jwt)
             }
             None => {
-                let mut fetching = self.fetching.lock().await;
-                let now = signet_proto::clock::now();
-                // Somebody else may have fetched one while we waited.
-                match self.newest.load_full().filter(|jwt| self.is_good(jwt, now)) {
-                    Some(jwt) => Ok(jwt),
-                    None => self.fetch(&mut fetching, holder).await,
-                }
+                // Who asked first may go away: the others wait for the same token.
+                let (kept, holder) = (Arc::clone(self), holder.clone());
+                let asked = tokio::spawn(async move {
+                    let mut fetching = kept.fetching.lock().await;
+                    let now = signet_proto::clock::now();
+                    // Somebody else may have fetched one while we waited.
+                    match kept.newest.load_full().filter(|jwt| kept.is_good(jwt, now)) {
+                        Some(jwt) => Ok(jwt),
+                        None => kept.fetch(&mut fetching, &holder).await,
+                    }
+                });
+                let ended = |_| Arc::new(ControlError::Unusable("the proxy ends".into()).into());
+                asked.await.map_err(ended).flatten()
             }
         }
     }

@@ -158,7 +158,7 @@ pub async fn follow(socket: Socket, mesh: Arc<Mesh>, stop: CancellationToken) {
 /// When it gives nothing that could be used.
 pub async fn once(socket: &Socket) -> Result<Svid, SocketError> {
     let (answer, _) = first(socket).await?;
-    usable(socket, answer).map(|(svid, _)| svid)
+    read(socket, answer)?.svid
 }
 
 /// One stream, to its end.
@@ -246,14 +246,17 @@ impl Socket {
     }
 }
 
-/// What is in an answer, if all of it fits together.
-fn usable(socket: &Socket, answer: X509svidResponse) -> Result<(Svid, Vec<TrustBundle>), SocketError> {
+/// What is in an answer.
+struct Read {
+    /// If it fits the rest.
+    svid: Result<Svid, SocketError>,
+    bundles: Vec<TrustBundle>,
+}
+
+fn read(socket: &Socket, answer: X509svidResponse) -> Result<Read, SocketError> {
     let X509svidResponse { svids, federated_bundles, .. } = answer;
     let chosen = socket.choose(svids)?;
-    let key = Zeroizing::new(chosen.x509_svid_key);
-    let chain = sequence("chain", &chosen.x509_svid)?;
-    let svid = Svid::new(chain, WorkloadKey::signing_key_from_der(&key)?)?;
-    let own = svid.id().trust_domain().clone();
+    let own = domain_of(chosen.spiffe_id.split('/').nth(2).unwrap_or_default())?;
     let mut bundles = vec![bundle(own.clone(), &chosen.bundle)?];
     for (name, authorities) in federated_bundles {
         match domain_of(&name).and_then(|domain| bundle(domain, &authorities)) {
@@ -265,13 +268,41 @@ fn usable(socket: &Socket, answer: X509svidResponse) -> Result<(Svid, Vec<TrustB
         }
     }
     bundles.sort_by(|one, other| one.trust_domain().as_str().cmp(other.trust_domain().as_str()));
-    svid.check(&Trust::new(bundles.iter().cloned(), Revocations::default()), signet_proto::clock::now())?;
-    Ok((svid, bundles))
+    Ok(Read { svid: usable(chosen, &bundles), bundles })
 }
 
+/// An SVID, if all of it fits together.
+fn usable(chosen: X509svid, bundles: &[TrustBundle]) -> Result<Svid, SocketError> {
+    let key = Zeroizing::new(chosen.x509_svid_key);
+    let chain = sequence("chain", &chosen.x509_svid)?;
+    let svid = Svid::new(chain, WorkloadKey::signing_key_from_der(&key)?)?;
+    svid.check(&Trust::new(bundles.iter().cloned(), Revocations::default()), signet_proto::clock::now())?;
+    Ok(svid)
+}
+
+/// A valid SVID stays in force when the one in an answer cannot be used; who is believed no more by that answer is
+/// believed no more all the same.
 fn adopt(socket: &Socket, mesh: &Mesh, answer: X509svidResponse) -> Result<(), SocketError> {
-    let (svid, bundles) = usable(socket, answer)?;
+    let Read { svid, bundles } = read(socket, answer)?;
     let before = mesh.credentials().map(|(svid, _)| svid);
+    let svid = svid.and_then(|svid| match &before {
+        Some(before) if before.id() != svid.id() => {
+            Err(SocketError::NotThis { wanted: before.id().clone(), given: format!("`{}`", svid.id()) })
+        }
+        _ => Ok(svid),
+    });
+    let svid = match svid {
+        Ok(svid) => svid,
+        Err(error) => {
+            mesh.update(|inputs| {
+                let left = narrowed(&inputs.bundles, &bundles);
+                if !left.is_empty() {
+                    inputs.bundles = left;
+                }
+            })?;
+            return Err(error);
+        }
+    };
     let is_new = before.is_none_or(|before| before.profile().serial != svid.profile().serial);
     let (id, not_after) = (svid.id().clone(), svid.profile().not_after);
     mesh.update(|inputs| {
@@ -284,6 +315,16 @@ fn adopt(socket: &Socket, mesh: &Mesh, answer: X509svidResponse) -> Result<(), S
         metrics::svid_expiry(not_after);
     }
     Ok(())
+}
+
+/// What both say, and nobody else.
+fn narrowed(before: &[TrustBundle], told: &[TrustBundle]) -> Vec<TrustBundle> {
+    let kept = before.iter().filter_map(|old| {
+        let new = told.iter().find(|new| new.trust_domain() == old.trust_domain())?;
+        let both = old.authorities().iter().filter(|authority| new.authorities().contains(authority));
+        TrustBundle::new(old.trust_domain().clone(), both.cloned().collect(), 0).ok()
+    });
+    kept.collect()
 }
 
 fn bundle(domain: TrustDomain, authorities: &[u8]) -> Result<TrustBundle, SocketError> {

@@ -131,12 +131,13 @@ impl Snapshot {
         Ok(config)
     }
 
-    /// Whether an authority of this snapshot is missing in `next`.
+    /// Whether an authority of this snapshot, retired ones included, is missing in `next`: who was let in by it may have
+    /// to leave. One that retires stays good for them.
     pub(super) fn believes_more_than(&self, next: &Self) -> bool {
         self.trust.bundles().any(|bundle| match next.trust.bundle(bundle.trust_domain()) {
-            Some(kept) => {
-                bundle.authorities().iter().any(|authority| !kept.authorities().contains(authority))
-            }
+            Some(kept) => bundle.authorities().iter().chain(bundle.retired()).any(|authority| {
+                !kept.authorities().contains(authority) && !kept.retired().contains(authority)
+            }),
             None => true,
         })
     }

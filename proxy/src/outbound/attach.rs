@@ -19,7 +19,7 @@ pub struct Attachments(HashMap<SpiffeId, Attachment>);
 
 /// The tokens for one peer.
 #[derive(Debug)]
-pub struct Attachment {
+struct Attachment {
     kept: Arc<Kept>,
     audience: String,
     replace: bool,
@@ -27,10 +27,26 @@ pub struct Attachment {
 
 /// No token for a request that needs one.
 #[derive(Debug, thiserror::Error)]
-#[error("no token for `{audience}`, which `attach-token` wants for this peer: {cause}")]
-pub struct NoToken {
-    audience: String,
-    cause: Arc<IdentityError>,
+#[non_exhaustive]
+pub enum NoToken {
+    /// None was to be had.
+    #[error("no token for `{audience}`, which `attach-token` wants for this peer: {cause}")]
+    None {
+        /// Whom it is for.
+        audience: String,
+        /// Why.
+        cause: Arc<IdentityError>,
+    },
+    /// A document sends a part of the calls to somebody else.
+    #[error(
+        "`attach-token` names {named}, and this call of it goes to {callee} by its Service document: name {callee}, too"
+    )]
+    OtherLeg {
+        /// Whom the app called.
+        named: SpiffeId,
+        /// Who is called.
+        callee: SpiffeId,
+    },
 }
 
 impl Attachments {
@@ -44,19 +60,33 @@ impl Attachments {
         Self(attached.into_iter().map(attachment).collect())
     }
 
-    /// What requests to this peer get.
-    #[must_use]
-    pub fn of(&self, peer: &SpiffeId) -> Option<&Attachment> {
-        if self.0.is_empty() { None } else { self.0.get(peer) }
+    /// Puts in what a request to `callee` gets, which is `named` or a part of it.
+    ///
+    /// # Errors
+    /// When there is no token to be had, or only the other of them is to get one.
+    pub async fn attach(
+        &self,
+        named: Option<&SpiffeId>,
+        callee: Option<&SpiffeId>,
+        headers: &mut HeaderMap,
+    ) -> Result<(), NoToken> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let of = |peer: Option<&SpiffeId>| peer.and_then(|peer| self.0.get(peer));
+        match (of(callee), of(named), named, callee) {
+            (Some(attachment), ..) => attachment.put_in(headers).await,
+            (None, Some(_), Some(named), Some(callee)) => {
+                metrics::token_attached("missing");
+                Err(NoToken::OtherLeg { named: named.clone(), callee: callee.clone() })
+            }
+            (None, ..) => Ok(()),
+        }
     }
 }
 
 impl Attachment {
-    /// Puts a token in.
-    ///
-    /// # Errors
-    /// When there is none to be had.
-    pub async fn put_in(&self, headers: &mut HeaderMap) -> Result<(), NoToken> {
+    async fn put_in(&self, headers: &mut HeaderMap) -> Result<(), NoToken> {
         if headers.contains_key(AUTHORIZATION) && !self.replace {
             metrics::token_attached("kept");
             return Ok(());
@@ -69,7 +99,7 @@ impl Attachment {
             }
             Err(cause) => {
                 metrics::token_attached("missing");
-                Err(NoToken { audience: self.audience.clone(), cause })
+                Err(NoToken::None { audience: self.audience.clone(), cause })
             }
         }
     }

@@ -93,6 +93,10 @@ impl Trip for VersionedCall {
         Some(self.call.callee())
     }
 
+    fn named(&self) -> Option<&SpiffeId> {
+        Some(&self.call.named.callee.peer)
+    }
+
     fn retries(&self) -> &Retries {
         self.call.retries()
     }

@@ -66,6 +66,13 @@ impl Board {
         Some(Connected { board: Arc::clone(self), number })
     }
 
+    /// Streams that are open to this user.
+    pub(super) fn streams_of(&self, uid: u32) -> u32 {
+        let entries = self.0.lock();
+        let theirs = entries.open.values().filter(|entry| entry.caller.uid == uid);
+        theirs.flat_map(|entry| entry.streams.values()).sum()
+    }
+
     /// Those whom a rule admits, as JSON; `moment` writes times.
     #[must_use]
     pub fn show(&self, moment: impl Fn(SystemTime) -> Option<String>) -> Vec<Value> {
@@ -167,7 +174,9 @@ mod tests {
         stream.updated();
         let shown = board.show(|_| None);
         assert_eq!((&shown[0]["streams"], &shown[0]["updates"]), (&json!({"FetchX509SVID": 1}), &json!(1)));
+        assert_eq!((board.streams_of(7), board.streams_of(8)), (1, 0));
         drop(stream);
+        assert_eq!(board.streams_of(7), 0);
         assert_eq!(board.show(|_| None)[0]["streams"], json!({}));
     }
 }

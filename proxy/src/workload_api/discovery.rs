@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(sent.about(""), Answers::Nothing);
         assert_eq!(
             (sent.about("0"), sent.about("1")),
-            (Answers::Older, Answers::Older),
+            (Answers::Nothing, Answers::Nothing),
             "of a stream before"
         );
         let first = sent.next();

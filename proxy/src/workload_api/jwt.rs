@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use prost_types::value::Kind;
 use prost_types::{ListValue, NullValue, Struct, Value};
-use signet_proto::spiffe::{JwtSvid, SpiffeId, TrustBundle};
+use signet_proto::spiffe::{CertificateHandle, JwtSvid, SpiffeId, TrustBundle};
 use signet_proto::standard::spiffe::{
     JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse,
@@ -65,6 +65,11 @@ impl WorkloadApi {
         let keys = |domain: &_| trust.bundle(domain).map(TrustBundle::jwt_authorities);
         let believed = JwtSvid::verify(svid, audience, keys, signet_proto::clock::now())
             .map_err(|error| Status::invalid_argument(format!("the token is not believed: {error}")))?;
+        let nothing = std::iter::empty::<&CertificateHandle>();
+        if let Some(because) = trust.revocations().matching(&believed.id, None, nothing) {
+            let text = format!("the token is not believed: {}", because.as_str());
+            return Err(Status::invalid_argument(text));
+        }
         let claims = believed.claims.into_iter().map(|(name, value)| (name, message(value))).collect();
         Ok(ValidateJwtsvidResponse {
             spiffe_id: believed.id.to_string(),

@@ -56,6 +56,8 @@ use crate::telemetry::metrics;
 
 const MOST_CONNECTIONS: usize = 256;
 const MOST_STREAMS: usize = 512;
+/// Of those, for one user.
+const STREAMS_OF_A_USER: u32 = 128;
 const STREAMS_OF_A_CONNECTION: u32 = 32;
 /// Requests are names and acknowledgements.
 const LARGEST_REQUEST: usize = 64 * 1024;
@@ -167,7 +169,10 @@ impl WorkloadApi {
         let shelf = self.shelves.iter().find(|shelf| shelf.rule.fits(&caller)).cloned();
         let Some(place) = self.board.enter(caller, shelf.as_ref().map(|shelf| shelf.rule.to_string())) else {
             metrics::app_connected("limited");
-            return tracing::warn!(?caller, "too many connections of this process's user to the socket");
+            if self.tell_once((caller.uid, caller.gid)) {
+                tracing::warn!(?caller, "too many connections of this process's user to the socket");
+            }
+            return;
         };
         metrics::app_connected(if shelf.is_some() { "admitted" } else { "denied" });
         let life = shelf.is_none().then_some(DENIED_LIFE);
@@ -231,7 +236,10 @@ impl WorkloadApi {
 
     /// A stream of a caller, and its place among all.
     fn begin(&self, asking: &Asking, method: &'static str) -> Result<Streaming, Status> {
-        let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
+        let permit = Arc::clone(&self.streams).try_acquire_owned();
+        let Some(permit) =
+            permit.ok().filter(|_| self.board.streams_of(asking.caller.uid) < STREAMS_OF_A_USER)
+        else {
             let status = Status::resource_exhausted("too many streams on this socket, come again later");
             return Err(self.refused(method, "unavailable", status));
         };

@@ -93,9 +93,8 @@ impl<R: Route> Http<R> {
             Ok(trip) => trip,
             Err(error) => return self.failed(form, record, Failure::Unreachable(Arc::new(error))),
         };
-        if let Some(attachment) = trip.callee().and_then(|callee| self.shared.attachments.of(callee))
-            && let Err(error) = attachment.put_in(request.headers_mut()).await
-        {
+        let attached = self.shared.attachments.attach(trip.named(), trip.callee(), request.headers_mut());
+        if let Err(error) = attached.await {
             return self.failed(form, record, Failure::Token(error));
         }
         if let Some(callee) = trip.callee()

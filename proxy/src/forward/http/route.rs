@@ -37,6 +37,11 @@ pub trait Trip: Send + Sync {
     /// Whom it is for, if that is a peer.
     fn callee(&self) -> Option<&SpiffeId>;
 
+    /// Whom our app named, if that is a peer: a document may split its calls.
+    fn named(&self) -> Option<&SpiffeId> {
+        self.callee()
+    }
+
     /// What is tried again.
     fn retries(&self) -> &Retries;
 
