@@ -18,6 +18,9 @@ use crate::store::model::{BundleEndpoint, EndpointProof};
 /// For everything that one fetch takes.
 const DEADLINE: Duration = Duration::from_secs(10);
 const MAX_AUTHORITIES_BYTES: usize = 256 * 1024;
+/// What one trust domain publishes is in the memory of every proxy, with that of all the others.
+const MAX_BUNDLE_BYTES: usize = 32 * 1024;
+const MAX_ROOTS: usize = 16;
 
 /// Why an endpoint cannot be registered as it is said.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,17 @@ pub enum PullError {
     /// The document is not a bundle of that trust domain.
     #[error("what it answered is refused: {0}")]
     Bundle(#[from] BundleError),
+    /// More than one trust domain may have every proxy keep.
+    #[error(
+        "it answered a bundle of {bytes} bytes with {roots} X.509 authorities, expected at most {MAX_BUNDLE_BYTES} bytes \
+         with {MAX_ROOTS}: the other trust domain has to take old ones out"
+    )]
+    TooLarge {
+        /// Of the document.
+        bytes: usize,
+        /// In it.
+        roots: usize,
+    },
     /// It says that nobody of it is to be believed.
     #[error("it says that no identity of its trust domain is to be believed")]
     Distrusts,
@@ -93,6 +107,7 @@ impl PullError {
             Self::Tls(_) | Self::Web(_) | Self::NoRoots => "tls",
             Self::NoTrust(_) => "no_trust",
             Self::Bundle(_) => "bundle",
+            Self::TooLarge { .. } => "too_large",
             Self::Distrusts => "distrusts",
             Self::WentBack { .. } => "went_back",
         }
@@ -143,9 +158,18 @@ pub(super) async fn pull(
     let document = fetched.unwrap_or(Err(FetchError::Deadline))?;
     // The reader of JSON refuses what is not UTF-8.
     let text = String::from_utf8_lossy(&document.body);
-    match TrustBundle::from_jwks_with_hint(domain.clone(), &text) {
-        Err(BundleError::Jwks(JwksError::NoUsableKey)) => Err(PullError::Distrusts),
-        read => Ok(read?),
+    read(domain, &text)
+}
+
+fn read(domain: &TrustDomain, text: &str) -> Result<(TrustBundle, Option<Duration>), PullError> {
+    let (bundle, hint) = match TrustBundle::from_jwks_with_hint(domain.clone(), text) {
+        Err(BundleError::Jwks(JwksError::NoUsableKey)) => return Err(PullError::Distrusts),
+        read => read?,
+    };
+    let (bytes, roots) = (text.len(), bundle.authorities().len());
+    match bytes > MAX_BUNDLE_BYTES || roots > MAX_ROOTS {
+        true => Err(PullError::TooLarge { bytes, roots }),
+        false => Ok((bundle, hint)),
     }
 }
 
@@ -165,5 +189,30 @@ fn tls(proof: &EndpointProof, bundles: Vec<TrustBundle>) -> Result<Arc<ClientCon
             let trust = signet_proto::handshake::Trust::new(bundles, Revocations::default());
             Ok(client_config(None, Arc::new(trust), id.clone(), &[ALPN_HTTP1])?)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bundle_of_a_partner_is_bounded() {
+        let domain: TrustDomain = "other.example".parse().unwrap();
+        let root = || {
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().into()
+        };
+        let told = |roots: usize| {
+            let roots = std::iter::repeat_with(root).take(roots).collect();
+            TrustBundle::new(domain.clone(), roots, 1).unwrap().to_jwks()
+        };
+        assert!(read(&domain, &told(MAX_ROOTS)).is_ok());
+        let refused = read(&domain, &told(MAX_ROOTS + 1));
+        assert!(matches!(refused, Err(PullError::TooLarge { roots: 17, .. })), "{refused:?}");
+        let padded = format!("{}{}", told(1), " ".repeat(MAX_BUNDLE_BYTES));
+        assert!(matches!(read(&domain, &padded), Err(PullError::TooLarge { roots: 1, .. })));
     }
 }

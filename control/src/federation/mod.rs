@@ -24,7 +24,7 @@ use signet_proto::spiffe::{BundleError, SpiffeId, TrustBundle, TrustDomain};
 
 use crate::ca::Authority;
 use crate::store::model::{Actor, Federation, Fetched, Mutation, NewFederation};
-use crate::store::{Store, StoreError};
+use crate::store::{Refusal, Store, StoreError};
 use crate::telemetry::metrics::{self, Federated};
 use crate::{duration, time};
 
@@ -180,7 +180,7 @@ impl Federations {
             (Fetched::Nothing(_), Some(_)) => "the one before stays",
             _ => "nobody of it is believed",
         };
-        let mutation = self.store.note_fetch(domain.clone(), fetched, due, actor).await?;
+        let mutation = self.store.note_fetch(known.clone(), fetched, due, actor).await?;
         match error {
             None => Ok(mutation),
             Some(error) => Err(FederationError::Pull { domain, kept, error }),
@@ -202,7 +202,10 @@ impl Federations {
         for refreshed in future::join_all(refresh).await {
             match refreshed {
                 Ok(_) => {}
-                Err(FederationError::Store(StoreError::NotFound { .. })) => {}
+                // Somebody changed it meanwhile: it is due at once.
+                Err(FederationError::Store(
+                    StoreError::NotFound { .. } | StoreError::Refused(Refusal::FetchedMeanwhile(_)),
+                )) => {}
                 Err(FederationError::Store(error)) => return Err(error),
                 Err(error) => tracing::warn!(%error, "a federated trust domain"),
             }

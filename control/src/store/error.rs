@@ -342,6 +342,14 @@ pub enum Refusal {
     /// Another replica was told a newer one meanwhile.
     #[error("a newer bundle of `{0}` came meanwhile: nothing was changed")]
     BundleWentBack(TrustDomain),
+    /// An operator, or another fetch, came in between.
+    #[error("`{0}` was changed while its bundle was fetched: what was fetched is not believed; try again")]
+    FetchedMeanwhile(TrustDomain),
+    /// Nobody would believe what it signs.
+    #[error(
+        "{0} is revoked, and cannot sign: `signet ca retire {0}` takes it back, then prepare another one"
+    )]
+    AuthorityRevoked(String),
     /// A root is not revoked, it leaves the trust bundle.
     #[error(
         "a root cannot be revoked: whoever believes it believes what it says; revoke the intermediates that it signed"
@@ -433,6 +441,8 @@ impl Refusal {
             Self::TooManyRotations => "too_many_rotations",
             Self::TooManyFederations => "too_many_federations",
             Self::BundleWentBack(_) => "bundle_went_back",
+            Self::FetchedMeanwhile(_) => "fetched_meanwhile",
+            Self::AuthorityRevoked(_) => "authority_revoked",
             Self::RootIssuer => "root_issuer",
             Self::IssuerInUse(_) => "issuer_in_use",
             Self::OwnIdentity => "own_identity",

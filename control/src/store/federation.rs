@@ -78,15 +78,16 @@ impl Store {
     /// Notes what came of asking for a bundle, and when it is asked next. It is a change only if the bundle is another.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`Refusal::BundleWentBack`] if a newer one came meanwhile.
+    /// [`Refusal::FetchedMeanwhile`] unless all is as it was `before` the fetch: what an operator did meanwhile counts;
+    /// [`StoreError::NotFound`]; [`Refusal::BundleWentBack`].
     pub async fn note_fetch(
         &self,
-        domain: TrustDomain,
+        before: Federation,
         fetched: Fetched,
         due: SystemTime,
         actor: Actor,
     ) -> Result<Mutation, StoreError> {
-        self.write(move |change| note(change, &domain, &fetched, due, &actor)).await
+        self.write(move |change| note(change, &before, &fetched, due, &actor)).await
     }
 }
 
@@ -130,12 +131,19 @@ fn create(change: &mut Change<'_>, new: &NewFederation, actor: &Actor) -> Result
 
 fn note(
     change: &mut Change<'_>,
-    domain: &TrustDomain,
+    before: &Federation,
     fetched: &Fetched,
     due: SystemTime,
     actor: &Actor,
 ) -> Result<Mutation, StoreError> {
+    let domain = &before.trust_domain;
     let known = require(&change.sql, domain)?;
+    let is_as_before = (known.created_at, known.sequence) == (before.created_at, before.sequence)
+        && known.endpoint == before.endpoint
+        && known.bundle == before.bundle;
+    if !is_as_before {
+        return Err(Refusal::FetchedMeanwhile(domain.clone()).into());
+    }
     let unchanged =
         Mutation { commit: change.newest(), effects: vec![format!("the bundle of `{domain}` is as before")] };
     match fetched {

@@ -27,6 +27,9 @@ use crate::mesh::Mesh;
 use crate::telemetry::metrics;
 use crate::upgrade::{Predecessor, UpgradeError};
 
+/// An answer brings the bundles of all trust domains that are believed.
+const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
 pub(super) const SHORTEST_RETRY: Duration = Duration::from_millis(200);
 
 /// Why an SVID was not obtained. What is in force stays in force.
@@ -327,7 +330,7 @@ pub(super) async fn reach(
         address: control.all().join(", "),
         cause: format!("no answer within {} s", CALL_DEADLINE.as_secs()),
     })??;
-    Ok((place, IdentityClient::new(channel)))
+    Ok((place, IdentityClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)))
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

@@ -36,7 +36,8 @@ async fn bundle_of_another_domain_is_published_and_does_not_go_back(fixture: Fix
     assert!(one.due <= time::now(), "it is fetched at once");
 
     let (hint, due) = (Some(Duration::from_secs(60)), time::now() + HOUR);
-    let note = async |fetched| store.note_fetch(other(), fetched, due, operator()).await;
+    let known = async || store.federations().await.unwrap().swap_remove(0);
+    let note = async |fetched| store.note_fetch(known().await, fetched, due, operator()).await;
     let told = |bundle: &TrustBundle| Fetched::Bundle(Box::new(bundle.clone()), hint);
     let first = bundle(7);
     let changed = note(told(&first)).await.unwrap();
@@ -52,7 +53,11 @@ async fn bundle_of_another_domain_is_published_and_does_not_go_back(fixture: Fix
     let back = note(told(&bundle(6))).await;
     assert!(matches!(back, Err(StoreError::Refused(Refusal::BundleWentBack(_)))), "{back:?}");
     let given = bundle(2);
+    let before = known().await;
     store.replace_federated_bundle(given.clone(), operator()).await.unwrap();
+    let late = store.note_fetch(before, told(&bundle(8)), due, operator()).await;
+    assert!(matches!(late, Err(StoreError::Refused(Refusal::FetchedMeanwhile(_)))), "{late:?}");
+    assert_eq!(known().await.bundle, Some(given.clone()), "what an operator gave counts");
     note(told(&bundle(3))).await.unwrap();
     note(Fetched::Distrusted).await.unwrap();
     assert_eq!(store.mesh_since(None).await.unwrap().bundle.unwrap().federated, []);
@@ -62,9 +67,10 @@ async fn bundle_of_another_domain_is_published_and_does_not_go_back(fixture: Fix
         "nor by a way round: {back:?}"
     );
 
+    let before = known().await;
     store.delete_federation(other(), operator()).await.unwrap();
     assert_eq!(store.federations().await.unwrap(), []);
-    let gone = note(Fetched::Distrusted).await;
+    let gone = store.note_fetch(before, Fetched::Distrusted, due, operator()).await;
     assert!(matches!(gone, Err(StoreError::NotFound { .. })), "{gone:?}");
     let events = store.newest_events(20, Some("other.example".into())).await.unwrap();
     let mut actions: Vec<_> = events.iter().map(|event| &*event.action).collect();
