@@ -302,8 +302,8 @@ impl Admin for Rooms {
         &self,
         request: Request<v1::AwaitRotatedRequest>,
     ) -> Answer<v1::AwaitRotatedResponse> {
-        let sight = self.sight(request.extensions()).await?;
-        rotation::wait(self, request.into_inner(), &sight).await.map(Response::new)
+        let operator = self.gate.operator(request.extensions()).await?;
+        rotation::wait(self, request.into_inner(), operator).await.map(Response::new)
     }
 
     async fn list_audit(&self, request: Request<v1::ListAuditRequest>) -> Answer<v1::ListAuditResponse> {

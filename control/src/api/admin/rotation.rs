@@ -10,14 +10,17 @@ use tonic::Status;
 use super::super::Rooms;
 use super::super::status::ToStatus;
 use super::{messages, reason, scope};
-use crate::roles::{Operator, Sight};
+use crate::roles::{Operator, Permission};
 use crate::store::Rotated;
 use crate::time;
 
 const USUAL: Duration = Duration::from_secs(30);
-const LONGEST: Duration = Duration::from_secs(600);
-/// A renewal is no news for anybody but who renews: it is looked for.
+/// The server ends calls that take longer than 75 s.
+const LONGEST: Duration = Duration::from_secs(60);
+/// A renewal is no news for anybody but who renews: it is looked for. Between two looks is this,
 const LOOK: Duration = Duration::from_millis(100);
+/// or so many times what a look took, if that is longer: the store is for others, too.
+const REST: u32 = 10;
 
 pub(super) async fn order(
     rooms: &Rooms,
@@ -37,10 +40,12 @@ pub(super) async fn order(
 pub(super) async fn wait(
     rooms: &Rooms,
     request: AwaitRotatedRequest,
-    sight: &Sight,
+    operator: Operator,
 ) -> Result<AwaitRotatedResponse, Status> {
     let AwaitRotatedRequest { scope: on, issued_before, timeout } = request;
     let scope = scope(rooms, &on)?;
+    operator.on(&scope).map_err(|refused| refused.to_status())?;
+    let sight = operator.sight().map_err(|refused| refused.to_status())?;
     let issued_before = issued_before
         .as_ref()
         .map(|at| time::from_proto(Some(at)))
@@ -48,12 +53,14 @@ pub(super) async fn wait(
     let timeout = messages::duration("timeout", timeout.as_ref())?.unwrap_or(USUAL).min(LONGEST);
     let deadline = Instant::now() + timeout;
     let Rotated { rotated, left, left_some } = loop {
+        let began = Instant::now();
         let looked = rooms.store.rotated(scope.clone(), issued_before, time::now()).await;
         let found = looked.map_err(|error| error.to_status())?;
         if found.left == 0 || Instant::now() >= deadline || rooms.stop.is_cancelled() {
             break found;
         }
-        tokio::time::sleep_until(deadline.min(Instant::now() + LOOK)).await;
+        let rest = LOOK.max(began.elapsed() * REST);
+        tokio::time::sleep_until(deadline.min(Instant::now() + rest)).await;
     };
     let mut connected: HashSet<_> = rooms.watchers.connected().into_keys().collect();
     let elsewhere = rooms.store.standings_elsewhere().await.map_err(|error| error.to_status())?;
