@@ -14,7 +14,8 @@ impl Authority {
     pub async fn revive(&self, now: SystemTime) -> Result<(), CaError> {
         let (root, intermediate) = (self.root(), self.intermediate());
         if root.not_after() <= now || root.not_before() > now {
-            return Err(CaError::NotGood { begins: root.not_before(), ends: root.not_after() });
+            let (begins, ends) = (root.not_before(), root.not_after());
+            return Err(CaError::NotGood { kind: AuthorityKind::Root, begins, ends });
         }
         let intermediate = intermediate.certified();
         if intermediate.not_after() <= now || intermediate.not_before() > now {

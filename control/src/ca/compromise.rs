@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use signet_proto::spiffe::certificate_handle;
-
+use super::steps::listing;
 use super::{Authority, CaError};
-use crate::store::model::{Actor, AuthorityKind, Compromise, KnownAuthority, Listing, Mutation, Phase};
+use crate::store::model::{Actor, AuthorityKind, Compromise, KnownAuthority, Mutation, Phase};
 use crate::telemetry::metrics;
 
 impl Authority {
@@ -63,16 +62,8 @@ impl Authority {
         let below = |known: &&KnownAuthority| {
             known.id == authority.id || known.issuer.as_ref() == Some(&authority.id)
         };
-        let mut listings = Vec::new();
-        for known in hierarchy.known().iter().filter(below).filter(|known| known.phase != Phase::Prepared) {
-            let handle = certificate_handle(&known.certificate)?;
-            listings.push(Listing {
-                id: known.id.clone(),
-                issuer_sha256: handle.issuer_sha256,
-                serial: handle.serial,
-                spki_sha256: handle.spki_sha256,
-            });
-        }
+        let signed = hierarchy.known().iter().filter(below).filter(|known| known.phase != Phase::Prepared);
+        let listings = signed.map(listing).collect::<Result<_, _>>()?;
         let mutation = self.store.distrust_authority(authority.id.clone(), listings, actor).await?;
         metrics::authority_step(authority.kind.as_str(), "distrust");
         tracing::warn!(kind = %authority.kind, id = authority.id, "a compromised authority is believed no more");

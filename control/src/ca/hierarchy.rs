@@ -3,7 +3,8 @@
 //!
 //! While a root retires, the one that took its place is certified by it too, and that certificate travels in every
 //! chain: whoever has not heard of the new root believes what it signed all the same. Control itself shows the root that
-//! retires, because join tickets made before know it by that; new ones name both.
+//! retires, because join tickets made before know it by that; new ones name both. A root that is compromised is not shown
+//! any more once another one signs.
 
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ pub struct Hierarchy {
     root: Certified,
     /// The root that control shows to those who know it by nothing else.
     shown: Certified,
-    /// The key of `root`, certified by `shown`, if that is another one.
+    /// The key of `root`, certified by the one that retires.
     cross: Option<CertificateDer<'static>>,
     jwt: JwtKeys,
     bundle: Arc<TrustBundle>,
@@ -45,7 +46,9 @@ impl Hierarchy {
         let retiring = known.iter().filter(|one| one.is_anchor() && one.phase == Phase::Retiring);
         let retiring = retiring.max_by_key(|one| one.phase_at);
         let cross = active.cross_certificate.clone().filter(|_| retiring.is_some());
-        let shown = Certified::from(retiring.filter(|_| cross.is_some()).unwrap_or(active));
+        // One that is compromised is named in no ticket.
+        let shown = retiring.filter(|one| cross.is_some() && one.distrusted_at.is_none());
+        let shown = Certified::from(shown.unwrap_or(active));
         let root = Certified::from(active);
         let certificate = |one: &KnownAuthority| CertificateDer::from(one.certificate.clone());
         let anchors = known.iter().filter(|one| one.is_anchor()).map(certificate).collect();
@@ -93,10 +96,11 @@ impl Hierarchy {
         &self.shown
     }
 
-    /// The other roots by which control can be known, now or soon.
+    /// The other roots by which control can be known, now or soon, and nobody else.
     pub fn others(&self) -> impl Iterator<Item = [u8; 32]> {
         let shown = self.shown.sha256();
-        self.bundle.fingerprints().filter(move |root| *root != shown)
+        let trusted = self.known.iter().filter(|one| one.is_anchor() && one.distrusted_at.is_none());
+        trusted.map(|one| crate::sha256(&one.certificate)).filter(move |root| *root != shown)
     }
 
     /// What is between a leaf and the root.

@@ -106,12 +106,14 @@ pub enum CaError {
     /// Root or intermediate has ended.
     #[error("the {0} has ended: nothing can be signed; `signet-control recover` says what to do")]
     Ended(&'static str),
-    /// The root is not good now.
+    /// An authority is not good now.
     #[error(
-        "the root is good from {} to {}, not now: nobody would believe what it signs. Is the clock right? Otherwise \
+        "the {kind} is good from {} to {}, not now: nobody would believe what it signs. Is the clock right? Otherwise \
          `signet-control recover` says what to do", time::rfc3339(*begins), time::rfc3339(*ends)
     )]
     NotGood {
+        /// Root or intermediate.
+        kind: AuthorityKind,
         /// From when.
         begins: std::time::SystemTime,
         /// Until when.

@@ -148,14 +148,20 @@ impl Places {
     }
 
     /// Destroys keys in tokens whose authorities are gone, or never came to be. What cannot be destroyed now is tried
-    /// again.
+    /// again, and keeps no other from it.
     pub(super) async fn destroy_ended(&self, store: &Store) -> Result<(), CaError> {
+        let mut result = Ok(());
         for name in store.ended_token_keys(time::now()).await? {
-            let (token, id) = self.find(&name)?;
-            token.destroy(id)?;
-            store.forget_token_key(name.clone()).await?;
-            tracing::info!(name, "key destroyed in its token");
+            result = result.and(self.destroy(store, name).await);
         }
+        result
+    }
+
+    async fn destroy(&self, store: &Store, name: String) -> Result<(), CaError> {
+        let (token, id) = self.find(&name)?;
+        token.destroy(id)?;
+        store.forget_token_key(name.clone()).await?;
+        tracing::info!(name, "key destroyed in its token");
         Ok(())
     }
 

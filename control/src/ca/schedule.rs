@@ -6,7 +6,8 @@
 //! | root prepared | a quarter of `--root-ttl` is left; the same |
 //! | root activated | it is due, was in the bundle for a while, and all proxies have acknowledged that |
 //! | root activated all the same | it takes the place of a compromised one, in which trust ends within seconds |
-//! | compromised authority distrusted | its time is over |
+//! | compromised authority distrusted | its time is over; before all else |
+//! | prepared authority taken back | a clock that was ahead made it: it is good for nobody yet |
 //! | retiring authority removed | nothing live chains to it; a root not before everybody had time to fetch the bundle |
 
 use std::time::{Duration, SystemTime};
@@ -64,7 +65,7 @@ pub enum Step {
     ActivateAnyway(KnownAuthority),
     /// This authority, in which nobody is to trust any more.
     Distrust(KnownAuthority),
-    /// This authority, if nothing live chains to it.
+    /// This authority, if nothing live chains to it; one that is prepared is taken back.
     Remove(KnownAuthority),
 }
 
@@ -135,8 +136,11 @@ impl Authority {
 }
 
 fn due(hierarchy: &Hierarchy, lives: Lives, now: SystemTime) -> Vec<Step> {
-    let mut steps = Vec::new();
     let known = hierarchy.known();
+    let over = |one: &&KnownAuthority| {
+        one.phase == Phase::Retiring && one.distrusted_at.is_some_and(|ends| ends <= now)
+    };
+    let mut steps: Vec<Step> = known.iter().filter(over).cloned().map(Step::Distrust).collect();
     let (root, intermediate) = (hierarchy.root(), hierarchy.intermediate().certified());
     // What a clock certified that was ahead is good for nobody.
     let ahead = intermediate.not_before() > now && root.not_before() <= now;
@@ -148,14 +152,15 @@ fn due(hierarchy: &Hierarchy, lives: Lives, now: SystemTime) -> Vec<Step> {
     let root_is_due = root_due(hierarchy, lives) <= now;
     let compromised = known.iter().find(|one| one.is_anchor() && one.phase == Phase::Active);
     let compromised = compromised.and_then(|root| root.distrusted_at);
-    let over = |one: &KnownAuthority| one.distrusted_at.is_some_and(|ends| ends <= now);
     let waited = |one: &KnownAuthority| one.phase_at + lives.announcement() <= now;
     let mut others = false;
     for one in known {
         match (one.kind, one.phase) {
-            (_, Phase::Retiring) if over(one) => {
-                others = true;
-                steps.push(Step::Distrust(one.clone()));
+            (kind, Phase::Prepared) if one.not_before > now => {
+                others |= kind == AuthorityKind::Root;
+                if made_here(known, one) {
+                    steps.push(Step::Remove(one.clone()));
+                }
             }
             (AuthorityKind::Root, Phase::Prepared) if compromised.is_some() => {
                 others = true;
@@ -187,6 +192,15 @@ fn due(hierarchy: &Hierarchy, lives: Lives, now: SystemTime) -> Vec<Step> {
         steps.push(Step::PrepareRoot);
     }
     steps
+}
+
+/// Rather than brought by somebody, who meant what it says.
+fn made_here(known: &[KnownAuthority], one: &KnownAuthority) -> bool {
+    let root = match &one.issuer {
+        None => Some(one),
+        Some(issuer) => known.iter().find(|root| root.id == *issuer),
+    };
+    root.is_some_and(|root| root.has_key)
 }
 
 /// While half of `--intermediate-ttl` is left, so that a leaf of the longest life still fits. Never, once it ends with

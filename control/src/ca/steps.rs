@@ -2,12 +2,15 @@
 //! What a step has made and the commit refused is dropped; so a step can be taken again whenever control was killed.
 
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use signet_proto::spiffe::certificate_handle;
 
 use super::hierarchy::active;
 use super::signer::Signer;
 use super::{Authority, CaError, profile};
 use crate::store::model::{
-    Activation, Actor, AuthorityKind, AuthorityRecord, Below, KnownAuthority, Mutation, Phase,
+    Activation, Actor, AuthorityKind, AuthorityRecord, Below, KnownAuthority, Listing, Mutation, Phase,
 };
 use crate::store::{Refusal, StoreError};
 use crate::telemetry::metrics;
@@ -36,7 +39,8 @@ impl Authority {
     /// Has a prepared authority sign. With a root comes the first intermediate below it.
     ///
     /// # Errors
-    /// When proxies have not said that they know it, unless `unacknowledged`; when the store refuses or fails.
+    /// [`CaError::NotGood`] when nobody would believe it now; when proxies have not said that they know it, unless
+    /// `unacknowledged`; when the store refuses or fails.
     pub async fn activate(
         &self,
         prepared: &KnownAuthority,
@@ -44,14 +48,25 @@ impl Authority {
         actor: Actor,
     ) -> Result<Mutation, CaError> {
         self.refresh().await?;
+        require_good(prepared, time::now())?;
         let hierarchy = self.hierarchy();
         let replaces = active(hierarchy.known(), prepared.kind)?;
         let root = match prepared.kind {
             AuthorityKind::Intermediate => None,
             AuthorityKind::Root => Some(self.root_activation(prepared, replaces).await?),
         };
-        let activation =
-            Activation { id: prepared.id.clone(), replaces: replaces.id.clone(), root, unacknowledged };
+        let installed = match &root {
+            Some((_, Below::Prepared(installed))) => Some(installed),
+            _ => None,
+        };
+        let signs = |known: &&KnownAuthority| known.id == prepared.id || Some(&known.id) == installed;
+        let activation = Activation {
+            id: prepared.id.clone(),
+            replaces: replaces.id.clone(),
+            listings: hierarchy.known().iter().filter(signs).map(listing).collect::<Result<_, _>>()?,
+            root,
+            unacknowledged,
+        };
         let mutation = self.store.activate_authority(activation, actor).await?;
         self.done("activate", prepared.kind, &mutation).await?;
         Ok(mutation)
@@ -174,4 +189,23 @@ impl Authority {
         tracing::info!(%kind, step, revision = done.commit.revision, effects = ?done.effects, "authorities changed");
         self.refresh().await.map(drop)
     }
+}
+
+/// What is not good now would have everybody below it refused.
+fn require_good(one: &KnownAuthority, now: SystemTime) -> Result<(), CaError> {
+    match one.not_before > now || one.not_after <= now {
+        true => Err(CaError::NotGood { kind: one.kind, begins: one.not_before, ends: one.not_after }),
+        false => Ok(()),
+    }
+}
+
+/// As it is listed when it is revoked.
+pub(super) fn listing(known: &KnownAuthority) -> Result<Listing, CaError> {
+    let handle = certificate_handle(&known.certificate)?;
+    Ok(Listing {
+        id: known.id.clone(),
+        issuer_sha256: handle.issuer_sha256,
+        serial: handle.serial,
+        spki_sha256: handle.spki_sha256,
+    })
 }

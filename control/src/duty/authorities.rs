@@ -40,67 +40,74 @@ impl Duties {
         if !self.store.leads() {
             return Ok(());
         }
+        // One that fails keeps none of the others back: trust that ends has to end.
+        let mut result = Ok(());
         for step in self.authority.due(now) {
-            match step {
-                Step::ReplaceIntermediate => {
-                    passed(self.authority.rotate_intermediate(Actor::control()).await.map(drop))?;
+            result = result.and(self.step(step, now, steady).await);
+        }
+        result.and(self.jwt_keys(now, steady).await)
+    }
+
+    async fn step(&self, step: Step, now: SystemTime, steady: bool) -> Result<(), Failure> {
+        let (authority, by) = (&self.authority, Actor::control());
+        match step {
+            Step::Distrust(compromised) => passed(authority.distrust(&compromised, by).await.map(drop)),
+            Step::ReplaceIntermediate => passed(authority.rotate_intermediate(by).await.map(drop)),
+            Step::ActivateAnyway(prepared) => passed(authority.activate(&prepared, true, by).await.map(drop)),
+            // By a clock that jumped nothing is begun, believed or forgotten.
+            Step::PrepareRoot | Step::Activate(_) | Step::Remove(_) if !steady => Ok(()),
+            Step::PrepareRoot => passed(authority.prepare(AuthorityKind::Root, by).await.map(drop)),
+            Step::Activate(prepared) => match self.store.unacknowledged(prepared.announced, now).await?.count
+            {
+                0 => passed(authority.activate(&prepared, false, by).await.map(drop)),
+                _ => Ok(()),
+            },
+            Step::Remove(one) => {
+                // What never signed has nothing below it.
+                if one.phase == Phase::Retiring && self.store.is_chained(one.clone(), now).await? {
+                    return Ok(());
                 }
-                Step::PrepareRoot => {
-                    passed(self.authority.prepare(AuthorityKind::Root, Actor::control()).await.map(drop))?;
-                }
-                Step::ActivateAnyway(prepared) => {
-                    passed(self.authority.activate(&prepared, true, Actor::control()).await.map(drop))?;
-                }
-                Step::Distrust(compromised) => {
-                    passed(self.authority.distrust(&compromised, Actor::control()).await.map(drop))?;
-                }
-                // By a clock that jumped nothing is believed or forgotten.
-                Step::Activate(_) | Step::Remove(_) if !steady => {}
-                Step::Activate(prepared) => {
-                    if self.store.unacknowledged(prepared.announced, now).await?.count == 0 {
-                        passed(self.authority.activate(&prepared, false, Actor::control()).await.map(drop))?;
-                    }
-                }
-                Step::Remove(retiring) => {
-                    if !self.store.is_chained(retiring.clone(), now).await? {
-                        passed(self.authority.retire(&retiring, Actor::control()).await.map(drop))?;
-                    }
-                }
+                passed(authority.retire(&one, by).await.map(drop))
             }
         }
-        self.jwt_keys(now, steady).await
     }
 
     /// The same for the keys of tokens.
     async fn jwt_keys(&self, now: SystemTime, steady: bool) -> Result<(), Failure> {
+        let mut result = Ok(());
         for step in self.authority.jwt_due(now) {
-            match step {
-                JwtStep::Prepare => {
-                    passed(self.authority.prepare_jwt_key(Actor::control()).await.map(drop))?;
-                }
-                // By a clock that jumped nothing is forgotten.
-                JwtStep::Remove(_) if !steady => {}
-                JwtStep::Remove(key) => {
-                    passed(self.authority.retire_jwt_key(&key, Actor::control()).await.map(drop))?;
-                }
-                JwtStep::Activate(key) => {
-                    if self.store.unacknowledged(key.announced, now).await?.count == 0 {
-                        let activated = self.authority.activate_jwt_key(&key, false, Actor::control()).await;
-                        passed(activated.map(drop))?;
-                    }
-                }
-            }
+            result = result.and(self.jwt_step(step, now, steady).await);
         }
-        Ok(())
+        result
+    }
+
+    async fn jwt_step(&self, step: JwtStep, now: SystemTime, steady: bool) -> Result<(), Failure> {
+        let (authority, by) = (&self.authority, Actor::control());
+        match step {
+            JwtStep::Prepare => passed(authority.prepare_jwt_key(by).await.map(drop)),
+            // By a clock that jumped nothing is forgotten.
+            JwtStep::Remove(_) if !steady => Ok(()),
+            JwtStep::Remove(key) => passed(authority.retire_jwt_key(&key, by).await.map(drop)),
+            JwtStep::Activate(key) => match self.store.unacknowledged(key.announced, now).await?.count {
+                0 => passed(authority.activate_jwt_key(&key, false, by).await.map(drop)),
+                _ => Ok(()),
+            },
+        }
     }
 
     /// That a token is away is said by whoever looked for it, and is no failure of a duty.
     pub(super) async fn tokens(&self) -> Result<(), Failure> {
         self.authority.look_at_tokens();
-        if self.store.leads() && self.authority.tokens_in_trouble().is_empty() {
-            self.authority.destroy_ended_keys().await?;
+        if !self.store.leads() {
+            return Ok(());
         }
-        Ok(())
+        match self.authority.destroy_ended_keys().await {
+            Err(CaError::Token(error)) if !self.authority.tokens_in_trouble().is_empty() => {
+                tracing::debug!(%error, "a key is destroyed later");
+                Ok(())
+            }
+            destroyed => Ok(destroyed?),
+        }
     }
 
     async fn look(&self, now: SystemTime) -> Result<(), Failure> {

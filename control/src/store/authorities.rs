@@ -19,9 +19,10 @@ use super::chained;
 use super::change::Change;
 use super::mesh::Topics;
 use super::model::{
-    Activation, Actor, AuthorityKind, AuthorityRecord, Below, Commit, JwtKeyRecord, KnownAuthority, Mutation,
-    Phase,
+    Activation, Actor, AuthorityKind, AuthorityRecord, Below, Commit, JwtKeyRecord, KnownAuthority, Listing,
+    Mutation, Phase,
 };
+use super::revocations::{certificate_name, is_listed};
 use super::sql::{Row, Sql, values};
 use super::{Refusal, Store, StoreError, jwt_keys, token_keys};
 use crate::audit::Action;
@@ -129,9 +130,10 @@ impl Store {
         actor: Actor,
     ) -> Result<Mutation, StoreError> {
         self.write(move |change| {
-            let Activation { id, replaces, root, unacknowledged } = &activation;
+            let Activation { id, replaces, listings, root, unacknowledged } = &activation;
             let prepared = require(&change.sql, id, &[Phase::Prepared])?;
             let previous = require_signing(&change.sql, prepared.kind, replaces)?;
+            require_unlisted(&change.sql, listings)?;
             let mut effects = vec![format!("{} {id} signs from now on", prepared.kind)];
             let (mut unknown_to, mut below) = (0, None);
             if let Some((cross, intermediate)) = root {
@@ -318,6 +320,18 @@ pub(super) fn require(sql: &Sql<'_>, id: &str, phases: &[Phase]) -> Result<Known
     let needed = phases.iter().map(|phase| phase.as_str()).collect::<Vec<_>>().join(" or ");
     Err(Refusal::AuthorityPhase { kind: found.kind.as_str(), id: found.id, phase: found.phase, needed }
         .into())
+}
+
+/// Of what is to sign nothing is revoked.
+fn require_unlisted(sql: &Sql<'_>, listings: &[Listing]) -> Result<(), StoreError> {
+    for listing in listings {
+        let certificate = certificate_name(&listing.issuer_sha256, &listing.serial);
+        let key = crate::hex::encode(&listing.spki_sha256);
+        if is_listed(sql, "certificate", &certificate)? || is_listed(sql, "key", &key)? {
+            return Err(Refusal::AuthorityRevoked(listing.id.clone()).into());
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn require_signing(

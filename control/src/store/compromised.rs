@@ -9,7 +9,7 @@ use super::change::Change;
 use super::mesh::Topics;
 use super::model::{Actor, AuthorityKind, Compromise, KnownAuthority, Listing, Mutation, Phase};
 use super::sql::{Sql, values};
-use super::{Refusal, Store, StoreError, revocations, token_keys};
+use super::{Refusal, Store, StoreError, revocations, token_keys, tokens};
 use crate::audit::Action;
 use crate::time;
 
@@ -27,8 +27,8 @@ impl Store {
         self.write(move |change| compromised(change, &compromise, &actor)).await
     }
 
-    /// Ends all trust in an authority: it and those below it are revoked by certificate and key, and a root leaves the
-    /// bundle. What nobody wants to be believed is not told as retired.
+    /// Ends all trust in an authority: it and those below it are revoked by certificate and key; a root leaves the
+    /// bundle, and join tokens, by which control can be known by it, are withdrawn. What nobody wants to be believed is not told as retired.
     ///
     /// # Errors
     /// When it signs still.
@@ -95,10 +95,14 @@ fn distrusted(
         }
         listed.push(below.id);
     }
-    let detail = json!({ "kind": found.kind.as_str(), "authorities": listed });
+    let mut effects = vec![format!("nobody is believed by {} {id} any more", found.kind)];
+    // Whoever has the key could show itself as control to who joins by it.
+    if found.kind == AuthorityKind::Root {
+        effects.extend(tokens::withdraw_all(change)?);
+    }
+    let detail = json!({ "kind": found.kind.as_str(), "authorities": listed, "effects": &effects });
     change.audit(actor, Action::AuthorityDistrusted, &found.subject, &detail)?;
     let commit = announce(change, id, &found.subject, Topics::REVOCATIONS)?;
-    let effects = vec![format!("nobody is believed by {} {id} any more", found.kind)];
     Ok(Mutation { commit, effects })
 }
 

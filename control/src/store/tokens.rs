@@ -155,6 +155,17 @@ pub(super) fn withdraw(change: &Change<'_>, id: &SpiffeId) -> Result<Option<Stri
     Ok((withdrawn > 0).then(|| format!("{withdrawn} unused join token(s) withdrawn")))
 }
 
+/// Makes all unspent tokens worthless, and what came with one and waits for approval. Says how many there were.
+pub(super) fn withdraw_all(change: &Change<'_>) -> Result<Option<String>, StoreError> {
+    let withdrawn = change.sql.execute(
+        "UPDATE join_token SET spent_at_ms = ?1, spent_by = 'withdrawn'
+             WHERE spent_at_ms IS NULL AND expires_at_ms > ?1",
+        values![change.at],
+    )?;
+    requests::expire_all_with_tokens(change)?;
+    Ok((withdrawn > 0).then(|| format!("{withdrawn} unused join token(s) withdrawn: make new ones")))
+}
+
 /// Who made a token.
 pub(super) fn creator(sql: &Sql<'_>, secret_sha256: &[u8; 32]) -> Result<Option<String>, StoreError> {
     let query = "SELECT created_by FROM join_token WHERE secret_sha256 = ?1";

@@ -141,3 +141,39 @@ fn what_is_compromised_is_distrusted_on_time_and_not_before() {
         assert!(world.due(ends).contains(&distrust));
     }
 }
+
+#[test]
+fn trust_ends_before_all_else() {
+    let late = time::now() + DAY * 301;
+    let mut world = World::new().with(AuthorityKind::Intermediate, Phase::Retiring, late);
+    world.known[2].distrusted_at = Some(late);
+    assert_eq!(world.due(late), ["distrust intermediate retiring", "replace"]);
+}
+
+#[test]
+fn root_that_a_clock_made_that_was_ahead_is_taken_back() {
+    let late = time::now() + DAY * 301;
+    let mut world = World::new().with(AuthorityKind::Root, Phase::Prepared, late);
+    world.known[2].not_before = late + DAY * 3;
+    assert_eq!(world.due(late + DAY * 2), ["replace", "remove root prepared"]);
+    assert_eq!(world.due(late + DAY * 3), ["replace", "activate prepared"]);
+    world.known[2].has_key = false;
+    assert_eq!(world.due(late + DAY * 2), ["replace"], "somebody brought it, and meant it");
+}
+
+#[test]
+fn compromised_root_is_named_to_nobody_once_another_one_signs() {
+    let (now, domain) = (time::now(), "mesh.local".parse().unwrap());
+    let mut world = World::new().with(AuthorityKind::Root, Phase::Retiring, now);
+    world.known[0].cross_certificate = Some(world.known[0].certificate.clone());
+    world.known[2].certificate = World::new().known[0].certificate.clone();
+    let hierarchy = |known: &[KnownAuthority]| {
+        Hierarchy::new(&domain, known.to_vec(), Arc::clone(&world.intermediate), JwtKeys::default()).unwrap()
+    };
+    let [active, retiring] = [0, 2].map(|one| crate::sha256(&world.known[one].certificate));
+    let named = |hierarchy: &Hierarchy| (hierarchy.shown().sha256(), hierarchy.others().collect::<Vec<_>>());
+    assert_eq!(named(&hierarchy(&world.known)), (retiring, vec![active]));
+    let mut known = world.known.clone();
+    known[2].distrusted_at = Some(now);
+    assert_eq!(named(&hierarchy(&known)), (active, vec![]));
+}

@@ -164,6 +164,8 @@ pub struct Activation {
     pub id: String,
     /// Which is active, and is to be replaced.
     pub replaces: String,
+    /// It, and what is below it already, as they would be listed: none of them may be.
+    pub listings: Vec<Listing>,
     /// Of a root: its key, certified by the root that it replaces, and the first intermediate below it.
     pub root: Option<(Option<Vec<u8>>, Below)>,
     /// Although proxies have not said that they know it.

@@ -292,6 +292,15 @@ pub(in crate::store) fn expire_all_of(change: &Change<'_>, id: &SpiffeId) -> Res
     )
 }
 
+/// Nothing that came with a join token waits any more.
+pub(in crate::store) fn expire_all_with_tokens(change: &Change<'_>) -> Result<u64, StoreError> {
+    change.sql.execute(
+        "UPDATE held_request SET state = 'expired'
+         WHERE token_sha256 IS NOT NULL AND state IN ('pending', 'approved')",
+        &[],
+    )
+}
+
 pub(super) fn require_open(request: &HeldRequest, now: SystemTime) -> Result<(), Refusal> {
     match request.state {
         HeldState::Pending | HeldState::Approved if request.expires_at > now => Ok(()),

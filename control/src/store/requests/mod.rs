@@ -27,7 +27,7 @@ use crate::registry::Name;
 
 pub use decide::Verdict;
 pub use hold::NewRequest;
-pub(super) use hold::{Approved, admit, excuse, expire_all_of, holds, use_up};
+pub(super) use hold::{Approved, admit, excuse, expire_all_of, expire_all_with_tokens, holds, use_up};
 pub use independence::Part;
 
 /// The longest that a request may wait: records of join tokens are kept as long.

@@ -11,7 +11,7 @@ use crate::registry::{Name, Template};
 use crate::roles::{Permission, Scope};
 use crate::store::change::Change;
 use crate::store::mesh::Topics;
-use crate::store::model::{Actor, AuthorityKind, Mutation, WorkloadStatus};
+use crate::store::model::{Actor, AuthorityKind, Mutation, Phase, WorkloadStatus};
 use crate::store::revocations::{certificate_name, is_listed, list};
 use crate::store::sql::{Sql, values};
 use crate::store::{Refusal, StoreError, registrations};
@@ -159,7 +159,7 @@ pub(super) fn revoke_issuer(
     let actor = permission.on(&Scope::Everything)?;
     let wanted = named.replace(':', "").to_ascii_lowercase();
     let rows = change.sql.rows(
-        "SELECT id, kind, active, subject, certificate, not_after_ms FROM authority ORDER BY id",
+        "SELECT id, kind, active, subject, certificate, not_after_ms, phase FROM authority ORDER BY id",
         &[],
     )?;
     for row in rows {
@@ -173,6 +173,12 @@ pub(super) fn revoke_issuer(
         }
         if kind == AuthorityKind::Root.as_str() {
             return Err(Refusal::RootIssuer.into());
+        }
+        // It could be activated later, by which nobody is believed.
+        if row.get::<String>(6)? == Phase::Prepared.as_str() {
+            let needed = format!("retiring or removed (`signet ca retire {id}` takes this one back)");
+            let kind = AuthorityKind::Intermediate.as_str();
+            return Err(Refusal::AuthorityPhase { kind, id, phase: Phase::Prepared, needed }.into());
         }
         if signs || signed_own(&change.sql, &id)? {
             return Err(Refusal::IssuerInUse(id).into());

@@ -196,6 +196,11 @@ async fn revoked_intermediate_is_listed_once_another_signs(fixture: Fixture) {
     assert_eq!(refusal(revoke(&fixture, fingerprint(&root)).await), Refusal::RootIssuer);
     assert_eq!(refusal(revoke(&fixture, fingerprint(&ca)).await), Refusal::IssuerInUse("ca".into()));
     let next = AuthorityRecord { certificate: ca.clone(), ..authority("next", AuthorityKind::Intermediate) };
+    let prepared = AuthorityRecord { id: "a prepared one".into(), ..next.clone() };
+    fixture.store.prepare_authority(prepared, operator()).await.unwrap();
+    let refused = refusal(revoke(&fixture, RevocationTarget::Issuer("a prepared one".into())).await);
+    assert!(refused.to_string().contains("`signet ca retire a prepared one`"), "{refused}");
+    fixture.store.retire_authority("a prepared one".into(), operator()).await.unwrap();
     fixture.store.replace_intermediate(next, "ca".into(), operator()).await.unwrap();
     let renewed = Issuance { authority: "next".into(), ..issuance("orders", time::now() + HOUR) };
     fixture.store.record_renewal(renewed, renewal(goes_on, &old)).await.unwrap();

@@ -28,7 +28,8 @@ fn below(root: &str, name: &str) -> AuthorityRecord {
 /// The root `next`, with its first intermediate, in the place of `root`.
 fn activation(unacknowledged: bool) -> Activation {
     let first = (Some(vec![9]), model::Below::New(below("next", "next ca")));
-    Activation { id: "next".into(), replaces: "root".into(), root: Some(first), unacknowledged }
+    let (id, replaces, listings) = ("next".into(), "root".into(), vec![listing("next", 42)]);
+    Activation { id, replaces, listings, root: Some(first), unacknowledged }
 }
 
 fn lease(instance: InstanceId) -> model::Lease {
@@ -315,7 +316,9 @@ async fn compromised_root_is_no_retired_one(fixture: Fixture) {
     assert_eq!(fixture.store.kept_key("root".into()).await.unwrap(), None);
     assert!(during.sequence > before.sequence, "proxies are told");
     let all = vec![listing("root", 7), listing("ca", 8)];
-    fixture.store.distrust_authority("root".into(), all, operator()).await.unwrap();
+    fixture.token("orders", 9).await;
+    let ended = fixture.store.distrust_authority("root".into(), all, operator()).await.unwrap();
+    assert!(ended.effects.iter().any(|effect| effect.starts_with("1 unused join token")), "{ended:?}");
     let after = bundle().await;
     assert_eq!((after.authorities.len(), after.retired.len(), after.superseded.len()), (1, 0, 0));
     assert!(after.sequence > during.sequence);
