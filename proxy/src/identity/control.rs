@@ -153,7 +153,7 @@ pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, s
     loop {
         let Some((svid, _)) = mesh.credentials() else { return };
         let now = signet_proto::clock::now();
-        let delay = planned_or(planned.take(), renewal_delay(svid.end(), now), now);
+        let delay = planned_or(planned.take(), renewal_delay(svid.profile().not_after, now), now);
         let due = now + delay;
         mesh.renews_at(due);
         let woken = tokio::select! {

@@ -9,9 +9,9 @@ use crate::backoff::unit_random;
 /// How far wall clock and monotonic clock may move apart before the schedule is looked at again.
 const DRIFT: Duration = Duration::from_secs(5);
 
-/// How long to wait before renewing an SVID that is good until `end`.
-pub(super) fn renewal_delay(end: SystemTime, now: SystemTime) -> Duration {
-    spread(end.duration_since(now).unwrap_or_default(), unit_random())
+/// How long to wait before renewing an SVID whose certificate says `not_after`.
+pub(super) fn renewal_delay(not_after: SystemTime, now: SystemTime) -> Duration {
+    spread(not_after.duration_since(now).unwrap_or_default(), unit_random())
 }
 
 fn spread(remaining: Duration, random: f64) -> Duration {

@@ -314,7 +314,7 @@ impl Lender {
 /// When to renew: as planned, unless the clock was set back.
 fn planned(lent: &Lent, before: Option<SystemTime>) -> SystemTime {
     let now = signet_proto::clock::now();
-    now + planned_or(before, renewal_delay(lent.svid.end(), now), now)
+    now + planned_or(before, renewal_delay(lent.svid.profile().not_after, now), now)
 }
 
 /// True if that is news.
