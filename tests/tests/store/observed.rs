@@ -89,7 +89,7 @@ async fn metrics_and_health_say_how_control_is(store: Store) {
     assert_eq!(metrics.values("signet_control_issuances_total", "operation"), ["attest", "own"]);
     assert_eq!(metrics.values("signet_control_issuances_total", "result"), ["issued"]);
     let expiry = metrics.values("signet_control_ca_expiry_timestamp_seconds", "authority");
-    assert_eq!(expiry, ["intermediate", "own", "root"]);
+    assert_eq!(expiry, ["intermediate", "jwt", "own", "root"]);
     if store == Store::Postgres {
         let ahead = metrics.sum("signet_control_clock_ahead_seconds", &[]);
         assert!(metrics.has("signet_control_clock_ahead_seconds") && ahead.abs() < 2.0, "{ahead}");
