@@ -147,11 +147,12 @@ impl Service {
 
         let grpc = api::bind("grpc-listen", config.grpc_listen).await?;
         let http = api::bind("http-listen", config.http_listen).await?;
-        let mut public = Vec::new();
+        let (mut public, mut https_files) = (Vec::new(), None);
         if let Some(https) = config.https {
-            let files = CertificateFiles::open(https.certificate, https.key).await?;
+            let files = Arc::new(CertificateFiles::open(https.certificate, https.key).await?);
             let listener = api::bind("https-listen", https.listen).await?;
-            public.push(("https-listen", Shows::Files(Arc::new(files)), listener));
+            https_files = Some(Arc::clone(&files));
+            public.push(("https-listen", Shows::Files(files), listener));
         }
         if let Some(at) = config.federation_listen {
             let listener = api::bind("federation-listen", at).await?;
@@ -204,6 +205,7 @@ impl Service {
             store: store.clone(),
             authority: Arc::clone(&authority),
             own: Arc::clone(&own),
+            https: https_files,
             lists: Arc::clone(&lists),
             exports: exports.clone(),
             duties: record.clone(),

@@ -23,6 +23,13 @@ pub fn now() -> SystemTime {
     from_millis(to_millis(signet_proto::clock::now()))
 }
 
+/// Certificates and revocation lists know whole seconds; what is recorded must equal what is signed.
+#[must_use]
+pub fn whole_seconds(at: SystemTime) -> SystemTime {
+    let whole = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(whole)
+}
+
 /// For messages.
 #[must_use]
 pub fn to_proto(at: SystemTime) -> prost_types::Timestamp {

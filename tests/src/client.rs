@@ -11,6 +11,7 @@ use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::clock::Clock;
 use crate::pods::Pod;
 use crate::tools::tool;
 
@@ -98,6 +99,13 @@ impl Client {
     #[must_use]
     pub fn within(mut self, directory: &Path) -> Self {
         self.command.current_dir(directory);
+        self
+    }
+
+    /// Runs it by that clock.
+    #[must_use]
+    pub fn by(mut self, clock: &Clock) -> Self {
+        self.command.envs(clock.variables());
         self
     }
 

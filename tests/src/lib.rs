@@ -44,6 +44,7 @@ pub mod logs;
 pub mod mesh;
 pub mod metrics;
 pub mod oidc;
+pub mod openssl_root;
 pub mod peers;
 pub mod pki;
 pub mod place;

@@ -443,6 +443,11 @@ async fn whoever_is_no_proxy_learns_from_revocation_lists() {
         let checked = openssl(&directory, &[&check[..], &[&format!("{name}.pem")]].concat()).await.all();
         assert!(checked.contains(expected), "{name}: {checked}");
     }
+    // Nor by one that has ended: it is good for a day.
+    let later = clock::now().duration_since(std::time::UNIX_EPOCH).unwrap() + Duration::from_secs(25 * 3600);
+    let later = ["-attime", &later.as_secs().to_string(), "good.pem"];
+    let checked = openssl(&directory, &[&check[..], &later].concat()).await.all();
+    assert!(checked.contains("CRL has expired"), "{checked}");
     assert!(mesh.metrics().await.sum("signet_control_crl_bytes", &[]) > 0.0);
 
     // Who is resumed is taken off again.

@@ -8,6 +8,7 @@ use linux_keyutils::{KeyRing, KeyRingIdentifier};
 use signet_tests::apps::Nginx;
 use signet_tests::client::{Client, Finished, file};
 use signet_tests::mesh::{Mesh, Store, TRUST_DOMAIN, allow, id};
+use signet_tests::openssl_root::OpenSslRoot;
 use signet_tests::token::{PIN, Token};
 use signet_tests::{PATIENCE, eventually};
 
@@ -147,31 +148,10 @@ async fn root_is_kept_elsewhere_and_signs_by_file() {
             Client::new("curl").args(["--fail", "--silent", "--noproxy", "*", &url]).run().await.succeeded();
     };
     let directory = mesh.directory().to_owned();
-    let at = |name: &str| directory.join(name).display().to_string();
-    let (csr, signed, chain) = (at("csr.pem"), at("signed.pem"), at("chain.pem"));
-    let openssl = async |words: &str| {
-        let _ = Client::new("openssl").args(words.split(' ')).within(&directory).run().await.succeeded();
-    };
-    openssl(
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes -keyout root.key -out root.pem -days 3650 \
-         -subj /O=Example/CN=Root -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign",
-    )
-    .await;
-    let _ = file(
-        &directory,
-        "ext",
-        "basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n",
-    );
-    let sign = async |days: u32| {
-        openssl(&format!(
-            "x509 -req -in csr.pem -CA root.pem -CAkey root.key -CAcreateserial -days {days} -extfile ext -out signed.pem"
-        ))
-        .await;
-        let read = |name| std::fs::read_to_string(name).expect("openssl wrote it");
-        let _ = file(&directory, "chain.pem", [read(signed.clone()), read(at("root.pem"))].concat());
-    };
+    let root = OpenSslRoot::new(&directory).await;
+    let (csr, chain) = (root.at("csr.pem"), root.at("chain.pem"));
     let install = async |mesh: &Mesh| mesh.signet(&["ca", "install", "--chain", &chain]).await;
-    let _ = file(&directory, "chain.pem", std::fs::read(at("root.pem")).expect("openssl wrote it"));
+    let _ = file(&directory, "chain.pem", std::fs::read(root.at("root.pem")).expect("openssl wrote it"));
     let early = install(&mesh).await;
     assert!(early.code() != 0 && early.all().contains("nothing was asked for"), "{}", early.all());
 
@@ -186,14 +166,14 @@ async fn root_is_kept_elsewhere_and_signs_by_file() {
     assert!(alone.code() != 0 && alone.all().contains("expected two certificates"), "{}", alone.all());
     mesh.kill_control().await;
     mesh.restart_control().await;
-    sign(1).await;
+    root.sign(1).await;
     let _ = install(&mesh).await.succeeded();
     let _ = mesh.signet(&["ca", "activate", "root"]).await.succeeded();
     answers().await;
     let status = mesh.json(&["ca", "status"]).await;
-    openssl("x509 -in root.pem -outform DER -out root.der").await;
+    root.openssl("x509 -in root.pem -outform DER -out root.der").await;
     let digest =
-        Client::new("openssl").args(["dgst", "-sha256", "-r", &at("root.der")]).run().await.succeeded();
+        Client::new("openssl").args(["dgst", "-sha256", "-r", &root.at("root.der")]).run().await.succeeded();
     assert!(digest.stdout.starts_with(status["root"]["sha256"].as_str().unwrap()), "{status}");
 
     // Control cannot go on alone, and says so before it is too late.
@@ -212,7 +192,7 @@ async fn root_is_kept_elsewhere_and_signs_by_file() {
     })
     .await;
     let _ = mesh.signet(&["ca", "csr", "--out", &csr]).await.succeeded();
-    sign(30).await;
+    root.sign(30).await;
     let _ = install(&mesh).await.succeeded();
     let after = mesh.json(&["ca", "status"]).await;
     assert_ne!(status["intermediate"]["sha256"], after["intermediate"]["sha256"]);
@@ -225,7 +205,7 @@ async fn root_is_kept_elsewhere_and_signs_by_file() {
     let seen = Client::new("openssl").args([
         "s_client",
         "-CAfile",
-        &at("root.pem"),
+        &root.at("root.pem"),
         "-connect",
         &mesh.grpc.to_string(),
     ]);

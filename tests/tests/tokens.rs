@@ -14,7 +14,8 @@ use rcgen::{
 };
 use serde_json::Value;
 use signet_tests::apps::{RequestApp, header_values};
-use signet_tests::client::{Client, curl, file};
+use signet_tests::client::{Client, Finished, curl, file};
+use signet_tests::clock::Clock;
 use signet_tests::logs::{field, is_message};
 use signet_tests::mesh::{Mesh, allow, id};
 use signet_tests::peers::script;
@@ -104,6 +105,10 @@ async fn tokens_are_believed_by_whoever_reads_the_documents_while_their_keys_are
     assert_eq!(named.stdout.trim(), orders);
     let other = jose(&https, &field(&first, "token"), "https://other.example").await;
     assert!(other.code() != 0 && other.stderr.contains("aud"), "{}", other.all());
+    let clock = Clock::default();
+    clock.set_ahead(Duration::from_secs(600));
+    let late = checks(&https, &field(&first, "token"), AUDIENCE).by(&clock).run().await;
+    assert!(late.code() != 0 && late.stderr.to_lowercase().contains("expired"), "{}", late.all());
 
     // The app behind the proxy sends no secret of its own; what it sends all the same stays.
     let calls = |header: Option<&str>| {
@@ -167,8 +172,12 @@ fn reads(socket: &Path, https: &Https) -> Command {
 }
 
 /// What the other library says of a token.
-async fn jose(https: &Https, token: &str, audience: &str) -> signet_tests::client::Finished {
+async fn jose(https: &Https, token: &str, audience: &str) -> Finished {
+    checks(https, token, audience).run().await
+}
+
+fn checks(https: &Https, token: &str, audience: &str) -> Client {
     let mut command = oidc_python();
     command.arg(script("jose.py")).arg(&https.issuer).arg(&https.ca).arg(audience);
-    Client::of(command).input(token).limit(Duration::from_secs(20)).run().await
+    Client::of(command).input(token).limit(Duration::from_secs(20))
 }

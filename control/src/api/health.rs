@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use super::https::CertificateFiles;
 use super::tls::OwnIdentity;
 use crate::audit::Exports;
 use crate::ca::Authority;
@@ -40,6 +41,8 @@ pub struct Health {
     pub authority: Arc<Authority>,
     /// Control's own SVID.
     pub own: Arc<OwnIdentity>,
+    /// What the HTTPS listener shows, if there is one.
+    pub https: Option<Arc<CertificateFiles>>,
     /// Other trust domains.
     pub federations: Federations,
     /// Revocation lists.
@@ -104,6 +107,7 @@ impl Health {
         warnings.extend(self.authority.warnings(now));
         warnings.extend(self.federations.warnings());
         warnings.extend(self.authority.tokens_in_trouble().iter().map(ToString::to_string));
+        warnings.extend(self.https.as_ref().and_then(|files| files.warning(now)));
         warnings.extend(self.lists.warnings(now));
         for (duty, since) in self.duties.overdue(Instant::now()) {
             let since = duration::rough(since);

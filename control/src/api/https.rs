@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::tls::OwnIdentity;
 use super::web::{self, Over};
 use crate::telemetry::metrics;
-use crate::time;
+use crate::{duration, time};
 
 const LOOK: Duration = Duration::from_secs(5);
 /// A chain of some certificates.
@@ -62,6 +62,8 @@ pub struct CertificateFiles {
 
 struct Loaded {
     config: Arc<ServerConfig>,
+    begins: SystemTime,
+    ends: SystemTime,
     /// Of both files.
     sha256: [[u8; 32]; 2],
 }
@@ -112,6 +114,23 @@ impl CertificateFiles {
         Ok(Self { certificate, key, current })
     }
 
+    /// What will break unless somebody renews it: a sixth of its life is left, or nothing. Those who renew by themselves do
+    /// so when a third is.
+    #[must_use]
+    pub fn warning(&self, now: SystemTime) -> Option<String> {
+        let loaded = self.current.load();
+        let (begins, ends) = (loaded.begins, loaded.ends);
+        let file = self.certificate.display();
+        match ends.duration_since(now) {
+            Ok(left) if left > ends.duration_since(begins).unwrap_or_default() / 6 => None,
+            Ok(left) if !left.is_zero() => Some(format!(
+                "the certificate of the HTTPS listener ends in {}: renew {file}",
+                duration::rough(left)
+            )),
+            _ => Some(format!("the certificate of the HTTPS listener has ended: renew {file}")),
+        }
+    }
+
     async fn follow(&self, stop: CancellationToken) {
         let mut wrong = None;
         loop {
@@ -153,12 +172,12 @@ async fn load(certificate: &Path, key: &Path) -> Result<Loaded, CertificateError
     let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|_| wrong(certificate, "expected certificates in PEM, leaf first"))?;
     let leaf = chain.first().ok_or_else(|| wrong(certificate, "expected certificates in PEM, leaf first"))?;
-    let ends = x509_parser::parse_x509_certificate(leaf)
-        .map_err(|_| wrong(certificate, "its first certificate cannot be read"))?
-        .1
-        .validity()
-        .not_after
-        .timestamp();
+    let (_, read) = x509_parser::parse_x509_certificate(leaf)
+        .map_err(|_| wrong(certificate, "its first certificate cannot be read"))?;
+    let at = |moment: x509_parser::time::ASN1Time| {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(moment.timestamp()).unwrap_or_default())
+    };
+    let (begins, ends) = (at(read.validity().not_before), at(read.validity().not_after));
     let private = PrivateKeyDer::from_pem_slice(&secret)
         .map_err(|_| wrong(key, "expected a private key in PEM: PKCS#8, SEC1 or PKCS#1"))?;
     let sha256 = [crate::sha256(&pem), crate::sha256(&secret)];
@@ -167,12 +186,11 @@ async fn load(certificate: &Path, key: &Path) -> Result<Loaded, CertificateError
         key: key.to_owned(),
         error,
     })?;
-    let ends = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(ends).unwrap_or_default());
     metrics::authority_ends("https", ends);
     if ends <= time::now() {
         tracing::warn!(certificate = %certificate.display(), "certificate of the HTTPS listener has ended");
     }
-    Ok(Loaded { config: Arc::new(config), sha256 })
+    Ok(Loaded { config: Arc::new(config), begins, ends, sha256 })
 }
 
 fn config(
@@ -267,5 +285,19 @@ mod tests {
         files.write(&second, &second_key);
         assert_eq!(shows.look(said).await, None);
         assert!(!Arc::ptr_eq(&before, &shown.server_config()));
+    }
+
+    #[tokio::test]
+    async fn its_end_is_warned_of_while_there_is_time() {
+        let (files, key, day) =
+            (Files::new(), rcgen::KeyPair::generate().unwrap(), Duration::from_secs(86_400));
+        let begins = time::whole_seconds(time::now());
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (begins.into(), (begins + 90 * day).into());
+        files.write(&params.self_signed(&key).unwrap().pem(), &key.serialize_pem());
+        let shows = files.open().await.unwrap();
+        assert_eq!((shows.warning(begins), shows.warning(begins + 74 * day)), (None, None));
+        assert!(shows.warning(begins + 76 * day).unwrap().contains("ends in 14 d"));
+        assert!(shows.warning(begins + 91 * day).unwrap().contains("has ended"));
     }
 }

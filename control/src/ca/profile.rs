@@ -19,6 +19,7 @@ use super::seal::SealKey;
 use super::signer::{Certified, Signer};
 use crate::crl::ListsUrl;
 use crate::store::model::{AuthorityKind, KeptKey};
+use crate::time::whole_seconds;
 
 /// Clocks of verifiers may be behind ours; and what an authority signs starts later than the authority.
 const ROOT_BACKDATED: Duration = Duration::from_secs(3600);
@@ -83,7 +84,7 @@ pub(super) fn root(
     ttl: Duration,
     now: SystemTime,
 ) -> Result<Signed, CaError> {
-    let (not_before, not_after) = (seconds(now - ROOT_BACKDATED), seconds(now + ttl));
+    let (not_before, not_after) = (whole_seconds(now - ROOT_BACKDATED), whole_seconds(now + ttl));
     // Below it an intermediate, and above that perhaps the root that takes its place, certified by it.
     let mut params = authority(&draft.subject, domain, 2)?;
     validity(&mut params, not_before, not_after);
@@ -103,7 +104,7 @@ pub(super) fn cross(
     now: SystemTime,
 ) -> Result<CertificateDer<'static>, CaError> {
     let (new, old) = (root.certified(), by.certified());
-    let not_before = seconds(now - INTERMEDIATE_BACKDATED).max(old.not_before()).max(new.not_before());
+    let not_before = whole_seconds(now - INTERMEDIATE_BACKDATED).max(old.not_before()).max(new.not_before());
     let mut params = authority(new.subject(), domain, 1)?;
     params.crl_distribution_points = lists_of(by, lists);
     validity(&mut params, not_before, new.not_after().min(old.not_after()));
@@ -119,8 +120,8 @@ pub(super) fn intermediate(
     lists: Option<&ListsUrl>,
     now: SystemTime,
 ) -> Result<Signed, CaError> {
-    let not_before = seconds(now - INTERMEDIATE_BACKDATED).max(root.certified().not_before());
-    let not_after = seconds(now + ttl).min(root.certified().not_after());
+    let not_before = whole_seconds(now - INTERMEDIATE_BACKDATED).max(root.certified().not_before());
+    let not_after = whole_seconds(now + ttl).min(root.certified().not_after());
     let mut params = authority(&draft.subject, domain, 0)?;
     params.crl_distribution_points = lists_of(root, lists);
     validity(&mut params, not_before, not_after);
@@ -136,8 +137,8 @@ pub(super) fn leaf(
     now: SystemTime,
 ) -> Result<Signed, CaError> {
     let Certified { not_before: begins, not_after: ends, .. } = intermediate.certified();
-    let not_before = seconds(now - LEAF_BACKDATED).max(*begins);
-    let not_after = seconds(now + request.ttl).min(*ends);
+    let not_before = whole_seconds(now - LEAF_BACKDATED).max(*begins);
+    let not_after = whole_seconds(now + request.ttl).min(*ends);
     let mut params = CertificateParams::default();
     params.distinguished_name = leaf_subject(request)?;
     params.subject_alt_names = vec![SanType::URI(request.id.as_str().try_into()?)];
@@ -247,12 +248,6 @@ fn validity(params: &mut CertificateParams, not_before: SystemTime, not_after: S
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + since_epoch(not_before);
     params.not_after = epoch + since_epoch(not_after);
-}
-
-/// Certificates know whole seconds; what is recorded must equal what is signed.
-fn seconds(at: SystemTime) -> SystemTime {
-    let whole = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    SystemTime::UNIX_EPOCH + Duration::from_secs(whole)
 }
 
 pub(super) fn random<const N: usize>() -> Result<[u8; N], CaError> {

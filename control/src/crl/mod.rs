@@ -79,25 +79,12 @@ pub async fn issue_due(
     url: Option<&ListsUrl>,
     now: SystemTime,
 ) -> Result<(), CrlError> {
+    authority.refresh().await?;
     let hierarchy = authority.hierarchy();
     let issuers: Vec<_> = hierarchy.known().iter().filter(|known| has_lists(known, now)).collect();
     let mut result = Ok(());
-    let mut due = Vec::new();
     for issuer in &issuers {
-        match next(authority, store, issuer, seconds(now)).await {
-            Ok(next) => due.extend(next),
-            Err(error) => result = result.and(Err(error)),
-        }
-    }
-    // Keys are opened only to be used.
-    let signers = if due.is_empty() { Vec::new() } else { authority.crl_signers().await? };
-    for next in due {
-        let signer = signers.iter().find(|signer| signer.certified().id() == next.issuer.id);
-        let Some(signer) = signer else {
-            tracing::debug!(issuer = next.issuer.subject, "its key is not here: no new revocation list");
-            continue;
-        };
-        result = result.and(issue(store, url, next, signer).await);
+        result = result.and(issue_if_due(authority, store, url, issuer, time::whole_seconds(now)).await);
     }
     result?;
     let current: HashSet<&str> = issuers.iter().map(|issuer| issuer.id.as_str()).collect();
@@ -112,6 +99,24 @@ pub async fn issue_due(
 /// What it signed may be believed by somebody.
 fn has_lists(known: &KnownAuthority, now: SystemTime) -> bool {
     matches!(known.phase, Phase::Active | Phase::Retiring) && known.not_after > now
+}
+
+async fn issue_if_due(
+    authority: &Authority,
+    store: &Store,
+    url: Option<&ListsUrl>,
+    issuer: &KnownAuthority,
+    now: SystemTime,
+) -> Result<(), CrlError> {
+    let Some(next) = next(authority, store, issuer, now).await? else { return Ok(()) };
+    // Keys are opened only to be used.
+    match authority.crl_signer(issuer).await? {
+        Some(signer) => issue(store, url, next, &signer).await,
+        None => {
+            tracing::debug!(issuer = issuer.subject, "its key is not here: no new revocation list");
+            Ok(())
+        }
+    }
 }
 
 /// Lists that are to be signed.
@@ -230,9 +235,4 @@ fn key_identifier<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> 
 
 fn unnamed(issuer: &KnownAuthority) -> CrlError {
     CrlError::Unnamed(issuer.id.clone())
-}
-
-/// Lists know whole seconds.
-fn seconds(at: SystemTime) -> SystemTime {
-    time::from_millis(time::to_millis(at) / 1000 * 1000)
 }

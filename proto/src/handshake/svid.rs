@@ -95,6 +95,21 @@ impl Svid {
         self.profile.not_after + Duration::from_secs(1)
     }
 
+    /// Whether nobody believes it any more.
+    #[must_use]
+    pub fn has_ended(&self, now: SystemTime) -> bool {
+        self.end() <= now
+    }
+
+    /// How long it is good for still, once it should have been replaced: renewal is due at half of its life, and three
+    /// quarters of that are over.
+    #[must_use]
+    pub fn overdue(&self, now: SystemTime) -> Option<Duration> {
+        let life = self.end().duration_since(self.profile.not_before).unwrap_or_default();
+        let left = self.end().duration_since(now).ok()?;
+        (left < life / 4).then_some(left)
+    }
+
     /// The chain, leaf first.
     #[must_use]
     pub fn chain(&self) -> &[CertificateDer<'static>] {

@@ -92,20 +92,22 @@ fn answer(health: &Health, request: &Request<Incoming>) -> Response<Full<Bytes>>
     }
 }
 
-/// 200 with identity and policy in hand; otherwise 503 and what is missing, a line each.
+/// 200 with identity and policy in hand, and what is going to keep it from that; otherwise 503 and what is missing, a
+/// line each.
 fn ready(health: &Health) -> Response<Full<Bytes>> {
     let mut missing = health.mesh.missing();
     if health.leaving.is_cancelled() {
         missing.push("draining: this proxy is shutting down");
     }
     if missing.is_empty() {
-        match health.mesh.sealed_at().and_then(|sealed_at| jiff::Timestamp::try_from(sealed_at).ok()) {
-            Some(at) => text(
-                StatusCode::OK,
-                format!("ready\nwith what was sealed at {at}: control has not answered since this start\n"),
-            ),
-            None => text(StatusCode::OK, "ready\n"),
+        let mut body = "ready\n".to_owned();
+        if let Some(at) = health.mesh.sealed_at().and_then(|at| jiff::Timestamp::try_from(at).ok()) {
+            body += &format!("with what was sealed at {at}: control has not answered since this start\n");
         }
+        if let Some(warning) = health.mesh.warning() {
+            body += &format!("warning: {warning}\n");
+        }
+        text(StatusCode::OK, body)
     } else {
         text(StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n")
     }

@@ -203,7 +203,7 @@ impl Subject {
                 if let Some(because) = snapshot.trust.revoked(peer) {
                     return Some(CloseReason::Revoked(because));
                 }
-                if snapshot.svid.end() <= signet_proto::clock::now() {
+                if snapshot.svid.has_ended(signet_proto::clock::now()) {
                     return Some(CloseReason::SvidEnded);
                 }
                 (unsure && !snapshot.trust.believes(peer)).then_some(CloseReason::TrustRemoved)

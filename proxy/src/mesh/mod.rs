@@ -144,7 +144,7 @@ impl Mesh {
         let mut missing = Vec::new();
         match &inputs.svid {
             None => missing.push("identity: no SVID yet"),
-            Some(svid) if svid.end() <= signet_proto::clock::now() => {
+            Some(svid) if svid.has_ended(signet_proto::clock::now()) => {
                 missing.push("identity: the SVID has ended and could not be renewed");
             }
             Some(_) => {}
@@ -156,6 +156,17 @@ impl Mesh {
             missing.push("policy: none received yet");
         }
         missing
+    }
+
+    /// What will break unless somebody does something, for `/readyz`.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let inputs = self.inputs.lock();
+        let left = inputs.svid.as_ref()?.overdue(signet_proto::clock::now())?;
+        Some(format!(
+            "the SVID should have been renewed and ends in {} s; the log says why it is not",
+            left.as_secs()
+        ))
     }
 
     /// What to prove ourselves to control with: known from the join on, before there is a policy.
