@@ -46,6 +46,14 @@ fn sign(authority: &Authority, path: &str, ttl: Duration) -> (SignedLeaf, Instan
     (authority.sign(&request).unwrap(), instance)
 }
 
+async fn crl_signers(authority: &Authority) -> Vec<(AuthorityKind, CrlSigner)> {
+    let mut signers = Vec::new();
+    for known in authority.hierarchy().known() {
+        signers.extend(authority.crl_signer(known).await.unwrap().map(|signer| (known.kind, signer)));
+    }
+    signers
+}
+
 #[tokio::test]
 async fn authorities_come_back_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();

@@ -43,8 +43,14 @@ pub struct Document {
 #[derive(Debug, Clone)]
 struct Served {
     head: CrlHead,
-    complete: Bytes,
-    delta: Bytes,
+    complete: List,
+    delta: List,
+}
+
+#[derive(Debug, Clone)]
+struct List {
+    bytes: Bytes,
+    sha256: String,
 }
 
 impl Lists {
@@ -100,11 +106,11 @@ impl Lists {
             name.strip_suffix(DELTA).map_or((name, false), |authority| (authority, true));
         let newest = self.newest.load();
         let Served { head, complete, delta } = newest.get(authority)?;
-        let bytes = if is_delta { delta } else { complete };
+        let List { bytes, sha256 } = if is_delta { delta } else { complete };
         let left = head.next_update.duration_since(now).unwrap_or_default();
         Some(Document {
-            sha256: crate::hex::encode(&crate::sha256(bytes)),
             bytes: bytes.clone(),
+            sha256: sha256.clone(),
             made: head.this_update,
             fresh: self.every.min(left),
         })
@@ -121,7 +127,7 @@ impl Lists {
     /// How many bytes the complete lists have.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.newest.load().values().map(|served| served.complete.len()).sum()
+        self.newest.load().values().map(|served| served.complete.bytes.len()).sum()
     }
 
     /// Lists that should have been replaced.
@@ -151,6 +157,12 @@ impl From<Crl> for Served {
     }
 }
 
+impl From<Vec<u8>> for List {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { sha256: crate::hex::encode(&crate::sha256(&bytes)), bytes: bytes.into() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,7 +171,8 @@ mod tests {
     fn lists(now: SystemTime) -> Lists {
         let lists = Lists::new(Duration::from_secs(60), None);
         let head = CrlHead { authority: "ab".into(), number: 7, this_update: now, next_update: now + LIFE };
-        let served = Served { head, complete: "whole".into(), delta: "part".into() };
+        let served =
+            Served { head, complete: List::from(b"whole".to_vec()), delta: List::from(b"part".to_vec()) };
         lists.newest.store(Arc::new(BTreeMap::from([("ab".into(), served)])));
         lists
     }

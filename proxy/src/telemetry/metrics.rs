@@ -290,8 +290,7 @@ pub fn rotation(result: &'static str) {
 pub fn lent(result: &'static str, not_after: Option<SystemTime>) {
     counter!("signet_workload_svid_rotations_total", "result" => result).increment(1);
     if let Some(not_after) = not_after {
-        let seconds = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        gauge!("signet_workload_svid_expiry_timestamp_seconds").set(seconds);
+        gauge!("signet_workload_svid_expiry_timestamp_seconds").set(unix(not_after));
     }
 }
 
@@ -345,8 +344,7 @@ pub fn upgrade(result: &'static str) {
 pub fn state_restored(saved_at: Option<SystemTime>) {
     gauge!("signet_state_restored").set(if saved_at.is_some() { 1.0 } else { 0.0 });
     if let Some(saved_at) = saved_at {
-        let seconds = saved_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        gauge!("signet_state_saved_timestamp_seconds").set(seconds);
+        gauge!("signet_state_saved_timestamp_seconds").set(unix(saved_at));
     }
 }
 
@@ -362,8 +360,7 @@ pub fn state_written(result: &'static str) {
 
 /// When the SVID in force ends.
 pub fn svid_expiry(not_after: SystemTime) {
-    let seconds = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    gauge!("signet_svid_expiry_timestamp_seconds").set(seconds);
+    gauge!("signet_svid_expiry_timestamp_seconds").set(unix(not_after));
 }
 
 /// Whether control's stream is open.
@@ -408,4 +405,8 @@ pub fn policy_unreadable() {
 /// The settings of the mesh could not be read.
 pub fn mesh_unreadable() {
     counter!("signet_mesh_unreadable_total").increment(1);
+}
+
+fn unix(at: SystemTime) -> f64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }

@@ -290,9 +290,7 @@ impl Asking {
             Status::permission_denied("the rule that admits this process gives it bundles, and no SVID")
         })
     }
-}
 
-impl Asking {
     /// The tokens of the rule that admits it.
     fn tokens(&self) -> Result<&TokenShelf, Status> {
         let shelf = self.shelf.as_ref().ok_or_else(|| Status::internal("a call that nobody admitted"))?;
