@@ -297,7 +297,7 @@ mod tests {
         files.write(&params.self_signed(&key).unwrap().pem(), &key.serialize_pem());
         let shows = files.open().await.unwrap();
         assert_eq!((shows.warning(begins), shows.warning(begins + 74 * day)), (None, None));
-        assert!(shows.warning(begins + 76 * day).unwrap().contains("ends in 14 d"));
+        assert!(shows.warning(begins + 76 * day).unwrap().contains("ends in 14d"));
         assert!(shows.warning(begins + 91 * day).unwrap().contains("has ended"));
     }
 }

@@ -1,4 +1,4 @@
-//! How many connections that have proven nothing yet one address may have.
+//! How many connections that have proven nothing yet one address may have at a door.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,5 @@
-//! The accept loop of the HTTP doors, plain and over TLS: a bounded number of connections, each with deadlines and an end.
+//! The accept loop of the HTTP doors, plain and over TLS: a bounded number of connections, of all and of each address, each
+//! with deadlines and an end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +15,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::https::Shows;
+use super::shares::Shares;
 use crate::telemetry::metrics;
 
 const MAX_CONNECTIONS: usize = 256;
+const MAX_HEADER_BYTES: usize = 16 * 1024;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 const HEADERS_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECTION_LIFE: Duration = Duration::from_secs(300);
@@ -37,20 +40,25 @@ pub(super) async fn serve(
     router: Router,
     stop: CancellationToken,
 ) {
-    let open = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (open, shares) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), Shares::default());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok((stream, from)) => (stream, from.ip()),
             Err(error) => {
                 tracing::warn!(door, %error, "cannot accept an HTTP connection");
                 metrics::connection(door, "accept_failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
+        };
+        // Who fetches lists slowly leaves room for probes.
+        let Some(share) = shares.take(address) else {
+            metrics::connection(door, "too_many_of_address");
+            continue;
         };
         let Ok(permit) = Arc::clone(&open).try_acquire_owned() else {
             metrics::connection(door, "too_many");
@@ -61,7 +69,7 @@ pub(super) async fn serve(
         tokio::spawn(async move {
             // Whatever ends it, a timeout included, only this connection ends.
             let _ = tokio::time::timeout(CONNECTION_LIFE, converse(over, stream, router)).await;
-            drop(permit);
+            drop((permit, share));
         });
     }
 }
@@ -87,6 +95,7 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_DEADLINE)
+        .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .await;
 }
