@@ -20,13 +20,6 @@ impl Pins {
         bundle.authorities().iter().chain(bundle.retired()).any(|root| self.names(root))
     }
 
-    /// These, and the roots of a bundle that is believed already.
-    #[must_use]
-    pub fn and(mut self, bundle: Option<&TrustBundle>) -> Self {
-        self.0.extend(bundle.into_iter().flat_map(TrustBundle::fingerprints));
-        self
-    }
-
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = &[u8; 32]> {
         self.0.iter()

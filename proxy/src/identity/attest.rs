@@ -46,8 +46,8 @@ impl Request {
     }
 }
 
-/// Proves who this is and takes the SVID. If there was an identity before, it must be the same; and the roots that we
-/// believe by now count as those of the ticket, which may be older.
+/// Proves who this is and takes the SVID. If there was an identity before, it must be the same; and control is known by the
+/// roots that we believe by now, no more by those of the ticket: the mesh may have dropped one since.
 pub(super) async fn attest(
     joining: &Joining,
     control: &Addresses,
@@ -58,7 +58,7 @@ pub(super) async fn attest(
     let domain = &joining.trust_domain;
     let believed = mesh.bundles();
     let believed = believed.iter().find(|bundle| before.is_some() && bundle.trust_domain() == domain);
-    let pins = joining.pins.clone().and(believed);
+    let pins = believed.map_or_else(|| joining.pins.clone(), |bundle| bundle.fingerprints().collect());
     let tls = pinned_client_config(pins.clone(), control_id(domain)?, &[ALPN_H2])?;
     let (place, mut client) = reach(control, &tls).await?;
     let wanted = before.or(joining.spiffe_id.as_ref());

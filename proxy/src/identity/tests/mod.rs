@@ -18,12 +18,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use zeroize::Zeroizing;
 
+use super::attest::{Request, attest};
 use super::control::{join, renew};
 use super::{Joining, Proof, vouch};
 use crate::config::Attest;
 use crate::connections::Connections;
 use crate::control::Addresses;
 use crate::mesh::Mesh;
+use crate::testing::{TestAuthority, bundle};
 use control::Control;
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -188,6 +190,21 @@ async fn a_forgotten_instance_proves_itself_again() {
     assert_eq!(renewed, 1, "control said that there is nothing to renew");
     assert_ne!(asked[0].csr, asked[1].csr, "a new instance has a new key");
     assert_eq!(asked[1].spiffe_id, "spiffe://mesh.test/orders", "whoever it was before");
+}
+
+#[tokio::test]
+async fn a_root_that_the_mesh_dropped_is_not_believed_again_because_the_ticket_pins_it() {
+    let control = Control::start(HOUR).await;
+    let (_directory, proof) = by_token("eyJ.the.token");
+    let joining = control.joining(proof);
+    let (addresses, mesh) = (Addresses::new(joining.control.clone()), mesh());
+    join(&joining, &addresses, &mesh).await.unwrap();
+    let id = mesh.credentials().unwrap().0.id().clone();
+    let again = async || attest(&joining, &addresses, &Request::new().unwrap(), Some(&id), &mesh).await;
+    again().await.unwrap();
+    mesh.update(|inputs| inputs.bundles = vec![bundle([&TestAuthority::new()])]).unwrap();
+    let refused = again().await.unwrap_err();
+    assert_eq!(control.state(|state| state.attested.len()), 2, "it hears no proof: {refused}");
 }
 
 #[tokio::test]
