@@ -1,4 +1,4 @@
-//! How many connections that have proven nothing yet one address may have at a door.
+//! How many connections one address may have at a door while it has proven nothing: at the HTTP doors, as long as they last.
 
 use std::net::IpAddr;
 

@@ -55,7 +55,7 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        // Who fetches lists slowly leaves room for probes.
+        // Who fetches lists slowly leaves room for whoever asks from elsewhere.
         let Some(share) = shares.take(address) else {
             metrics::connection(door, "too_many_of_address");
             continue;
