@@ -112,7 +112,11 @@ impl Service {
             None => Store::open(config.store, &domain)?,
             Some(replica) => Store::open_as(config.store, &domain, &replica)?,
         };
-        let store = store.with_limits(config.limits);
+        let (store, started_at) = (store.with_limits(config.limits), time::now());
+        // It is known to run before it has anything of its own.
+        if store.is_shared() {
+            store.heartbeat(started_at).await?;
+        }
         let authority = Authority::open_with(
             store.clone(),
             domain.clone(),
@@ -167,7 +171,7 @@ impl Service {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         store.close_standings().await?;
         let endpoints = Arc::new(Endpoints::restore(store.leases().await?, Instant::now()));
-        let (watchers, started_at) = (Arc::new(Watchers::default()), time::now());
+        let watchers = Arc::new(Watchers::default());
         let publisher =
             Publisher::load(store.clone(), Arc::clone(&endpoints), Arc::clone(&watchers), domain.clone())
                 .await?;

@@ -145,6 +145,8 @@ pub enum Action {
     AuthorityDistrusted,
     /// One that never signed was taken back.
     AuthorityWithdrawn,
+    /// An intermediate with which nobody signs any more retires.
+    AuthorityStopped,
     /// One to which nothing live chained any more was taken out.
     AuthorityRemoved,
     /// A workload was registered.
@@ -254,6 +256,7 @@ impl Action {
             Self::AuthorityCompromised => "authority.compromised",
             Self::AuthorityDistrusted => "authority.distrusted",
             Self::AuthorityWithdrawn => "authority.withdrawn",
+            Self::AuthorityStopped => "authority.stopped",
             Self::AuthorityRemoved => "authority.removed",
             Self::WorkloadCreated => "workload.created",
             Self::WorkloadUpdated => "workload.updated",

@@ -3,11 +3,12 @@
 
 use std::time::SystemTime;
 
-use super::{Authority, CaError};
+use super::{Authority, CaError, hierarchy};
 use crate::store::model::{Actor, AuthorityKind, Mutation, Phase};
 
 impl Authority {
-    /// Replaces an intermediate that nobody would believe now, before control has to show itself by it.
+    /// Replaces an intermediate that nobody would believe now, or makes one for a replica that has none, before control
+    /// has to show itself by it.
     ///
     /// # Errors
     /// [`CaError::NotGood`] when it is the root that nobody would believe; when the store fails.
@@ -17,8 +18,9 @@ impl Authority {
             let (begins, ends) = (root.not_before(), root.not_after());
             return Err(CaError::NotGood { kind: AuthorityKind::Root, begins, ends });
         }
+        let none = hierarchy::signing(self.hierarchy().known(), self.store.signs_as()).is_none();
         let intermediate = intermediate.certified();
-        if intermediate.not_after() <= now || intermediate.not_before() > now {
+        if none || intermediate.not_after() <= now || intermediate.not_before() > now {
             self.rotate_intermediate(Actor::control()).await?;
         }
         Ok(())

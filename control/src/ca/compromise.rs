@@ -29,7 +29,7 @@ impl Authority {
         }
         let successor = match (authority.kind, authority.phase) {
             (AuthorityKind::Intermediate, Phase::Active) => {
-                Some(self.below(&self.signing_root().await?).await?.1)
+                Some(self.below(&authority.replica, &self.signing_root().await?).await?.1)
             }
             (AuthorityKind::Root, Phase::Active) if self.prepared_root().is_none() => {
                 Some(self.another_root().await?.1)

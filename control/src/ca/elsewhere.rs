@@ -4,9 +4,8 @@
 
 use std::time::SystemTime;
 
-use super::hierarchy::active;
+use super::hierarchy::active_root;
 use super::keys::SigningKey;
-use super::schedule::intermediate_due;
 use super::{Authority, CaError, chain, profile};
 use crate::store::model::{
     Actor, AuthorityKind, AuthorityRecord, AuthorityRequest, KeptKey, KnownAuthority, Mutation, Phase,
@@ -68,6 +67,8 @@ impl Authority {
         let record = |kind, issuer, one: super::Certified, key| AuthorityRecord {
             id: one.id,
             kind,
+            // One errand to the root, not one for each replica: all of them sign with it.
+            replica: String::new(),
             issuer,
             subject: one.subject,
             certificate: one.certificate.to_vec(),
@@ -95,7 +96,7 @@ impl Authority {
     /// What somebody has to do at a root that is kept elsewhere, from when it is due.
     pub(super) fn awaited(&self, now: SystemTime) -> Option<String> {
         let hierarchy = self.hierarchy();
-        let root = active(hierarchy.known(), AuthorityKind::Root).ok().filter(|root| !root.has_key)?;
+        let root = active_root(hierarchy.known()).ok().filter(|root| !root.has_key)?;
         let left = |ends: SystemTime| duration::rough(ends.duration_since(now).unwrap_or_default());
         let sign = "`signet ca csr --out FILE`, have it signed there, `signet ca install --chain FILE`";
         let intermediate = hierarchy.intermediate().certified();
@@ -106,7 +107,7 @@ impl Authority {
                 root.id
             ));
         }
-        (intermediate_due(&hierarchy, self.lives) <= now).then(|| {
+        (self.rotation_due() <= now).then(|| {
             let ends = left(intermediate.not_after());
             format!(
                 "intermediate {} ends in {ends}, and the key of its root is kept elsewhere: {sign}",
@@ -118,7 +119,7 @@ impl Authority {
     /// Whether the active root's key is where control cannot use it.
     #[must_use]
     pub fn root_is_elsewhere(&self) -> bool {
-        active(self.hierarchy().known(), AuthorityKind::Root).is_ok_and(|root| !root.has_key)
+        active_root(self.hierarchy().known()).is_ok_and(|root| !root.has_key)
     }
 
     /// Whether there is.

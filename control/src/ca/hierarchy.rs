@@ -20,7 +20,7 @@ use crate::store::model::{AuthorityKind, KnownAuthority, Phase};
 /// Removed roots of which proxies are told.
 const RETIRED: usize = 8;
 
-/// The authorities of one moment.
+/// The authorities of one moment, as one replica has them.
 pub struct Hierarchy {
     known: Vec<KnownAuthority>,
     intermediate: Arc<Signer>,
@@ -34,14 +34,14 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// Of all that is known, with the intermediate that signs.
+    /// Of all that is known, with the intermediate with which this replica signs.
     pub(super) fn new(
         trust_domain: &TrustDomain,
         known: Vec<KnownAuthority>,
         intermediate: Arc<Signer>,
         jwt: JwtKeys,
     ) -> Result<Self, CaError> {
-        let active = active(&known, AuthorityKind::Root)?;
+        let active = active_root(&known)?;
         // Of several the one whose place was taken last: it certified the one that signs.
         let retiring = known.iter().filter(|one| one.is_anchor() && one.phase == Phase::Retiring);
         let retiring = retiring.max_by_key(|one| one.phase_at);
@@ -117,10 +117,23 @@ impl Hierarchy {
     }
 }
 
-/// The one of a kind that signs.
-pub(super) fn active(known: &[KnownAuthority], kind: AuthorityKind) -> Result<&KnownAuthority, StoreError> {
-    known
-        .iter()
-        .find(|one| one.kind == kind && one.phase == Phase::Active)
-        .ok_or_else(|| StoreError::Damaged(format!("there is no {kind} to sign with")))
+/// The root that signs.
+pub(super) fn active_root(known: &[KnownAuthority]) -> Result<&KnownAuthority, StoreError> {
+    let root = known.iter().find(|one| one.kind == AuthorityKind::Root && one.phase == Phase::Active);
+    root.ok_or_else(|| StoreError::Damaged("there is no root to sign with".into()))
+}
+
+/// The intermediates that sign.
+pub(super) fn intermediates(known: &[KnownAuthority]) -> impl Iterator<Item = &KnownAuthority> {
+    known.iter().filter(|one| one.kind == AuthorityKind::Intermediate && one.phase == Phase::Active)
+}
+
+/// The one that a replica has of its own.
+pub(super) fn own<'k>(known: &'k [KnownAuthority], replica: &str) -> Option<&'k KnownAuthority> {
+    intermediates(known).find(|one| one.replica == replica)
+}
+
+/// The one with which a replica signs: its own, or the one that is nobody's.
+pub(super) fn signing<'k>(known: &'k [KnownAuthority], replica: &str) -> Option<&'k KnownAuthority> {
+    own(known, replica).or_else(|| own(known, ""))
 }

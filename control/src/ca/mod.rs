@@ -1,9 +1,15 @@
 //! The certificate authority: a root, an intermediate below it, and what they sign.
 //!
 //! ```text
-//!   root (--root-ttl, P-256) ──signs──▶ intermediate (P-256, --intermediate-ttl) ──signs──▶ leaves
-//!     in every trust bundle               travels in every chain; replaced at half of its life
+//!   root (--root-ttl, P-256) ─┬─signs─▶ intermediate of replica a (--intermediate-ttl) ──signs──▶ leaves
+//!     in every trust bundle   └─signs─▶ intermediate of replica b                      ──signs──▶ leaves
+//!                                         travels in every chain; replaced at half of its life
 //! ```
+//!
+//! Each replica signs with an intermediate of its own, makes it when it has none, and replaces it: what one that leaks has
+//! signed is what its replica signed. An embedded store has one replica and one intermediate; below a root whose key is
+//! elsewhere all replicas sign with the one that was brought. The leader has those retire with which nobody signs, and
+//! has every replica sign below another root, in the commit that activates it.
 //!
 //! Because intermediates travel in the chain and only roots are anchors, a new intermediate can sign at once: nobody has
 //! to learn of it first. A new root is in the trust bundle first, and signs when all proxies have it (`steps`). What
@@ -54,6 +60,7 @@ pub use reseal::{Resealed, reseal};
 pub use schedule::{Lives, Outlook, Step};
 pub use seal::{SealError, SealKey, SealPlace};
 pub use signer::{Certified, Signer};
+pub use steps::Replaced;
 pub use token::{TokenError, TokenPlace};
 
 use places::Places;
@@ -187,8 +194,14 @@ impl Authority {
             let draft = places.draft(&store, &trust_domain, AuthorityKind::Root).await?;
             let (root, root_record) = Signer::new_root(draft, &trust_domain, lives.root)?;
             let draft = places.draft(&store, &trust_domain, AuthorityKind::Intermediate).await?;
-            let (intermediate, record) =
-                Signer::new_intermediate(draft, &trust_domain, &root, lives.intermediate, lists.as_ref())?;
+            let (intermediate, record) = Signer::new_intermediate(
+                store.signs_as(),
+                draft,
+                &trust_domain,
+                &root,
+                lives.intermediate,
+                lists.as_ref(),
+            )?;
             let jwt = JwtSigner::generate(places.seal())?;
             match store.create_authorities(root_record, record, jwt).await {
                 Ok(_) => {
@@ -225,12 +238,15 @@ impl Authority {
     /// All of it, and that every key opens.
     async fn read(store: &Store, trust_domain: &TrustDomain, places: &Places) -> Result<Hierarchy, CaError> {
         let known = store.authorities().await?;
-        let root = hierarchy::active(&known, AuthorityKind::Root)?;
+        let root = hierarchy::active_root(&known)?;
         if root.has_key {
             unsealed(store, root, places).await?;
         }
-        let intermediate =
-            unsealed(store, hierarchy::active(&known, AuthorityKind::Intermediate)?, places).await?;
+        // Until it has made its own (`revive`), a replica signs nothing.
+        let intermediate = hierarchy::signing(&known, store.signs_as())
+            .or_else(|| hierarchy::intermediates(&known).last())
+            .ok_or_else(|| StoreError::Damaged("there is no intermediate to sign with".into()))?;
+        let intermediate = unsealed(store, intermediate, places).await?;
         let jwt = JwtKeys::read(store, places.seal(), &JwtKeys::default()).await?;
         Hierarchy::new(trust_domain, known, Arc::new(intermediate), jwt)
     }
@@ -247,13 +263,14 @@ impl Authority {
         if known == current.known() && jwt.known() == current.jwt().known() {
             return Ok(false);
         }
-        let active = hierarchy::active(&known, AuthorityKind::Intermediate)?;
-        let intermediate = if active.id == current.intermediate().certified().id() {
-            Arc::clone(current.intermediate())
-        } else {
-            let signer = self.unsealed(active).await?;
-            tracing::info!(current = signer.certified().subject(), "another intermediate signs");
-            Arc::new(signer)
+        let intermediate = match hierarchy::signing(&known, self.store.signs_as()) {
+            Some(active) if active.id != current.intermediate().certified().id() => {
+                let signer = self.unsealed(active).await?;
+                tracing::info!(current = signer.certified().subject(), "another intermediate signs");
+                Arc::new(signer)
+            }
+            // Taken for gone, it goes on with what it had until it has made another one: what that signed is believed.
+            _ => Arc::clone(current.intermediate()),
         };
         let next = Hierarchy::new(&self.trust_domain, known, intermediate, jwt)?;
         if next.bundle() != current.bundle() {
@@ -351,7 +368,7 @@ impl Authority {
         self.hierarchy.load().root().clone()
     }
 
-    /// The intermediate that signs now.
+    /// The intermediate with which this replica signs now.
     #[must_use]
     pub fn intermediate(&self) -> Arc<Signer> {
         Arc::clone(self.hierarchy.load().intermediate())

@@ -2,7 +2,9 @@
 //!
 //! | what | when |
 //! | --- | --- |
-//! | intermediate replaced | half of `--intermediate-ttl` is left; below a root elsewhere that is said, and nothing done |
+//! | intermediate made | by each replica for itself: it has none |
+//! | intermediate replaced | the same: half of `--intermediate-ttl` is left; below a root elsewhere that is said, and nothing done |
+//! | intermediate retires | nobody signs with it: its replica is gone; or it is nobody's, and each replica has its own |
 //! | root prepared | a quarter of `--root-ttl` is left; the same |
 //! | root activated | it is due, was in the bundle for a while, and all proxies have acknowledged that |
 //! | root activated all the same | it takes the place of a compromised one, in which trust ends within seconds |
@@ -12,6 +14,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::hierarchy::{intermediates, own};
 use super::{Authority, Hierarchy};
 use crate::duration;
 use crate::store::model::{AuthorityKind, KnownAuthority, Missing, Phase};
@@ -52,11 +55,22 @@ impl Lives {
     }
 }
 
+/// Who looks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seat<'r> {
+    /// Whose intermediate it signs with.
+    pub(super) signs_as: &'r str,
+    /// Of the leader: the replicas that run.
+    pub(super) leads: Option<&'r [String]>,
+}
+
 /// What comes next by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Another intermediate.
-    ReplaceIntermediate,
+    /// Another intermediate for this replica; none: for those that have none of their own.
+    ReplaceIntermediate(String),
+    /// This intermediate, with which nobody signs.
+    Stop(KnownAuthority),
     /// Another root.
     PrepareRoot,
     /// This root, if all proxies have acknowledged it.
@@ -77,16 +91,23 @@ pub struct Outlook {
 }
 
 impl Authority {
-    /// What is to be done at `now`.
+    /// What is to be done at `now`: by every replica for itself; for all of them by the leader, who knows which run.
     #[must_use]
-    pub fn due(&self, now: SystemTime) -> Vec<Step> {
-        due(&self.hierarchy(), self.lives, now)
+    pub fn due(&self, leads: Option<&[String]>, now: SystemTime) -> Vec<Step> {
+        let seat = Seat { signs_as: self.store.signs_as(), leads };
+        due(&self.hierarchy(), self.lives, seat, now)
     }
 
-    /// When the intermediate should be replaced.
+    /// When the intermediate of this replica should be replaced.
     #[must_use]
     pub fn rotation_due(&self) -> SystemTime {
-        intermediate_due(&self.hierarchy(), self.lives)
+        self.replacement_due(self.intermediate().certified().not_after())
+    }
+
+    /// When an intermediate should be replaced that ends then.
+    #[must_use]
+    pub fn replacement_due(&self, ends: SystemTime) -> SystemTime {
+        intermediate_due(ends, &self.hierarchy(), self.lives)
     }
 
     /// When the next root should be made.
@@ -135,19 +156,25 @@ impl Authority {
     }
 }
 
-fn due(hierarchy: &Hierarchy, lives: Lives, now: SystemTime) -> Vec<Step> {
+fn due(hierarchy: &Hierarchy, lives: Lives, seat: Seat<'_>, now: SystemTime) -> Vec<Step> {
     let known = hierarchy.known();
+    // At a root elsewhere somebody has to be asked.
+    let held = known.iter().any(|one| one.is_anchor() && one.phase == Phase::Active && one.has_key);
+    let replaced = held && needs_another(hierarchy, lives, seat.signs_as, now);
+    let mut steps: Vec<Step> =
+        replaced.then(|| Step::ReplaceIntermediate(seat.signs_as.to_owned())).into_iter().collect();
+    let Some(replicas) = seat.leads else { return steps };
     let over = |one: &&KnownAuthority| {
         one.phase == Phase::Retiring && one.distrusted_at.is_some_and(|ends| ends <= now)
     };
-    let mut steps: Vec<Step> = known.iter().filter(over).cloned().map(Step::Distrust).collect();
-    let (root, intermediate) = (hierarchy.root(), hierarchy.intermediate().certified());
-    // What a clock certified that was ahead is good for nobody.
-    let ahead = intermediate.not_before() > now && root.not_before() <= now;
-    // At a root elsewhere somebody has to be asked.
-    let held = known.iter().any(|one| one.is_anchor() && one.phase == Phase::Active && one.has_key);
-    if held && (ahead || intermediate_due(hierarchy, lives) <= now) {
-        steps.push(Step::ReplaceIntermediate);
+    let distrusted = known.iter().filter(over).cloned().map(Step::Distrust);
+    steps.splice(0..0, distrusted);
+    for one in intermediates(known).filter(|one| one.replica != seat.signs_as) {
+        if is_over(one, known, replicas) {
+            steps.push(Step::Stop(one.clone()));
+        } else if held && one.replica.is_empty() && needs_another(hierarchy, lives, "", now) {
+            steps.push(Step::ReplaceIntermediate(String::new()));
+        }
     }
     let root_is_due = root_due(hierarchy, lives) <= now;
     let compromised = known.iter().find(|one| one.is_anchor() && one.phase == Phase::Active);
@@ -194,6 +221,23 @@ fn due(hierarchy: &Hierarchy, lives: Lives, now: SystemTime) -> Vec<Step> {
     steps
 }
 
+/// Whether a replica has no intermediate of its own, or not for long, or one that a clock certified which was ahead: it is
+/// good for nobody.
+fn needs_another(hierarchy: &Hierarchy, lives: Lives, replica: &str, now: SystemTime) -> bool {
+    own(hierarchy.known(), replica).is_none_or(|one| {
+        let ahead = one.not_before > now && hierarchy.root().not_before() <= now;
+        ahead || intermediate_due(one.not_after, hierarchy, lives) <= now
+    })
+}
+
+/// Whether nobody signs with an intermediate: its replica does not run; or it is nobody's, and all that run have their own.
+fn is_over(one: &KnownAuthority, known: &[KnownAuthority], replicas: &[String]) -> bool {
+    match one.replica.as_str() {
+        "" => !replicas.is_empty() && replicas.iter().all(|replica| own(known, replica).is_some()),
+        gone => !replicas.iter().any(|replica| replica == gone),
+    }
+}
+
 /// Rather than brought by somebody, who meant what it says.
 fn made_here(known: &[KnownAuthority], one: &KnownAuthority) -> bool {
     let root = match &one.issuer {
@@ -205,8 +249,7 @@ fn made_here(known: &[KnownAuthority], one: &KnownAuthority) -> bool {
 
 /// While half of `--intermediate-ttl` is left, so that a leaf of the longest life still fits. Never, once it ends with
 /// the root: another one would not live longer.
-pub(super) fn intermediate_due(hierarchy: &Hierarchy, lives: Lives) -> SystemTime {
-    let ends = hierarchy.intermediate().certified().not_after();
+fn intermediate_due(ends: SystemTime, hierarchy: &Hierarchy, lives: Lives) -> SystemTime {
     if ends >= hierarchy.root().not_after() { ends } else { ends - lives.intermediate / 2 }
 }
 

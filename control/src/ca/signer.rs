@@ -37,10 +37,12 @@ impl Signer {
         ttl: Duration,
     ) -> Result<(Self, AuthorityRecord), CaError> {
         let certificate = profile::root(&draft, trust_domain, ttl, time::now())?;
-        Ok(Self::finish(draft, certificate, AuthorityKind::Root, None))
+        Ok(Self::finish(draft, certificate, AuthorityKind::Root, None, String::new()))
     }
 
+    /// An intermediate with which `replica` is to sign.
     pub(super) fn new_intermediate(
+        replica: &str,
         draft: profile::Draft,
         trust_domain: &TrustDomain,
         root: &Self,
@@ -54,7 +56,7 @@ impl Signer {
         let certificate = profile::intermediate(&draft, trust_domain, root, ttl, lists, now)?;
         check_intermediate(&certificate.certificate, trust_domain)?;
         let issuer = Some(root.certified.id.clone());
-        Ok(Self::finish(draft, certificate, AuthorityKind::Intermediate, issuer))
+        Ok(Self::finish(draft, certificate, AuthorityKind::Intermediate, issuer, replica.to_owned()))
     }
 
     fn finish(
@@ -62,12 +64,14 @@ impl Signer {
         signed: profile::Signed,
         kind: AuthorityKind,
         issuer: Option<String>,
+        replica: String,
     ) -> (Self, AuthorityRecord) {
         let profile::Draft { id, subject, key, kept } = draft;
         let profile::Signed { certificate, not_before, not_after } = signed;
         let record = AuthorityRecord {
             id: id.clone(),
             kind,
+            replica,
             issuer,
             subject: subject.clone(),
             certificate: certificate.to_vec(),

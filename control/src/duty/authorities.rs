@@ -1,5 +1,5 @@
-//! Roots and intermediates replace themselves: the replica that leads takes one step after the other, each when its time
-//! has come and nothing is in its way. Whatever a kill left undone is due again at the next look.
+//! Roots and intermediates replace themselves: each replica its own intermediate, the one that leads all else, one step
+//! after the other, each when its time has come and nothing is in its way. Whatever a kill left undone is due again at the next look.
 
 use std::time::SystemTime;
 
@@ -32,18 +32,21 @@ impl Duties {
         });
     }
 
-    /// What the leader does, if the clock can be believed, and what everybody says about it.
+    /// What every replica does for itself, and the leader for all, if the clock can be believed; and what everybody says
+    /// about it.
     pub(super) async fn authorities(&self, steady: bool) -> Result<(), Failure> {
         let now = time::now();
         self.authority.refresh().await?;
         self.look(now).await?;
-        if !self.store.leads() {
-            return Ok(());
-        }
+        let leads = self.store.leads();
+        let replicas = if leads { Some(self.store.replicas().await?) } else { None };
         // One that fails keeps none of the others back: trust that ends has to end.
         let mut result = Ok(());
-        for step in self.authority.due(now) {
+        for step in self.authority.due(replicas.as_deref(), now) {
             result = result.and(self.step(step, now, steady).await);
+        }
+        if !leads {
+            return result;
         }
         result.and(self.jwt_keys(now, steady).await)
     }
@@ -52,7 +55,10 @@ impl Duties {
         let (authority, by) = (&self.authority, Actor::control());
         match step {
             Step::Distrust(compromised) => passed(authority.distrust(&compromised, by).await.map(drop)),
-            Step::ReplaceIntermediate => passed(authority.rotate_intermediate(by).await.map(drop)),
+            Step::ReplaceIntermediate(replica) => {
+                passed(authority.replace_intermediates(&[&replica], by).await.map(drop))
+            }
+            Step::Stop(one) => passed(authority.stop_intermediate(&one, by).await),
             Step::ActivateAnyway(prepared) => passed(authority.activate(&prepared, true, by).await.map(drop)),
             // By a clock that jumped nothing is begun, believed or forgotten.
             Step::PrepareRoot | Step::Activate(_) | Step::Remove(_) if !steady => Ok(()),

@@ -62,11 +62,14 @@ async fn look(recovery: &Recovery, config: &Config, report: &mut Report) -> anyh
         report.no_store(&config.store, &config.seal_key, kept.as_ref());
         return Ok(false);
     }
-    let _claim = match config.store {
+    let claim = match config.store {
         Location::Directory(_) => None,
         Location::Server(_) => Some(DataDir::claim(&config.data_dir)?),
     };
-    let store = Store::open(config.store.clone(), &config.trust_domain)?;
+    let store = match claim.as_ref().map(DataDir::name).transpose()? {
+        None => Store::open(config.store.clone(), &config.trust_domain)?,
+        Some(replica) => Store::open_as(config.store.clone(), &config.trust_domain, &replica)?,
+    };
     let mut is_older = false;
     if let Some(newest) = store.newest_event().await? {
         if newest.at > now + BEHIND {
@@ -105,6 +108,9 @@ async fn look(recovery: &Recovery, config: &Config, report: &mut Report) -> anyh
             false
         }
         Held::Intermediate => {
+            if store.is_shared() {
+                store.heartbeat(now).await?;
+            }
             authority.revive(now).await?;
             report.another_intermediate(&authority);
             false

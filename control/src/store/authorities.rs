@@ -9,8 +9,13 @@
 //!                     (taken back)                    retires     key erased
 //! ```
 //!
+//! Of roots one signs. Of intermediates one of each replica does, and perhaps one for those that have none
+//! (`intermediates`).
+//!
 //! The key of what retires signs revocation lists still, so that they can be had as long as anything is believed by it. It
 //! is erased with the removal, or as soon as it is known that somebody else may have it and another one signs.
+
+use std::collections::BTreeSet;
 
 use serde_json::json;
 
@@ -30,7 +35,7 @@ use crate::time;
 
 const COLUMNS: &str = "id, kind, CASE WHEN active = 1 THEN 'active' WHEN phase = '' THEN 'retiring' ELSE phase END,
                        phase_at_ms, issuer, subject, certificate, cross_certificate, not_before_ms, not_after_ms,
-                       announced, distrusted_at_ms, (sealed_key IS NOT NULL OR token_key IS NOT NULL)";
+                       announced, distrusted_at_ms, (sealed_key IS NOT NULL OR token_key IS NOT NULL), replica";
 
 /// Of those that may have signed what comes now: whoever was asked before it stopped is answered.
 pub(super) const SIGNER: &str = "(active = 1 OR phase NOT IN ('prepared', 'removed'))";
@@ -67,7 +72,7 @@ impl Store {
         jwt: JwtKeyRecord,
     ) -> Result<Commit, StoreError> {
         self.write(move |change| {
-            if signing(&change.sql, AuthorityKind::Root)?.is_some() {
+            if !signing(&change.sql, AuthorityKind::Root)?.is_empty() {
                 return Err(StoreError::exists("authority", "root"));
             }
             insert(change, &root, Phase::Active)?;
@@ -132,11 +137,12 @@ impl Store {
         self.write(move |change| {
             let Activation { id, replaces, listings, root, unacknowledged } = &activation;
             let prepared = require(&change.sql, id, &[Phase::Prepared])?;
-            let previous = require_signing(&change.sql, prepared.kind, replaces)?;
+            let previous =
+                require_replaced(&change.sql, &prepared.replica, prepared.kind, replaces.as_deref())?;
             require_unlisted(&change.sql, listings)?;
             let mut effects = vec![format!("{} {id} signs from now on", prepared.kind)];
-            let (mut unknown_to, mut below) = (0, None);
-            if let Some((cross, intermediate)) = root {
+            let (mut unknown_to, mut below) = (0, Vec::new());
+            if let Some((cross, first)) = root {
                 let missing = chained::unacknowledged(&change.sql, prepared.announced, change.at)?;
                 if missing.count > 0 && !unacknowledged {
                     let count = missing.count;
@@ -151,71 +157,58 @@ impl Store {
                     effects.push(format!("{} proxies do not know it: {missing}", missing.count));
                     unknown_to = missing.count;
                 }
-                retire_signing(change, AuthorityKind::Intermediate)?;
-                retire_signing(change, AuthorityKind::Root)?;
+                let stopped = signing(&change.sql, AuthorityKind::Intermediate)?;
+                for one in stopped.iter().chain(&previous) {
+                    stop_signing(change, &one.id)?;
+                }
                 // Below the root that retires no other one begins.
                 let others = "kind = 'intermediate' AND active = 0 AND phase = 'prepared' AND issuer <> ?1";
                 token_keys::erase(change, others, id)?;
                 change.sql.execute(&format!("DELETE FROM authority WHERE {others}"), values![id])?;
                 sign_with(change, id, cross.as_deref())?;
-                let first = match intermediate {
-                    Below::New(new) => {
-                        insert(change, new, Phase::Active)?;
-                        &new.id
+                below = match first {
+                    Below::New(first) => {
+                        // A replica that came or went meanwhile would be without, or have one for nothing.
+                        if !of_the_same(first, &stopped) {
+                            return Err(Refusal::RotatedMeanwhile.into());
+                        }
+                        for new in first {
+                            insert(change, new, Phase::Active)?;
+                        }
+                        first.iter().map(|new| new.id.clone()).collect()
                     }
                     Below::Prepared(first) => {
                         require(&change.sql, first, &[Phase::Prepared])?;
                         sign_with(change, first, None)?;
-                        first
+                        vec![first.clone()]
                     }
                 };
-                effects.push(format!("intermediate {first} is the first below it"));
-                below = Some(first);
+                effects.extend(below.iter().map(|first| format!("intermediate {first} signs below it")));
             } else {
-                retire_signing(change, prepared.kind)?;
+                if let Some(previous) = &previous {
+                    stop_signing(change, &previous.id)?;
+                }
                 sign_with(change, id, None)?;
             }
-            effects.push(format!(
-                "{} {} retires: it signs revocation lists only, what it signed stays good",
-                previous.kind, previous.id
-            ));
+            effects.extend(previous.iter().map(|previous| {
+                format!(
+                    "{} {} retires: it signs revocation lists only, what it signed stays good",
+                    previous.kind, previous.id
+                )
+            }));
             let detail = json!({
                 "kind": prepared.kind.as_str(),
-                "previous": previous.id,
-                "intermediate": below,
+                "previous": previous.as_ref().map(|previous| &previous.id),
+                "intermediates": below,
                 "unacknowledged": unknown_to,
             });
             change.audit(&actor, Action::AuthorityActivated, &prepared.subject, &detail)?;
-            let commit = match previous.distrusted_at {
+            let commit = match previous.and_then(|previous| previous.distrusted_at) {
                 // Now there is something better to renew to.
                 Some(_) => announce(change, id, &prepared.subject, Topics::NONE)?,
                 None => change.revise(Topics::NONE, &prepared.subject)?,
             };
             Ok(Mutation { commit, effects })
-        })
-        .await
-    }
-
-    /// Makes another intermediate the one that signs, in one step: intermediates travel in the chain, so that nobody
-    /// has to learn of it first.
-    ///
-    /// # Errors
-    /// [`Refusal::RotatedMeanwhile`] unless it is the one to be `replaced` that signs now, below the active root.
-    pub async fn replace_intermediate(
-        &self,
-        new: AuthorityRecord,
-        replaced: String,
-        actor: Actor,
-    ) -> Result<(), StoreError> {
-        self.write(move |change| {
-            let previous = require_signing(&change.sql, AuthorityKind::Intermediate, &replaced)?;
-            require_signing(&change.sql, AuthorityKind::Root, new.issuer.as_deref().unwrap_or_default())?;
-            retire_signing(change, AuthorityKind::Intermediate)?;
-            insert(change, &new, Phase::Active)?;
-            let detail = json!({ "previous": previous.subject, "not_after": time::rfc3339(new.not_after) });
-            change.audit(&actor, Action::AuthorityRotated, &new.subject, &detail)?;
-            // Other replicas take it over when they hear of it.
-            change.revise(Topics::NONE, &new.subject).map(drop)
         })
         .await
     }
@@ -262,8 +255,8 @@ pub(super) fn insert(change: &Change<'_>, new: &AuthorityRecord, phase: Phase) -
     let (active, phase) = if phase == Phase::Active { (true, "") } else { (false, phase.as_str()) };
     change.sql.execute(
         "INSERT INTO authority (id, kind, active, phase, phase_at_ms, issuer, subject, certificate, sealed_key,
-                                not_before_ms, not_after_ms, created_at_ms, token_key)
-         VALUES (?1, ?2, ?3, ?4, ?11, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                                not_before_ms, not_after_ms, created_at_ms, token_key, replica)
+         VALUES (?1, ?2, ?3, ?4, ?11, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         values![
             &new.id,
             new.kind.as_str(),
@@ -276,20 +269,27 @@ pub(super) fn insert(change: &Change<'_>, new: &AuthorityRecord, phase: Phase) -
             new.not_before,
             new.not_after,
             change.at,
-            token
+            token,
+            &new.replica
         ],
     )?;
     Ok(())
 }
 
-/// The one that signs retires; a key that somebody else may have is erased.
-pub(super) fn retire_signing(change: &Change<'_>, kind: AuthorityKind) -> Result<(), StoreError> {
-    token_keys::erase(change, "kind = ?1 AND active = 1 AND distrusted_at_ms IS NOT NULL", kind.as_str())?;
+/// One that signs retires; a key that somebody else may have is erased.
+pub(super) fn stop_signing(change: &Change<'_>, id: &str) -> Result<(), StoreError> {
+    token_keys::erase(change, "id = ?1 AND active = 1 AND distrusted_at_ms IS NOT NULL", id)?;
     change.sql.execute(
-        "UPDATE authority SET active = 0, phase = 'retiring', phase_at_ms = ?2 WHERE kind = ?1 AND active = 1",
-        values![kind.as_str(), change.at],
+        "UPDATE authority SET active = 0, phase = 'retiring', phase_at_ms = ?2 WHERE id = ?1 AND active = 1",
+        values![id, change.at],
     )?;
     Ok(())
+}
+
+/// Whether each replica that signs is to go on, and no other begins.
+fn of_the_same(new: &[AuthorityRecord], signing: &[KnownAuthority]) -> bool {
+    let new: BTreeSet<&str> = new.iter().map(|one| one.replica.as_str()).collect();
+    new == signing.iter().map(|one| one.replica.as_str()).collect()
 }
 
 pub(super) fn sign_with(change: &Change<'_>, id: &str, cross: Option<&[u8]>) -> Result<(), StoreError> {
@@ -339,9 +339,21 @@ pub(super) fn require_signing(
     kind: AuthorityKind,
     id: &str,
 ) -> Result<KnownAuthority, StoreError> {
-    match signing(sql, kind)? {
-        Some(found) if found.id == id => Ok(found),
-        _ => Err(Refusal::RotatedMeanwhile.into()),
+    let found = signing(sql, kind)?.into_iter().find(|found| found.id == id);
+    found.ok_or_else(|| Refusal::RotatedMeanwhile.into())
+}
+
+/// What a replica signs with, or that it signs with nothing, is what was thought when its successor was made.
+pub(super) fn require_replaced(
+    sql: &Sql<'_>,
+    replica: &str,
+    kind: AuthorityKind,
+    replaces: Option<&str>,
+) -> Result<Option<KnownAuthority>, StoreError> {
+    let found = signing(sql, kind)?.into_iter().find(|found| found.replica == replica);
+    match found.as_ref().map(|found| found.id.as_str()) == replaces {
+        true => Ok(found),
+        false => Err(Refusal::RotatedMeanwhile.into()),
     }
 }
 
@@ -367,9 +379,10 @@ pub(super) fn require_knowing_replicas(change: &Change<'_>) -> Result<(), StoreE
     older.map_or(Ok(()), |replica| Err(Refusal::OlderReplica(replica).into()))
 }
 
-pub(super) fn signing(sql: &Sql<'_>, kind: AuthorityKind) -> Result<Option<KnownAuthority>, StoreError> {
-    let query = format!("SELECT {COLUMNS} FROM authority WHERE kind = ?1 AND active = 1");
-    sql.find(&query, values![kind.as_str()], known)
+/// Those of a kind that sign: one root, and one intermediate of each replica.
+pub(super) fn signing(sql: &Sql<'_>, kind: AuthorityKind) -> Result<Vec<KnownAuthority>, StoreError> {
+    let query = format!("SELECT {COLUMNS} FROM authority WHERE kind = ?1 AND active = 1 ORDER BY replica");
+    sql.all(&query, values![kind.as_str()], known)
 }
 
 pub(super) fn known(row: &Row) -> Result<KnownAuthority, StoreError> {
@@ -389,5 +402,6 @@ pub(super) fn known(row: &Row) -> Result<KnownAuthority, StoreError> {
         announced: row.get(10)?,
         distrusted_at: row.get(11)?,
         has_key: row.get(12)?,
+        replica: row.get(13)?,
     })
 }

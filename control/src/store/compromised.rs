@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::authorities::{insert, remove, require, require_signing, retire_signing};
+use super::authorities::{insert, remove, require, require_signing, stop_signing};
 use super::bundle::announce;
 use super::change::Change;
 use super::mesh::Topics;
@@ -63,7 +63,7 @@ fn compromised(
                 effects.push(format!("root {} is in the trust bundle, and signs soon", successor.id));
             }
             AuthorityKind::Intermediate => {
-                retire_signing(change, kind)?;
+                stop_signing(change, id)?;
                 insert(change, successor, Phase::Active)?;
                 effects.push(format!("intermediate {} signs from now on", successor.id));
             }

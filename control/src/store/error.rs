@@ -204,6 +204,16 @@ pub enum Refusal {
         /// How many it could be.
         found: String,
     },
+    /// A name of a replica that fits none, or several.
+    #[error(
+        "replica: `{name}` is {found}: name one of those that `signet ca status` shows, by the first digits of its name"
+    )]
+    ReplicaName {
+        /// As it was said.
+        name: String,
+        /// How many it could be.
+        found: String,
+    },
     /// What it signs would not be believed by these.
     #[error(
         "{id} is not known to {count} proxies yet, which would refuse what it signs: {missing}. They get it when they are connected; `--force` does not wait for them"
@@ -416,6 +426,7 @@ impl Refusal {
             Self::AuthorityPhase { .. } => "authority_phase",
             Self::RotationUnderWay { .. } => "rotation_under_way",
             Self::AuthorityName { .. } => "authority_name",
+            Self::ReplicaName { .. } => "replica_name",
             Self::NotAcknowledged { .. } => "not_acknowledged",
             Self::AnnouncedLately { .. } => "announced_lately",
             Self::StillChained { .. } => "still_chained",

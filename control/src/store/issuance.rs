@@ -73,12 +73,15 @@ impl Store {
     /// # Errors
     /// When it cannot be recorded.
     pub async fn record_own(&self, issuance: Issuance) -> Result<(), StoreError> {
+        let replica = self.replica().to_owned();
         self.write(move |change| {
             let signer = format!("SELECT EXISTS (SELECT 1 FROM authority WHERE id = ?1 AND {SIGNER})");
             if !change.sql.one::<bool>(&signer, values![&issuance.authority])? {
                 return Err(Refusal::SignerRemoved.into());
             }
             insert(change, &issuance, None)?;
+            let shown = "UPDATE replica SET shown_by = ?2 WHERE id = ?1";
+            change.sql.execute(shown, values![&replica, &issuance.authority])?;
             audit(change, &issuance, &Actor::control(), Action::SvidIssued, &json!({ "own": true }))
         })
         .await

@@ -34,6 +34,7 @@ mod federation;
 mod follow;
 mod heads;
 mod identities;
+mod intermediates;
 mod inventory;
 mod issuance;
 mod jwt;
@@ -263,6 +264,12 @@ impl Store {
     #[must_use]
     pub fn replica(&self) -> &str {
         &self.inner.replica
+    }
+
+    /// Whose intermediate this replica signs with: its own. An embedded store has one for all, which is nobody's.
+    #[must_use]
+    pub fn signs_as(&self) -> &str {
+        if self.is_shared() { self.replica() } else { "" }
     }
 
     /// Whether there can be other replicas.

@@ -75,6 +75,9 @@ const MIGRATIONS: &[Migration] = &[
     migration!(21, "0021_crl.sql", "revocation lists", oldest: 16),
     migration!(22, "0022_jwt.sql", "keys of JWT-SVIDs", oldest: 16),
     migration!(23, "0023_authority_request.sql", "roots elsewhere", oldest: 16),
+    // Of a program of before: with which of several it signs does not matter, all keys open to it; what it replaces takes
+    // the place of all, until each replica has made its own again.
+    migration!(24, "0024_replica_authorities.sql", "an intermediate for each replica", oldest: 16),
 ];
 
 /// `SGNT`: so that another program's database is not taken for ours.

@@ -9,7 +9,7 @@ use tonic::Status;
 use super::super::Rooms;
 use super::super::status::ToStatus;
 use super::messages;
-use crate::ca::{Certified, JWT};
+use crate::ca::{Certified, JWT, Replaced};
 use crate::store::model::{
     Actor, AuthorityKind, Chained, KnownAuthority, KnownJwtKey, Missing, Mutation, Phase, Unacknowledged,
 };
@@ -49,6 +49,43 @@ pub(super) async fn list(rooms: &Rooms) -> Result<v1::ListAuthoritiesResponse, S
     Ok(v1::ListAuthoritiesResponse { authorities })
 }
 
+/// Of one replica, or of all: whoever does not know which one leaked wants them all to be others.
+pub(super) async fn rotate(
+    rooms: &Rooms,
+    request: v1::RotateIntermediateRequest,
+    actor: Actor,
+) -> Result<v1::RotateIntermediateResponse, Status> {
+    let replicas = match replica(rooms, &request.replica).await? {
+        Some(one) => vec![one],
+        None => {
+            rooms.authority.refresh().await.map_err(|error| error.to_status())?;
+            rooms.authority.signing_replicas()
+        }
+    };
+    let replicas: Vec<&str> = replicas.iter().map(String::as_str).collect();
+    let replaced = rooms.authority.replace_intermediates(&replicas, actor).await;
+    let rotated = replaced.map_err(|error| error.to_status())?.into_iter().map(rotated);
+    let rotated = rotated.collect::<Result<Vec<_>, _>>()?;
+    let first = rotated.first().cloned().unwrap_or_default();
+    Ok(v1::RotateIntermediateResponse { previous: first.previous, current: first.current, rotated })
+}
+
+fn rotated(replaced: Replaced) -> Result<v1::RotatedIntermediate, Status> {
+    Ok(v1::RotatedIntermediate {
+        replica: replaced.replica,
+        previous: replaced.previous.as_ref().map(messages::authority).transpose()?,
+        current: Some(messages::authority(&replaced.current)?),
+    })
+}
+
+/// The replica of which somebody named the first digits; none: they named none.
+async fn replica(rooms: &Rooms, name: &str) -> Result<Option<String>, Status> {
+    match name {
+        "" => Ok(None),
+        name => rooms.authority.replica_named(name).await.map(Some).map_err(|error| error.to_status()),
+    }
+}
+
 pub(super) async fn prepare(
     rooms: &Rooms,
     request: v1::PrepareAuthorityRequest,
@@ -58,7 +95,10 @@ pub(super) async fn prepare(
         JWT => rooms.authority.prepare_jwt_key(actor).await,
         kind => {
             let wrong = |error| Status::invalid_argument(format!("kind: {error}, or `{JWT}`"));
-            rooms.authority.prepare(kind.parse().map_err(wrong)?, actor).await
+            let kind = kind.parse().map_err(wrong)?;
+            let replica = replica(rooms, &request.replica).await?;
+            let replica = replica.as_deref().unwrap_or(rooms.store.signs_as());
+            rooms.authority.prepare_for(replica, kind, actor).await
         }
     };
     let (id, mutation) = prepared.map_err(|error| error.to_status())?;
@@ -152,7 +192,7 @@ pub(super) async fn compromised(
     request: v1::CompromisedAuthorityRequest,
     actor: Actor,
 ) -> Result<v1::AuthorityResponse, Status> {
-    let v1::CompromisedAuthorityRequest { authority, reason, within } = request;
+    let v1::CompromisedAuthorityRequest { authority, reason, within, replica: of } = request;
     let reason = super::reason(&reason)?;
     let within = messages::duration("within", within.as_ref())?.unwrap_or(BELIEVED);
     if within > LONGEST_BELIEVED {
@@ -163,7 +203,8 @@ pub(super) async fn compromised(
         let done = rooms.authority.compromised_jwt_key(&key, within, reason, actor).await;
         return Ok(response(key.id, done.map_err(|error| error.to_status())?));
     }
-    let found = rooms.authority.named(&authority, &phases).await;
+    let of = replica(rooms, &of).await?;
+    let found = rooms.authority.named_of(&authority, of.as_deref(), &phases).await;
     let found = found.map_err(|error| error.to_status())?;
     let done = rooms.authority.compromised(&found, within, reason, actor).await;
     Ok(response(found.id, done.map_err(|error| error.to_status())?))
@@ -191,6 +232,7 @@ fn message(
         unacknowledged: missing.count,
         unacknowledged_some: missing.some.iter().map(waiting).collect(),
         next,
+        replica: known.replica.clone(),
     })
 }
 
@@ -253,12 +295,12 @@ fn next(rooms: &Rooms, known: &KnownAuthority, chained: &Chained, missing: &Miss
             format!("kept elsewhere: another one is to be made there and installed from {due}")
         }
         (AuthorityKind::Intermediate, Phase::Active) if rooms.authority.root_is_elsewhere() => {
-            let due = time::rfc3339(rooms.authority.rotation_due());
+            let due = time::rfc3339(rooms.authority.replacement_due(known.not_after));
             format!("another one is to be signed and installed from {due}: signet ca csr")
         }
         (AuthorityKind::Root, Phase::Active) => format!("another one {}", from(rooms.authority.root_due())),
         (AuthorityKind::Intermediate, Phase::Active) => {
-            format!("replaced {}", from(rooms.authority.rotation_due()))
+            format!("replaced {}", from(rooms.authority.replacement_due(known.not_after)))
         }
         (_, Phase::Retiring) if chained.is_none() => "removed by itself soon".to_owned(),
         (_, Phase::Retiring) => format!("needed by {chained}"),

@@ -54,6 +54,7 @@ impl Admin for Rooms {
             root: Some(messages::authority(&self.authority.root())?),
             intermediate: Some(messages::authority(self.authority.intermediate().certified())?),
             started_at: Some(time::to_proto(self.started_at)),
+            replica: self.store.signs_as().to_owned(),
             warnings: self.health.warnings(time::now()),
         }))
     }
@@ -346,12 +347,7 @@ impl Admin for Rooms {
         request: Request<v1::RotateIntermediateRequest>,
     ) -> Answer<v1::RotateIntermediateResponse> {
         let actor = self.on_everything(request.extensions()).await?;
-        let (previous, current) =
-            self.authority.rotate_intermediate(actor).await.map_err(|error| error.to_status())?;
-        Ok(Response::new(v1::RotateIntermediateResponse {
-            previous: Some(messages::authority(previous.certified())?),
-            current: Some(messages::authority(current.certified())?),
-        }))
+        authorities::rotate(self, request.into_inner(), actor).await.map(Response::new)
     }
 
     async fn list_authorities(

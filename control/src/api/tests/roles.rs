@@ -91,7 +91,7 @@ async fn operator_of_a_subtree_works_in_it_and_is_told_what_is_missing_beside_it
     refused(client.create_workload(create("shopping/cart")).await);
     refused(client.status(v1::StatusRequest {}).await);
     refused(client.get_bundle(v1::GetBundleRequest {}).await);
-    refused(client.rotate_intermediate(v1::RotateIntermediateRequest {}).await);
+    refused(client.rotate_intermediate(v1::RotateIntermediateRequest::default()).await);
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ impl World {
         let (root, record) = Signer::new_root(draft(AuthorityKind::Root), &domain, LIVES.root).unwrap();
         let below = draft(AuthorityKind::Intermediate);
         let (intermediate, below) =
-            Signer::new_intermediate(below, &domain, &root, LIVES.intermediate, None).unwrap();
+            Signer::new_intermediate("", below, &domain, &root, LIVES.intermediate, None).unwrap();
         let known = [record, below].iter().map(|record| known(record, Phase::Active)).collect();
         Self { known, intermediate: Arc::new(intermediate) }
     }
@@ -40,26 +40,41 @@ impl World {
         self
     }
 
-    /// In words.
+    /// An intermediate with which that replica signs.
+    fn of(mut self, replica: &str) -> Self {
+        let active = self.known[1].clone();
+        self.known.push(KnownAuthority { id: replica.to_owned(), replica: replica.to_owned(), ..active });
+        self
+    }
+
+    /// In words, for the only replica.
     fn due(&self, now: SystemTime) -> Vec<String> {
+        self.due_at("", Some(&[]), now)
+    }
+
+    /// For one of several.
+    fn due_at(&self, signs_as: &str, leads: Option<&[&str]>, now: SystemTime) -> Vec<String> {
+        let leads = leads.map(|known| known.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let seat = Seat { signs_as, leads: leads.as_deref() };
         let domain = "mesh.local".parse().unwrap();
         let hierarchy =
             Hierarchy::new(&domain, self.known.clone(), Arc::clone(&self.intermediate), JwtKeys::default())
                 .unwrap();
         let word = |step: Step| match step {
-            Step::ReplaceIntermediate => "replace".to_owned(),
+            Step::ReplaceIntermediate(replica) => format!("replace {replica}").trim_end().to_owned(),
+            Step::Stop(one) => format!("stop {}", one.id),
             Step::PrepareRoot => "prepare".to_owned(),
             Step::Activate(one) => format!("activate {}", one.id),
             Step::ActivateAnyway(one) => format!("activate {} anyway", one.id),
             Step::Distrust(one) => format!("distrust {} {}", one.kind, one.id),
             Step::Remove(one) => format!("remove {} {}", one.kind, one.id),
         };
-        due(&hierarchy, LIVES, now).into_iter().map(word).collect()
+        due(&hierarchy, LIVES, seat, now).into_iter().map(word).collect()
     }
 }
 
 fn known(record: &AuthorityRecord, phase: Phase) -> KnownAuthority {
-    let AuthorityRecord { id, kind, issuer, subject, certificate, not_before, not_after, key: _ } =
+    let AuthorityRecord { id, kind, replica, issuer, subject, certificate, not_before, not_after, key: _ } =
         record.clone();
     KnownAuthority {
         phase,
@@ -70,6 +85,7 @@ fn known(record: &AuthorityRecord, phase: Phase) -> KnownAuthority {
         has_key: true,
         id,
         kind,
+        replica,
         issuer,
         subject,
         certificate,
@@ -86,6 +102,33 @@ fn nothing_is_due_at_first_then_the_intermediate_then_the_root() {
     assert_eq!(world.due(now + DAY * 16), ["replace"]);
     assert_eq!(world.due(now + DAY * 299), ["replace"]);
     assert_eq!(world.due(now + DAY * 301), ["replace", "prepare"]);
+}
+
+#[test]
+fn each_replica_makes_and_replaces_its_own_intermediate_whoever_leads() {
+    let now = time::now();
+    let world = World::new().of("a");
+    assert!(world.due_at("a", None, now).is_empty());
+    assert_eq!(world.due_at("a", None, now + DAY * 16), ["replace a"]);
+    assert_eq!(world.due_at("b", None, now), ["replace b"], "it has none");
+    assert_eq!(world.due_at("b", Some(&["a", "b"]), now), ["replace b"], "and needs the other meanwhile");
+    let mut elsewhere = World::new();
+    elsewhere.known[0].has_key = false;
+    assert!(elsewhere.due_at("b", Some(&["b"]), now).is_empty(), "somebody brings one for all");
+}
+
+#[test]
+fn intermediate_with_which_nobody_signs_retires() {
+    let now = time::now();
+    let world = World::new().of("a").of("b");
+    let shared = world.known[1].id.clone();
+    assert!(world.due_at("a", None, now).is_empty(), "the leader's business");
+    assert_eq!(world.due_at("a", Some(&["a", "b"]), now), [format!("stop {shared}")]);
+    assert!(world.due_at("a", Some(&["a", "b", "older"]), now).is_empty(), "one replica has none of its own");
+    let late = now + DAY * 16;
+    assert_eq!(world.due_at("a", Some(&["a", "b", "older"]), late), ["replace a", "replace"]);
+    assert_eq!(world.due_at("a", Some(&["a", "older"]), now), ["stop b"], "it is gone");
+    assert!(world.due_at("a", Some(&["b", "older"]), now).is_empty(), "nobody stops its own");
 }
 
 #[test]

@@ -18,6 +18,9 @@ pub(in crate::cli) enum CaVerb {
         /// Which of them; `jwt` signs tokens
         #[arg(value_enum)]
         kind: CaKind,
+        /// Of an intermediate: the replica that is to sign with it [default: the one that answers]
+        #[arg(long, value_name = "NAME")]
+        replica: Option<String>,
         #[command(flatten)]
         wait: Wait,
     },
@@ -54,9 +57,21 @@ pub(in crate::cli) enum CaVerb {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Sign with a new intermediate from now on; SVIDs that the old one signed stay valid
-    RotateIntermediate,
+    /// Sign with new intermediates from now on; SVIDs that the old ones signed stay valid
+    #[command(after_help = ROTATE)]
+    RotateIntermediate {
+        /// Only of this replica, by the first digits of its name [default: all of them]
+        #[arg(long, value_name = "NAME")]
+        replica: Option<String>,
+    },
 }
+
+const ROTATE: &str = "\
+Each replica of control signs with an intermediate of its own; `signet ca status` shows which.
+
+Examples:
+  signet ca rotate-intermediate
+  signet ca rotate-intermediate --replica 3f2a91c0";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
@@ -95,12 +110,16 @@ Whoever did not renew by then has to join again: proxies that were not connected
 
 Examples:
   signet ca compromised intermediate --reason 'the machine was broken into'
+  signet ca compromised intermediate --replica 3f2a91c0 --reason 'this one of three machines was broken into'
   signet ca compromised root --within 5m --reason 'the key was in a backup'";
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Compromised {
     /// `root`, `intermediate`, `jwt`, or the first digits of an id of `signet ca status`
     pub(in crate::cli) authority: String,
+    /// Of intermediates the one of this replica, by the first digits of its name
+    #[arg(long, value_name = "NAME")]
+    pub(in crate::cli) replica: Option<String>,
     /// For how long it is believed still, so that everybody can renew; a day at most
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     pub(in crate::cli) within: Span,

@@ -15,6 +15,7 @@ pub(in crate::cli) async fn status(session: &Session, output: Output) -> Result<
     let json = json!({
         "trust_domain": status.trust_domain,
         "version": status.version,
+        "replica": status.replica,
         "revision": status.revision,
         "workloads": status.workloads,
         "live_svids": status.live_svids,
@@ -44,6 +45,9 @@ pub(in crate::cli) async fn status(session: &Session, output: Output) -> Result<
             ("intermediate", ends(&status.intermediate)),
             ("waiting for approval", status.pending_requests.to_string()),
         ];
+        if !status.replica.is_empty() {
+            facts.insert(2, ("replica", status.replica.clone()));
+        }
         facts.extend(status.frozen.iter().map(|frozen| ("frozen", frozen.clone())));
         facts.extend(status.warnings.iter().map(|warning| ("warning", warning.clone())));
         output::facts(&facts)
@@ -64,10 +68,10 @@ async fn ask(session: &Session) -> Result<StatusResponse, CliError> {
     Ok(session.admin().await?.status(StatusRequest {}).await?.into_inner())
 }
 
-pub(super) fn authorities_table(authorities: &[(&str, Option<&Authority>)]) -> String {
+pub(super) fn authorities_table(authorities: &[(String, Option<Authority>)]) -> String {
     let now = time::now();
     let rows = authorities.iter().filter_map(|(kind, authority)| {
-        let authority = (*authority)?;
+        let authority = authority.as_ref()?;
         Some(vec![
             cell(kind),
             cell(&authority.subject),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use signet_proto::v1::{
     ActivateAuthorityRequest, AuthorityResponse, CompromisedAuthorityRequest, InstallAuthorityRequest,
     KnownAuthority, ListAuthoritiesRequest, PrepareAuthorityRequest, RequestAuthorityRequest,
-    RetireAuthorityRequest, RotateIntermediateRequest, StatusRequest,
+    RetireAuthorityRequest, RotateIntermediateRequest, RotatedIntermediate, StatusRequest,
 };
 
 use super::applied::{self, Change, Expect};
@@ -27,9 +27,10 @@ pub(in crate::cli) async fn run(verb: CaVerb, session: &Session, output: Output)
     let (answer, wait, expect) = match verb {
         CaVerb::Status => return status(session, output).await,
         CaVerb::Csr { out, anew } => return csr(out.as_deref(), anew, session).await,
-        CaVerb::RotateIntermediate => return rotate(session, output).await,
-        CaVerb::Prepare { kind, wait } => {
-            let request = PrepareAuthorityRequest { kind: kind.as_str().to_owned() };
+        CaVerb::RotateIntermediate { replica } => return rotate(replica, session, output).await,
+        CaVerb::Prepare { kind, replica, wait } => {
+            let replica = replica.unwrap_or_default();
+            let request = PrepareAuthorityRequest { kind: kind.as_str().to_owned(), replica };
             (client.prepare_authority(request).await?, Some(wait), Expect::Connected)
         }
         CaVerb::Activate(activate) => {
@@ -40,9 +41,9 @@ pub(in crate::cli) async fn run(verb: CaVerb, session: &Session, output: Output)
             };
             (client.activate_authority(request).await?, None, Expect::Connected)
         }
-        CaVerb::Compromised(Compromised { authority, within, reason, wait }) => {
-            let within = Some(time::duration_to_proto(within.0));
-            let request = CompromisedAuthorityRequest { authority, reason, within };
+        CaVerb::Compromised(Compromised { authority, replica, within, reason, wait }) => {
+            let (within, replica) = (Some(time::duration_to_proto(within.0)), replica.unwrap_or_default());
+            let request = CompromisedAuthorityRequest { authority, reason, within, replica };
             (client.compromised_authority(request).await?, Some(wait), Expect::Everyone)
         }
         CaVerb::Install { chain, wait } => {
@@ -99,6 +100,7 @@ async fn status(session: &Session, output: Output) -> Result<(), CliError> {
     let all = client.list_authorities(ListAuthoritiesRequest {}).await?.into_inner().authorities;
     let json = json!({
         "trust_domain": status.trust_domain,
+        "replica": status.replica,
         "root": status.root.as_ref().map(object),
         "intermediate": status.intermediate.as_ref().map(object),
         "authorities": all.iter().map(known).collect::<Vec<_>>(),
@@ -106,16 +108,36 @@ async fn status(session: &Session, output: Output) -> Result<(), CliError> {
     output.print(&json, || table(&all))
 }
 
-async fn rotate(session: &Session, output: Output) -> Result<(), CliError> {
-    let request = RotateIntermediateRequest {};
-    let rotated = session.admin().await?.rotate_intermediate(request).await?.into_inner();
+async fn rotate(replica: Option<String>, session: &Session, output: Output) -> Result<(), CliError> {
+    let request = RotateIntermediateRequest { replica: replica.unwrap_or_default() };
+    let answer = session.admin().await?.rotate_intermediate(request).await?.into_inner();
+    let of_one = |one: &RotatedIntermediate| {
+        json!({
+            "replica": one.replica,
+            "previous": one.previous.as_ref().map(object),
+            "current": one.current.as_ref().map(object),
+        })
+    };
     let json = json!({
-        "previous": rotated.previous.as_ref().map(object),
-        "current": rotated.current.as_ref().map(object),
+        "previous": answer.previous.as_ref().map(object),
+        "current": answer.current.as_ref().map(object),
+        "rotated": answer.rotated.iter().map(of_one).collect::<Vec<_>>(),
     });
-    let authorities =
-        [("previous (signs no more)", rotated.previous.as_ref()), ("current", rotated.current.as_ref())];
+    let each = |one: &RotatedIntermediate| {
+        let of = shown(&one.replica);
+        let of = if of.is_empty() { of } else { format!(" of replica {of}") };
+        [
+            (format!("previous{of} (signs no more)"), one.previous.clone()),
+            (format!("current{of}"), one.current.clone()),
+        ]
+    };
+    let authorities: Vec<_> = answer.rotated.iter().flat_map(each).collect();
     output.print(&json, || authorities_table(&authorities))
+}
+
+/// As many digits as people need.
+fn shown(id: &str) -> String {
+    id.chars().take(SHOWN).collect()
 }
 
 fn known(authority: &KnownAuthority) -> Value {
@@ -125,6 +147,7 @@ fn known(authority: &KnownAuthority) -> Value {
     let mut known = authority.certificate.as_ref().map_or_else(|| json!({}), object);
     let more = json!({
         "id": authority.id,
+        "replica": authority.replica,
         "kind": authority.kind,
         "phase": authority.phase,
         "since": output::instant(authority.phase_at.as_ref()),
@@ -150,7 +173,8 @@ fn table(all: &[KnownAuthority]) -> String {
         let ends = authority.certificate.as_ref().and_then(|certificate| certificate.not_after.as_ref());
         vec![
             cell(&authority.kind),
-            cell(authority.id.chars().take(SHOWN).collect::<String>()),
+            cell(shown(&authority.id)),
+            cell(shown(&authority.replica)),
             output::standing(&authority.phase),
             cell(output::relative(time::from_proto(authority.phase_at.as_ref()), now)),
             cell(output::relative(time::from_proto(ends), now)),
@@ -158,5 +182,5 @@ fn table(all: &[KnownAuthority]) -> String {
             cell(&authority.next),
         ]
     });
-    output::table(&["authority", "id", "phase", "since", "ends", "live below", "next"], rows)
+    output::table(&["authority", "id", "replica", "phase", "since", "ends", "live below", "next"], rows)
 }

@@ -104,6 +104,8 @@ pub struct AuthorityRecord {
     pub id: String,
     /// Root or intermediate.
     pub kind: AuthorityKind,
+    /// The replica that signs with it. Empty: any that has none of its own; and a root.
+    pub replica: String,
     /// The root that signed it; a root has none.
     pub issuer: Option<String>,
     /// Common name.
@@ -129,6 +131,8 @@ pub struct KnownAuthority {
     pub phase: Phase,
     /// Since when.
     pub phase_at: SystemTime,
+    /// The replica that signs with it. Empty: any that has none of its own; and a root.
+    pub replica: String,
     /// The root that signed it; a root has none.
     pub issuer: Option<String>,
     /// Common name.
@@ -162,23 +166,32 @@ impl KnownAuthority {
 pub struct Activation {
     /// Which is prepared.
     pub id: String,
-    /// Which is active, and is to be replaced.
-    pub replaces: String,
+    /// Which is active, and is to be replaced: a root always.
+    pub replaces: Option<String>,
     /// It, and what is below it already, as they would be listed: none of them may be.
     pub listings: Vec<Listing>,
-    /// Of a root: its key, certified by the root that it replaces, and the first intermediate below it.
+    /// Of a root: its key, certified by the root that it replaces, and the first intermediates below it.
     pub root: Option<(Option<Vec<u8>>, Below)>,
     /// Although proxies have not said that they know it.
     pub unacknowledged: bool,
 }
 
-/// The first intermediate below a root.
+/// The first intermediates below a root.
 #[derive(Debug, Clone)]
 pub enum Below {
-    /// One that is made with it.
-    New(AuthorityRecord),
+    /// Made with it: one in the place of each that signs.
+    New(Vec<AuthorityRecord>),
     /// One that was installed before, by its id.
     Prepared(String),
+}
+
+/// An intermediate that signs from now on.
+#[derive(Debug, Clone)]
+pub struct Replacement {
+    /// Which.
+    pub new: AuthorityRecord,
+    /// In the place of this one of the same replica; none: it had none.
+    pub replaces: Option<String>,
 }
 
 /// An intermediate that a root elsewhere is asked to certify.

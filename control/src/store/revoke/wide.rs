@@ -209,8 +209,11 @@ pub(super) fn revoke_issuer(
     Err(StoreError::missing("intermediate", named))
 }
 
-/// Whether control itself shows an SVID of it: without control nobody comes back.
+/// Whether control itself, at any replica, shows an SVID of it: without control nobody comes back.
 fn signed_own(sql: &Sql<'_>, authority: &str) -> Result<bool, StoreError> {
+    if sql.one("SELECT EXISTS (SELECT 1 FROM replica WHERE shown_by = ?1)", values![authority])? {
+        return Ok(true);
+    }
     let newest: Option<String> = sql.find(
         "SELECT authority FROM certificate WHERE instance IS NULL
          ORDER BY issued_at_ms DESC, not_after_ms DESC LIMIT 1",

@@ -23,6 +23,7 @@ mod backups;
 mod crl;
 mod durability;
 mod federation;
+mod intermediates;
 mod inventory;
 mod issuance;
 mod jwt;
@@ -256,6 +257,7 @@ fn authority(name: &str, kind: AuthorityKind) -> AuthorityRecord {
     AuthorityRecord {
         id: name.into(),
         kind,
+        replica: String::new(),
         issuer: (kind == AuthorityKind::Intermediate).then(|| "root".into()),
         subject: name.into(),
         certificate: vec![1],
@@ -263,6 +265,10 @@ fn authority(name: &str, kind: AuthorityKind) -> AuthorityRecord {
         not_before: time::now(),
         not_after: time::now() + Duration::from_secs(86_400),
     }
+}
+
+fn in_place_of(replaced: &str, new: AuthorityRecord) -> Vec<model::Replacement> {
+    vec![model::Replacement { new, replaces: Some(replaced.into()) }]
 }
 
 fn jwt_key(name: &str) -> JwtKeyRecord {

@@ -120,9 +120,8 @@ async fn two_that_rotate_at_once_rotate_once() {
     let fixture = Fixture::new(Engine::Postgres).await;
     let other = replica(&fixture, "other");
     let rotate = async |store: &Store, name: &str| {
-        store
-            .replace_intermediate(authority(name, AuthorityKind::Intermediate), "ca".into(), operator())
-            .await
+        let new = in_place_of("ca", authority(name, AuthorityKind::Intermediate));
+        store.replace_intermediates(new, operator()).await
     };
     let (one, two) = tokio::join!(rotate(&fixture.store, "one"), rotate(&other, "two"));
     let refused = [one, two].into_iter().filter_map(Result::err).collect::<Vec<_>>();

@@ -12,6 +12,7 @@ both_engines!(
     who_may_not_change_all_of_it_revokes_nothing,
     revoked_key_ends_every_instance_that_has_it,
     revoked_intermediate_is_listed_once_another_signs,
+    intermediate_by_which_a_replica_shows_itself_is_not_revoked,
     order_to_renew_is_followed_by_certificates_issued_since,
     wider_order_takes_the_place_of_narrower_ones,
     order_to_renew_is_forgotten_when_nothing_is_left_that_it_could_mean,
@@ -201,7 +202,7 @@ async fn revoked_intermediate_is_listed_once_another_signs(fixture: Fixture) {
     let refused = refusal(revoke(&fixture, RevocationTarget::Issuer("a prepared one".into())).await);
     assert!(refused.to_string().contains("`signet ca retire a prepared one`"), "{refused}");
     fixture.store.retire_authority("a prepared one".into(), operator()).await.unwrap();
-    fixture.store.replace_intermediate(next, "ca".into(), operator()).await.unwrap();
+    fixture.store.replace_intermediates(in_place_of("ca", next), operator()).await.unwrap();
     let renewed = Issuance { authority: "next".into(), ..issuance("orders", time::now() + HOUR) };
     fixture.store.record_renewal(renewed, renewal(goes_on, &old)).await.unwrap();
 
@@ -218,6 +219,31 @@ async fn revoked_intermediate_is_listed_once_another_signs(fixture: Fixture) {
     let refused = fixture.store.record_renewal(issuance("orders", time::now() + HOUR), shown).await;
     assert_eq!(refusal(refused), Refusal::CertificateRevoked);
     fixture.verified_events().await;
+}
+
+async fn intermediate_by_which_a_replica_shows_itself_is_not_revoked(fixture: Fixture) {
+    let ca = certify(&fixture, "ca").await;
+    let own = |authority: &str| {
+        let issued = issuance("signet/control", time::now() + HOUR);
+        fixture.store.record_own(Issuance { authority: authority.into(), ..issued })
+    };
+    let replica = async |statement: &'static str| {
+        let written = fixture.store.write(move |change| {
+            change.operational();
+            change.sql.post(statement, &[])
+        });
+        written.await.unwrap();
+    };
+    fixture.store.heartbeat(time::now()).await.unwrap();
+    own("ca").await.unwrap();
+    replica("UPDATE replica SET id = 'other'").await;
+    let next = AuthorityRecord { certificate: ca, ..authority("next", AuthorityKind::Intermediate) };
+    fixture.store.replace_intermediates(in_place_of("ca", next), operator()).await.unwrap();
+    own("next").await.unwrap();
+    let revoked = revoke(&fixture, RevocationTarget::Issuer("ca".into())).await;
+    assert_eq!(refusal(revoked), Refusal::IssuerInUse("ca".into()), "the other replica shows itself by it");
+    replica("DELETE FROM replica").await;
+    revoke(&fixture, RevocationTarget::Issuer("ca".into())).await.unwrap();
 }
 
 async fn watches(fixture: &Fixture, name: &str, secret: u8) -> (InstanceId, Issuance) {

@@ -27,8 +27,8 @@ fn below(root: &str, name: &str) -> AuthorityRecord {
 
 /// The root `next`, with its first intermediate, in the place of `root`.
 fn activation(unacknowledged: bool) -> Activation {
-    let first = (Some(vec![9]), model::Below::New(below("next", "next ca")));
-    let (id, replaces, listings) = ("next".into(), "root".into(), vec![listing("next", 42)]);
+    let first = (Some(vec![9]), model::Below::New(vec![below("next", "next ca")]));
+    let (id, replaces, listings) = ("next".into(), Some("root".into()), vec![listing("next", 42)]);
     Activation { id, replaces, listings, root: Some(first), unacknowledged }
 }
 
@@ -356,12 +356,13 @@ async fn keys_in_tokens_are_destroyed_when_nobody_needs_them(fixture: Fixture) {
 
     intend("two", time::now() + HOUR).await;
     let below = AuthorityRecord { key: key("two"), ..below("root", "second ca") };
-    fixture.store.replace_intermediate(below, "ca".into(), operator()).await.unwrap();
+    fixture.store.replace_intermediates(in_place_of("ca", below), operator()).await.unwrap();
     let third = compromise("second ca", None, HOUR);
     fixture.store.compromise_authority(third, operator()).await.unwrap();
     assert!(ended().await.is_empty(), "it signs still");
     let replacement = self::below("root", "third ca");
-    fixture.store.replace_intermediate(replacement, "second ca".into(), operator()).await.unwrap();
+    let replacement = in_place_of("second ca", replacement);
+    fixture.store.replace_intermediates(replacement, operator()).await.unwrap();
     assert_eq!(ended().await, ["two"], "compromised, and another one signs");
     assert_eq!(fixture.store.kept_key("second ca".into()).await.unwrap(), None);
     fixture.verified_events().await;
