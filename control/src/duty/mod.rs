@@ -3,7 +3,7 @@
 //! | duty | every | does |
 //! | --- | --- | --- |
 //! | identity | 1 s, and with each change | takes in what authorities there are; replaces control's own SVID, when due |
-//! | authorities | 1 s | leader: makes, activates and removes roots and intermediates, each when its time has come |
+//! | authorities | 1 s | makes and replaces the intermediate of this replica; leader: makes, activates and removes roots, removes intermediates, each when its time has come |
 //! | lapse | 1 s | lists instances whose last SVID ended over 2 s ago without a renewal |
 //! | tokens | 2 s | asks tokens with keys of authorities whether they are there; leader: destroys keys there that have ended |
 //! | crl | 1 s | leader: makes revocation lists, when due; takes in the newest |

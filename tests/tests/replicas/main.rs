@@ -7,3 +7,4 @@ mod changes;
 mod cut_off;
 mod elected;
 mod killed;
+mod own_intermediates;
