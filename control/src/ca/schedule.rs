@@ -158,17 +158,17 @@ impl Authority {
 
 fn due(hierarchy: &Hierarchy, lives: Lives, seat: Seat<'_>, now: SystemTime) -> Vec<Step> {
     let known = hierarchy.known();
+    let over = |one: &&KnownAuthority| {
+        let ended = one.phase == Phase::Retiring && one.distrusted_at.is_some_and(|ends| ends <= now);
+        ended && seat.leads.is_some()
+    };
+    let mut steps: Vec<Step> = known.iter().filter(over).cloned().map(Step::Distrust).collect();
     // At a root elsewhere somebody has to be asked.
     let held = known.iter().any(|one| one.is_anchor() && one.phase == Phase::Active && one.has_key);
-    let replaced = held && needs_another(hierarchy, lives, seat.signs_as, now);
-    let mut steps: Vec<Step> =
-        replaced.then(|| Step::ReplaceIntermediate(seat.signs_as.to_owned())).into_iter().collect();
+    if held && needs_another(hierarchy, lives, seat.signs_as, now) {
+        steps.push(Step::ReplaceIntermediate(seat.signs_as.to_owned()));
+    }
     let Some(replicas) = seat.leads else { return steps };
-    let over = |one: &&KnownAuthority| {
-        one.phase == Phase::Retiring && one.distrusted_at.is_some_and(|ends| ends <= now)
-    };
-    let distrusted = known.iter().filter(over).cloned().map(Step::Distrust);
-    steps.splice(0..0, distrusted);
     for one in intermediates(known).filter(|one| one.replica != seat.signs_as) {
         if is_over(one, known, replicas) {
             steps.push(Step::Stop(one.clone()));

@@ -2,6 +2,7 @@
 
 use super::model::{Activation, Phase, Replacement};
 use super::*;
+use crate::ca::{Authority, CaError, Lives, SealPlace, Step};
 
 both_engines!(
     replica_signs_with_its_own_and_whoever_leads_does_not_replace_it_twice,
@@ -186,4 +187,53 @@ async fn shared_intermediate_of_the_version_before_goes_on(fixture: Fixture) {
     let first_again = fixture.store.replace_intermediates(first("one", "again"), operator()).await;
     first_again.unwrap();
     assert_eq!(signing(&fixture.store).await, pairs(&[("one", "again")]));
+}
+
+#[tokio::test]
+async fn replica_that_was_taken_for_gone_makes_another_one() {
+    let domain: TrustDomain = "mesh.local".parse().unwrap();
+    let (location, directory) = (server::database().await, tempfile::tempdir().unwrap());
+    let open = async |name: &str| {
+        let store = Store::open_as(location.clone(), &domain, name).unwrap();
+        store.heartbeat(time::now()).await.unwrap();
+        let seal = SealPlace::File(directory.path().join("seal.key"));
+        let lives = Lives::with_intermediate(HOUR * 720);
+        let authority = Authority::open(store.clone(), domain.clone(), &seal, lives).await.unwrap();
+        authority.revive(time::now()).await.unwrap();
+        (store, authority)
+    };
+    let signs_with = |authority: &Authority| authority.intermediate().certified().id().to_owned();
+    let ((store, one), (there, two)) = (open("one").await, open("two").await);
+    one.refresh().await.unwrap();
+    let (first, before) = (signs_with(&one), signs_with(&two));
+    assert_ne!(first, before);
+    let (due, all) =
+        (|one: &Authority, running: &[String]| one.due(Some(running), time::now()), ["one", "two"]);
+    assert!(due(&one, &all.map(String::from)).is_empty());
+
+    sql(&store, "DELETE FROM replica WHERE id = ?1", "two").await;
+    let steps = due(&one, &store.replicas().await.unwrap());
+    let [Step::Stop(gone)] = steps.as_slice() else { panic!("{steps:?}") };
+    assert_eq!(gone.id, before);
+    one.stop_intermediate(gone, operator()).await.unwrap();
+    two.refresh().await.unwrap();
+    assert_eq!(signs_with(&two), before, "what it signed is believed, and there is nothing else");
+    assert_eq!(two.due(None, time::now()), [Step::ReplaceIntermediate("two".into())]);
+    let unknown = two.replace_intermediates(&["two"], operator()).await.unwrap_err();
+    assert!(matches!(unknown, CaError::Store(StoreError::Refused(Refusal::RotatedMeanwhile))), "{unknown}");
+    assert!(!there.heartbeat(time::now()).await.unwrap(), "what it holds is to be written down anew");
+    two.replace_intermediates(&["two"], operator()).await.unwrap();
+    assert!(![&first, &before].contains(&&signs_with(&two)));
+
+    let (next, _) = one.prepare(AuthorityKind::Root, operator()).await.unwrap();
+    let prepared = one.named("root", &[Phase::Prepared]).await.unwrap();
+    one.activate(&prepared, false, operator()).await.unwrap();
+    two.refresh().await.unwrap();
+    for (authority, replica) in [(&one, "one"), (&two, "two")] {
+        let own = authority.named_of("intermediate", Some(replica), &[Phase::Active]).await.unwrap();
+        assert_eq!((own.issuer.as_ref(), own.id), (Some(&next), signs_with(authority)), "{replica}");
+    }
+    let several = two.named("intermediate", &[Phase::Active]).await.unwrap_err();
+    assert!(several.to_string().contains("of replica one or"), "{several}");
+    assert_eq!(two.replica_named("one").await.unwrap_err().to_string().split(':').next(), Some("replica"));
 }
