@@ -63,7 +63,7 @@ async fn an_intermediate_that_leaks_ends_what_its_replica_signed_and_nothing_els
     assert_eq!(status().await, "HTTP/1.1 200");
     assert_eq!(caller.rotations().await, before.1, "nobody else was told to renew");
     let again = joined(here, &worker).await;
-    assert_ne!(again.svid.chain[1], other.svid.chain[1]);
+    assert_ne!(again.svid.chain[1], leaked.svid.chain[1], "it signs with another one");
 
     // All of them, as nobody named one: a replica at which nobody asked takes its own over.
     let before = active(&mesh).await;
