@@ -233,7 +233,7 @@ async fn replica_that_was_taken_for_gone_makes_another_one() {
         let own = authority.named_of("intermediate", Some(replica), &[Phase::Active]).await.unwrap();
         assert_eq!((own.issuer.as_ref(), own.id), (Some(&next), signs_with(authority)), "{replica}");
     }
-    let several = two.named("intermediate", &[Phase::Active]).await.unwrap_err();
-    assert!(several.to_string().contains("of replica one or"), "{several}");
+    let several = two.named("intermediate", &[Phase::Active]).await.unwrap_err().to_string();
+    assert!(["of replica one", "of replica two"].iter().all(|of| several.contains(of)), "{several}");
     assert_eq!(two.replica_named("one").await.unwrap_err().to_string().split(':').next(), Some("replica"));
 }
