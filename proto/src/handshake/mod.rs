@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   WorkloadKey ──csr──▶ (control signs) ──chain──▶ Svid ─┐
-//!   TrustBundle per domain + Revocations ─────────▶ Trust ┼─▶ server_config / client_config
+//!   TrustBundle per domain + Revocations + Lists ─▶ Trust ┼─▶ server_config / client_config
 //!                                                         │        │ handshake
 //!                                          PeerIdentity ◀─┴────────┘
 //! ```
@@ -14,6 +14,7 @@
 
 mod config;
 mod key;
+mod lists;
 mod peer;
 mod revocations;
 mod svid;
@@ -26,10 +27,11 @@ mod verifier;
 
 pub use config::{ClientAuth, ConfigError, client_config, pinned_client_config, server_config, server_name};
 pub use key::{KeyError, WorkloadKey, is_key_of, sign_with_pem_key};
+pub use lists::{ExpiredLists, KnownList, ListRefused, ListState, Lists, MAX_CRL_ENTRIES_IN_ALL, MAX_CRLS};
 pub use peer::{PeerError, PeerIdentity};
 pub use revocations::{Revocations, RevokedBecause};
 pub use svid::{Svid, SvidMismatch};
-pub use trust::Trust;
+pub use trust::{Trust, list_signers};
 pub use verifier::{VerifyError, verify_failure};
 
 /// ALPN of HTTP/2, as gRPC needs it (RFC 7301, RFC 9113).

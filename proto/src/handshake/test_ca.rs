@@ -4,29 +4,64 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 
 use super::{Revocations, Svid, Trust, WorkloadKey};
-use crate::spiffe::{InstanceId, TrustBundle, TrustDomain};
+use crate::spiffe::{InstanceId, RevocationList, TrustBundle, TrustDomain};
 
 /// Root and intermediate of one trust domain.
 pub(crate) struct TestCa {
     domain: TrustDomain,
     root: CertificateDer<'static>,
     intermediate: CertificateDer<'static>,
+    root_issuer: Issuer<'static, KeyPair>,
     issuer: Issuer<'static, KeyPair>,
+}
+
+/// A list that is to be made: its number, until when it is good from now on, and whom it names.
+pub(crate) struct Listing<'a> {
+    pub(crate) number: u64,
+    pub(crate) made: SystemTime,
+    pub(crate) until: SystemTime,
+    pub(crate) names: &'a [&'a [u8]],
+}
+
+impl Listing<'_> {
+    pub(crate) fn signed_by(&self, issuer: &Issuer<'_, KeyPair>) -> RevocationList {
+        let revoked = |serial: &&[u8]| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: self.made.into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: self.made.into(),
+            next_update: self.until.into(),
+            crl_number: self.number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: self.names.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        RevocationList::read(list.signed_by(issuer).unwrap().der()).unwrap()
+    }
 }
 
 impl TestCa {
     pub(crate) fn new(domain: &str) -> Self {
+        Self::named(domain, domain, |_| {})
+    }
+
+    /// Whose authorities are called after `name`, with an intermediate that `change` bent.
+    pub(crate) fn named(domain: &str, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let domain: TrustDomain = domain.parse().unwrap();
-        let authority = |name: &str| {
+        let authority = |kind: &str| {
             let mut params = CertificateParams::default();
             params.distinguished_name = DistinguishedName::new();
-            params.distinguished_name.push(DnType::CommonName, format!("{name} of {domain}"));
+            params.distinguished_name.push(DnType::CommonName, format!("{kind} of {name}"));
             params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into().unwrap())];
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -38,14 +73,26 @@ impl TestCa {
         let root = root_params.self_signed(&root_key).unwrap();
         let root_issuer = Issuer::new(root_params, root_key);
         let key = KeyPair::generate().unwrap();
-        let params = authority("intermediate");
+        let mut params = authority("intermediate");
+        change(&mut params);
         let intermediate = params.signed_by(&key, &root_issuer).unwrap();
+        // It may sign whatever its certificate says of that.
+        params.key_usages.push(KeyUsagePurpose::CrlSign);
         Self {
             domain,
             root: root.der().clone(),
             intermediate: intermediate.der().clone(),
+            root_issuer,
             issuer: Issuer::new(params, key),
         }
+    }
+
+    pub(crate) fn root_issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.root_issuer
+    }
+
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
     }
 
     pub(crate) fn root(&self) -> &CertificateDer<'static> {

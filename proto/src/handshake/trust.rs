@@ -7,10 +7,12 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::config::provider;
+use super::lists::{Lists, Standing};
 use super::verifier::VerifyError;
 use super::{PeerIdentity, Revocations, RevokedBecause};
 use crate::spiffe::{
-    SpiffeId, SvidProfile, TrustBundle, TrustDomain, certificate_handle, check_intermediate, check_leaf,
+    CertificateHandle, ListSigner, SpiffeId, SvidProfile, TrustBundle, TrustDomain, certificate_handle,
+    check_intermediate, check_leaf,
 };
 
 /// Leaf, two intermediates and a root: more than that is work an attacker asks for (SPIRE 1.14.2).
@@ -21,6 +23,9 @@ const MAX_CHAIN: usize = 4;
 pub struct Trust {
     bundles: BTreeMap<TrustDomain, TrustBundle>,
     revocations: Revocations,
+    lists: Lists,
+    /// The authorities of each domain that could have signed one of the lists.
+    signers: BTreeMap<TrustDomain, Vec<ListSigner>>,
 }
 
 /// Which end of a connection is verified; it selects the extended key usage that is looked for.
@@ -44,7 +49,26 @@ impl Trust {
     #[must_use]
     pub fn new(bundles: impl IntoIterator<Item = TrustBundle>, revocations: Revocations) -> Self {
         let bundles = bundles.into_iter().map(|bundle| (bundle.trust_domain().clone(), bundle)).collect();
-        Self { bundles, revocations }
+        Self { bundles, revocations, lists: Lists::default(), signers: BTreeMap::new() }
+    }
+
+    /// The same with the lists of other authorities.
+    #[must_use]
+    pub fn with_lists(self, lists: Lists) -> Self {
+        let mut signers = BTreeMap::new();
+        if !lists.is_empty() {
+            for bundle in self.bundles.values() {
+                let of_domain = list_signers(bundle).filter(|signer| lists.has_lists_of(signer)).collect();
+                signers.insert(bundle.trust_domain().clone(), of_domain);
+            }
+        }
+        Self { lists, signers, ..self }
+    }
+
+    /// The lists of other authorities.
+    #[must_use]
+    pub fn lists(&self) -> &Lists {
+        &self.lists
     }
 
     /// The bundle of a trust domain, if that domain is trusted at all.
@@ -67,7 +91,13 @@ impl Trust {
     /// The revocation that a verified peer matches, if any.
     #[must_use]
     pub fn revoked(&self, peer: &PeerIdentity) -> Option<RevokedBecause> {
-        self.revocations.matching(&peer.id, peer.instance.as_ref(), &peer.handles)
+        let because = self.revocations.matching(&peer.id, peer.instance.as_ref(), &peer.handles);
+        because.or_else(|| {
+            // What it showed beside its path could only bring more lists upon itself.
+            let signers = || self.signers_of(&peer.id, peer.chain.iter().skip(1).map(AsRef::as_ref));
+            let named = peer.handles.iter().any(|element| self.lists.name(element, signers));
+            named.then_some(RevokedBecause::Certificate)
+        })
     }
 
     /// Whether a peer that was verified before still chains to an authority of its domain's bundle, or to one that was
@@ -92,15 +122,53 @@ impl Trust {
         }
         let profile = check_leaf(leaf)?;
         let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).cloned().collect();
-        self.chain(&chain, &profile.id, now, role, Anchors::Trusted)?;
+        let path = self.chain(&chain, &profile.id, now, role, Anchors::Trusted)?;
         let handles =
             chain.iter().map(|element| certificate_handle(element)).collect::<Result<Vec<_>, _>>()?;
         if let Some(because) = self.revocations.matching(&profile.id, profile.instance.as_ref(), &handles) {
             return Err(VerifyError::Revoked { id: profile.id, because });
         }
+        self.check_lists(&profile.id, &handles, &path, now)?;
         Ok(profile)
     }
 
+    /// Holds every element of a chain against the lists of its issuer in its domain; `path` are the intermediates that
+    /// were believed.
+    fn check_lists(
+        &self,
+        id: &SpiffeId,
+        elements: &[CertificateHandle],
+        path: &[CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Result<(), VerifyError> {
+        if !self.lists.concern(elements) {
+            return Ok(());
+        }
+        let signers = self.signers_of(id, path.iter().map(AsRef::as_ref));
+        let standings: Vec<_> =
+            elements.iter().map(|element| self.lists.standing(element, &signers, now)).collect();
+        let id = || id.clone();
+        match () {
+            () if standings.contains(&Standing::Named) => {
+                Err(VerifyError::Revoked { id: id(), because: RevokedBecause::Certificate })
+            }
+            () if standings.contains(&Standing::Unbelievable) => Err(VerifyError::ListUnusable { id: id() }),
+            () if standings.contains(&Standing::Expired) => Err(VerifyError::ListExpired { id: id() }),
+            () => Ok(()),
+        }
+    }
+
+    /// Who may have signed lists that concern `id`: the authorities of its domain and these intermediates.
+    fn signers_of<'a>(
+        &self,
+        id: &SpiffeId,
+        intermediates: impl Iterator<Item = &'a [u8]>,
+    ) -> Vec<ListSigner> {
+        let of_domain = self.signers.get(id.trust_domain()).into_iter().flatten().cloned();
+        of_domain.chain(intermediates.filter_map(|der| ListSigner::of(der).ok())).collect()
+    }
+
+    /// The intermediates of the path to the domain's bundle, if anybody wants to know them.
     fn chain(
         &self,
         chain: &[CertificateDer<'_>],
@@ -108,7 +176,7 @@ impl Trust {
         at: SystemTime,
         role: Role,
         which: Anchors,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<Vec<CertificateDer<'static>>, VerifyError> {
         let untrusted = |error: webpki::Error| VerifyError::Untrusted { id: id.clone(), error };
         let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
         let bundle = self
@@ -140,8 +208,8 @@ impl Trust {
             Role::Client => KeyUsage::client_auth(),
             Role::Server => KeyUsage::server_auth(),
         };
-        EndEntityCert::try_from(leaf)
-            .map_err(untrusted)?
+        let leaf = EndEntityCert::try_from(leaf).map_err(untrusted)?;
+        let path = leaf
             .verify_for_usage(
                 provider().signature_verification_algorithms.all,
                 &anchors,
@@ -152,6 +220,14 @@ impl Trust {
                 None,
             )
             .map_err(untrusted)?;
-        Ok(())
+        if self.lists.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(path.intermediate_certificates().map(|certificate| certificate.der().into_owned()).collect())
     }
+}
+
+/// The authorities of a bundle as signers of lists, retired ones included: their lists are about who is connected.
+pub fn list_signers(bundle: &TrustBundle) -> impl Iterator<Item = ListSigner> {
+    bundle.authorities().iter().chain(bundle.retired()).filter_map(|der| ListSigner::of(der).ok())
 }

@@ -57,6 +57,22 @@ pub enum VerifyError {
         /// What is revoked.
         because: RevokedBecause,
     },
+    /// The revocation list of an issuer of its chain is out of date.
+    #[error(
+        "`{id}` is refused: the revocation list of its issuer is past its nextUpdate, so that nobody knows whether it is revoked; get the newest list, or use the old one with `crl-expired = use`"
+    )]
+    ListExpired {
+        /// Who it is.
+        id: SpiffeId,
+    },
+    /// The revocation list of an issuer of its chain cannot be believed.
+    #[error(
+        "`{id}` is refused: the revocation list of its issuer is not signed by it, or its key usage has no cRLSign"
+    )]
+    ListUnusable {
+        /// Who it is.
+        id: SpiffeId,
+    },
     /// The peer proved to be someone else.
     #[error("expected `{expected}`, but the peer is `{found}`")]
     UnexpectedPeer {
@@ -84,6 +100,8 @@ impl VerifyError {
             Self::Untrusted { error: webpki::Error::CertNotValidYet { .. }, .. } => "not_yet_valid",
             Self::Untrusted { .. } => "untrusted",
             Self::Revoked { because, .. } => because.as_str(),
+            Self::ListExpired { .. } => "crl_expired",
+            Self::ListUnusable { .. } => "crl_unusable",
             Self::UnexpectedPeer { .. } => "unexpected_peer",
             Self::PinMismatch => "pin_mismatch",
         }

@@ -35,7 +35,8 @@ pub(super) struct Certificate<'a> {
     /// SubjectPublicKeyInfo, DER.
     pub(super) spki: &'a [u8],
     pub(super) key: PublicKey<'a>,
-    pub(super) has_subject: bool,
+    /// The subject's name, DER.
+    pub(super) subject: &'a [u8],
     pub(super) instance: Option<InstanceId>,
     pub(super) extensions: Extensions<'a>,
 }
@@ -66,10 +67,14 @@ impl<'a> Certificate<'a> {
             not_after,
             spki: fields.spki,
             key,
-            has_subject: !is_empty_name(fields.subject),
+            subject: fields.subject,
             instance,
             extensions,
         })
+    }
+
+    pub(super) fn has_subject(&self) -> bool {
+        !is_empty_name(self.subject)
     }
 }
 
@@ -134,7 +139,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Exactly an identifier, a criticality that is only written when true, and a value (section 4.1).
-fn check_extension_list(value: &[u8]) -> Result<(), DerError> {
+pub(super) fn check_extension_list(value: &[u8]) -> Result<(), DerError> {
     let mut extensions = Reader::new(Reader::sole(value, tag::SEQUENCE)?);
     if extensions.is_empty() {
         return Err(DerError("a list of extensions without any"));
@@ -173,7 +178,7 @@ fn serial(value: &[u8]) -> Result<&[u8], SvidError> {
 }
 
 /// A Name is a sequence; the empty one is two bytes.
-fn is_empty_name(name: &[u8]) -> bool {
+pub(super) fn is_empty_name(name: &[u8]) -> bool {
     name.len() <= 2
 }
 
@@ -181,18 +186,22 @@ fn is_empty_name(name: &[u8]) -> bool {
 fn check_times(value: &[u8]) -> Result<(), SvidError> {
     let mut times = Reader::new(value);
     for _ in 0..2 {
-        let time = times.next().map_err(not_der)?;
-        let digits = time.value.strip_suffix(b"Z").ok_or(SvidError::TimeFormat)?;
-        let form_of_its_year = match time.tag {
-            tag::UTC_TIME => digits.len() == 12,
-            tag::GENERALIZED_TIME => digits.len() == 14 && digits >= b"2050".as_slice(),
-            _ => false,
-        };
-        if !form_of_its_year || !digits.iter().all(u8::is_ascii_digit) {
+        if !is_time(times.next().map_err(not_der)?) {
             return Err(SvidError::TimeFormat);
         }
     }
     times.finish().map_err(not_der)
+}
+
+/// Whether it is a time in the one form that RFC 5280 has for its year.
+pub(super) fn is_time(time: Element<'_>) -> bool {
+    let Some(digits) = time.value.strip_suffix(b"Z") else { return false };
+    let form_of_its_year = match time.tag {
+        tag::UTC_TIME => digits.len() == 12,
+        tag::GENERALIZED_TIME => digits.len() == 14 && digits >= b"2050".as_slice(),
+        _ => false,
+    };
+    form_of_its_year && digits.iter().all(u8::is_ascii_digit)
 }
 
 fn validity(parsed: &X509Certificate<'_>) -> Result<[SystemTime; 2], SvidError> {
@@ -205,7 +214,7 @@ fn validity(parsed: &X509Certificate<'_>) -> Result<[SystemTime; 2], SvidError> 
     }
 }
 
-fn system_time(seconds: i64) -> Option<SystemTime> {
+pub(super) fn system_time(seconds: i64) -> Option<SystemTime> {
     let distance = Duration::from_secs(seconds.unsigned_abs());
     if seconds < 0 {
         SystemTime::UNIX_EPOCH.checked_sub(distance)

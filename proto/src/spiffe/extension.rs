@@ -13,6 +13,7 @@ const MAX_EXTENSIONS: usize = 32;
 
 /// The value bytes of `id-ce` identifiers are these two and one more.
 const ID_CE: [u8; 2] = [0x55, 0x1d];
+const SUBJECT_KEY_IDENTIFIER: u8 = 14;
 const KEY_USAGE: u8 = 15;
 const SUBJECT_ALT_NAME: u8 = 17;
 const BASIC_CONSTRAINTS: u8 = 19;
@@ -30,6 +31,8 @@ pub(super) struct Extensions<'a> {
     pub(super) basic_constraints: Option<BasicConstraints>,
     pub(super) subject_alt_name: Option<SubjectAltName<'a>>,
     pub(super) has_name_constraints: bool,
+    /// What lists say by which key they are signed. Nothing is decided by it alone.
+    pub(super) subject_key_identifier: Option<&'a [u8]>,
 }
 
 #[derive(Debug)]
@@ -99,6 +102,9 @@ impl<'a> Extensions<'a> {
             Some(&[NAME_CONSTRAINTS]) => {
                 check_well_formed(value).map_err(malformed("nameConstraints"))?;
                 self.has_name_constraints = true;
+            }
+            Some(&[SUBJECT_KEY_IDENTIFIER]) if !critical => {
+                self.subject_key_identifier = Reader::sole(value, tag::OCTET_STRING).ok();
             }
             _ if critical => {
                 return Err(SvidError::UnknownCriticalExtension { oid: extension.oid.to_string() });

@@ -70,7 +70,7 @@ pub fn check_leaf(der: &[u8]) -> Result<SvidProfile, SvidError> {
     if !id.is_workload() {
         return Err(SvidError::NotAWorkload { id });
     }
-    if !certificate.has_subject && !names.critical {
+    if !certificate.has_subject() && !names.critical {
         return Err(SvidError::NamesNotCritical);
     }
     Ok(SvidProfile {
@@ -116,7 +116,7 @@ pub(super) fn check_signer<'a>(
         Some(_) => {}
     }
     // Without a subject, nothing it signs can name its issuer (RFC 5280 section 4.1.2.6).
-    if !certificate.has_subject {
+    if !certificate.has_subject() {
         return Err(SvidError::AuthorityWithoutSubject);
     }
     // X509-SVID section 3.2.
