@@ -21,6 +21,7 @@ use crate::capture::{Callers, Intake, Listener};
 use crate::config::{self, App, AppSocket, Config, Destination, Entrance, Sealing, Source};
 use crate::connections::Connections;
 use crate::control::Addresses;
+use crate::crl::{self, CrlFiles};
 use crate::forward::opaque::Idle;
 use crate::identity::files::Files;
 use crate::identity::{Lender, Tokens, control as joined, files, socket};
@@ -100,6 +101,14 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
     let [leaving, accepting, drain, stop, goodbye, asked] = std::array::from_fn(|_| CancellationToken::new());
     let sightings = Arc::<Sightings>::default();
     let reports = Arc::new(Reports::new(Arc::clone(&sightings))?);
+    // Before a ticket is spent for nothing.
+    let crls = match config.crls {
+        Some(files) => {
+            let read = crl::read(&files).await.context("crl-file")?;
+            Some((files, read))
+        }
+        None => None,
+    };
     let (source, mesh_is_controlled) = (config.source.name(), config.source.joining().is_some());
     let intake = Intake::new(config.max_connections, accepting.clone());
     let outward = intake.beside(config.max_connections);
@@ -246,6 +255,9 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
                     let _ = tokio::time::timeout(FIRST_WORD, asked.cancelled()).await;
                 }
             }
+        }
+        if let Some((files, read)) = crls {
+            watch_crls(files, read, &mesh, &duties, &stop).await?;
         }
         ready(&mesh).await;
         doors.take_over().await;
@@ -400,6 +412,25 @@ async fn watch_files(
             tracing::error!(%error, "files are no longer watched");
         }
     });
+    Ok(())
+}
+
+/// Takes the revocation lists that were read, and then what becomes of them.
+async fn watch_crls(
+    files: CrlFiles,
+    read: crl::Read,
+    mesh: &Arc<Mesh>,
+    duties: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let taken = crl::load(&files, read, mesh).await.context("crl-file")?;
+    let following = crl::follow(files, taken, Arc::clone(mesh), stop.clone());
+    duties.spawn(async {
+        if let Err(error) = following.await {
+            tracing::error!(%error, "revocation lists are no longer watched");
+        }
+    });
+    duties.spawn(crl::tell_ends(Arc::clone(mesh), stop.clone()));
     Ok(())
 }
 

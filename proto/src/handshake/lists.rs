@@ -58,6 +58,17 @@ pub struct Lists {
     expired: ExpiredLists,
 }
 
+/// What became of lists that came.
+#[derive(Debug)]
+pub struct Intake {
+    /// What is in force now.
+    pub lists: Lists,
+    /// Those of them that are new.
+    pub taken: Vec<Arc<KnownList>>,
+    /// What was refused.
+    pub refused: Vec<ListRefused>,
+}
+
 /// Why a list that can be read is not taken. The one before it stays in force.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -247,6 +258,12 @@ impl Lists {
         Self { expired, ..self }
     }
 
+    /// That rule.
+    #[must_use]
+    pub fn expired(&self) -> ExpiredLists {
+        self.expired
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -258,22 +275,18 @@ impl Lists {
         self.by_issuer.values().flatten()
     }
 
-    /// What is in force once these came, and what was refused of them. What did not come again stays in force: a file that
-    /// is gone takes nothing back. `authorities` are those of all bundles.
+    /// What is in force once these came. What did not come again stays in force: a file that is gone takes nothing back.
+    /// `authorities` are those of all bundles.
     #[must_use]
-    pub fn with(
-        &self,
-        read: Vec<RevocationList>,
-        authorities: &[ListSigner],
-        now: SystemTime,
-    ) -> (Self, Vec<ListRefused>) {
-        let (mut next, mut refused) = (self.clone(), Vec::new());
+    pub fn with(&self, read: Vec<RevocationList>, authorities: &[ListSigner], now: SystemTime) -> Intake {
+        let mut intake = Intake { lists: self.clone(), taken: Vec::new(), refused: Vec::new() };
         for list in read {
-            if let Err(why) = next.take(KnownList::new(list), authorities, now) {
-                refused.push(why);
+            match intake.lists.take(KnownList::new(list), authorities, now) {
+                Ok(taken) => intake.taken.extend(taken),
+                Err(why) => intake.refused.push(why),
             }
         }
-        (next, refused)
+        intake
     }
 
     fn take(
@@ -281,7 +294,7 @@ impl Lists {
         list: KnownList,
         authorities: &[ListSigner],
         now: SystemTime,
-    ) -> Result<(), ListRefused> {
+    ) -> Result<Option<Arc<KnownList>>, ListRefused> {
         let content = list.content();
         let (issuer, number) = (content.issuer().to_owned(), content.number());
         if content.this_update() > now + FUTURE {
@@ -289,7 +302,7 @@ impl Lists {
         }
         let of_issuer = self.by_issuer.get(&content.issuer_sha256()).map(Vec::as_slice).unwrap_or_default();
         if of_issuer.iter().any(|known| known.content.sha256() == content.sha256()) {
-            return Ok(());
+            return Ok(None);
         }
         // Who signed a list before may have signed this one, too: also an intermediate that a peer showed.
         let followed: Vec<_> = of_issuer.iter().flat_map(|known| known.signers()).collect();
@@ -319,8 +332,9 @@ impl Lists {
         }
         let place = self.by_issuer.entry(content.issuer_sha256()).or_default();
         place.retain(|known| !list.replaces(known));
-        place.push(Arc::new(list));
-        Ok(())
+        let list = Arc::new(list);
+        place.push(Arc::clone(&list));
+        Ok(Some(list))
     }
 
     fn of(&self, element: &CertificateHandle) -> &[Arc<KnownList>] {

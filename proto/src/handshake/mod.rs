@@ -27,7 +27,9 @@ mod verifier;
 
 pub use config::{ClientAuth, ConfigError, client_config, pinned_client_config, server_config, server_name};
 pub use key::{KeyError, WorkloadKey, is_key_of, sign_with_pem_key};
-pub use lists::{ExpiredLists, KnownList, ListRefused, ListState, Lists, MAX_CRL_ENTRIES_IN_ALL, MAX_CRLS};
+pub use lists::{
+    ExpiredLists, Intake, KnownList, ListRefused, ListState, Lists, MAX_CRL_ENTRIES_IN_ALL, MAX_CRLS,
+};
 pub use peer::{PeerError, PeerIdentity};
 pub use revocations::{Revocations, RevokedBecause};
 pub use svid::{Svid, SvidMismatch};

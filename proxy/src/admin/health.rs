@@ -17,6 +17,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::{Intake, Listener, Socket};
+use crate::crl;
 use crate::mesh::Mesh;
 use crate::telemetry::{metrics, openmetrics};
 
@@ -104,7 +105,8 @@ fn ready(health: &Health) -> Response<Full<Bytes>> {
         if let Some(at) = health.mesh.sealed_at().and_then(|at| jiff::Timestamp::try_from(at).ok()) {
             body += &format!("with what was sealed at {at}: control has not answered since this start\n");
         }
-        if let Some(warning) = health.mesh.warning() {
+        let lists = crl::told(&health.mesh.lists(), signet_proto::clock::now());
+        for warning in health.mesh.warning().into_iter().chain(lists) {
             body += &format!("warning: {warning}\n");
         }
         text(StatusCode::OK, body)

@@ -13,8 +13,8 @@ use super::attest::Attest;
 use super::effective::Given;
 use super::listeners::{Inbound, Outbound, Route};
 use super::values::{
-    AdminEntrance, Cidr, CollectorAddress, Count, Entrance, Grace, Label, ProcessId, Ratio, SocketPath,
-    Timeout, Unknown,
+    AdminEntrance, Cidr, CollectorAddress, Count, CrlExpired, Entrance, Grace, Label, ProcessId, Ratio,
+    SocketPath, Timeout, Unknown,
 };
 use crate::capture::rules::Mode;
 use crate::cli::check::CheckArguments;
@@ -264,6 +264,16 @@ pub struct Keys {
     #[arg(long, value_name = "unix:PATH", env = "SIGNET_SVID_SOCKET")]
     pub svid_socket: Option<SocketPath>,
 
+    /// Revocation lists of other authorities (CRLs: PEM or DER), or a folder with them (*.crl, *.pem, *.der); watched,
+    /// symlink swaps included. Each is for the trust domain whose authority signed it
+    #[arg(long, value_name = "FILE|FOLDER")]
+    pub crl_file: Vec<PathBuf>,
+
+    /// What becomes of new peers whose issuer's revocation list is past its nextUpdate: `refuse` them, or `use` what
+    /// the list says [default: refuse]
+    #[arg(long, value_name = "RULE", env = "SIGNET_CRL_EXPIRED")]
+    pub crl_expired: Option<CrlExpired>,
+
     /// YAML policy documents, with an SVID from files or a socket; without, nobody may call
     #[arg(long, value_name = "FILE", env = "SIGNET_POLICY_FILE")]
     pub policy_file: Option<PathBuf>,
@@ -382,6 +392,8 @@ impl Keys {
             key_file: self.key_file.or(other.key_file),
             bundle_file: self.bundle_file.or(other.bundle_file),
             svid_socket: self.svid_socket.or(other.svid_socket),
+            crl_file: if self.crl_file.is_empty() { other.crl_file } else { self.crl_file },
+            crl_expired: self.crl_expired.or(other.crl_expired),
             policy_file: self.policy_file.or(other.policy_file),
             metrics_listen: self.metrics_listen.or(other.metrics_listen),
             admin_listen: self.admin_listen.or(other.admin_listen),
@@ -452,6 +464,9 @@ Examples:
   With certificates that something else rotates on disk:
     signet-proxy run --svid-file tls/svid.pem --key-file tls/key.pem --bundle-file tls/bundle.pem \\
       --policy-file policy.yaml --inbound 15443=127.0.0.1:8080
+
+  A partner's revocation lists, which something else fetches into a folder:
+    signet-proxy run --join-file ticket --inbound 15443=127.0.0.1:8080 --crl-file /etc/signet/crls
 
   Beside a job that ends by itself:
     job & signet-proxy run --join-file ticket --outbound 127.0.0.1:7001=spiffe://prod.example/orders \\

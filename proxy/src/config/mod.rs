@@ -32,6 +32,7 @@ pub use values::{AdminEntrance, Cidr, Entrance, Protocol, Requested, Statement, 
 
 pub use workload_api::AppSocket;
 
+use crate::crl::CrlFiles;
 use crate::mesh::sealed::StateError;
 use crate::telemetry::log::Format;
 use crate::telemetry::traces::{Collector, CollectorError};
@@ -43,6 +44,8 @@ use values::{CollectorAddress, Ratio};
 pub struct Config {
     /// Where the SVID comes from.
     pub source: Source,
+    /// Revocation lists of other authorities.
+    pub crls: Option<CrlFiles>,
     /// Listeners for peers.
     pub inbound: Vec<Inbound>,
     /// Listeners for our app.
@@ -224,6 +227,7 @@ impl Config {
         let source = source(&keys)?;
         let workload_api = AppSocket::of(&keys, &source)?;
         let attached = attach::attached(&keys, &source)?;
+        let crls = crls(&keys)?;
         if source.joining().is_none() {
             all_addressed(&keys)?;
         } else if keys.policy_file.is_some() {
@@ -231,6 +235,7 @@ impl Config {
         }
         Ok(Self {
             source,
+            crls,
             inbound: keys.inbound,
             outbound: keys.outbound,
             routes: keys.route,
@@ -251,6 +256,20 @@ impl Config {
             effective,
         })
     }
+}
+
+fn crls(keys: &Keys) -> Result<Option<CrlFiles>, ConfigError> {
+    if keys.crl_file.is_empty() {
+        return match keys.crl_expired {
+            None => Ok(None),
+            Some(_) => {
+                let with = "`crl-file`: without a list none ends";
+                Err(ConfigError::Alone { key: "crl-expired", with })
+            }
+        };
+    }
+    let expired = keys.crl_expired.map(Into::into).unwrap_or_default();
+    Ok(Some(CrlFiles { places: keys.crl_file.clone(), expired }))
 }
 
 fn traces(keys: &Keys) -> Result<Option<(Collector, f64)>, ConfigError> {

@@ -1,10 +1,11 @@
 use std::path::Path;
 
 use clap::{CommandFactory, Parser};
+use signet_proto::handshake::ExpiredLists;
 use signet_proto::ticket::TicketError;
 
 use super::file::parse;
-use super::values::Timeout;
+use super::values::{CrlExpired, Timeout};
 use super::*;
 use crate::identity::{Joining, Proof};
 
@@ -50,6 +51,21 @@ fn flags_and_file_mean_the_same() {
     assert_eq!(file.inbound, [inbound]);
     assert_eq!(file.outbound, [outbound]);
     assert_eq!(file.drain_timeout.unwrap().0, Duration::from_secs(5));
+}
+
+#[test]
+fn revocation_lists_are_named_in_flags_and_file_and_their_end_only_with_them() {
+    let flags = ["--inbound", "1=127.0.0.1:2", "--crl-file", "a.crl", "--crl-file", "lists"];
+    let crls = load(&[&FILES[..], &flags].concat()).unwrap().crls.unwrap();
+    assert_eq!(crls.places, [PathBuf::from("a.crl"), "lists".into()]);
+    assert_eq!(crls.expired, ExpiredLists::Refuse, "deny by default");
+    let used = load(&[&FILES[..], &flags, &["--crl-expired", "use"]].concat()).unwrap().crls.unwrap();
+    assert_eq!(used.expired, ExpiredLists::Use);
+    let file = parse(Path::new("proxy.toml"), "crl-file = [\"a.crl\"]\ncrl-expired = \"use\"").unwrap();
+    assert_eq!((file.crl_file.len(), file.crl_expired), (1, Some(CrlExpired::Use)));
+    let alone = load(&[&FILES[..], &flags[..2], &["--crl-expired", "use"]].concat()).unwrap_err();
+    assert!(matches!(alone, ConfigError::Alone { key: "crl-expired", .. }), "{alone}");
+    assert!(file_error("crl-expired = \"never\"").contains("crl-expired"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use jiff::SignedDuration;
 use rustix::process::Pid;
 use serde::Deserialize;
+use signet_proto::handshake::ExpiredLists;
 use signet_proto::locality::{Locality, LocalityError};
 use signet_proto::settings::UnknownDestinations;
 use signet_proto::spiffe::SpiffeId;
@@ -77,6 +78,25 @@ impl From<Unknown> for UnknownDestinations {
         match own {
             Unknown::Refuse => Self::Refuse,
             Unknown::Passthrough => Self::Passthrough,
+        }
+    }
+}
+
+/// What becomes of new peers whose issuer's revocation list is past its nextUpdate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CrlExpired {
+    /// They are refused: whether they are revoked nobody knows.
+    Refuse,
+    /// They are let in, if the old list does not name them.
+    Use,
+}
+
+impl From<CrlExpired> for ExpiredLists {
+    fn from(rule: CrlExpired) -> Self {
+        match rule {
+            CrlExpired::Refuse => Self::Refuse,
+            CrlExpired::Use => Self::Use,
         }
     }
 }

@@ -3,32 +3,24 @@
 //!
 //! Chain, key and bundle are read together and taken only if they fit together; a half-written set, or one
 //! that does not verify, changes nothing, is counted, and is read again at the next event (invariant 3).
-//! Mounts swap whole folders by symlink, so the folders are watched rather than the files.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecursiveMode, Watcher};
 use signet_proto::handshake::{
     ConfigError, KeyError, Revocations, Svid, SvidMismatch, Trust, VerifyError, WorkloadKey,
 };
 use signet_proto::policy::{ParseError, PolicySet};
 use signet_proto::spiffe::{BundleError, TrustBundle};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::mesh::Mesh;
 use crate::telemetry::metrics;
+use crate::watched::{self, Watched, folder_of};
 
-/// Writers need a moment to put all files in place.
-const SETTLE: Duration = Duration::from_millis(100);
-/// Some filesystems send no events; looking costs little.
-const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 const LARGEST_FILE: u64 = 1024 * 1024;
 
 /// Where the parts are.
@@ -150,75 +142,46 @@ pub async fn load(files: &Files, mesh: &Mesh) -> Result<Contents, FilesError> {
 /// When the folders cannot be watched.
 pub async fn follow(
     files: Files,
-    mut current: Contents,
+    current: Contents,
     mesh: Arc<Mesh>,
     stop: CancellationToken,
 ) -> Result<(), FilesError> {
-    let (notice, mut noticed) = mpsc::channel(1);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Our own reading is no news; the end of somebody's writing is.
-        let read = |event: notify::Event| match event.kind {
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
-            kind => kind.is_access(),
-        };
-        if !event.is_ok_and(read) {
-            // A full queue already says that something changed.
-            let _ = notice.try_send(());
-        }
-    })?;
-    for folder in folders(&files) {
-        watcher.watch(&folder, RecursiveMode::NonRecursive)?;
-    }
-    // What was seen when the files were last looked at, if it is not in force, and whether it was refused.
-    let mut unsettled: Option<(Result<Contents, String>, bool)> = None;
-    loop {
-        // Read after the watch began: what changed since `load` is not missed.
-        let seen = Contents::read(&files).await.map_err(|error| error.to_string());
-        unsettled = match (seen, unsettled) {
-            (Ok(seen), _) if seen == current => None,
-            // Looked at twice: a writer may have been in the middle of it.
-            (seen, Some((before, refused))) if seen == before => {
-                let used = match &seen {
-                    Ok(contents) => contents
-                        .parse(&files)
-                        .and_then(|loaded| adopt(&mesh, loaded))
-                        .map_err(|error| error.to_string()),
-                    Err(error) => Err(error.clone()),
-                };
-                match (used, seen) {
-                    (Ok(()), Ok(contents)) => {
-                        current = contents;
-                        None
-                    }
-                    (Err(error), seen) => {
-                        if !refused {
-                            refuse(&error);
-                        }
-                        Some((seen, true))
-                    }
-                    (Ok(()), Err(_)) => None,
-                }
-            }
-            (seen, _) => {
-                unsettled = Some((seen, false));
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(SETTLE) => continue,
-                }
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            _ = noticed.recv() => tokio::time::sleep(SETTLE).await,
-            () = tokio::time::sleep(LOOK_ANYWAY) => {}
-        }
-        let _ = noticed.try_recv();
-    }
+    Ok(watched::follow(Following { files, mesh }, Ok(current), stop).await?)
 }
 
-fn refuse(error: &str) {
-    metrics::rotation("failed");
-    tracing::warn!(error, "files changed but cannot be used; what is in force stays in force");
+struct Following {
+    files: Files,
+    mesh: Arc<Mesh>,
+}
+
+impl Watched for Following {
+    type Seen = Result<Contents, String>;
+
+    fn folders(&self) -> BTreeSet<PathBuf> {
+        let identity = self.files.identity.iter().flat_map(|files| [&files.svid, &files.key, &files.bundle]);
+        identity.chain(&self.files.policy).map(|path| folder_of(path)).collect()
+    }
+
+    async fn see(&self) -> Self::Seen {
+        Contents::read(&self.files).await.map_err(|error| error.to_string())
+    }
+
+    async fn take(&mut self, seen: &Self::Seen, again: bool) -> bool {
+        let used = match seen {
+            Ok(contents) => contents
+                .parse(&self.files)
+                .and_then(|loaded| adopt(&self.mesh, loaded))
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.clone()),
+        };
+        if let Err(error) = &used
+            && !again
+        {
+            metrics::rotation("failed");
+            tracing::warn!(error, "files changed but cannot be used; what is in force stays in force");
+        }
+        used.is_ok()
+    }
 }
 
 fn adopt(mesh: &Mesh, loaded: Loaded) -> Result<(), FilesError> {
@@ -300,15 +263,4 @@ async fn contents(path: &Path) -> Result<Zeroizing<Vec<u8>>, FilesError> {
         tokio::fs::read(path).await.map(Zeroizing::new)
     };
     read.await.map_err(|error| FilesError::Read { path: path.to_path_buf(), error })
-}
-
-fn folders(files: &Files) -> BTreeSet<PathBuf> {
-    let identity = files.identity.iter().flat_map(|files| [&files.svid, &files.key, &files.bundle]);
-    identity
-        .chain(&files.policy)
-        .map(|path| match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
-            _ => PathBuf::from("."),
-        })
-        .collect()
 }

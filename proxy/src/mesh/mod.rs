@@ -17,7 +17,7 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
-use signet_proto::handshake::{ConfigError, Revocations, Svid, Trust};
+use signet_proto::handshake::{ConfigError, Lists, Revocations, Svid, Trust};
 use signet_proto::policy::PolicySet;
 use signet_proto::settings::Settings;
 use signet_proto::spiffe::TrustBundle;
@@ -42,6 +42,8 @@ pub struct Inputs {
     pub bundles: Vec<TrustBundle>,
     /// What is revoked.
     pub revocations: Revocations,
+    /// What other authorities say of whom they certified.
+    pub lists: Lists,
     /// Who may call us.
     pub policy: Option<Arc<PolicySet>>,
     /// Where the peers listen.
@@ -55,6 +57,10 @@ pub struct Inputs {
 }
 
 impl Inputs {
+    fn trust(&self) -> Trust {
+        Trust::new(self.bundles.iter().cloned(), self.revocations.clone()).with_lists(self.lists.clone())
+    }
+
     /// Whether SVIDs of this issuer, in the domain of `svid`, are to be renewed at once.
     fn supersede(&self, svid: &Svid, issuer: &[u8; 32]) -> bool {
         let ours = self.bundles.iter().find(|bundle| bundle.trust_domain() == svid.id().trust_domain());
@@ -176,8 +182,7 @@ impl Mesh {
             return Some((Arc::clone(&snapshot.svid), Arc::clone(&snapshot.trust)));
         }
         let inputs = self.inputs.lock();
-        let trust = Trust::new(inputs.bundles.iter().cloned(), inputs.revocations.clone());
-        inputs.svid.clone().map(|svid| (svid, Arc::new(trust)))
+        inputs.svid.clone().map(|svid| (svid, Arc::new(inputs.trust())))
     }
 
     /// When the SVID will be renewed, if that is up to us.
@@ -210,6 +215,11 @@ impl Mesh {
     /// The trust bundles in hand.
     pub(crate) fn bundles(&self) -> Vec<TrustBundle> {
         self.inputs.lock().bundles.clone()
+    }
+
+    /// The revocation lists of other authorities in hand.
+    pub(crate) fn lists(&self) -> Lists {
+        self.inputs.lock().lists.clone()
     }
 
     /// Whether this SVID is to be renewed at once: what signed it is about to be distrusted.

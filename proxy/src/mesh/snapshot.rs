@@ -78,7 +78,7 @@ impl Snapshot {
         if inputs.bundles.is_empty() {
             return Ok(None);
         }
-        let trust = Arc::new(Trust::new(inputs.bundles.iter().cloned(), inputs.revocations.clone()));
+        let trust = Arc::new(inputs.trust());
         let server = |alpn: &[&[u8]]| server_config(svid, Arc::clone(&trust), ClientAuth::Required, alpn);
         let (server, server_http1) =
             (server(&[tunnel::ALPN, ALPN_H2, ALPN_HTTP1])?, server(&[tunnel::ALPN, ALPN_HTTP1])?);

@@ -89,6 +89,13 @@ fn describe() {
         "Connections of apps to the socket, by result"
     );
     describe_counter!("signet_workload_api_answers_total", "What SDS clients said of secrets: ack or nack");
+    describe_counter!(
+        "signet_crl_intake_total",
+        "Revocation lists of other authorities that came, by result"
+    );
+    describe_gauge!("signet_crl_lists", "Revocation lists in force, by state");
+    describe_gauge!("signet_crl_entries", "Certificates that they name");
+    describe_gauge!("signet_crl_expiry_timestamp_seconds", "End of the list that ends first, Unix time");
     describe_counter!("signet_reattestations_total", "Attempts to become a new instance, by result");
     describe_counter!("signet_upgrades_total", "New processes that wanted to take over, by result");
     describe_gauge!("signet_state_restored", "1 while the sealed copy is in force, for want of control");
@@ -328,6 +335,24 @@ pub fn app_updated(method: &'static str) {
 /// An SDS client took what it was sent (`ack`), or did not (`nack`).
 pub fn secret_answered(answer: &'static str) {
     counter!("signet_workload_api_answers_total", "answer" => answer).increment(1);
+}
+
+/// A revocation list was taken, or why it was not.
+pub fn crl_came(result: &'static str) {
+    counter!("signet_crl_intake_total", "result" => result).increment(1);
+}
+
+/// How many lists there are in each state, how many certificates they name, and when the first of them ends.
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+pub fn crls(states: &[(&'static str, usize)], entries: usize, ends: Option<SystemTime>) {
+    for (state, count) in states {
+        gauge!("signet_crl_lists", "state" => *state).set(*count as f64);
+    }
+    gauge!("signet_crl_entries").set(entries as f64);
+    if let Some(ends) = ends {
+        let seconds = ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        gauge!("signet_crl_expiry_timestamp_seconds").set(seconds);
+    }
 }
 
 /// The instance was lost, and the proxy proved itself anew, or tried to.

@@ -25,9 +25,9 @@ fn authorities(bundles: &[TrustBundle]) -> Vec<ListSigner> {
 
 /// These lists, one after the other, as a proxy with these bundles takes them.
 fn taken(bundles: &[TrustBundle], lists: Vec<RevocationList>) -> Lists {
-    let (lists, refused) = Lists::default().with(lists, &authorities(bundles), clock::now());
-    assert_eq!(refused, []);
-    lists
+    let intake = Lists::default().with(lists, &authorities(bundles), clock::now());
+    assert_eq!(intake.refused, []);
+    intake.lists
 }
 
 fn trust(bundles: &[TrustBundle], lists: Lists) -> Trust {
@@ -127,7 +127,10 @@ fn lists_are_replaced_by_newer_ones_only() {
     let (one, two) = (ca.svid("/one"), ca.svid("/two"));
     let bundles = [ca.bundle()];
     let now = clock::now();
-    let take = |lists: &Lists, list: RevocationList| lists.with(vec![list], &authorities(&bundles), now);
+    let take = |lists: &Lists, list: RevocationList| {
+        let intake = lists.with(vec![list], &authorities(&bundles), now);
+        (intake.lists, intake.refused)
+    };
     let first = taken(&bundles, vec![naming(0x10, &[&serial(&one)]).signed_by(ca.issuer())]);
     // Who signs it is known from now on.
     assert_eq!(verdict(&trust(&bundles, first.clone()), &one), Some("revoked_certificate"));
@@ -162,7 +165,7 @@ fn lists_are_replaced_by_newer_ones_only() {
     // The same again is no news, and what is not there any more is not taken back.
     let (same, refused) = take(&first, first.all().next().unwrap().content().clone());
     assert_eq!((refused.len(), same.all().count()), (0, 1));
-    let (kept, _) = first.with(Vec::new(), &authorities(&bundles), now);
+    let kept = first.with(Vec::new(), &authorities(&bundles), now).lists;
     assert_eq!(verdict(&trust(&bundles, kept), &one), Some("revoked_certificate"));
 
     let (next, refused) = take(&first, naming(0x11, &[&serial(&two)]).signed_by(ca.issuer()));
@@ -178,14 +181,16 @@ fn list_by_whom_its_name_does_not_belong_or_who_may_not_sign_is_refused() {
     let forged = naming(1, &[])
         .signed_by(TestCa::new("td").root_issuer())
         .claiming_key_of(&naming(1, &[]).signed_by(ca.root_issuer()));
-    let (lists, refused) = Lists::default().with(vec![forged], &authorities(&bundles), clock::now());
+    let Intake { lists, refused, .. } =
+        Lists::default().with(vec![forged], &authorities(&bundles), clock::now());
     assert_eq!((lists.is_empty(), refused[0].reason()), (true, "signature"));
 
     let mute = TestCa::named("td", "td", |params| params.key_usages = vec![KeyUsagePurpose::KeyCertSign]);
     let svid = mute.svid("/a");
     let bundle = TrustBundle::new("td".parse().unwrap(), vec![svid.chain()[1].clone()], 1).unwrap();
     let list = || naming(1, &[]).signed_by(mute.issuer());
-    let (lists, refused) = Lists::default().with(vec![list()], &authorities(&[bundle]), clock::now());
+    let Intake { lists, refused, .. } =
+        Lists::default().with(vec![list()], &authorities(&[bundle]), clock::now());
     assert_eq!((lists.is_empty(), refused[0].reason()), (true, "may_not_sign"));
     // An intermediate of which that is seen only later: nobody can tell whether it revoked whom it certified.
     let waiting = taken(&[mute.bundle()], vec![list()]);
@@ -208,8 +213,8 @@ fn expired_list_refuses_new_peers_cuts_nobody_and_may_be_used_if_told_so() {
     let using = trust(&bundles, stale.clone().when_expired(ExpiredLists::Use));
     assert_eq!((verdict(&using, &other), verdict(&using, &gone)), (None, Some("revoked_certificate")));
 
-    let (fresh, _) =
-        stale.with(vec![naming(2, &[]).signed_by(ca.issuer())], &authorities(&bundles), clock::now());
+    let fresh = vec![naming(2, &[]).signed_by(ca.issuer())];
+    let fresh = stale.with(fresh, &authorities(&bundles), clock::now()).lists;
     let fresh = trust(&bundles, fresh);
     assert_eq!((verdict(&fresh, &other), verdict(&fresh, &gone)), (None, None));
 }
@@ -234,9 +239,9 @@ fn lists_are_bounded_in_number() {
     for number in 0..=MAX_CRLS {
         let other = TestCa::named("td", &number.to_string(), |_| {});
         let list = naming(1, &[]).signed_by(other.issuer());
-        let (next, why) = lists.with(vec![list], &authorities(&[ca.bundle()]), clock::now());
-        lists = next;
-        refused.extend(why);
+        let intake = lists.with(vec![list], &authorities(&[ca.bundle()]), clock::now());
+        lists = intake.lists;
+        refused.extend(intake.refused);
     }
     assert_eq!((lists.all().count(), refused.len()), (MAX_CRLS, 1));
     assert_eq!(refused[0].reason(), "too_many");

@@ -80,6 +80,12 @@ pub enum CrlError {
     /// PEM of something else.
     #[error("the PEM holds something else, expected only sections `X509 CRL`")]
     PemSection,
+    /// More lists in one file than are looked at.
+    #[error("the file has more than {most} lists")]
+    TooManyLists {
+        /// How many are.
+        most: usize,
+    },
     /// No list at all.
     #[error("there is no list in it: expected PEM sections `X509 CRL`, or one list in DER")]
     Nothing,
@@ -90,7 +96,7 @@ impl CrlError {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::TooLarge { .. } | Self::TooManyEntries => "too_large",
+            Self::TooLarge { .. } | Self::TooManyEntries | Self::TooManyLists { .. } => "too_large",
             Self::NoNumber | Self::LongNumber | Self::Version => "no_number",
             Self::NoNextUpdate => "no_next_update",
             Self::Delta | Self::Removal => "delta",

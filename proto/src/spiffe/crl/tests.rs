@@ -243,12 +243,15 @@ fn files_hold_several_lists_in_pem_or_one_in_der() {
     let (one, two) = (Parts::good(), Parts::good().numbered(&[2]));
     let read = |bytes: &[u8]| {
         let lists = revocation_lists(bytes, 2)?;
-        Ok(lists.iter().map(RevocationList::number).collect::<Vec<_>>())
+        lists.into_iter().map(|list| Ok(list?.number())).collect::<Result<Vec<_>, _>>()
     };
     assert_eq!(read(&one.der()), Ok(vec!["1000".into()]));
     let both = format!("of today\n{}and\n{}", pem(&one.der()), pem(&two.der()));
     assert_eq!(read(both.as_bytes()), Ok(vec!["1000".into(), "2".into()]));
-    assert_eq!(read(format!("{both}{}", pem(&one.der())).as_bytes()), Err(CrlError::TooManyEntries));
+    assert_eq!(
+        read(format!("{both}{}", pem(&one.der())).as_bytes()),
+        Err(CrlError::TooManyLists { most: 2 })
+    );
     assert_eq!(read(b""), Err(CrlError::Nothing));
     assert_eq!(read(b"<html>404</html>"), Err(CrlError::Nothing));
     let certificate = pem(&one.der()).replace("X509 CRL", "CERTIFICATE");
@@ -257,6 +260,13 @@ fn files_hold_several_lists_in_pem_or_one_in_der() {
     assert_eq!(read(format!("{unknown}{}", pem(&one.der())).as_bytes()), Err(CrlError::PemSection));
     assert!(read(&both.as_bytes()[..both.len() - 40]).is_err(), "cut off");
     assert!(read(&[&one.der()[..], &[0]].concat()).is_err(), "bytes after the list");
+    let bad = Parts { next_update: Vec::new(), ..Parts::good() };
+    let mixed = revocation_lists(format!("{}{}", pem(&bad.der()), pem(&two.der())).as_bytes(), 2).unwrap();
+    assert_eq!(
+        (mixed[0].is_err(), mixed[1].is_ok()),
+        (true, true),
+        "one that is bad does not spoil the others"
+    );
 }
 
 #[test]
