@@ -47,7 +47,8 @@ impl RevokedBecause {
 }
 
 impl Revocations {
-    /// The entry that matches this peer, if any.
+    /// The entry that matches this peer, if any: of several the one that is about the fewest others. That it lapsed comes
+    /// last, as who only lapsed may come back, and who was revoked may not.
     #[must_use]
     pub fn matching<'a>(
         &self,
@@ -55,26 +56,24 @@ impl Revocations {
         instance: Option<&InstanceId>,
         chain: impl IntoIterator<Item = &'a CertificateHandle>,
     ) -> Option<RevokedBecause> {
-        if self.identities.contains(id) {
-            return Some(RevokedBecause::Identity);
-        }
-        match instance.and_then(|instance| self.instances.get(instance)) {
-            Some(true) => return Some(RevokedBecause::Lapsed),
-            Some(false) => return Some(RevokedBecause::Instance),
-            None => {}
-        }
+        let mut chain = chain.into_iter();
+        let lapsed = instance.and_then(|instance| self.instances.get(instance));
+        let of_leaf = chain.next().and_then(|leaf| self.element(leaf));
+        of_leaf
+            .or_else(|| (lapsed == Some(&false)).then_some(RevokedBecause::Instance))
+            .or_else(|| self.identities.contains(id).then_some(RevokedBecause::Identity))
+            .or_else(|| chain.find_map(|issuer| self.element(issuer)))
+            .or_else(|| (lapsed == Some(&true)).then_some(RevokedBecause::Lapsed))
+    }
+
+    fn element(&self, element: &CertificateHandle) -> Option<RevokedBecause> {
         if self.certificates.is_empty() && self.keys.is_empty() {
             return None;
         }
-        chain.into_iter().find_map(|element| {
-            if self.certificates.contains(&(element.issuer_sha256, element.serial.clone())) {
-                Some(RevokedBecause::Certificate)
-            } else if self.keys.contains(&element.spki_sha256) {
-                Some(RevokedBecause::Key)
-            } else {
-                None
-            }
-        })
+        if self.certificates.contains(&(element.issuer_sha256, element.serial.clone())) {
+            return Some(RevokedBecause::Certificate);
+        }
+        self.keys.contains(&element.spki_sha256).then_some(RevokedBecause::Key)
     }
 
     /// Number of entries of all kinds.
@@ -166,6 +165,37 @@ mod tests {
         assert_eq!(revocations.matching(&ok, None, &[element(9), element(2)]), Some(RevokedBecause::Key));
         assert_eq!(revocations.matching(&ok, None, &[element(9)]), None);
         assert_eq!(revocations.len(), 5);
+    }
+
+    #[test]
+    fn what_is_about_the_fewest_is_the_reason_and_lapsed_is_the_last() {
+        let instance: InstanceId = "0123456789abcdef0123456789abcdef".parse().unwrap();
+        let peer = id("spiffe://td/gone");
+        let chain = [element(1), element(2)];
+        let mut message = v1::Revocations {
+            identities: vec![peer.to_string()],
+            instances: vec![v1::RevokedInstance { instance: instance.to_string(), lapsed: false }],
+            certificates: vec![v1::RevokedCertificate { issuer_sha256: vec![1; 32], serial: vec![1] }],
+            keys: vec![vec![101; 32], vec![102; 32]],
+        };
+        let because = |message: &v1::Revocations| {
+            let list = Revocations::try_from(message.clone()).unwrap();
+            list.matching(&peer, Some(&instance), &chain).unwrap()
+        };
+        assert_eq!(because(&message), RevokedBecause::Certificate);
+        message.certificates.clear();
+        assert_eq!(because(&message), RevokedBecause::Key);
+        message.keys.remove(0);
+        assert_eq!(because(&message), RevokedBecause::Instance);
+        message.instances[0].lapsed = true;
+        assert_eq!(because(&message), RevokedBecause::Identity);
+        message.identities.clear();
+        assert_eq!(because(&message), RevokedBecause::Key, "its issuer's");
+        message.keys.clear();
+        assert_eq!(because(&message), RevokedBecause::Lapsed);
+        // Who lapsed and was revoked does not come back as one who only lapsed.
+        message.certificates = vec![v1::RevokedCertificate { issuer_sha256: vec![1; 32], serial: vec![1] }];
+        assert_eq!(because(&message), RevokedBecause::Certificate);
     }
 
     #[test]
