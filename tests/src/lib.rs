@@ -30,6 +30,7 @@ pub mod clock;
 pub mod collector;
 pub mod control;
 pub mod corpus;
+pub mod crl;
 pub mod devices;
 pub mod disk;
 pub mod door;

@@ -76,6 +76,18 @@ impl Authority {
         self.root.as_ref().pem()
     }
 
+    /// The certificate and the key of whom leaves are signed by, PEM.
+    #[must_use]
+    pub fn issuer_pem(&self) -> (String, String) {
+        (self.intermediate.as_ref().pem(), self.intermediate.key().serialize_pem())
+    }
+
+    /// Those of the root.
+    #[must_use]
+    pub fn root_pem(&self) -> (String, String) {
+        (self.bundle_pem(), self.root.key().serialize_pem())
+    }
+
     /// The bundle in a file.
     #[must_use]
     pub fn write_bundle(&self, directory: &Path) -> PathBuf {

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use signet_proto::handshake::Svid;
+use signet_proto::handshake::{KnownList, ListState, Svid};
 use signet_proto::spiffe::{TrustBundle, certificate_handle, sha256};
 
 use super::{Admin, Ask, Refused, Reply};
@@ -36,8 +36,25 @@ pub(super) fn show(admin: &Admin, ask: &Ask) -> Result<Reply, Refused> {
         "chain": chain(&svid),
         "bundles": trust.bundles().map(|bundle| bundle_of(bundle, now)).collect::<Vec<_>>(),
         "revocations": revocations.len(),
+        "revocation_lists": trust.lists().all().map(|list| list_of(list)).collect::<Vec<_>>(),
         "workload_api": admin.workload_api.as_ref().map(|api| apps(api)),
     }))
+}
+
+fn list_of(list: &KnownList) -> Value {
+    let content = list.content();
+    json!({
+        "issuer": content.issuer(),
+        "number": content.number(),
+        "entries": content.len(),
+        "this_update": moment(content.this_update()),
+        "next_update": moment(content.next_update()),
+        "state": match list.state() {
+            ListState::Used => "used",
+            ListState::Waiting => "waiting",
+            ListState::Unusable => "unusable",
+        },
+    })
 }
 
 /// What apps that do their own TLS have, and who of them is connected.

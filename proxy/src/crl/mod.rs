@@ -93,6 +93,13 @@ pub struct Read {
     problems: Vec<CrlFileError>,
 }
 
+impl Read {
+    /// The lists.
+    pub fn lists(&self) -> impl Iterator<Item = &RevocationList> {
+        self.lists.iter()
+    }
+}
+
 /// Reads the files as they are now; for the start.
 ///
 /// # Errors
@@ -188,8 +195,8 @@ async fn parse(found: Found) -> Read {
     Read { found, lists, problems }
 }
 
+#[expect(clippy::disallowed_methods, reason = "one at a time, and a large list holds up no connection")]
 async fn parsed(path: PathBuf) -> Result<Vec<Result<RevocationList, CrlError>>, CrlFileError> {
-    // A large list takes a while to read and to take apart.
     tokio::task::spawn_blocking(move || {
         let content = content(&path)?;
         revocation_lists(&content, MAX_CRLS).map_err(|error| CrlFileError::List { path, error })
@@ -198,6 +205,7 @@ async fn parsed(path: PathBuf) -> Result<Vec<Result<RevocationList, CrlError>>, 
 }
 
 /// Brings lists into force beside those that are, and returns what was refused.
+#[expect(clippy::disallowed_methods, reason = "one at a time, and a large list holds up no connection")]
 async fn adopt(mesh: &Mesh, read: Vec<RevocationList>) -> Result<Vec<ListRefused>, CrlFileError> {
     let (lists, bundles) = (mesh.lists(), mesh.bundles());
     let intake = move || -> Intake {

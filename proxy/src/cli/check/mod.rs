@@ -75,6 +75,9 @@ pub async fn run(arguments: RunArguments) -> Report {
             own::files(files, &mut report).await;
         }
     }
+    if let Some(files) = &config.crls {
+        own::crls(files, &mut report).await;
+    }
     own::certificate(&config, &running, &mut report);
     own::policy(&config, &running, &mut report);
     own::apps(&config, &mut report).await;

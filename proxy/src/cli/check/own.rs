@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use super::Running;
 use super::report::{Finding, Report};
 use crate::config::{App, Config};
+use crate::crl::{self, CrlFiles};
 use crate::identity::files::{self, Files};
 use crate::identity::socket::{self, Socket};
 use crate::mesh::Mesh;
@@ -44,6 +45,30 @@ pub(super) async fn files(files: &Files, report: &mut Report) {
         })
         .collect();
     report.add(policies(documents.len(), None, &ended, files.policy.is_some()));
+}
+
+/// Reads revocation lists as the proxy would; who signed them is known once it is known whom it believes.
+pub(super) async fn crls(files: &CrlFiles, report: &mut Report) {
+    match crl::read(files).await {
+        Ok(read) => {
+            let now = signet_proto::clock::now();
+            let expired = read.lists().filter(|list| list.next_update() < now).count();
+            let what =
+                format!("{} revocation lists, {expired} of them past their nextUpdate", read.lists().count());
+            report.add(match expired {
+                0 => Finding::ok("crl-file", what),
+                _ => Finding::warning(
+                    "crl-file",
+                    what,
+                    "have the newest lists put there: new peers of those issuers are refused",
+                ),
+            });
+        }
+        Err(error) => {
+            let fix = "the proxy does not start with it: have its issuer make another one, or name the file that is meant";
+            report.add(Finding::problem("crl-file", error, fix));
+        }
+    }
 }
 
 /// Asks the Workload API as the proxy would.
