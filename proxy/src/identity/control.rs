@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::ClientConfig;
-use signet_proto::because;
 use signet_proto::handshake::{
     ALPN_H2, ConfigError, KeyError, Svid, SvidMismatch, Trust, VerifyError, WorkloadKey, client_config,
 };
@@ -169,14 +168,8 @@ pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, s
         while let Err(error) = renew_once(&joining, &control, &mesh).await {
             metrics::rotation(if error.is_final() { "refused" } else { "failed" });
             let left = svid.end().duration_since(signet_proto::clock::now()).unwrap_or_default();
-            if let Some(said) = Revoked::said(error.because(), &svid, &mesh) {
-                revoked = Some(said.after(revoked));
-            }
-            let is_lost = match revoked {
-                Some(whom) => whom == Revoked::ItsIssuer,
-                None => is_lost(error.because(), left),
-            };
-            if joining.proof.is_repeatable() && is_lost {
+            revoked = Revoked::known(error.because(), &svid, &mesh, revoked);
+            if joining.proof.is_repeatable() && Revoked::is_lost(revoked, error.because(), left) {
                 tracing::warn!(%error, ?left, "the instance is lost: proving ourselves again");
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -202,12 +195,6 @@ pub async fn renew(joining: Joining, control: Arc<Addresses>, mesh: Arc<Mesh>, s
 /// it off each time otherwise. Set back, the clock makes nothing later than it would be if it were planned now.
 pub(super) fn planned_or(planned: Option<SystemTime>, anew: Duration, now: SystemTime) -> Duration {
     planned.map_or(anew, |due| due.duration_since(now).unwrap_or_default().min(anew))
-}
-
-/// Whether the instance can never renew again, although nobody revoked it: its SVID has ended, or control does not
-/// know it any more. What an operator took out stays out.
-pub(super) fn is_lost(because: Option<&str>, left: Duration) -> bool {
-    left.is_zero() || because.is_some_and(because::is_forgotten)
 }
 
 /// Tries until there is a new instance of the same identity: a refusal may be about a token that is just being
@@ -339,6 +326,8 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use signet_proto::because;
+
     use super::*;
 
     #[test]
@@ -354,7 +343,7 @@ mod tests {
             (Some("workload_not_active"), hour, false),
             (Some("revoked_identity"), none, true),
         ] {
-            assert_eq!(is_lost(because, left), lost, "{because:?} with {left:?} left");
+            assert_eq!(Revoked::is_lost(None, because, left), lost, "{because:?} with {left:?} left");
         }
     }
 

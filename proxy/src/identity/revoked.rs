@@ -1,6 +1,8 @@
 //! Whom a revocation means. An SVID is refused for its own sake, or for that of what signed it: who was taken out stays
 //! out, but an instance whose issuer is compromised may prove itself anew.
 
+use std::time::Duration;
+
 use signet_proto::because;
 use signet_proto::handshake::{RevokedBecause, Svid, Trust};
 use signet_proto::spiffe::{CertificateHandle, certificate_handle};
@@ -36,7 +38,7 @@ impl Revoked {
 
     /// What control's word says of it. That an element of the chain is revoked it says of the leaf and of an issuer alike:
     /// our own list tells them apart.
-    pub(super) fn said(word: Option<&str>, svid: &Svid, mesh: &Mesh) -> Option<Self> {
+    fn said(word: Option<&str>, svid: &Svid, mesh: &Mesh) -> Option<Self> {
         let word = word.filter(|word| because::is_revoked(word))?;
         if ![RevokedBecause::Certificate, RevokedBecause::Key].iter().any(|of_any| of_any.as_str() == word) {
             return Some(Self::Itself);
@@ -45,9 +47,23 @@ impl Revoked {
         Some(listed.map_or(Self::Unclear, |(whom, _)| whom))
     }
 
-    /// What is known by now: that an operator took it out is never taken back, even when the list forgets it.
-    pub(super) fn after(self, before: Option<Self>) -> Self {
-        before.filter(|before| *before == Self::Itself).unwrap_or(self)
+    /// What is known of an SVID that could not be renewed: by control's word, if it answered, and by our own list, which
+    /// holds while control is away. That an operator took it out is never taken back, even when the list forgets it.
+    pub(super) fn known(word: Option<&str>, svid: &Svid, mesh: &Mesh, before: Option<Self>) -> Option<Self> {
+        let listed = || Some(Self::listed(svid, &mesh.credentials()?.1)?.0);
+        before
+            .filter(|before| *before == Self::Itself)
+            .or_else(|| Self::said(word, svid, mesh))
+            .or_else(listed)
+            .or(before)
+    }
+
+    /// Whether the instance is lost, so that who can prove itself again should: of what was revoked only for its issuer.
+    pub(super) fn is_lost(known: Option<Self>, word: Option<&str>, left: Duration) -> bool {
+        match known {
+            Some(whom) => whom == Self::ItsIssuer,
+            None => left.is_zero() || word.is_some_and(because::is_forgotten),
+        }
     }
 }
 
@@ -143,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn control_s_word_is_about_an_issuer_only_if_our_list_says_so() {
+    fn control_s_word_and_our_own_list_say_together_whom_a_revocation_means() {
         let scene = Scene::new();
         let mesh = Mesh::new(Arc::new(Connections::default()));
         let listed = |list| {
@@ -168,12 +184,15 @@ mod tests {
         }
         listed(both(scene.certificate(1), scene.certificate(0)));
         assert_eq!(said("revoked_certificate"), Some(Revoked::Itself));
-    }
 
-    #[test]
-    fn who_was_taken_out_stays_so() {
-        assert_eq!(Revoked::ItsIssuer.after(Some(Revoked::Itself)), Revoked::Itself);
-        assert_eq!(Revoked::ItsIssuer.after(Some(Revoked::Unclear)), Revoked::ItsIssuer);
-        assert_eq!(Revoked::Unclear.after(None), Revoked::Unclear);
+        // Taken out is taken out; what else is known is what was heard last.
+        let known = |word, before| Revoked::known(word, &scene.svid, &mesh, before);
+        assert_eq!(known(Some("revoked_key"), Some(Revoked::Itself)), Some(Revoked::Itself));
+        assert_eq!(known(None, None), Some(Revoked::Itself), "our own list says so, while control is away");
+        assert_eq!(known(Some("lapsed"), None), Some(Revoked::Itself), "and whatever else control says");
+        mesh.update(|inputs| inputs.revocations = Revocations::default()).unwrap();
+        assert_eq!(known(None, Some(Revoked::Itself)), Some(Revoked::Itself));
+        assert_eq!(known(None, Some(Revoked::Unclear)), Some(Revoked::Unclear));
+        assert_eq!((known(None, None), known(Some("lapsed"), None)), (None, None));
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::attest::{Request, vouch};
-use super::control::{IdentityError, SHORTEST_RETRY, checked, hex, is_lost, planned_or, renewed, within};
+use super::control::{IdentityError, SHORTEST_RETRY, checked, hex, planned_or, renewed, within};
 use super::orders::Urgency;
 use super::revoked::Revoked;
 use super::schedule::{Woken, renewal_delay, sleep_on_both_clocks};
@@ -232,18 +232,13 @@ impl Lender {
                     let now = signet_proto::clock::now();
                     let left = held.left(now);
                     metrics::lent(if error.is_final() { "refused" } else { "failed" }, None);
-                    let said = Revoked::said(error.because(), &held.lent.svid, &self.mesh);
-                    let said = said.map(|said| said.after(held.whom()));
-                    let is_lost = match said {
-                        Some(whom) => whom == Revoked::ItsIssuer,
-                        None => held.revoked.is_none() && is_lost(error.because(), left),
-                    };
-                    if is_lost {
+                    let known = Revoked::known(error.because(), &held.lent.svid, &self.mesh, held.whom());
+                    if Revoked::is_lost(known, error.because(), left) {
                         tracing::warn!(%error, ?left, "the app's instance is lost: vouching for a new one");
                         held.revoked = None;
                         return;
                     }
-                    if let Some(whom) = said {
+                    if let Some(whom) = known.filter(|known| held.whom() != Some(*known)) {
                         held.revoked = Some((whom, error.to_string().into()));
                     }
                     let delay = within(backoff.next_delay(), left);

@@ -229,6 +229,24 @@ async fn what_an_operator_revoked_stays_out() {
 }
 
 #[tokio::test]
+async fn what_our_own_list_says_of_us_holds_while_control_is_away() {
+    let control = Control::start(Duration::from_secs(2)).await;
+    control.state(|state| state.to_renew.extend((0..50).map(|_| Status::unavailable("away"))));
+    let (_directory, proof) = by_token("eyJ.the.token");
+    let proxy = Renewing::start(control.joining(proof)).await;
+    let (own, _) = proxy.mesh.credentials().unwrap();
+    let instance = own.profile().instance.unwrap().to_string();
+    let list = v1::Revocations {
+        instances: vec![v1::RevokedInstance { instance, lapsed: false }],
+        ..v1::Revocations::default()
+    };
+    proxy.mesh.update(|inputs| inputs.revocations = Revocations::try_from(list).unwrap()).unwrap();
+    eventually("its SVID has ended", || own.end() < signet_proto::clock::now()).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(control.state(|state| state.attested.len()), 1, "and does not come back as somebody else");
+}
+
+#[tokio::test]
 async fn whose_issuer_alone_is_revoked_proves_itself_again() {
     let control = Control::start(Duration::from_secs(2)).await;
     let refused = because::with(Status::permission_denied("no"), "revoked_certificate");
