@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -14,6 +14,10 @@ use crate::telemetry::metrics;
 
 /// At once, of one user. Of those whom no rule admits, all together have no more.
 const OF_A_USER: usize = 64;
+/// Of what its clients do, a user fills the log no faster than with a line in this time.
+const COMPLAINTS: Duration = Duration::from_secs(10);
+/// Of how many users is kept when they were last complained of.
+const MOST_USERS: usize = 256;
 
 /// Who is connected.
 #[derive(Debug, Default)]
@@ -22,6 +26,7 @@ pub struct Board(Mutex<Entries>);
 #[derive(Debug, Default)]
 struct Entries {
     next: u64,
+    complaints: BTreeMap<u32, Instant>,
     open: BTreeMap<u64, Entry>,
 }
 
@@ -66,6 +71,18 @@ impl Board {
         Some(Connected { board: Arc::clone(self), number })
     }
 
+    /// Whether the log has room for a line about this user.
+    fn may_complain(&self, uid: u32, now: Instant) -> bool {
+        let mut entries = self.0.lock();
+        let complaints = &mut entries.complaints;
+        complaints.retain(|_, at| now.saturating_duration_since(*at) < COMPLAINTS);
+        let has_room = complaints.len() < MOST_USERS && !complaints.contains_key(&uid);
+        if has_room {
+            complaints.insert(uid, now);
+        }
+        has_room
+    }
+
     /// Streams that are open to this user.
     pub(super) fn streams_of(&self, uid: u32) -> u32 {
         let entries = self.0.lock();
@@ -94,6 +111,11 @@ impl Board {
 }
 
 impl Connected {
+    /// Whether the log has room for a line about what this client does.
+    pub(super) fn may_complain(&self, caller: Caller) -> bool {
+        self.board.may_complain(caller.uid, Instant::now())
+    }
+
     fn entry(&self, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.board.0.lock().open.get_mut(&self.number) {
             change(entry);
@@ -162,6 +184,23 @@ mod tests {
         assert!(admitted(1).is_some() && board.enter(caller(9), None).is_some());
         drop(other);
         assert!(board.show(|_| None).is_empty());
+    }
+
+    #[test]
+    fn users_fill_the_log_slowly_and_each_by_itself() {
+        let board = Board::default();
+        let begin = Instant::now();
+        assert!(board.may_complain(1, begin) && !board.may_complain(1, begin));
+        assert!(board.may_complain(2, begin));
+        let later = begin + COMPLAINTS;
+        assert!(
+            !board.may_complain(1, later - Duration::from_millis(1)),
+            "counted from the line, not from the try"
+        );
+        assert!(board.may_complain(1, later) && !board.may_complain(1, later));
+        let many = u32::try_from(MOST_USERS).unwrap();
+        assert!((10..10 + many - 1).all(|uid| board.may_complain(uid, later)));
+        assert!(!board.may_complain(7, later), "of no more users than are kept");
     }
 
     #[test]

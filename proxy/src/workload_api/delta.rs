@@ -2,16 +2,17 @@
 //! name that there is nothing for is told as removed, as the protocol has it, and sent as soon as there is something.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use signet_proto::standard::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
 };
 use tonic::Status;
 
-use super::Asking;
 use super::discovery::{Sent, Subscription, about_secrets};
 use super::feed::Material;
 use super::secrets::{Names, TYPE, look_up};
+use super::{Asking, Caller, Connected};
 
 /// What a client wants, and what it has.
 #[derive(Debug, Default)]
@@ -24,6 +25,8 @@ pub(super) struct Delta {
     /// Of what it wants, that of which it was told that there is none.
     told_missing: BTreeSet<String>,
     sent: Sent,
+    /// Whose stream it is.
+    place: Option<(Arc<Connected>, Caller)>,
 }
 
 impl Subscription for Delta {
@@ -32,6 +35,7 @@ impl Subscription for Delta {
 
     fn hear(&mut self, request: DeltaDiscoveryRequest, asking: &Asking) -> Result<bool, Status> {
         about_secrets(&request.type_url)?;
+        self.place.get_or_insert_with(|| (Arc::clone(&asking.place), asking.caller));
         // A request may say both: of the answers before it, and what it wants from now on.
         let _ = self.sent.answered_by(&request.response_nonce, request.error_detail.as_ref(), asking);
         let (more, less) = (request.resource_names_subscribe, request.resource_names_unsubscribe);
@@ -63,8 +67,15 @@ impl Subscription for Delta {
         let has = self.has.keys().filter(|name| !looked.found.contains_key(*name));
         let gone: BTreeSet<String> = has.cloned().collect();
         let missing: BTreeSet<String> = looked.missing.difference(&self.told_missing).cloned().collect();
-        for name in &missing {
-            tracing::warn!(why = looked.unknown(name), "an SDS client wants a secret that there is not");
+        let complains = || self.place.as_ref().is_some_and(|(place, caller)| place.may_complain(*caller));
+        if let Some(name) = missing.first()
+            && complains()
+        {
+            tracing::warn!(
+                missing = missing.len(),
+                why = looked.unknown(name),
+                "an SDS client wants a secret that there is not"
+            );
         }
         let news = looked.found.iter().filter(|(name, found)| self.has.get(*name) != Some(&found.version));
         let resources: Vec<_> = news

@@ -127,9 +127,12 @@ impl WorkloadApi {
     }
 }
 
-/// How many responses a stream has had.
+/// How many responses a stream has had, and of how many of them the client said something.
 #[derive(Debug, Default)]
-pub(super) struct Sent(u64);
+pub(super) struct Sent {
+    last: u64,
+    answered: u64,
+}
 
 /// What a request says of the responses before it.
 #[derive(Debug, PartialEq, Eq)]
@@ -145,18 +148,23 @@ pub(super) enum Answers {
 impl Sent {
     /// The nonce of the next one.
     pub(super) fn next(&mut self) -> String {
-        self.0 += 1;
-        self.0.to_string()
+        self.last += 1;
+        self.last.to_string()
     }
 
     /// What a request with this nonce is about; taken or refused is counted once for each response.
-    pub(super) fn answered_by(&self, nonce: &str, error: Option<&rpc::Status>, asking: &Asking) -> Answers {
+    pub(super) fn answered_by(
+        &mut self,
+        nonce: &str,
+        error: Option<&rpc::Status>,
+        asking: &Asking,
+    ) -> Answers {
         let about = self.about(nonce);
-        match (&about, error) {
-            (Answers::Nothing, _) | (Answers::Older, None) => {}
-            (Answers::Newest, None) => metrics::secret_answered("ack"),
-            (_, Some(error)) => {
-                metrics::secret_answered("nack");
+        if self.is_news(nonce, &about, error.is_some()) {
+            metrics::secret_answered(if error.is_some() { "nack" } else { "ack" });
+            if let Some(error) = error
+                && asking.place.may_complain(asking.caller)
+            {
                 let reason: String = error.message.chars().take(LONGEST_REASON).collect();
                 tracing::warn!(caller = ?asking.caller, reason,
                     "an SDS client did not take what it was sent, and keeps what it had");
@@ -165,11 +173,23 @@ impl Sent {
         about
     }
 
+    /// Whether that is the first word on a response. Of an older one it counts only that it was refused.
+    fn is_news(&mut self, nonce: &str, about: &Answers, is_refusal: bool) -> bool {
+        let number = match (about, nonce.parse::<u64>()) {
+            (Answers::Newest, Ok(number)) => number,
+            (Answers::Older, Ok(number)) if is_refusal && number < self.last => number,
+            _ => return false,
+        };
+        let is_first = number > self.answered;
+        self.answered = self.answered.max(number);
+        is_first
+    }
+
     fn about(&self, nonce: &str) -> Answers {
         match nonce.parse::<u64>() {
             // Before anything was sent, it can only be of a stream before this one.
-            _ if nonce.is_empty() || self.0 == 0 => Answers::Nothing,
-            Ok(number) if number == self.0 => Answers::Newest,
+            _ if nonce.is_empty() || self.last == 0 => Answers::Nothing,
+            Ok(number) if number == self.last => Answers::Newest,
             _ => Answers::Older,
         }
     }
@@ -203,6 +223,20 @@ mod tests {
         assert_ne!(first, second);
         assert_eq!((sent.about(&first), sent.about(&second)), (Answers::Older, Answers::Newest));
         assert_eq!((sent.about("0"), sent.about("x")), (Answers::Older, Answers::Older));
+    }
+
+    #[test]
+    fn each_response_is_answered_once_whatever_a_client_repeats() {
+        let mut sent = Sent::default();
+        let (first, second) = (sent.next(), sent.next());
+        let mut news = |nonce: &str, is_refusal| {
+            let about = sent.about(nonce);
+            sent.is_news(nonce, &about, is_refusal)
+        };
+        assert!(!news(&first, false), "an older one was taken: nobody asks");
+        assert!(news(&first, true) && !news(&first, true));
+        assert!(news(&second, true) && !news(&second, true) && !news(&second, false));
+        assert!(!news(&first, true) && !news("x", true) && !news("", true) && !news("99", true));
     }
 
     #[test]

@@ -236,6 +236,13 @@ impl WorkloadApi {
 
     /// A stream of a caller, and its place among all.
     fn begin(&self, asking: &Asking, method: &'static str) -> Result<Streaming, Status> {
+        let streaming = self.place(asking, method)?;
+        metrics::app_called(method, "served");
+        Ok(streaming)
+    }
+
+    /// A place among all for what a caller asks; a call that may wait takes one, too.
+    fn place(&self, asking: &Asking, method: &'static str) -> Result<Streaming, Status> {
         let permit = Arc::clone(&self.streams).try_acquire_owned();
         let Some(permit) =
             permit.ok().filter(|_| self.board.streams_of(asking.caller.uid) < STREAMS_OF_A_USER)
@@ -243,7 +250,6 @@ impl WorkloadApi {
             let status = Status::resource_exhausted("too many streams on this socket, come again later");
             return Err(self.refused(method, "unavailable", status));
         };
-        metrics::app_called(method, "served");
         Ok(asking.place.streams(method, permit))
     }
 

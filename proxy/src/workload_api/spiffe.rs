@@ -63,6 +63,7 @@ impl SpiffeWorkloadApi for Spiffe {
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
         let asking = self.admitted(TOKEN, request.metadata(), request.extensions())?;
+        let _place = self.0.place(&asking, TOKEN)?;
         self.0.answered(TOKEN, self.0.token(&asking, request.into_inner()).await)
     }
 
