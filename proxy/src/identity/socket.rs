@@ -2,8 +2,10 @@
 //! listened to for as long as we run, and opened again whenever it ends.
 //!
 //! An answer is taken only if SVID, key and bundles fit together and our peers would believe them; what cannot be used
-//! changes nothing, is counted and said. Whatever the socket says later, a valid SVID is used until its end (invariant 3):
-//! those who may decide that nobody believes it any more are our peers and who signed it.
+//! changes nothing, is counted and said: that a new SVID cannot be had throws no valid one away (invariant 3). That we are
+//! entitled to none any more is no failure but a decision, and the standard has clients cease to use what they lost
+//! (SPIFFE Workload API, section 5.2.1). It is heard where it is sure: on the stream that gave the SVID; on a new stream,
+//! if it stays so for a while, as an agent that has just started knows nobody yet.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use signet_proto::spiffe::{BundleError, SpiffeId, TrustBundle, TrustDomain, cert
 use signet_proto::standard::spiffe::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use signet_proto::standard::spiffe::{X509svid, X509svidRequest, X509svidResponse};
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Channel, Endpoint};
@@ -30,6 +33,8 @@ use crate::mesh::Mesh;
 use crate::telemetry::metrics;
 
 const RETRIES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// An agent that has just started needs so long to know whom it serves.
+const DENIED_FOR_GOOD: Duration = Duration::from_secs(30);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// The standard has it sent without delay.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
@@ -126,22 +131,28 @@ pub enum SocketError {
 /// Takes what the socket gives until `stop`.
 pub async fn follow(socket: Socket, mesh: Arc<Mesh>, stop: CancellationToken) {
     let mut backoff = Backoff::new(RETRIES.0, RETRIES.1);
+    let mut denial = Denial::default();
     loop {
-        let error = tokio::select! {
+        let (error, was_served) = tokio::select! {
             () = stop.cancelled() => return,
-            error = listen(&socket, &mesh, &mut backoff) => error,
+            ended = listen(&socket, &mesh, &mut backoff) => ended,
         };
-        let delay = backoff.next_delay();
         let left = mesh
             .credentials()
             .map(|(svid, _)| svid.end().duration_since(signet_proto::clock::now()).unwrap_or_default());
-        match (&error, left) {
-            (SocketError::Denied { .. }, Some(left)) => {
-                metrics::rotation("refused");
-                tracing::error!(%error, ?delay, ?left, "the SVID in force is used until its end");
+        let is_denial = matches!(error, SocketError::Denied { .. });
+        metrics::rotation(if is_denial { "refused" } else { "failed" });
+        let mut delay = backoff.next_delay();
+        match denial.after(is_denial, was_served, Instant::now()) {
+            Some(rest) if left.is_some() && rest.is_zero() => {
+                tracing::error!(%error, ?left, "the SVID in force is ours no more: nothing is accepted or called until there is another");
+                mesh.withdraw();
+            }
+            Some(rest) if left.is_some() => {
+                delay = delay.min(rest.max(RETRIES.0));
+                tracing::error!(%error, ?delay, ?left, ?rest, "the SVID in force is used until this was said for long enough");
             }
             _ => {
-                metrics::rotation("failed");
                 tracing::warn!(%error, ?delay, ?left, "no SVID from the Workload API, will try again");
             }
         }
@@ -149,6 +160,24 @@ pub async fn follow(socket: Socket, mesh: Arc<Mesh>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(delay) => {}
         }
+    }
+}
+
+/// Since when nothing else is said than that we have no identity.
+#[derive(Debug, Default)]
+struct Denial(Option<Instant>);
+
+impl Denial {
+    /// How long it has yet to be said until it counts, if it was said at the end of a stream that served us before, or of
+    /// one that did not.
+    fn after(&mut self, is_denial: bool, was_served: bool, now: Instant) -> Option<Duration> {
+        if !is_denial {
+            self.0 = None;
+            return None;
+        }
+        let since = *self.0.get_or_insert(now);
+        let rest = DENIED_FOR_GOOD.saturating_sub(now.saturating_duration_since(since));
+        Some(if was_served { Duration::ZERO } else { rest })
     }
 }
 
@@ -161,11 +190,11 @@ pub async fn once(socket: &Socket) -> Result<Svid, SocketError> {
     read(socket, answer)?.svid
 }
 
-/// One stream, to its end.
-async fn listen(socket: &Socket, mesh: &Mesh, backoff: &mut Backoff) -> SocketError {
+/// One stream, to its end; and whether it gave us anything.
+async fn listen(socket: &Socket, mesh: &Mesh, backoff: &mut Backoff) -> (SocketError, bool) {
     let (mut answer, mut answers) = match first(socket).await {
         Ok(answered) => answered,
-        Err(error) => return error,
+        Err(error) => return (error, false),
     };
     loop {
         match adopt(socket, mesh, answer) {
@@ -177,8 +206,8 @@ async fn listen(socket: &Socket, mesh: &Mesh, backoff: &mut Backoff) -> SocketEr
         }
         answer = match answers.message().await {
             Ok(Some(answer)) => answer,
-            Ok(None) => return socket.said(&without_a_word()),
-            Err(status) => return socket.said(&status),
+            Ok(None) => return (socket.said(&without_a_word()), true),
+            Err(status) => return (socket.said(&status), true),
         };
     }
 }
@@ -340,4 +369,23 @@ fn sequence(what: &'static str, bytes: &[u8]) -> Result<Vec<CertificateDer<'stat
 fn domain_of(name: &str) -> Result<TrustDomain, SocketError> {
     let domain = name.strip_prefix("spiffe://").unwrap_or(name);
     domain.parse().map_err(|error| SocketError::Domain { name: name.chars().take(256).collect(), error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn denial_counts_at_once_where_we_were_served_and_otherwise_once_it_lasts() {
+        let (begin, seconds) = (Instant::now(), Duration::from_secs);
+        let mut denial = Denial::default();
+        assert_eq!(denial.after(true, true, begin), Some(Duration::ZERO));
+        // A new agent that knows nobody yet: the next word takes it back.
+        let mut denial = Denial::default();
+        assert_eq!(denial.after(true, false, begin), Some(DENIED_FOR_GOOD));
+        assert_eq!(denial.after(true, false, begin + seconds(10)), Some(seconds(20)));
+        assert_eq!(denial.after(false, false, begin + seconds(20)), None, "it is down: that decides nothing");
+        assert_eq!(denial.after(true, false, begin + seconds(29)), Some(DENIED_FOR_GOOD));
+        assert_eq!(denial.after(true, false, begin + seconds(60)), Some(Duration::ZERO));
+    }
 }

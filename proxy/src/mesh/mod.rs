@@ -31,7 +31,7 @@ pub use traffic::Traffic;
 use self::sealed::Keeper;
 use crate::connections::{Applied, Connections};
 use crate::identity::RenewalOrder;
-use crate::telemetry::metrics;
+use crate::telemetry::{CloseReason, metrics};
 
 /// The parts that a snapshot is made of; absent until their source delivered them.
 #[derive(Debug, Default, Clone)]
@@ -245,7 +245,7 @@ impl Mesh {
         let mut changed = inputs.clone();
         change(&mut changed);
         let previous = self.current.load_full();
-        let generation = previous.as_ref().map_or(1, |snapshot| snapshot.generation + 1);
+        let generation = *self.generation.borrow() + 1;
         let next = Snapshot::prepare(&changed, generation)?;
         *inputs = changed;
         let Some(next) = next.map(Arc::new) else { return Ok(Applied::default()) };
@@ -255,6 +255,17 @@ impl Mesh {
         self.generation.send_replace(generation);
         metrics::snapshot(generation, next.revision, started.elapsed());
         Ok(applied)
+    }
+
+    /// Gives up our identity, which somebody decided: nothing is accepted or called until there is another, and what is open
+    /// ends.
+    pub fn withdraw(&self) {
+        let mut inputs = self.inputs.lock();
+        inputs.svid = None;
+        if self.current.swap(None).is_some() {
+            self.connections.close_all(CloseReason::SvidEnded);
+            self.generation.send_modify(|generation| *generation += 1);
+        }
     }
 
     /// How calls are made and taken.

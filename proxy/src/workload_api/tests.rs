@@ -28,11 +28,13 @@ use tonic::{Code, Request};
 use super::*;
 use crate::capture::Callers;
 use crate::config::Entrance;
+use crate::connections::{Connections, Content, Peer, Subject};
 use crate::control::Addresses;
 use crate::identity::control::join;
 use crate::identity::socket::{self, Socket};
 use crate::identity::tests::control::Control;
 use crate::identity::tests::{HOUR, by_token, eventually, mesh};
+use crate::telemetry::{CloseReason, Direction};
 use crate::testing::{DOMAIN, TestAuthority, bundle};
 
 /// A socket that is served, with these rules.
@@ -449,16 +451,19 @@ async fn what_is_refused_stays_refused_until_it_changes() {
 /// A proxy of its own that has its identity from the socket.
 struct Fed {
     mesh: Arc<Mesh>,
+    connections: Arc<Connections>,
     stop: CancellationToken,
 }
 
 impl Fed {
     fn by(served: &Served, spiffe_id: Option<&str>) -> Self {
-        let (mesh, stop) = (mesh(), CancellationToken::new());
+        let (connections, stop) = (Arc::<Connections>::default(), CancellationToken::new());
+        let mesh = Arc::new(Mesh::new(Arc::clone(&connections)));
+        mesh.update(|inputs| inputs.policy = Some(Arc::new(PolicySet::empty()))).unwrap();
         let spiffe_id = spiffe_id.map(|id| id.parse().unwrap());
         let from = Socket { path: served.path.clone(), spiffe_id };
         tokio::spawn(socket::follow(from, Arc::clone(&mesh), stop.clone()));
-        Self { mesh, stop }
+        Self { mesh, connections, stop }
     }
 
     fn serial(&self) -> Option<Vec<u8>> {
@@ -494,11 +499,49 @@ async fn another_proxy_has_its_identity_from_the_socket_and_follows_it() {
     let first = fed.serial();
     eventually("a rotation", || fed.serial() != first).await;
 
-    // What is decided there takes nothing away that is still valid; the end of it does.
-    served.api.shelves()[0].standing.send_replace(Standing::Refused("revoked_instance".into()));
+    // What it is entitled to no more it uses no more, and what is open ends; until it is given one again.
+    let open = fed.connections.register(Subject {
+        direction: Direction::Outbound,
+        peer: Peer::Meant(format!("spiffe://{DOMAIN}/web").parse().unwrap()),
+        local: format!("spiffe://{DOMAIN}/orders").parse().unwrap(),
+        port: None,
+        address: None,
+        content: Content::Connection,
+    });
+    let taken_out =
+        || served.api.shelves()[0].standing.send_replace(Standing::Refused("revoked_instance".into()));
+    let given = taken_out();
     let told = socket::once(&Socket { path: served.path.clone(), spiffe_id: None }).await.unwrap_err();
     assert!(told.to_string().contains("revoked_instance"), "{told}");
-    assert!(fed.serial().is_some());
+    eventually("no SVID", || fed.mesh.credentials().is_none() && fed.mesh.current().is_none()).await;
+    assert_eq!(open.close_reason(), Some(CloseReason::SvidEnded));
+    assert_eq!(fed.mesh.missing(), ["identity: no SVID yet"]);
+    served.api.shelves()[0].standing.send_replace(given);
+    eventually("an SVID again", || fed.mesh.current().is_some()).await;
+}
+
+#[tokio::test]
+async fn calls_for_tokens_take_places_like_streams() {
+    let served = Served::start(&[&us()], HOUR).await;
+    let ask = || marked(JwtsvidRequest { audience: vec!["api".into()], spiffe_id: String::new() });
+    served.spiffe().await.fetch_jwtsvid(ask()).await.expect("there is room");
+    let mut open = Vec::new();
+    while open.len() < usize::try_from(STREAMS_OF_A_USER).unwrap() {
+        let mut client = served.spiffe().await;
+        for _ in 0..STREAMS_OF_A_CONNECTION - 1 {
+            let stream = client.fetch_x509_bundles(marked(X509BundlesRequest {})).await;
+            open.push((client.clone(), stream.unwrap().into_inner()));
+            if open.len() == usize::try_from(STREAMS_OF_A_USER).unwrap() {
+                break;
+            }
+        }
+    }
+    let refused = served.spiffe().await.fetch_jwtsvid(ask()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    open.pop();
+    let mut client = served.spiffe().await;
+    eventually("a place", || served.api.board().streams_of(geteuid().as_raw()) < STREAMS_OF_A_USER).await;
+    client.fetch_jwtsvid(ask()).await.expect("there is room again");
 }
 
 #[tokio::test]
