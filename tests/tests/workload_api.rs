@@ -28,6 +28,41 @@ use tempfile::TempDir;
 const LIFE: &str = "4s";
 const NOBODY: u32 = 65534;
 
+#[tokio::test(flavor = "multi_thread")]
+async fn app_has_what_it_had_when_its_proxy_restarts_while_control_is_down() {
+    let (mut mesh, echo, place) = (Mesh::start().await, TcpEcho::start().await, Place::new());
+    let orders = id("/orders");
+    mesh.workload(&orders).await;
+    mesh.apply(&allow("orders", &orders, &[&orders])).await;
+    let key = file(place.directory.path(), "state.key", [7; 32]);
+    std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    let sealed = place.directory.path().join("state");
+    let proxy = place.served_by(mesh.proxy(&orders).await.inbound("tcp://", echo.address));
+    let proxy = proxy.with("--state-file", sealed.display()).with("--state-key", key.display());
+    let mut proxy = proxy.start().await;
+    let client = WorkloadApiClient::connect_to(endpoint(&place.socket)).await.unwrap();
+    let first = client.fetch_x509_svid().await.unwrap();
+    let writes = [("result", "success")];
+    eventually("it is sealed", PATIENCE, async || {
+        let before = std::fs::read(&sealed).unwrap_or_default();
+        match before.starts_with(b"signet-state\0\0\0\x02") {
+            true => Ok(()),
+            false => Err(format!("{}", proxy.metrics().await.count("signet_state_writes_total", &writes))),
+        }
+    })
+    .await;
+
+    mesh.kill_control().await;
+    proxy.process.kill().await;
+    proxy.restart().await;
+
+    let client = WorkloadApiClient::connect_to(endpoint(&place.socket)).await.unwrap();
+    let again = client.fetch_x509_svid().await.expect("control is down, and the app has its SVID");
+    assert_eq!(again.leaf().as_bytes(), first.leaf().as_bytes());
+    let restored = [("result", "restored")];
+    proxy.counts("signet_workload_svid_rotations_total", &restored, 1).await;
+}
+
 /// A place for a socket that any user may reach.
 struct Place {
     socket: PathBuf,

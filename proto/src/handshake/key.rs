@@ -86,6 +86,16 @@ impl WorkloadKey {
             .map_err(|_| KeyError::Unsupported)
     }
 
+    /// A key of ours, out of what [`WorkloadKey::to_der`] made of it.
+    ///
+    /// # Errors
+    /// When it is damaged, or of another kind than ours are.
+    pub fn from_der(pkcs8: &[u8]) -> Result<Self, KeyError> {
+        let pkcs8 = PrivatePkcs8KeyDer::from(pkcs8);
+        let key = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &PKCS_ECDSA_P256_SHA256);
+        key.map(Self).map_err(|_| KeyError::Unsupported)
+    }
+
     /// Reads a private key that something else keeps on disk (the `files` identity source).
     ///
     /// # Errors

@@ -123,26 +123,66 @@ impl Held {
 }
 
 impl Lender {
-    /// Keeps `standing` true, for as long as it is polled.
-    pub async fn lend(self, standing: watch::Sender<Standing>) {
-        let mut lost = None;
+    /// Keeps `standing` true for the apps that `rule` admits, for as long as it is polled.
+    pub async fn lend(self, rule: &str, standing: watch::Sender<Standing>) {
+        let (mut lost, mut restored) = (None, self.restored(rule));
         loop {
-            let mut held = self.first(lost, &standing).await;
-            self.renew(&mut held, &standing).await;
+            let mut held = match restored.take() {
+                Some(restored) => restored,
+                None => self.first(lost, rule, &standing).await,
+            };
+            self.renew(&mut held, rule, &standing).await;
             lost = Some(held);
         }
     }
 
+    /// What the sealed copy has for them, if it is good now and ours still.
+    fn restored(&self, rule: &str) -> Option<Held> {
+        let (key, svid) = self.mesh.keeper()?.app_before(rule)?;
+        let (own, trust) = self.mesh.credentials()?;
+        if let Some((Revoked::Itself, because)) = Revoked::listed(&svid, &trust) {
+            // That we were started anew takes back nothing that an operator decided.
+            let error = VerifyError::Revoked { id: svid.id().clone(), because };
+            let revoked = Some((Revoked::Itself, error.to_string().into()));
+            return Some(Held { revoked, ..Held::new(Arc::new(Lent::new(svid, key))) });
+        }
+        let refused = match svid.check(&trust, signet_proto::clock::now()) {
+            Ok(()) if svid.id() == own.id() => None,
+            Ok(()) => Some(format!("it is of `{}`", svid.id())),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(refused) = refused {
+            tracing::warn!(rule, refused, "the sealed SVID of the app is not used");
+            return None;
+        }
+        tracing::info!(
+            rule,
+            instance = svid.profile().instance.map(tracing::field::display),
+            "the app has the SVID that was sealed for it"
+        );
+        metrics::lent("restored", Some(svid.profile().not_after));
+        Some(Held::new(Arc::new(Lent::new(svid, key))))
+    }
+
+    /// A new SVID, which is sealed if there is a copy.
+    fn taken(&self, rule: &str, lent: Lent) -> Arc<Lent> {
+        if let Some(keeper) = self.mesh.keeper() {
+            keeper.app(rule, &lent.key, &lent.svid);
+        }
+        metrics::lent("success", Some(lent.svid.profile().not_after));
+        Arc::new(lent)
+    }
+
     /// Tries until there is an instance for the app. The SVID of a lost one serves meanwhile, while it is valid; if an
     /// operator takes it out after all, there is no other.
-    async fn first(&self, mut lost: Option<Held>, standing: &watch::Sender<Standing>) -> Held {
+    async fn first(&self, mut lost: Option<Held>, rule: &str, standing: &watch::Sender<Standing>) -> Held {
         let mut backoff = Backoff::new(RETRIES.0, RETRIES.1);
         let mut request = None;
         loop {
             if let Some(taken_out) = lost.take_if(|held| held.is_taken_out()) {
                 return taken_out;
             }
-            let error = match self.meanwhile(self.attest(&mut request), lost.as_mut(), standing).await {
+            let error = match self.meanwhile(self.attest(rule, &mut request), lost.as_mut(), standing).await {
                 Ok(_) if lost.as_ref().is_some_and(Held::is_taken_out) => continue,
                 Ok(lent) => return Held::new(lent),
                 Err(error) => error,
@@ -169,7 +209,7 @@ impl Lender {
     }
 
     /// One request, the same for all tries: while it waits for approval its hash is what is approved.
-    async fn attest(&self, request: &mut Option<Request>) -> Result<Arc<Lent>, IdentityError> {
+    async fn attest(&self, rule: &str, request: &mut Option<Request>) -> Result<Arc<Lent>, IdentityError> {
         let no_svid = || ControlError::Unusable("the proxy has no SVID to vouch with".into());
         let (own, _) = self.mesh.credentials().ok_or_else(no_svid)?;
         let asked = match request {
@@ -186,12 +226,11 @@ impl Lender {
         let key = request.take().ok_or_else(no_svid)?.key;
         tracing::info!(id = %svid.id(), instance = svid.profile().instance.map(tracing::field::display),
             serial = hex(&svid.profile().serial), "the app has an SVID of its own");
-        metrics::lent("success", Some(svid.profile().not_after));
-        Ok(Arc::new(Lent::new(svid, key)))
+        Ok(self.taken(rule, Lent::new(svid, key)))
     }
 
     /// Renews until the instance is lost though nobody took it out.
-    async fn renew(&self, held: &mut Held, standing: &watch::Sender<Standing>) {
+    async fn renew(&self, held: &mut Held, rule: &str, standing: &watch::Sender<Standing>) {
         let mut backoff = Backoff::new(SHORTEST_RETRY, RETRIES.1);
         let mut generations = self.mesh.generations();
         let mut urgency = Urgency::of(&self.mesh);
@@ -222,8 +261,7 @@ impl Lender {
             let renewal = renewed(&lent.svid, self.ttl_seconds, &self.control, &self.mesh);
             match self.meanwhile(renewal, Some(&mut *held), standing).await {
                 Ok((svid, key)) => {
-                    metrics::lent("success", Some(svid.profile().not_after));
-                    *held = Held::new(Arc::new(Lent::new(svid, key)));
+                    *held = Held::new(self.taken(rule, Lent::new(svid, key)));
                     is_failing = false;
                     due = planned(&held.lent, None);
                     backoff.reset();

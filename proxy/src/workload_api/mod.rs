@@ -142,6 +142,10 @@ impl WorkloadApi {
     pub async fn serve(self: Arc<Self>, listener: Listener) {
         let intake = Intake::new(MOST_CONNECTIONS, self.stop.clone());
         let routes = self.routes();
+        if let Some(keeper) = self.mesh.keeper() {
+            let rules: BTreeSet<String> = self.shelves.iter().map(|shelf| shelf.rule.to_string()).collect();
+            keeper.only_apps_of(|rule| rules.contains(rule));
+        }
         intake
             .accept(listener, "workload-api", |socket, _| {
                 Arc::clone(&self).connection(routes.clone(), socket)
@@ -310,9 +314,10 @@ impl Shelf {
         if let Some(lender) = self.lender.lock().take() {
             let standing = self.standing.clone();
             let stop = self.stop.clone();
+            let rule = self.rule.to_string();
             tokio::spawn(async move {
                 tokio::select! {
-                    () = lender.lend(standing) => {}
+                    () = lender.lend(&rule, standing) => {}
                     () = stop.cancelled() => {}
                 }
             });

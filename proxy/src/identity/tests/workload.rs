@@ -36,7 +36,7 @@ impl Lending {
         control.state(|state| (state.life, state.intermediate) = (life, intermediate));
         let (sender, standing) = watch::channel(Standing::none_yet());
         let lender = Lender { control: addresses, mesh: Arc::clone(&mesh), ttl_seconds: 0 };
-        let task = tokio::spawn(lender.lend(sender));
+        let task = tokio::spawn(async move { lender.lend("uid=1000", sender).await });
         Self { control, mesh, standing, task }
     }
 
@@ -305,7 +305,7 @@ async fn what_is_refused_for_good_is_told_as_such() {
     let joining = control.joining(Proof::Ticket(Zeroizing::new(Vec::new())));
     let addresses = Arc::new(Addresses::new(joining.control));
     let lender = Lender { control: addresses, mesh: Arc::clone(&lending.mesh), ttl_seconds: 0 };
-    let lend = tokio::spawn(lender.lend(sender));
+    let lend = tokio::spawn(async move { lender.lend("uid=1000", sender).await });
     standing.wait_for(is_refused).await.unwrap();
     standing.wait_for(|now| matches!(now, Standing::Has(_))).await.unwrap();
     lend.abort();

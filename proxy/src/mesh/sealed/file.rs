@@ -1,6 +1,8 @@
-//! The file: a mark with the format's number, then two sealed parts, each after its length. It is read whole, refused
-//! where others can read it, and replaced whole, so that a crash leaves the old one or the new one.
+//! The file: a mark with the format's number, then two sealed parts, each after its length, and in the second format a
+//! third with what apps have, each sealed by itself. It is read whole, refused where others can read it, and replaced
+//! whole, so that a crash leaves the old one or the new one.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -18,12 +20,14 @@ use zeroize::Zeroizing;
 
 use super::{Identity, StateError};
 
-/// Its last byte is the number of the format.
+/// Its last byte is the number of the format. Where apps have nothing it is the first, which older proxies read, too.
 const MARK: &[u8; 16] = b"signet-state\0\0\0\x01";
+const MARK_WITH_APPS: &[u8; 16] = b"signet-state\0\0\0\x02";
 const LENGTH: usize = 4;
 /// As much as control sends at once.
 const LARGEST: u64 = 64 * 1024 * 1024;
 const IDENTITY: &str = "signet-proxy state: identity";
+const APP: &str = "signet-proxy state: app";
 const KNOWLEDGE: &str = "signet-proxy state: knowledge";
 
 /// What is sealed of what is known.
@@ -43,19 +47,55 @@ struct Chain {
     certificates: Vec<Vec<u8>>,
 }
 
-/// A file's two parts.
+/// What apps have, by the rule that admits them.
+#[derive(Clone, PartialEq, Message)]
+struct Apps {
+    #[prost(btree_map = "string, bytes", tag = "1")]
+    sealed: BTreeMap<String, Vec<u8>>,
+}
+
+/// A file's parts.
 pub(super) struct Sealed {
     pub(super) identity: Vec<u8>,
     pub(super) knowledge: Vec<u8>,
+    pub(super) apps: BTreeMap<String, Vec<u8>>,
 }
 
-/// Seals an SVID and its key: length of the key, key, chain.
+/// Seals our own SVID and its key.
 pub(super) fn seal_identity(
     key: &SealingKey,
     domain: &TrustDomain,
     own: &WorkloadKey,
     svid: &Svid,
 ) -> Result<Vec<u8>, String> {
+    seal(key, &associated(IDENTITY, domain, &[]), own, svid)
+}
+
+/// Seals those of the apps that a rule admits: they open for that rule only.
+pub(super) fn seal_app(
+    key: &SealingKey,
+    domain: &TrustDomain,
+    rule: &str,
+    own: &WorkloadKey,
+    svid: &Svid,
+) -> Result<Vec<u8>, String> {
+    seal(key, &associated(APP, domain, &sha256(rule.as_bytes())), own, svid)
+}
+
+/// Opens what [`seal_app`] made.
+pub(super) fn open_app(
+    key: &SealingKey,
+    domain: &TrustDomain,
+    rule: &str,
+    sealed: &[u8],
+) -> Option<(WorkloadKey, Vec<Vec<u8>>)> {
+    let content = key.open(&associated(APP, domain, &sha256(rule.as_bytes())), sealed)?;
+    let (own, chain) = part(&content)?;
+    Some((WorkloadKey::from_der(own).ok()?, Chain::decode(chain).ok()?.certificates))
+}
+
+/// Seals an SVID and its key: length of the key, key, chain.
+fn seal(key: &SealingKey, associated: &[u8], own: &WorkloadKey, svid: &Svid) -> Result<Vec<u8>, String> {
     let own = own.to_der();
     let chain = Chain { certificates: svid.chain().iter().map(|certificate| certificate.to_vec()).collect() };
     let length = u32::try_from(own.len()).map_err(|_| "a key too long".to_owned())?;
@@ -64,7 +104,7 @@ pub(super) fn seal_identity(
     content.extend_from_slice(&length.to_be_bytes());
     content.extend_from_slice(&own);
     content.extend_from_slice(&chain.encode_to_vec());
-    key.seal(&associated(IDENTITY, domain, &[]), &content).map_err(str::to_owned)
+    key.seal(associated, &content).map_err(str::to_owned)
 }
 
 impl Sealed {
@@ -78,12 +118,18 @@ impl Sealed {
         let saved_at = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let content = Knowledge { saved_at, told: Some(told.clone()) }.encode_to_vec();
         let knowledge = key.seal(&associated(KNOWLEDGE, domain, &sha256(&identity)), &content)?;
-        Ok(Self { identity, knowledge })
+        Ok(Self { identity, knowledge, apps: BTreeMap::new() })
+    }
+
+    /// The same with what apps have.
+    pub(super) fn with_apps(self, apps: BTreeMap<String, Vec<u8>>) -> Self {
+        Self { apps, ..self }
     }
 
     pub(super) fn bytes(&self) -> Vec<u8> {
-        let mut bytes = MARK.to_vec();
-        for part in [&self.identity, &self.knowledge] {
+        let apps = (!self.apps.is_empty()).then(|| Apps { sealed: self.apps.clone() }.encode_to_vec());
+        let mut bytes = if apps.is_some() { MARK_WITH_APPS } else { MARK }.to_vec();
+        for part in [&self.identity, &self.knowledge].into_iter().chain(&apps) {
             bytes.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
             bytes.extend_from_slice(part);
         }
@@ -94,7 +140,7 @@ impl Sealed {
         let damaged =
             || "it is damaged or cut short: the proxy starts without it, and writes a new one".to_owned();
         let (mark, rest) = bytes.split_at_checked(MARK.len()).ok_or_else(damaged)?;
-        if mark != MARK {
+        if mark != MARK && mark != MARK_WITH_APPS {
             let ours = mark.starts_with(b"signet-state\0");
             return Err(if ours {
                 "it has the format of another version: the proxy starts without it, and writes a new one"
@@ -104,11 +150,16 @@ impl Sealed {
             });
         }
         let (identity, rest) = part(rest).ok_or_else(damaged)?;
-        let (knowledge, rest) = part(rest).ok_or_else(damaged)?;
+        let (knowledge, mut rest) = part(rest).ok_or_else(damaged)?;
+        let mut apps = BTreeMap::new();
+        if mark == MARK_WITH_APPS {
+            let (sealed, end) = part(rest).ok_or_else(damaged)?;
+            (apps, rest) = (Apps::decode(sealed).map_err(|_| damaged())?.sealed, end);
+        }
         if !rest.is_empty() {
             return Err(damaged());
         }
-        Ok(Self { identity: identity.to_vec(), knowledge: knowledge.to_vec() })
+        Ok(Self { identity: identity.to_vec(), knowledge: knowledge.to_vec(), apps })
     }
 
     pub(super) fn open(

@@ -1,8 +1,8 @@
 //! The sealed copy on disk of our SVID and of what control said last, for a restart while control is down
 //! (invariant 11). Off unless the configuration names a file and a key.
 //!
-//! Two parts, each sealed on its own, so that no private key is held in the clear for a later write: the identity when
-//! it is issued, what is known whenever that changes. The second is bound to the first. What was sealed is used only as
+//! Parts are sealed on their own, so that no private key is held in the clear for a later write: the identity when it is
+//! issued, those of apps when they are, what is known whenever that changes. The last is bound to the first. What was sealed is used only as
 //! it would be used if control had just said it: the SVID must verify now, with the bundles and revocations beside it,
 //! and be of the mesh and the identity that the configuration asks for. Anything else is refused, and the proxy starts
 //! as it would without the file. An older copy put in the place of a newer one cannot be told from it while control is
@@ -13,6 +13,7 @@ mod key;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -111,6 +112,8 @@ pub struct Keeper {
 #[derive(Default)]
 struct Kept {
     identity: Option<Vec<u8>>,
+    /// By rule.
+    apps: BTreeMap<String, Vec<u8>>,
     told: v1::WatchResponse,
 }
 
@@ -131,7 +134,8 @@ impl Keeper {
             self.open(&bytes, signet_proto::clock::now()).map_err(|problem| self.unusable(problem))?;
         let sealed = Sealed::read(&bytes).map_err(|problem| self.unusable(problem))?;
         // What control does not say again is still to be kept.
-        *self.kept.lock() = Kept { identity: Some(sealed.identity), told: restored.told.clone() };
+        *self.kept.lock() =
+            Kept { identity: Some(sealed.identity), apps: sealed.apps, told: restored.told.clone() };
         Ok(Some(restored))
     }
 
@@ -146,6 +150,35 @@ impl Keeper {
             }
         }
         self.news.notify_one();
+    }
+
+    /// Takes in a new SVID of the apps that a rule admits, and its key, which is sealed here and now.
+    pub fn app(&self, rule: &str, key: &WorkloadKey, svid: &Svid) {
+        match file::seal_app(&self.key, &self.expected.trust_domain, rule, key, svid) {
+            Ok(sealed) => {
+                self.kept.lock().apps.insert(rule.to_owned(), sealed);
+                self.news.notify_one();
+            }
+            Err(error) => {
+                metrics::state_written("failed");
+                tracing::error!(%error, "cannot seal the SVID of an app: the copy on disk keeps the one before");
+            }
+        }
+    }
+
+    /// What the apps that a rule admits had when the copy was sealed that was started with. Whether it is good now is for
+    /// the caller to say.
+    #[must_use]
+    pub fn app_before(&self, rule: &str) -> Option<(WorkloadKey, Svid)> {
+        let sealed = self.kept.lock().apps.get(rule).cloned()?;
+        let (key, chain) = file::open_app(&self.key, &self.expected.trust_domain, rule, &sealed)?;
+        let svid = Svid::new(chain.into_iter().map(Into::into).collect(), key.signing_key().ok()?).ok()?;
+        Some((key, svid))
+    }
+
+    /// Drops what is kept for apps of other rules.
+    pub fn only_apps_of(&self, is_rule: impl Fn(&str) -> bool) {
+        self.kept.lock().apps.retain(|rule, _| is_rule(rule));
     }
 
     /// Takes in what control said, once it is in force; `services` are all of them.
@@ -213,6 +246,7 @@ impl Keeper {
                 Some(identity) if whole => {
                     let now = signet_proto::clock::now();
                     Sealed::new(&self.key, &self.expected.trust_domain, identity.clone(), told, now)
+                        .map(|sealed| sealed.with_apps(kept.apps.clone()))
                 }
                 // Without all of it nobody could start.
                 _ => return Ok(()),

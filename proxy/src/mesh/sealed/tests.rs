@@ -117,6 +117,44 @@ async fn what_was_sealed_comes_back_whole_and_is_for_nobody_else_to_read() {
 }
 
 #[tokio::test]
+async fn what_apps_had_comes_back_for_their_rule_and_no_other() {
+    let (fixture, app) = (Fixture::new(), Fixture::new());
+    let before = fixture.written().await;
+    assert!(before.starts_with(b"signet-state\0\0\0\x01"), "an older proxy reads it, too");
+    let keeper = fixture.keeper(fixture.expected());
+    let _ = keeper.restore().unwrap().unwrap();
+    assert!(keeper.app_before("uid=1000").is_none());
+    keeper.app("uid=1000", &app.key, &app.svid);
+    keeper.write().await.unwrap();
+
+    let keeper = fixture.keeper(fixture.expected());
+    assert!(keeper.app_before("uid=1000").is_none(), "before the file is read");
+    let restored = keeper.restore().unwrap().unwrap();
+    assert_eq!(restored.svid.chain(), fixture.svid.chain(), "ours is what it was");
+    let (key, svid) = keeper.app_before("uid=1000").unwrap();
+    assert_eq!((svid.chain(), key.to_der()), (app.svid.chain(), app.key.to_der()));
+    assert!(keeper.app_before("uid=1001").is_none());
+    let bytes = fs::read(&keeper.path).unwrap();
+    let clear = |content: &[u8]| bytes.windows(content.len()).any(|window| window == content);
+    assert!(!clear(&app.key.to_der()) && !clear(&app.svid.chain()[0]));
+
+    // What is sealed for a rule opens for that rule only.
+    let mut sealed = Sealed::read(&bytes).unwrap();
+    let content = sealed.apps.remove("uid=1000").unwrap();
+    sealed.apps.insert("uid=1001".into(), content);
+    fs::write(&keeper.path, sealed.bytes()).unwrap();
+    let moved = fixture.keeper(fixture.expected());
+    let _ = moved.restore().unwrap().unwrap();
+    assert!(moved.app_before("uid=1001").is_none() && moved.app_before("uid=1000").is_none());
+
+    // Rules that are no more leave nothing behind.
+    keeper.only_apps_of(|rule| rule != "uid=1000");
+    keeper.write().await.unwrap();
+    assert!(fs::read(&keeper.path).unwrap().starts_with(b"signet-state\0\0\0\x01"));
+    assert!(keeper.app_before("uid=1000").is_none());
+}
+
+#[tokio::test]
 async fn without_all_of_it_nothing_is_written() {
     let fixture = Fixture::new();
     let keeper = fixture.keeper(fixture.expected());
@@ -151,7 +189,7 @@ async fn parts_of_two_copies_make_no_third() {
     let fixture = Fixture::new();
     let (one, other) = (fixture.written().await, fixture.written().await);
     let (one, other) = (Sealed::read(&one).unwrap(), Sealed::read(&other).unwrap());
-    let mixed = Sealed { identity: other.identity, knowledge: one.knowledge }.bytes();
+    let mixed = Sealed { identity: other.identity, knowledge: one.knowledge, apps: BTreeMap::new() }.bytes();
     assert!(fixture.keeper(fixture.expected()).open(&mixed, signet_proto::clock::now()).is_err());
 }
 
@@ -197,7 +235,7 @@ async fn a_file_that_others_can_read_or_that_is_something_else_is_refused() {
     for (content, why) in [
         (&b""[..], "damaged or cut short"),
         (b"[[inbound]] listen = \"15443\"", "no state file"),
-        (b"signet-state\0\0\0\x02 and something else", "another version"),
+        (b"signet-state\0\0\0\x03 and something else", "another version"),
     ] {
         fs::write(&keeper.path, content).unwrap();
         assert!(refusal(&keeper).contains(why), "{}", refusal(&keeper));
@@ -234,8 +272,9 @@ async fn what_cannot_be_written_leaves_the_older_copy() {
 
 proptest! {
     #[test]
-    fn noise_is_refused_and_harms_nothing(noise in proptest::collection::vec(any::<u8>(), 0..512), ours: bool) {
-        let mut bytes = if ours { b"signet-state\0\0\0\x01".to_vec() } else { Vec::new() };
+    fn noise_is_refused_and_harms_nothing(noise in proptest::collection::vec(any::<u8>(), 0..512), ours in prop::option::of(1..3_u8)) {
+        let mark = |number| [b"signet-state\0\0\0", &[number][..]].concat();
+        let mut bytes = ours.map(mark).unwrap_or_default();
         bytes.extend(noise);
         let read = Sealed::read(&bytes);
         if let Ok(sealed) = read {
