@@ -4,6 +4,10 @@
 //! the very path that was just verified. Its issuer's name alone says nothing, as names of authorities are alike in many
 //! domains (invariant 7). So a list of an intermediate waits until a peer shows who that is. Whether a signature is right
 //! does not change, and is found out once for each key.
+//!
+//! Nor does a list's own word count for which other one it replaces: it replaces those that a key has signed which has
+//! signed it, too. A list that nobody is known to have signed replaces none, keeps none out, and has a bound of its own:
+//! whoever may write one of the files can say nothing about the authorities of the others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +22,11 @@ use crate::spiffe::{CertificateHandle, ListSigner, RevocationList};
 pub const MAX_CRLS: usize = 256;
 /// Most entries of all lists together.
 pub const MAX_CRL_ENTRIES_IN_ALL: usize = 1_000_000;
+/// Most lists of which nobody is known to have signed them, and of one name; the newest to come stay.
+const MAX_WAITING: usize = 64;
+const MAX_WAITING_OF_NAME: usize = 8;
+/// Most entries of all of those.
+const MAX_WAITING_ENTRIES: usize = 250_000;
 /// Clocks differ by a little.
 const FUTURE: Duration = Duration::from_secs(300);
 /// Keys of one name for which is kept what was found out; of more it is found out each time.
@@ -65,11 +74,11 @@ pub struct Intake {
     pub lists: Lists,
     /// Those of them that are new.
     pub taken: Vec<Arc<KnownList>>,
-    /// What was refused.
+    /// What was refused, or is doubtful.
     pub refused: Vec<ListRefused>,
 }
 
-/// Why a list that can be read is not taken. The one before it stays in force.
+/// Why a list that can be read is not taken, or is not used. The one before it stays in force.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListRefused {
@@ -99,7 +108,7 @@ pub enum ListRefused {
         /// Its number.
         number: String,
     },
-    /// The issuer is known and did not sign it.
+    /// It says that an authority signed it which did not. It waits: another one may be meant.
     #[error("list {number} of `{issuer}` is not signed by the authority of that name")]
     Signature {
         /// Whose it says it is.
@@ -107,7 +116,7 @@ pub enum ListRefused {
         /// Its number.
         number: String,
     },
-    /// The issuer signed it and may not.
+    /// The issuer signed it and may not. It waits for one that may.
     #[error(
         "list {number} of `{issuer}` is by an authority whose key usage has no cRLSign (RFC 5280 s4.2.1.3)"
     )]
@@ -140,6 +149,12 @@ impl ListRefused {
             Self::MayNotSign { .. } => "may_not_sign",
             Self::TooMany { .. } => "too_many",
         }
+    }
+
+    /// Whether nothing knows what the list says: no newer one is in force, nor does it wait for who signed it.
+    #[must_use]
+    pub fn is_missed(&self) -> bool {
+        matches!(self, Self::Future { .. } | Self::TooMany { .. })
     }
 }
 
@@ -185,20 +200,10 @@ impl KnownList {
         keys.iter().filter(|(_, signed)| *signed == Signed::Rightly).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Whether it is the next list of the same issuer and key. Where lists do not say their key, they may be of two
-    /// authorities with one name, if they are known to be signed by two.
-    fn replaces(&self, known: &Self) -> bool {
-        let (content, other) = (&self.content, &known.content);
-        if content.issuer_sha256() != other.issuer_sha256()
-            || content.authority_key() != other.authority_key()
-        {
-            return false;
-        }
-        let (ours, theirs) = (self.signers(), known.signers());
-        content.authority_key().is_some()
-            || ours.is_empty()
-            || theirs.is_empty()
-            || ours.iter().any(|one| theirs.iter().any(|other| one.spki_sha256 == other.spki_sha256))
+    /// Whether one key is known to have signed both.
+    fn shares_signer(&self, other: &Self) -> bool {
+        let theirs = other.signers();
+        self.signers().iter().any(|one| theirs.iter().any(|other| one.spki_sha256 == other.spki_sha256))
     }
 
     fn signed(&self, signer: &ListSigner) -> Signed {
@@ -245,7 +250,7 @@ pub(super) enum Standing {
     Unnamed,
     /// A list names it.
     Named,
-    /// The lists of its issuer are all past their nextUpdate.
+    /// The newest list of its issuer is past its nextUpdate.
     Expired,
     /// There is a list for its issuer's key, and it cannot be believed.
     Unbelievable,
@@ -270,9 +275,16 @@ impl Lists {
         self.by_issuer.is_empty()
     }
 
-    /// All of them.
+    /// All of them, but those after which a newer one of the same key turned out to be in force.
     pub fn all(&self) -> impl Iterator<Item = &Arc<KnownList>> {
-        self.by_issuer.values().flatten()
+        self.by_issuer.values().flat_map(|of_name| {
+            let is_newest = |one: &&Arc<KnownList>| {
+                !of_name
+                    .iter()
+                    .any(|other| one.content.is_older_than(&other.content) && one.shares_signer(other))
+            };
+            of_name.iter().filter(is_newest)
+        })
     }
 
     /// What is in force once these came. What did not come again stays in force: a file that is gone takes nothing back.
@@ -282,7 +294,11 @@ impl Lists {
         let mut intake = Intake { lists: self.clone(), taken: Vec::new(), refused: Vec::new() };
         for list in read {
             match intake.lists.take(KnownList::new(list), authorities, now) {
-                Ok(taken) => intake.taken.extend(taken),
+                Ok(None) => {}
+                Ok(Some((taken, doubt))) => {
+                    intake.taken.push(taken);
+                    intake.refused.extend(doubt);
+                }
                 Err(why) => intake.refused.push(why),
             }
         }
@@ -294,47 +310,56 @@ impl Lists {
         list: KnownList,
         authorities: &[ListSigner],
         now: SystemTime,
-    ) -> Result<Option<Arc<KnownList>>, ListRefused> {
+    ) -> Result<Option<(Arc<KnownList>, Option<ListRefused>)>, ListRefused> {
         let content = list.content();
         let (issuer, number) = (content.issuer().to_owned(), content.number());
         if content.this_update() > now + FUTURE {
             return Err(ListRefused::Future { issuer, number });
         }
-        let of_issuer = self.by_issuer.get(&content.issuer_sha256()).map(Vec::as_slice).unwrap_or_default();
-        if of_issuer.iter().any(|known| known.content.sha256() == content.sha256()) {
+        let of_name = self.by_issuer.get(&content.issuer_sha256()).map(Vec::as_slice).unwrap_or_default();
+        if of_name.iter().any(|known| known.content.sha256() == content.sha256()) {
             return Ok(None);
         }
         // Who signed a list before may have signed this one, too: also an intermediate that a peer showed.
-        let followed: Vec<_> = of_issuer.iter().flat_map(|known| known.signers()).collect();
+        let followed: Vec<_> = of_name.iter().flat_map(|known| known.signers()).collect();
         let found: Vec<_> = authorities.iter().chain(&followed).map(|signer| list.signed(signer)).collect();
-        let before = of_issuer.iter().find(|known| list.replaces(known));
-        if !found.contains(&Signed::Rightly) {
-            if found.contains(&Signed::WithoutRight) {
-                return Err(ListRefused::MayNotSign { issuer, number });
-            }
-            if found.contains(&Signed::Falsely) || before.is_some_and(|known| !known.signers().is_empty()) {
-                return Err(ListRefused::Signature { issuer, number });
-            }
+        if let Some(known) = of_name
+            .iter()
+            .filter(|known| known.shares_signer(&list))
+            .find(|known| content.is_older_than(&known.content) || content.has_number_of(&known.content))
+        {
+            return Err(match content.has_number_of(&known.content) {
+                true => ListRefused::SameNumber { issuer, number },
+                false => ListRefused::Older { issuer, number, known: known.content.number() },
+            });
         }
-        if let Some(before) = before {
-            if content.is_older_than(&before.content) {
-                return Err(ListRefused::Older { issuer, number, known: before.content.number() });
-            }
-            if content.has_number_of(&before.content) {
-                return Err(ListRefused::SameNumber { issuer, number });
-            }
-        }
-        let others = self.all().filter(|known| !list.replaces(known));
-        let (count, entries) =
-            others.fold((0, 0), |(count, sum), known| (count + 1, sum + known.content.len()));
-        if count >= MAX_CRLS || entries + content.len() > MAX_CRL_ENTRIES_IN_ALL {
+        let is_known = found.contains(&Signed::Rightly);
+        let most =
+            if is_known { (MAX_CRLS, MAX_CRL_ENTRIES_IN_ALL) } else { (MAX_WAITING, MAX_WAITING_ENTRIES) };
+        let others = self.by_issuer.values().flatten().filter(|known| known.signers().is_empty() != is_known);
+        let (count, entries) = others
+            .filter(|known| !known.shares_signer(&list))
+            .fold((0, 0), |(count, sum), known| (count + 1, sum + known.content.len()));
+        if count >= most.0 || entries + content.len() > most.1 {
             return Err(ListRefused::TooMany { issuer, number });
         }
-        let place = self.by_issuer.entry(content.issuer_sha256()).or_default();
-        place.retain(|known| !list.replaces(known));
+        let doubt = match () {
+            () if is_known => None,
+            () if found.contains(&Signed::WithoutRight) => Some(ListRefused::MayNotSign { issuer, number }),
+            () if found.contains(&Signed::Falsely) => Some(ListRefused::Signature { issuer, number }),
+            () => None,
+        };
+        let of_name = self.by_issuer.entry(content.issuer_sha256()).or_default();
+        of_name.retain(|known| !known.shares_signer(&list));
+        if !is_known
+            && of_name.iter().filter(|known| known.signers().is_empty()).count() >= MAX_WAITING_OF_NAME
+        {
+            let first = of_name.iter().position(|known| known.signers().is_empty());
+            first.map(|first| of_name.remove(first));
+        }
         let list = Arc::new(list);
-        place.push(Arc::clone(&list));
-        Ok(Some(list))
+        of_name.push(Arc::clone(&list));
+        Ok(Some((list, doubt)))
     }
 
     fn of(&self, element: &CertificateHandle) -> &[Arc<KnownList>] {
@@ -355,43 +380,52 @@ impl Lists {
         of_its_name.is_some()
     }
 
-    /// What they say of one element of a chain, whose domain's authorities are `signers`.
+    /// What they say of one element of a chain, whose domain's authorities are `signers`. Whichever of them named it, it is
+    /// named; whether a list is missed is asked of the key that signed the element, as far as that says which one did.
     pub(super) fn standing(
         &self,
         element: &CertificateHandle,
+        authority_key: Option<&[u8]>,
         signers: &[ListSigner],
         now: SystemTime,
     ) -> Standing {
-        let (mut believed, mut expired, mut doubted) = (0_usize, 0_usize, false);
-        for list in self.of(element) {
-            let found: Vec<_> = signers.iter().map(|signer| list.signed(signer)).collect();
-            if found.contains(&Signed::Rightly) {
-                if list.content.names(&element.serial) {
-                    return Standing::Named;
+        let (mut is_doubted, mut is_expired) = (false, false);
+        for signer in signers {
+            let newest = self.newest(element, signer);
+            if newest.is_some_and(|list| list.content.names(&element.serial)) {
+                return Standing::Named;
+            }
+            let is_its_issuer = signer.subject_sha256 == element.issuer_sha256
+                && authority_key.zip(signer.key_identifier.as_deref()).is_none_or(|(said, key)| said == key);
+            match newest {
+                _ if !is_its_issuer => {}
+                Some(list) => is_expired |= list.is_expired(now),
+                None => {
+                    let doubtful = [Signed::Falsely, Signed::WithoutRight];
+                    is_doubted |= self.of(element).iter().any(|list| doubtful.contains(&list.signed(signer)));
                 }
-                believed += 1;
-                expired += usize::from(list.is_expired(now));
-            } else {
-                doubted |= found.contains(&Signed::Falsely) || found.contains(&Signed::WithoutRight);
             }
         }
-        match (believed, self.expired) {
-            (0, _) if doubted => Standing::Unbelievable,
-            (0, _) | (_, ExpiredLists::Use) => Standing::Unnamed,
-            (_, ExpiredLists::Refuse) if expired == believed => Standing::Expired,
-            (_, ExpiredLists::Refuse) => Standing::Unnamed,
+        match self.expired {
+            _ if is_doubted => Standing::Unbelievable,
+            ExpiredLists::Refuse if is_expired => Standing::Expired,
+            _ => Standing::Unnamed,
         }
     }
 
     /// Whether a list names an element that was accepted before. Who signed is asked only of lists that do.
     pub(super) fn name(&self, element: &CertificateHandle, signers: impl Fn() -> Vec<ListSigner>) -> bool {
-        let naming = self.of(element).iter().filter(|list| list.content.names(&element.serial));
-        let mut naming = naming.peekable();
-        if naming.peek().is_none() {
-            return false;
-        }
-        let signers = signers();
-        naming.any(|list| signers.iter().any(|signer| list.signed(signer) == Signed::Rightly))
+        let is_named = self.of(element).iter().any(|list| list.content.names(&element.serial));
+        is_named
+            && signers().iter().any(|signer| {
+                self.newest(element, signer).is_some_and(|list| list.content.names(&element.serial))
+            })
+    }
+
+    /// The newest list for the element's issuer that this key signed.
+    fn newest(&self, element: &CertificateHandle, signer: &ListSigner) -> Option<&Arc<KnownList>> {
+        let rightly = self.of(element).iter().filter(|list| list.signed(signer) == Signed::Rightly);
+        rightly.reduce(|one, other| if one.content.is_older_than(&other.content) { other } else { one })
     }
 }
 

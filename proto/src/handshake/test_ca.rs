@@ -11,7 +11,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 
 use super::{Revocations, Svid, Trust, WorkloadKey};
-use crate::spiffe::{InstanceId, RevocationList, TrustBundle, TrustDomain};
+use crate::spiffe::{InstanceId, RevocationList, TrustBundle, TrustDomain, authority_key};
 
 /// Root and intermediate of one trust domain.
 pub(crate) struct TestCa {
@@ -57,6 +57,24 @@ impl TestCa {
 
     /// Whose authorities are called after `name`, with an intermediate that `change` bent.
     pub(crate) fn named(domain: &str, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        Self::build(domain, name, |_| {}, change)
+    }
+
+    /// Of another domain, with a root that has the name and the key identifier of `other`'s.
+    pub(crate) fn imitating(other: &Self, domain: &str) -> Self {
+        let identifier = authority_key(&other.intermediate).unwrap();
+        let imitate = |root: &mut CertificateParams| {
+            root.key_identifier_method = KeyIdMethod::PreSpecified(identifier);
+        };
+        Self::build(domain, &other.domain.to_string(), imitate, |_| {})
+    }
+
+    fn build(
+        domain: &str,
+        name: &str,
+        change_root: impl FnOnce(&mut CertificateParams),
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
         let domain: TrustDomain = domain.parse().unwrap();
         let authority = |kind: &str| {
             let mut params = CertificateParams::default();
@@ -69,7 +87,8 @@ impl TestCa {
             params
         };
         let root_key = KeyPair::generate().unwrap();
-        let root_params = authority("root");
+        let mut root_params = authority("root");
+        change_root(&mut root_params);
         let root = root_params.self_signed(&root_key).unwrap();
         let root_issuer = Issuer::new(root_params, root_key);
         let key = KeyPair::generate().unwrap();

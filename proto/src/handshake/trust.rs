@@ -1,25 +1,26 @@
 //! Whom to believe: one bundle per trust domain, never pooled, and what is revoked.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::config::provider;
-use super::lists::{Lists, Standing};
+use super::lists::{ExpiredLists, Lists, Standing};
 use super::verifier::VerifyError;
 use super::{PeerIdentity, Revocations, RevokedBecause};
 use crate::spiffe::{
-    CertificateHandle, ListSigner, SpiffeId, SvidProfile, TrustBundle, TrustDomain, certificate_handle,
-    check_intermediate, check_leaf,
+    CertificateHandle, ListSigner, SpiffeId, SvidProfile, TrustBundle, TrustDomain, authority_key,
+    certificate_handle, check_intermediate, check_leaf,
 };
 
 /// Leaf, two intermediates and a root: more than that is work an attacker asks for (SPIRE 1.14.2).
 const MAX_CHAIN: usize = 4;
 
 /// The bundles and revocations in force together.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Trust {
     bundles: BTreeMap<TrustDomain, TrustBundle>,
     revocations: Revocations,
@@ -71,6 +72,16 @@ impl Trust {
         &self.lists
     }
 
+    /// The same, for those whom nobody can do without: lists past their nextUpdate are used.
+    #[must_use]
+    pub fn using_expired_lists(self: &Arc<Self>) -> Arc<Self> {
+        if self.lists.is_empty() || self.lists.expired() == ExpiredLists::Use {
+            return Arc::clone(self);
+        }
+        let lists = self.lists.clone().when_expired(ExpiredLists::Use);
+        Arc::new(Self { lists, ..Self::clone(self) })
+    }
+
     /// The bundle of a trust domain, if that domain is trusted at all.
     #[must_use]
     pub fn bundle(&self, domain: &TrustDomain) -> Option<&TrustBundle> {
@@ -93,8 +104,13 @@ impl Trust {
     pub fn revoked(&self, peer: &PeerIdentity) -> Option<RevokedBecause> {
         let because = self.revocations.matching(&peer.id, peer.instance.as_ref(), &peer.handles);
         because.or_else(|| {
-            // What it showed beside its path could only bring more lists upon itself.
-            let signers = || self.signers_of(&peer.id, peer.chain.iter().skip(1).map(AsRef::as_ref));
+            // Only of the path that is believed: what a peer shows beside it signs nothing.
+            let signers = || {
+                let path =
+                    self.chain(&peer.chain, &peer.id, peer.verified_at, Role::Client, Anchors::AlsoRetired);
+                let path = path.unwrap_or_default();
+                self.signers_of(&peer.id, path.iter().map(AsRef::as_ref))
+            };
             let named = peer.handles.iter().any(|element| self.lists.name(element, signers));
             named.then_some(RevokedBecause::Certificate)
         })
@@ -128,7 +144,7 @@ impl Trust {
         if let Some(because) = self.revocations.matching(&profile.id, profile.instance.as_ref(), &handles) {
             return Err(VerifyError::Revoked { id: profile.id, because });
         }
-        self.check_lists(&profile.id, &handles, &path, now)?;
+        self.check_lists(&profile.id, &chain, &handles, &path, now)?;
         Ok(profile)
     }
 
@@ -137,6 +153,7 @@ impl Trust {
     fn check_lists(
         &self,
         id: &SpiffeId,
+        chain: &[CertificateDer<'_>],
         elements: &[CertificateHandle],
         path: &[CertificateDer<'_>],
         now: SystemTime,
@@ -145,8 +162,10 @@ impl Trust {
             return Ok(());
         }
         let signers = self.signers_of(id, path.iter().map(AsRef::as_ref));
-        let standings: Vec<_> =
-            elements.iter().map(|element| self.lists.standing(element, &signers, now)).collect();
+        let standing = |(der, element): (&CertificateDer<'_>, &CertificateHandle)| {
+            self.lists.standing(element, authority_key(der).as_deref(), &signers, now)
+        };
+        let standings: Vec<_> = chain.iter().zip(elements).map(standing).collect();
         let id = || id.clone();
         match () {
             () if standings.contains(&Standing::Named) => {

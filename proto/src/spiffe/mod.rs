@@ -30,7 +30,8 @@ mod testing;
 pub use bundle::{BundleError, MAX_AUTHORITIES, TrustBundle, pem};
 pub use certificate::MAX_CERTIFICATE_BYTES;
 pub use crl::{
-    CrlError, ListSigner, MAX_CRL_BYTES, MAX_CRL_ENTRIES, RevocationList, SignatureParts, revocation_lists,
+    CrlError, ListSigner, MAX_CRL_BYTES, MAX_CRL_ENTRIES, RevocationList, SignatureParts, authority_key,
+    revocation_lists,
 };
 pub use der::{DerError, certificates, require_der};
 pub(crate) use id::ParsedText;

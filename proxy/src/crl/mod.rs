@@ -116,10 +116,10 @@ pub async fn read(files: &CrlFiles) -> Result<Read, CrlFileError> {
 /// Brings into force what was read; for the start, when it is known whom we believe.
 ///
 /// # Errors
-/// When a list is of an authority that we believe and is not signed by it, or is from the future.
+/// When a list is from the future, or one too many.
 pub async fn load(files: &CrlFiles, read: Read, mesh: &Mesh) -> Result<Found, CrlFileError> {
     mesh.update(|inputs| inputs.lists = Lists::default().when_expired(files.expired))?;
-    match adopt(mesh, read.lists).await?.into_iter().next() {
+    match adopt(mesh, read.lists).await?.into_iter().find(ListRefused::is_missed) {
         Some(refused) => Err(refused.into()),
         None => Ok(read.found),
     }

@@ -179,10 +179,10 @@ impl Mesh {
     #[must_use]
     pub fn credentials(&self) -> Option<(Arc<Svid>, Arc<Trust>)> {
         if let Some(snapshot) = self.current() {
-            return Some((Arc::clone(&snapshot.svid), Arc::clone(&snapshot.trust)));
+            return Some((Arc::clone(&snapshot.svid), snapshot.trust.using_expired_lists()));
         }
         let inputs = self.inputs.lock();
-        inputs.svid.clone().map(|svid| (svid, Arc::new(inputs.trust())))
+        inputs.svid.clone().map(|svid| (svid, Arc::new(inputs.trust()).using_expired_lists()))
     }
 
     /// When the SVID will be renewed, if that is up to us.

@@ -183,7 +183,12 @@ fn list_by_whom_its_name_does_not_belong_or_who_may_not_sign_is_refused() {
         .claiming_key_of(&naming(1, &[]).signed_by(ca.root_issuer()));
     let Intake { lists, refused, .. } =
         Lists::default().with(vec![forged], &authorities(&bundles), clock::now());
-    assert_eq!((lists.is_empty(), refused[0].reason()), (true, "signature"));
+    assert_eq!((refused[0].reason(), refused[0].is_missed()), ("signature", false));
+    let doubtful = trust(&bundles, lists.clone());
+    assert_eq!(verdict(&doubtful, &ca.svid("/a")), Some("crl_unusable"), "what it was made of, nobody knows");
+    let genuine =
+        lists.with(vec![naming(1, &[]).signed_by(ca.root_issuer())], &authorities(&bundles), clock::now());
+    assert_eq!((genuine.refused.len(), verdict(&trust(&bundles, genuine.lists), &ca.svid("/a"))), (0, None));
 
     let mute = TestCa::named("td", "td", |params| params.key_usages = vec![KeyUsagePurpose::KeyCertSign]);
     let svid = mute.svid("/a");
@@ -191,7 +196,10 @@ fn list_by_whom_its_name_does_not_belong_or_who_may_not_sign_is_refused() {
     let list = || naming(1, &[]).signed_by(mute.issuer());
     let Intake { lists, refused, .. } =
         Lists::default().with(vec![list()], &authorities(&[bundle]), clock::now());
-    assert_eq!((lists.is_empty(), refused[0].reason()), (true, "may_not_sign"));
+    assert_eq!(
+        (lists.all().next().unwrap().state(), refused[0].reason()),
+        (ListState::Unusable, "may_not_sign")
+    );
     // An intermediate of which that is seen only later: nobody can tell whether it revoked whom it certified.
     let waiting = taken(&[mute.bundle()], vec![list()]);
     let trust = trust(&[mute.bundle()], waiting.clone());
@@ -236,13 +244,103 @@ fn svid_of_our_own_is_not_thrown_away_for_a_list_that_is_out_of_date() {
 fn lists_are_bounded_in_number() {
     let ca = TestCa::new("td");
     let (mut lists, mut refused) = (Lists::default(), Vec::new());
-    for number in 0..=MAX_CRLS {
+    for number in 0..=MAX_WAITING {
         let other = TestCa::named("td", &number.to_string(), |_| {});
         let list = naming(1, &[]).signed_by(other.issuer());
         let intake = lists.with(vec![list], &authorities(&[ca.bundle()]), clock::now());
         lists = intake.lists;
         refused.extend(intake.refused);
     }
-    assert_eq!((lists.all().count(), refused.len()), (MAX_CRLS, 1));
-    assert_eq!(refused[0].reason(), "too_many");
+    assert_eq!((lists.all().count(), refused.len()), (MAX_WAITING, 1));
+    assert_eq!((refused[0].reason(), refused[0].is_missed()), ("too_many", true));
+    // They keep none out that somebody signed.
+    let known = lists.with(
+        vec![naming(1, &[]).signed_by(ca.root_issuer())],
+        &authorities(&[ca.bundle()]),
+        clock::now(),
+    );
+    assert_eq!((known.refused.len(), known.lists.all().count()), (0, MAX_WAITING + 1));
+}
+
+#[test]
+fn list_that_nobody_is_known_to_have_signed_replaces_none_and_keeps_none_out() {
+    let (ca, junk) = (TestCa::new("td"), TestCa::new("td"));
+    let (gone, bundles) = (ca.svid("/gone"), [ca.bundle()]);
+    let named = serial(&gone);
+    let genuine = || naming(1, &[&named]).signed_by(ca.issuer());
+    // Of the same name, with a higher number; also one that says it is signed with the same key.
+    let others = || {
+        let plain = naming(u64::MAX, &[]).signed_by(junk.issuer());
+        [plain.clone().claiming_no_key(), plain.clone().claiming_key_of(&genuine()), plain]
+    };
+    for other in others() {
+        for lists in [vec![genuine(), other.clone()], vec![other, genuine()]] {
+            let lists = Lists::default().with(lists, &authorities(&bundles), clock::now()).lists;
+            assert_eq!(verdict(&trust(&bundles, lists), &gone), Some("revoked_certificate"));
+        }
+    }
+    // Nor if the authority is known before.
+    let root = |number| {
+        naming(number, &[&certificate_handle(&gone.chain()[1]).unwrap().serial]).signed_by(ca.root_issuer())
+    };
+    let first = Lists::default().with(
+        vec![naming(9, &[]).signed_by(junk.root_issuer()).claiming_no_key()],
+        &[],
+        clock::now(),
+    );
+    let lists = first.lists.with(vec![root(1)], &authorities(&bundles), clock::now());
+    assert_eq!(lists.refused, []);
+    assert_eq!(verdict(&trust(&bundles, lists.lists), &gone), Some("revoked_certificate"));
+}
+
+#[test]
+fn authority_of_another_domain_with_the_same_name_and_key_identifier_takes_no_list_away() {
+    let ours = TestCa::new("ours");
+    let theirs = TestCa::imitating(&ours, "theirs");
+    let (gone, bundles) = (ours.svid("/gone"), [ours.bundle(), theirs.bundle()]);
+    let intermediate = certificate_handle(&gone.chain()[1]).unwrap().serial;
+    let genuine = || naming(1, &[&intermediate]).signed_by(ours.root_issuer());
+    let theirs = || naming(9, &[]).signed_by(theirs.root_issuer()).claiming_key_of(&genuine());
+    for lists in [vec![genuine(), theirs()], vec![theirs(), genuine()]] {
+        let lists = Lists::default().with(lists, &authorities(&bundles), clock::now()).lists;
+        assert_eq!(verdict(&trust(&bundles, lists), &gone), Some("revoked_certificate"));
+    }
+}
+
+#[test]
+fn of_several_lists_of_a_key_that_becomes_known_the_newest_counts() {
+    let ca = TestCa::new("td");
+    let (back, gone) = (ca.svid("/back"), ca.svid("/gone"));
+    let lists = vec![
+        naming(2, &[&serial(&gone)]).signed_by(ca.issuer()),
+        naming(1, &[&serial(&back), &serial(&gone)]).signed_by(ca.issuer()),
+    ];
+    let lists = taken(&[ca.bundle()], lists);
+    let trust = trust(&[ca.bundle()], lists.clone());
+    assert_eq!((verdict(&trust, &back), verdict(&trust, &gone)), (None, Some("revoked_certificate")));
+    assert_eq!((cut(&trust, &back), cut(&trust, &gone)), (None, Some(RevokedBecause::Certificate)));
+    assert_eq!(lists.all().count(), 1);
+}
+
+#[test]
+fn what_a_peer_shows_beside_its_path_signs_no_list() {
+    let (ca, other) = (TestCa::new("td"), TestCa::new("td"));
+    let svid = ca.svid("/a");
+    let lists = taken(&[ca.bundle()], vec![naming(1, &[&serial(&svid)]).signed_by(other.issuer())]);
+    let trust = trust(&[ca.bundle()], lists.clone());
+    let shown: Vec<_> = svid.chain().iter().cloned().chain([other.svid("/b").chain()[1].clone()]).collect();
+    let peer = PeerIdentity::from_verified(Some(&shown)).unwrap();
+    assert_eq!(trust.revoked(&peer), None);
+    assert_eq!(lists.all().next().unwrap().state(), ListState::Waiting);
+}
+
+#[test]
+fn expired_list_does_not_keep_us_from_whom_we_cannot_do_without() {
+    let ca = TestCa::new("td");
+    let (gone, control) = (ca.svid("/gone"), ca.svid("/control"));
+    let stale = taken(&[ca.bundle()], vec![ended(1, &[&serial(&gone)]).signed_by(ca.issuer())]);
+    let trust = Arc::new(trust(&[ca.bundle()], stale));
+    assert_eq!(verdict(&trust, &control), Some("crl_expired"));
+    let needed = trust.using_expired_lists();
+    assert_eq!((verdict(&needed, &control), verdict(&needed, &gone)), (None, Some("revoked_certificate")));
 }

@@ -19,7 +19,7 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Name};
 
 pub use self::error::CrlError;
 pub use self::files::revocation_lists;
-pub use self::signer::{ListSigner, SignatureParts};
+pub use self::signer::{ListSigner, SignatureParts, authority_key};
 use super::certificate::{check_extension_list, is_empty_name, is_time, system_time};
 use super::der::{DerError, Element, Reader, check_well_formed, tag, unsigned};
 use super::svid::sha256;
@@ -346,5 +346,10 @@ impl RevocationList {
     /// The same, saying that it is signed with the key of another one.
     pub(crate) fn claiming_key_of(self, other: &Self) -> Self {
         Self { authority_key: other.authority_key.clone(), ..self }
+    }
+
+    /// The same, saying nothing of who signed it.
+    pub(crate) fn claiming_no_key(self) -> Self {
+        Self { authority_key: None, ..self }
     }
 }

@@ -1,5 +1,7 @@
 //! Who may sign lists, as far as a certificate says it.
 
+use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
+
 use super::super::certificate::{Certificate, not_der};
 use super::super::der::{DerError, Reader, bits, tag};
 use super::super::svid::{SvidError, sha256};
@@ -49,6 +51,16 @@ impl ListSigner {
             key: key.to_vec(),
         })
     }
+}
+
+/// The key that a certificate says it is signed with, if it does (RFC 5280 section 4.2.1.1).
+#[must_use]
+pub fn authority_key(der: &[u8]) -> Option<Vec<u8>> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(named) => Some(named.key_identifier.as_ref()?.0.to_vec()),
+        _ => None,
+    })
 }
 
 fn parts(spki: &[u8]) -> Result<(&[u8], &[u8]), DerError> {
