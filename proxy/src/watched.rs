@@ -10,17 +10,22 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Writers need a moment to put all files in place.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Some filesystems send no events; looking costs little.
-const LOOK_ANYWAY: Duration = Duration::from_secs(30);
+/// Until what could not be used is tried again.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// What is watched, and what is done with it.
 pub(crate) trait Watched: Send {
     /// What tells one state of the files from another.
     type Seen: PartialEq + Send + Sync;
+
+    /// How often they are looked at though nothing was heard: some filesystems send no events, nor is the target of a
+    /// symlink watched.
+    const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 
     /// Where they are.
     fn folders(&self) -> BTreeSet<PathBuf>;
@@ -58,12 +63,15 @@ pub(crate) async fn follow<W: Watched>(
     }
     // What was seen when the files were last looked at, if it is not in force, and whether it was refused.
     let mut unsettled: Option<(W::Seen, bool)> = None;
+    let mut tried = Instant::now();
     loop {
         // Read after the watch began: what changed since the start is not missed.
         let seen = watched.see().await;
         unsettled = match unsettled {
             _ if seen == current => None,
+            Some((before, true)) if seen == before && tried.elapsed() < AGAIN => Some((before, true)),
             Some((before, refused)) if seen == before => {
+                tried = Instant::now();
                 if watched.take(&seen, refused).await {
                     current = seen;
                     None
@@ -82,7 +90,7 @@ pub(crate) async fn follow<W: Watched>(
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             _ = noticed.recv() => tokio::time::sleep(SETTLE).await,
-            () = tokio::time::sleep(LOOK_ANYWAY) => {}
+            () = tokio::time::sleep(W::LOOK_ANYWAY) => {}
         }
         let _ = noticed.try_recv();
     }

@@ -158,6 +158,9 @@ impl ListRefused {
     }
 }
 
+/// A list that is new, and why it is doubted.
+type Taken = (Arc<KnownList>, Option<ListRefused>);
+
 /// Who stands behind a list, as far as one signer can say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signed {
@@ -310,7 +313,7 @@ impl Lists {
         list: KnownList,
         authorities: &[ListSigner],
         now: SystemTime,
-    ) -> Result<Option<(Arc<KnownList>, Option<ListRefused>)>, ListRefused> {
+    ) -> Result<Option<Taken>, ListRefused> {
         let content = list.content();
         let (issuer, number) = (content.issuer().to_owned(), content.number());
         if content.this_update() > now + FUTURE {

@@ -11,6 +11,7 @@ mod places;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use signet_proto::handshake::{
     ConfigError, ExpiredLists, Intake, ListRefused, ListState, Lists, MAX_CRLS, list_signers,
@@ -119,6 +120,9 @@ pub async fn read(files: &CrlFiles) -> Result<Read, CrlFileError> {
 /// When a list is from the future, or one too many.
 pub async fn load(files: &CrlFiles, read: Read, mesh: &Mesh) -> Result<Found, CrlFileError> {
     mesh.update(|inputs| inputs.lists = Lists::default().when_expired(files.expired))?;
+    if read.lists.is_empty() {
+        tracing::warn!(places = ?files.places, "no revocation list is there: nobody is revoked by one until it comes");
+    }
     match adopt(mesh, read.lists).await?.into_iter().find(ListRefused::is_missed) {
         Some(refused) => Err(refused.into()),
         None => Ok(read.found),
@@ -145,6 +149,9 @@ struct Following {
 
 impl Watched for Following {
     type Seen = Found;
+
+    /// They are not read for that.
+    const LOOK_ANYWAY: Duration = Duration::from_secs(1);
 
     fn folders(&self) -> BTreeSet<PathBuf> {
         let inside = self.files.places.iter().filter(|place| place.is_dir()).cloned();
@@ -216,7 +223,7 @@ async fn adopt(mesh: &Mesh, read: Vec<RevocationList>) -> Result<Vec<ListRefused
     if !taken.is_empty() {
         // Nobody else changes them.
         let applied = mesh.update(|inputs| inputs.lists = lists)?;
-        for list in &taken {
+        for list in taken.iter().filter(|list| list.state() != ListState::Unusable) {
             let content = list.content();
             let waits = list.state() == ListState::Waiting;
             metrics::crl_came("taken");

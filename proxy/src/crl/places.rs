@@ -1,9 +1,11 @@
 //! Where lists are on disk, and what tells one state of the files from another without reading them: lists are large.
 
+use std::fs::File;
 use std::io::{Error, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use signet_proto::handshake::MAX_CRLS;
 
 use super::CrlFileError;
@@ -94,8 +96,14 @@ impl Stamp {
 /// What is in a file; it may have grown since it was looked at.
 pub(super) fn content(path: &Path) -> Result<Vec<u8>, CrlFileError> {
     let read = || {
+        // A pipe without a writer would be waited for.
+        let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(Error::other("expected a file"));
+        }
         let mut bytes = Vec::new();
-        std::fs::File::open(path)?.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+        file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > MOST_BYTES {
             return Err(Error::other(format!("more than {MOST_BYTES} bytes")));
         }
