@@ -102,7 +102,7 @@ fn take(
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| ControlError::Unusable(error.to_string()))?;
     if !bundles.iter().any(|bundle| bundle.trust_domain() == domain && pins.are_in(bundle)) {
-        return Err(ControlError::Unusable("its bundle lacks the root that the ticket pins".into()).into());
+        return Err(ControlError::Unusable("its bundle lacks the roots by which it is known".into()).into());
     }
     let trust = Trust::new(bundles.iter().cloned(), Revocations::default());
     let svid = checked(answer.svid, &request.key, &trust)?;

@@ -350,8 +350,7 @@ pub fn crls(states: &[(&'static str, usize)], entries: usize, ends: Option<Syste
     }
     gauge!("signet_crl_entries").set(entries as f64);
     if let Some(ends) = ends {
-        let seconds = ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        gauge!("signet_crl_expiry_timestamp_seconds").set(seconds);
+        gauge!("signet_crl_expiry_timestamp_seconds").set(unix(ends));
     }
 }
 
