@@ -211,20 +211,29 @@ async fn proxy_does_not_start_with_a_list_that_it_cannot_use() {
     let frame = Frame::new();
     let lists = ListMaker::of(frame.authority.root_pem());
     let echo = TcpEcho::start().await;
-    let mut forged = lists.list_der(&[]).await;
-    if let Some(last) = forged.last_mut() {
-        *last ^= 1;
-    }
+    let tomorrow = ["-crl_lastupdate", "20400101000000Z", "-crl_nextupdate", "20400201000000Z"];
     for (name, list, said) in [
         ("page.crl", b"<html>".to_vec(), "page.crl"),
         ("delta.crl", lists.list_der(&["-crlexts", "delta"]).await, "delta list"),
-        ("forged.crl", forged, "not signed by the authority"),
+        ("tomorrow.crl", lists.list_der(&tomorrow).await, "from the future"),
     ] {
         let path = file(frame.directory(), name, list);
         let proxy = frame.proxy().inbound("tcp://", echo.address).with("--crl-file", path.display());
         let (code, log) = proxy.refuses_to_run().await;
         assert!(code == 1 && log.contains("crl-file") && log.contains(said), "{name}: {code}: {log}");
     }
+
+    // Another authority could be meant: nobody of this one gets in, and it is said.
+    let mut forged = lists.list_der(&[]).await;
+    if let Some(last) = forged.last_mut() {
+        *last ^= 1;
+    }
+    let path = file(frame.directory(), "forged.crl", forged);
+    let proxy =
+        frame.proxy().inbound("tcp://", echo.address).with("--crl-file", path.display()).start().await;
+    assert_eq!(proxy.metrics().await.count(INTAKE, &[("result", "signature")]), 1);
+    let ready = proxy.readyz().await.body;
+    assert!(ready.contains("warning: ") && ready.contains("new peers are refused"), "{ready}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -123,10 +123,13 @@ pub async fn load(files: &CrlFiles, read: Read, mesh: &Mesh) -> Result<Found, Cr
     if read.lists.is_empty() {
         tracing::warn!(places = ?files.places, "no revocation list is there: nobody is revoked by one until it comes");
     }
-    match adopt(mesh, read.lists).await?.into_iter().find(ListRefused::is_missed) {
-        Some(refused) => Err(refused.into()),
-        None => Ok(read.found),
+    for refused in adopt(mesh, read.lists).await? {
+        if refused.is_missed() {
+            return Err(refused.into());
+        }
+        tell(&refused.into());
     }
+    Ok(read.found)
 }
 
 /// Follows the files until `stop`, from what [`load`] took.
@@ -169,13 +172,15 @@ impl Watched for Following {
             Err(error) => problems.push(error),
         }
         if !again {
-            for problem in &problems {
-                metrics::crl_came(problem.reason());
-                tracing::error!(error = %problem, "a revocation list is not used; what is in force stays in force");
-            }
+            problems.iter().for_each(tell);
         }
         problems.is_empty()
     }
+}
+
+fn tell(problem: &CrlFileError) {
+    metrics::crl_came(problem.reason());
+    tracing::error!(error = %problem, "a revocation list is not used; what is in force stays in force");
 }
 
 /// Reads what was found, each list by itself.
