@@ -8,6 +8,7 @@
 pub mod api;
 pub mod attest;
 pub mod audit;
+mod backoff;
 pub mod ca;
 pub mod cli;
 pub mod config;

@@ -124,6 +124,7 @@ impl Service {
             &config.ca_keys,
             config.lives,
             config.crl_url.clone(),
+            config.upstream,
         )
         .await?;
         let authority = Arc::new(authority);

@@ -220,7 +220,10 @@ impl ToStatus for CaError {
             Self::Store(error) => error.code(),
             Self::Ended(_) | Self::Token(_) | Self::NoJwtKey | Self::NotGood { .. } => Code::Unavailable,
             Self::Chain(_) => Code::InvalidArgument,
-            Self::RootElsewhere(_) | Self::NothingAsked => Code::FailedPrecondition,
+            // Somebody else's, not ours: who asks again may get it then.
+            Self::RootElsewhere(_) | Self::NothingAsked | Self::Upstream(_) | Self::NotBegun(_) => {
+                Code::FailedPrecondition
+            }
             Self::Seal(_)
             | Self::Second(_)
             | Self::Crypto(_)

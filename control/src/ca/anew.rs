@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use super::{Authority, CaError, hierarchy};
+use super::{Authority, CaError, UpstreamError, hierarchy};
 use crate::store::model::{Actor, AuthorityKind, Mutation, Phase};
 
 impl Authority {
@@ -21,7 +21,14 @@ impl Authority {
         let none = hierarchy::signing(self.hierarchy().known(), self.store.signs_as()).is_none();
         let intermediate = intermediate.certified();
         if none || intermediate.not_after() <= now || intermediate.not_before() > now {
-            self.rotate_intermediate(Actor::control()).await?;
+            match self.rotate_intermediate(Actor::control()).await {
+                // Nobody is left who would have to learn of it first.
+                Err(CaError::Upstream(UpstreamError::AnotherRoot(root))) => {
+                    let prepared = self.named(&root, &[Phase::Prepared]).await?;
+                    self.activate(&prepared, false, Actor::control()).await?;
+                }
+                rotated => drop(rotated?),
+            }
         }
         Ok(())
     }

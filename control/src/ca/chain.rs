@@ -8,12 +8,13 @@ use rustls::pki_types::CertificateDer;
 use signet_proto::handshake::{Revocations, Svid, Trust, WorkloadKey};
 use signet_proto::spiffe::{BundleError, SpiffeId, SvidError, TrustBundle, TrustDomain, check_intermediate};
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, X509Certificate, X509Name};
 
 use super::keys::{PublicKey, SigningKey};
 use super::profile::{self, LeafRequest};
 use super::signer::{Certified, Signer};
 use super::{CaError, KeyCurve};
+use crate::duration::Span;
 use crate::time;
 
 /// Why a chain is not taken. Nothing was changed.
@@ -31,7 +32,7 @@ pub enum ChainError {
     Key,
     /// It names somebody else.
     #[error(
-        "chain: the intermediate's subject is `{found}`, byte for byte expected `{expected}` as in the request: sign it without changing names"
+        "chain: the intermediate's subject is `{found}`, expected `{expected}` as in the request: sign it without changing names"
     )]
     Subject {
         /// Of the request.
@@ -66,7 +67,7 @@ pub enum ChainError {
         root: String,
     },
     /// There is no time left.
-    #[error("chain: the {what} is good from {from} to {to}, expected now and an hour more at least")]
+    #[error("chain: the {what} is good from {from} to {to}, expected now and {least} more at least")]
     Time {
         /// Which certificate.
         what: &'static str,
@@ -74,6 +75,8 @@ pub enum ChainError {
         from: String,
         /// Its end.
         to: String,
+        /// How long it should be good from now on.
+        least: Span,
     },
     /// The root is no anchor.
     #[error("chain: the root cannot be a trust anchor: {0}")]
@@ -90,16 +93,17 @@ pub(super) struct Checked {
     pub(super) root: Certified,
 }
 
-/// Shorter lives are a mistake.
-const LEAST: Duration = Duration::from_secs(3600);
+/// Of the leaf that is looked at.
+const LEAF: Duration = Duration::from_secs(60);
 
-/// Checks a chain for the request `id`, whose key is at hand.
+/// Checks a chain for the request `id`, whose key is at hand; it should be good for `least` from now on.
 pub(super) fn check(
     request: &[u8],
     id: &str,
     key: SigningKey,
     chain: &[Vec<u8>],
     domain: &TrustDomain,
+    least: Duration,
     now: SystemTime,
 ) -> Result<Checked, CaError> {
     let [intermediate_der, root_der] = chain else { return Err(ChainError::Count(chain.len()).into()) };
@@ -111,7 +115,7 @@ pub(super) fn check(
     if intermediate.public_key().raw != asked.subject_pki.raw {
         return Err(ChainError::Key.into());
     }
-    if intermediate.subject().as_raw() != asked.subject.as_raw() {
+    if !same_name(intermediate.subject(), &asked.subject) {
         let (expected, found) = (asked.subject.to_string(), intermediate.subject().to_string());
         return Err(ChainError::Subject { expected, found }.into());
     }
@@ -122,9 +126,9 @@ pub(super) fn check(
             return Err(ChainError::NoCrlSign(what).into());
         }
         let (from, to) = (not_before(certificate), not_after(certificate));
-        if from > now || to < now + LEAST {
+        if from > now || to < now + least {
             let (from, to) = (time::rfc3339(from), time::rfc3339(to));
-            return Err(ChainError::Time { what, from, to }.into());
+            return Err(ChainError::Time { what, from, to, least: Span(least) }.into());
         }
     }
     let constraints = root.basic_constraints().ok().flatten();
@@ -158,7 +162,7 @@ fn believed(
     let (key, pkcs8) = SigningKey::generate(KeyCurve::P256)?;
     let id = SpiffeId::new(domain, "/signet/nobody").map_err(|error| failed(&error))?;
     let point = PublicKey { bytes: key.der_bytes().to_vec(), algorithm: key.algorithm() };
-    let request = LeafRequest { id: &id, instance: None, key: &point, dns: &[], ttl: LEAST / 60 };
+    let request = LeafRequest { id: &id, instance: None, key: &point, dns: &[], ttl: LEAF };
     let leaf = profile::leaf(&request, signer, None, now)?.certificate;
     let key = WorkloadKey::signing_key_from_der(&pkcs8).map_err(|error| failed(&error))?;
     let chain = vec![leaf, signer.certified().certificate().clone()];
@@ -166,6 +170,20 @@ fn believed(
     let trust = Trust::new([bundle], Revocations::default());
     svid.check(&trust, now).map_err(|error| ChainError::Unbelievable(error.to_string()))?;
     Ok(())
+}
+
+/// When the first certificate of a chain ends, whatever else is to be said of it.
+pub(super) fn ends(chain: &[Vec<u8>]) -> Option<SystemTime> {
+    parsed(chain.first()?).map(|one| not_after(&one))
+}
+
+/// Whether both are one common name and the same. An issuer may write its letters as another kind of string (as all do that
+/// are made with Go): what is signed names it as its certificate does.
+fn same_name(found: &X509Name<'_>, asked: &X509Name<'_>) -> bool {
+    match (profile::sole_common_name(found), profile::sole_common_name(asked)) {
+        (Some((found, _)), Some((asked, _))) => found == asked,
+        _ => false,
+    }
 }
 
 fn parsed(der: &[u8]) -> Option<X509Certificate<'_>> {

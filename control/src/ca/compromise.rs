@@ -21,12 +21,22 @@ impl Authority {
         reason: String,
         actor: Actor,
     ) -> Result<Mutation, CaError> {
-        if authority.phase == Phase::Active
-            && authority.kind == AuthorityKind::Root
-            && self.prepared_root().is_none()
-        {
-            self.require_held(authority)?;
-        }
+        let replaced;
+        let authority = match (authority.kind, authority.phase) {
+            (AuthorityKind::Intermediate, Phase::Active) if self.upstream_signs() => {
+                self.replace_by_upstream(actor.clone()).await?;
+                replaced = self.named(&authority.id, &[Phase::Retiring]).await?;
+                &replaced
+            }
+            (AuthorityKind::Root, Phase::Active) if self.prepared_root().is_none() => {
+                match self.upstream_signs() {
+                    true => drop(self.prepare_by_upstream(actor.clone()).await?),
+                    false => self.require_held(authority)?,
+                }
+                authority
+            }
+            _ => authority,
+        };
         let successor = match (authority.kind, authority.phase) {
             (AuthorityKind::Intermediate, Phase::Active) => {
                 Some(self.below(&authority.replica, &self.signing_root().await?).await?.1)

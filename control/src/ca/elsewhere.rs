@@ -1,9 +1,10 @@
 //! A root that is kept elsewhere: control makes the intermediate's key and a request for it; somebody carries that to the
 //! root and brings back a certificate. The key waits in the store, or in its token, meanwhile: asked again, the request is
-//! the same.
+//! the same. Or nobody has to carry anything (`upstream`).
 
 use std::time::SystemTime;
 
+use super::chain::Checked;
 use super::hierarchy::active_root;
 use super::keys::SigningKey;
 use super::{Authority, CaError, chain, profile};
@@ -12,6 +13,17 @@ use crate::store::model::{
 };
 use crate::store::{Refusal, StoreError};
 use crate::{duration, time};
+
+/// What became of a chain.
+#[derive(Debug)]
+pub struct Installed {
+    /// The intermediate.
+    pub id: String,
+    /// Its root, if that does not sign yet: both do from when it is activated.
+    pub root: Option<String>,
+    /// The last of the commits.
+    pub mutation: Mutation,
+}
 
 impl Authority {
     /// A request for an intermediate, PKCS#10 in PEM: the one that waits, or a new one, `anew` in its place. Returned with
@@ -42,12 +54,12 @@ impl Authority {
     ///
     /// # Errors
     /// When nothing was asked for, the chain does not hold, or the store refuses or fails.
-    pub async fn install(&self, chain: &[Vec<u8>], actor: Actor) -> Result<(String, Mutation), CaError> {
+    pub async fn install(&self, chain: &[Vec<u8>], actor: Actor) -> Result<Installed, CaError> {
         self.refresh().await?;
         let waiting = self.store.authority_request().await?.ok_or(CaError::NothingAsked)?;
         let key = self.key_of(&waiting)?;
-        let checked =
-            chain::check(&waiting.request, &waiting.id, key, chain, &self.trust_domain, time::now())?;
+        let (domain, least) = (&self.trust_domain, self.lives.least());
+        let checked = chain::check(&waiting.request, &waiting.id, key, chain, domain, least, time::now())?;
         let hierarchy = self.hierarchy();
         let known = hierarchy.known().iter().find(|one| {
             one.kind == AuthorityKind::Root && one.certificate.as_slice() == checked.root.certificate.as_ref()
@@ -64,25 +76,11 @@ impl Authority {
             return Err(StoreError::from(refusal).into());
         }
         let is_active = known.is_some_and(|root| root.phase == Phase::Active);
-        let record = |kind, issuer, one: super::Certified, key| AuthorityRecord {
-            id: one.id,
-            kind,
-            // One errand to the root, not one for each replica: all of them sign with it.
-            replica: String::new(),
-            issuer,
-            subject: one.subject,
-            certificate: one.certificate.to_vec(),
-            key,
-            not_before: one.not_before,
-            not_after: one.not_after,
-        };
         let new_root = known.is_none();
-        let intermediate =
-            record(AuthorityKind::Intermediate, Some(root), checked.intermediate, waiting.key.clone());
-        let root = record(AuthorityKind::Root, None, checked.root, KeptKey::Elsewhere);
+        let (record, intermediate) = records(checked, root.clone(), waiting.key.clone());
         let id = intermediate.id.clone();
         let mut mutation =
-            self.store.install_authority(intermediate, new_root.then_some(root), actor.clone()).await?;
+            self.store.install_authority(intermediate, new_root.then_some(record), actor.clone()).await?;
         self.done("install", AuthorityKind::Intermediate, &mutation).await?;
         if is_active {
             let prepared = self.named(&id, &[Phase::Prepared]).await?;
@@ -90,11 +88,14 @@ impl Authority {
             mutation.commit = activated.commit;
             mutation.effects.extend(activated.effects);
         }
-        Ok((id, mutation))
+        Ok(Installed { id, root: (!is_active).then_some(root), mutation })
     }
 
     /// What somebody has to do at a root that is kept elsewhere, from when it is due.
     pub(super) fn awaited(&self, now: SystemTime) -> Option<String> {
+        if self.upstream.is_some() {
+            return self.upstream_awaited(now);
+        }
         let hierarchy = self.hierarchy();
         let root = active_root(hierarchy.known()).ok().filter(|root| !root.has_key)?;
         let left = |ends: SystemTime| duration::rough(ends.duration_since(now).unwrap_or_default());
@@ -143,4 +144,22 @@ impl Authority {
             KeptKey::Elsewhere => Err(CaError::Mismatch(waiting.subject.clone())),
         }
     }
+}
+
+/// What is recorded of a root that is kept elsewhere, known as `root`, and of the intermediate below it.
+pub(super) fn records(checked: Checked, root: String, key: KeptKey) -> (AuthorityRecord, AuthorityRecord) {
+    let record = |kind, issuer, one: super::Certified, key| AuthorityRecord {
+        id: one.id,
+        kind,
+        // One errand to the root, not one for each replica: all of them sign with it.
+        replica: String::new(),
+        issuer,
+        subject: one.subject,
+        certificate: one.certificate.to_vec(),
+        key,
+        not_before: one.not_before,
+        not_after: one.not_after,
+    };
+    let intermediate = record(AuthorityKind::Intermediate, Some(root), checked.intermediate, key);
+    (record(AuthorityKind::Root, None, checked.root, KeptKey::Elsewhere), intermediate)
 }

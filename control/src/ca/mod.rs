@@ -35,6 +35,7 @@ mod seal;
 mod signer;
 mod steps;
 mod token;
+mod upstream;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,6 +52,7 @@ use crate::time;
 
 pub use chain::ChainError;
 pub use crl::CrlSigner;
+pub use elsewhere::Installed;
 pub use hierarchy::Hierarchy;
 pub use jwt::{JWT, JwtKeys, JwtRequest, JwtSigner, JwtStep, SignedJwt};
 pub use keys::{KeyCurve, PublicKey, SigningKey};
@@ -62,6 +64,7 @@ pub use seal::{SealError, SealKey, SealPlace};
 pub use signer::{Certified, Signer};
 pub use steps::Replaced;
 pub use token::{TokenError, TokenPlace};
+pub use upstream::{Upstream, UpstreamConfig, UpstreamError};
 
 use places::Places;
 
@@ -78,6 +81,12 @@ pub enum CaError {
     /// What a root elsewhere signed is not what was asked for.
     #[error(transparent)]
     Chain(#[from] ChainError),
+    /// The CA above ours gave no intermediate.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// A new mesh has no root.
+    #[error("{0}. A new mesh begins with the root of its upstream, so control starts when that has signed")]
+    NotBegun(Box<CaError>),
     /// It has to be signed elsewhere.
     #[error(
         "the key of root {0} is kept elsewhere: `signet ca csr --out FILE`, have it signed there, then `signet ca install \
@@ -143,6 +152,7 @@ pub struct Authority {
     lives: Lives,
     places: Places,
     lists: Option<ListsUrl>,
+    upstream: Option<Upstream>,
     store: Store,
     hierarchy: ArcSwap<Hierarchy>,
     outlook: Mutex<Outlook>,
@@ -168,11 +178,11 @@ impl Authority {
         place: &SealPlace,
         lives: Lives,
     ) -> Result<Self, CaError> {
-        Self::open_with(store, trust_domain, place, &CaKeys::default(), lives, None).await
+        Self::open_with(store, trust_domain, place, &CaKeys::default(), lives, None, None).await
     }
 
     /// Opens the stored authorities, or makes them on the very first start. Certificates name their revocation lists below
-    /// `lists`.
+    /// `lists`. What is `upstream` signs intermediates.
     ///
     /// # Errors
     /// When keys cannot be unsealed, or do not fit their certificates, a token is not there, or the store fails.
@@ -183,7 +193,12 @@ impl Authority {
         keys: &CaKeys,
         lives: Lives,
         lists: Option<ListsUrl>,
+        upstream: Option<UpstreamConfig>,
     ) -> Result<Self, CaError> {
+        let upstream = match upstream {
+            Some(config) => Some(Upstream::new(config).await?),
+            None => None,
+        };
         let fresh = store.authorities().await?.is_empty();
         let made = match place {
             SealPlace::File(path) if fresh && !path.exists() => Some(path),
@@ -191,22 +206,23 @@ impl Authority {
         };
         let places = Places::new(reseal::of_store(&store, place, fresh).await?, keys)?;
         if fresh {
-            let draft = places.draft(&store, &trust_domain, AuthorityKind::Root).await?;
-            let (root, root_record) = Signer::new_root(draft, &trust_domain, lives.root)?;
-            let draft = places.draft(&store, &trust_domain, AuthorityKind::Intermediate).await?;
-            let (intermediate, record) = Signer::new_intermediate(
-                store.signs_as(),
-                draft,
-                &trust_domain,
-                &root,
-                lives.intermediate,
-                lists.as_ref(),
-            )?;
+            let (root, intermediate) = match &upstream {
+                Some(upstream) => upstream.first(&store, &trust_domain, &places, lives).await?,
+                None => {
+                    let draft = places.draft(&store, &trust_domain, AuthorityKind::Root).await?;
+                    let (root, record) = Signer::new_root(draft, &trust_domain, lives.root)?;
+                    let draft = places.draft(&store, &trust_domain, AuthorityKind::Intermediate).await?;
+                    let (lists, replica) = (lists.as_ref(), store.signs_as());
+                    let below =
+                        Signer::new_intermediate(replica, draft, &trust_domain, &root, lives.intermediate, lists)?;
+                    (record, below.1)
+                }
+            };
             let jwt = JwtSigner::generate(places.seal())?;
-            match store.create_authorities(root_record, record, jwt).await {
+            let names = (root.subject.clone(), intermediate.subject.clone());
+            match store.create_authorities(root, intermediate, jwt).await {
                 Ok(_) => {
-                    let (root, intermediate) =
-                        (root.certified().subject(), intermediate.certified().subject());
+                    let (root, intermediate) = names;
                     tracing::info!(root, intermediate, "authorities made");
                 }
                 // Another replica was first.
@@ -228,6 +244,7 @@ impl Authority {
             lives,
             places,
             lists,
+            upstream,
             store,
             hierarchy: ArcSwap::from_pointee(hierarchy),
             outlook: Mutex::default(),

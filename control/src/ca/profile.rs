@@ -10,8 +10,10 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use signet_proto::spiffe::{InstanceId, SpiffeId, TrustDomain, check_leaf};
 
+use x509_parser::asn1_rs::Tag;
 use x509_parser::extensions::ParsedExtension;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::oid_registry::OID_X509_COMMON_NAME;
+use x509_parser::prelude::{FromDer as _, X509Certificate, X509Name};
 
 use super::CaError;
 use super::keys::{KeyCurve, PublicKey, SigningKey};
@@ -70,11 +72,16 @@ impl Draft {
 
     /// With a key that is kept already.
     pub(super) fn new(kind: AuthorityKind, id: String, key: SigningKey, kept: KeptKey) -> Self {
-        let subject = match kind {
-            AuthorityKind::Root => format!("Signet Root {id}"),
-            AuthorityKind::Intermediate => format!("Signet Intermediate {id}"),
-        };
+        let subject = subject(kind, &id);
         Self { id, subject, key, kept }
+    }
+}
+
+/// What an authority is called.
+pub(super) fn subject(kind: AuthorityKind, id: &str) -> String {
+    match kind {
+        AuthorityKind::Root => format!("Signet Root {id}"),
+        AuthorityKind::Intermediate => format!("Signet Intermediate {id}"),
     }
 }
 
@@ -199,12 +206,40 @@ pub(super) fn key_identifier(certificate: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
+/// The common name, if a name is nothing else, in a kind of string that can be written as it was read; and whether that is
+/// the narrow one.
+pub(super) fn sole_common_name<'n>(name: &'n X509Name<'_>) -> Option<(&'n str, bool)> {
+    let mut attributes = name.iter_attributes();
+    let (only, None) = (attributes.next()?, attributes.next()) else { return None };
+    let narrow = match only.attr_value().tag() {
+        Tag::Utf8String => false,
+        Tag::PrintableString => true,
+        _ => return None,
+    };
+    let is_common_name = *only.attr_type() == OID_X509_COMMON_NAME;
+    is_common_name.then(|| Some((only.as_str().ok()?, narrow))).flatten()
+}
+
+/// A name as the certificate of a signer has it: who compares names compares their bytes.
+pub(super) fn name_in(certificate: &[u8]) -> Option<DistinguishedName> {
+    let (_, read) = X509Certificate::from_der(certificate).ok()?;
+    let (name, narrow) = sole_common_name(read.subject())?;
+    let value = match narrow {
+        true => DnValue::PrintableString(PrintableString::try_from(name).ok()?),
+        false => DnValue::Utf8String(name.to_owned()),
+    };
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, value);
+    Some(subject)
+}
+
 fn issuer(signer: &Signer) -> Issuer<'static, &SigningKey> {
     let mut params = CertificateParams::default();
     if let Some(identifier) = signer.key_identifier() {
         params.key_identifier_method = KeyIdMethod::PreSpecified(identifier.to_vec());
     }
-    params.distinguished_name = common_name(signer.certified().subject());
+    params.distinguished_name =
+        signer.name().cloned().unwrap_or_else(|| common_name(signer.certified().subject()));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Issuer::new(params, signer.key())
 }

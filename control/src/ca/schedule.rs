@@ -3,7 +3,7 @@
 //! | what | when |
 //! | --- | --- |
 //! | intermediate made | by each replica for itself: it has none |
-//! | intermediate replaced | the same: half of `--intermediate-ttl` is left; below a root elsewhere that is said, and nothing done |
+//! | intermediate replaced | the same: half of `--intermediate-ttl` is left; below a root elsewhere that is said, and nothing done, or an `upstream` asked |
 //! | intermediate retires | nobody signs with it: its replica is gone; or it is nobody's, and each replica has its own |
 //! | root prepared | a quarter of `--root-ttl` is left; the same |
 //! | root activated | it is due, was in the bundle for a while, and all proxies have acknowledged that |
@@ -21,6 +21,7 @@ use crate::store::model::{AuthorityKind, KnownAuthority, Missing, Phase};
 use crate::time;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const LEAST: Duration = Duration::from_secs(3600);
 /// So much is kept of the time in which a compromised root is believed for everybody to renew.
 const RENEWING: Duration = Duration::from_secs(15);
 /// Proxies acknowledge within a second; from then on somebody should look.
@@ -48,9 +49,14 @@ impl Lives {
         Self { root: 3650 * DAY, intermediate, jwt_key: 7 * DAY, jwt: Duration::from_secs(300) }
     }
 
+    /// How long an intermediate from elsewhere should be good: shorter lives are a mistake.
+    pub(super) fn least(self) -> Duration {
+        LEAST.min(self.intermediate / 2)
+    }
+
     /// How long a change of the bundle is announced before anything rests on it: whoever fetches it and is no proxy
     /// has to come by.
-    fn announcement(self) -> Duration {
+    pub(super) fn announcement(self) -> Duration {
         (self.root / 100).min(DAY)
     }
 }
@@ -83,6 +89,23 @@ pub enum Step {
     Remove(KnownAuthority),
 }
 
+impl Step {
+    /// Whether both are steps of one authority.
+    fn is_about(&self, other: &Self) -> bool {
+        let id = |step: &Self| match step {
+            Self::ReplaceIntermediate(_) | Self::PrepareRoot => None,
+            Self::Activate(one)
+            | Self::ActivateAnyway(one)
+            | Self::Distrust(one)
+            | Self::Remove(one)
+            | Self::Stop(one) => {
+                Some(one.id.clone())
+            }
+        };
+        id(self).is_some_and(|about| Some(about) == id(other))
+    }
+}
+
 /// What is known of a rotation under way, as of the last look.
 #[derive(Debug, Clone, Default)]
 pub struct Outlook {
@@ -95,7 +118,13 @@ impl Authority {
     #[must_use]
     pub fn due(&self, leads: Option<&[String]>, now: SystemTime) -> Vec<Step> {
         let seat = Seat { signs_as: self.store.signs_as(), leads };
-        due(&self.hierarchy(), self.lives, seat, now)
+        let mut steps = due(&self.hierarchy(), self.lives, seat, now);
+        for step in leads.map(|_| self.upstream_steps(now)).into_iter().flatten() {
+            if !steps.iter().any(|other| other.is_about(&step)) {
+                steps.push(step);
+            }
+        }
+        steps
     }
 
     /// When the intermediate of this replica should be replaced.
@@ -107,12 +136,18 @@ impl Authority {
     /// When an intermediate should be replaced that ends then.
     #[must_use]
     pub fn replacement_due(&self, ends: SystemTime) -> SystemTime {
+        if self.upstream_signs() {
+            return self.upstream_due();
+        }
         intermediate_due(ends, &self.hierarchy(), self.lives)
     }
 
     /// When the next root should be made.
     #[must_use]
     pub fn root_due(&self) -> SystemTime {
+        if self.upstream_signs() {
+            return self.upstream_root_due();
+        }
         root_due(&self.hierarchy(), self.lives)
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use rcgen::DistinguishedName;
 use rustls::pki_types::CertificateDer;
 use signet_proto::spiffe::{SvidError, TrustDomain, certificate_handle, check_intermediate};
 
@@ -28,6 +29,8 @@ pub struct Signer {
     key: SigningKey,
     /// As its certificate has it: what it signs names it so.
     key_identifier: Option<Vec<u8>>,
+    /// The same of its name.
+    name: Option<DistinguishedName>,
 }
 
 impl Signer {
@@ -85,7 +88,12 @@ impl Signer {
     /// An authority whose key is at hand.
     pub(super) fn new(certified: Certified, key: SigningKey) -> Self {
         let key_identifier = profile::key_identifier(&certified.certificate);
-        Self { certified, key, key_identifier }
+        let name = profile::name_in(&certified.certificate);
+        Self { certified, key, key_identifier, name }
+    }
+
+    pub(super) fn name(&self) -> Option<&DistinguishedName> {
+        self.name.as_ref()
     }
 
     pub(super) fn key_identifier(&self) -> Option<&[u8]> {

@@ -9,7 +9,7 @@ use signet_proto::spiffe::certificate_handle;
 
 use super::hierarchy::{active_root, intermediates, own};
 use super::signer::{Certified, Signer};
-use super::{Authority, CaError, profile};
+use super::{Authority, CaError, Installed, profile};
 use crate::store::model::{
     Activation, Actor, AuthorityKind, AuthorityRecord, Below, KnownAuthority, Listing, Mutation, Phase,
     Replacement,
@@ -53,6 +53,10 @@ impl Authority {
         actor: Actor,
     ) -> Result<(String, Mutation), CaError> {
         self.refresh().await?;
+        if kind == AuthorityKind::Root && self.upstream.is_some() {
+            let Installed { id, root, mutation } = self.prepare_by_upstream(actor).await?;
+            return Ok((root.unwrap_or(id), mutation));
+        }
         let record = match kind {
             AuthorityKind::Root => self.another_root().await?.1,
             AuthorityKind::Intermediate => self.below(replica, &self.signing_root().await?).await?.1,
@@ -131,6 +135,13 @@ impl Authority {
         replicas: &[&str],
         actor: Actor,
     ) -> Result<Vec<Replaced>, CaError> {
+        if self.upstream_signs() {
+            // It is asked for one, and all sign with that.
+            let previous = own(self.hierarchy().known(), "").map(Certified::from);
+            self.replace_by_upstream(actor).await?;
+            let current = self.intermediate().certified().clone();
+            return Ok(vec![Replaced { replica: String::new(), previous, current }]);
+        }
         self.refresh().await?;
         let (hierarchy, root) = (self.hierarchy(), self.signing_root().await?);
         let (mut replacements, mut replaced) = (Vec::new(), Vec::new());

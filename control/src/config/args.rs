@@ -92,7 +92,19 @@ Examples:
   signet-control run --config /etc/signet/control.toml
 
 Every flag is also a key of the file (`grpc-listen = \"0.0.0.0:8443\"`) and an environment variable
-(`SIGNET_GRPC_LISTEN`). Flags win over the environment, the environment over the file.";
+(`SIGNET_GRPC_LISTEN`). Flags win over the environment, the environment over the file. Tables are in the file only:
+
+  [attestors.cluster]                    # proofs of who asks, besides join tickets
+  kind = \"jwt\"
+  profile = \"kubernetes\"
+  issuer = \"https://kubernetes.default.svc\"
+  audience = [\"signet\"]
+
+  [ca.upstream]                          # a CA above: Vault or OpenBao has the root, and signs intermediates
+  kind = \"vault\"
+  url = \"https://vault.example:8200\"
+  mount = \"pki\"
+  token-file = \"/run/secrets/vault-token\"";
 
 const MIGRATE_EXAMPLES: &str = "\
 Examples:
@@ -263,6 +275,9 @@ pub(super) struct Settings {
     /// Proofs of who asks besides join tokens, by name: tables, so only in the file
     #[arg(skip)]
     pub(super) attestors: Option<toml::Table>,
+    /// The CA above ours: a table, so only in the file
+    #[arg(skip)]
+    pub(super) ca: Option<toml::Table>,
 }
 
 impl Settings {
@@ -304,6 +319,7 @@ impl Settings {
             template_limit: self.template_limit.or(file.template_limit),
             issuance_quota: self.issuance_quota.or(file.issuance_quota),
             attestors: self.attestors.or_else(|| file.attestors.clone()),
+            ca: self.ca.or_else(|| file.ca.clone()),
             request_ttl: self.request_ttl.or(file.request_ttl),
             key_algorithms: self.key_algorithms.or_else(|| file.key_algorithms.clone()),
         }

@@ -6,6 +6,7 @@ mod attestors;
 mod file;
 mod jwt;
 mod store;
+mod upstream;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
@@ -18,7 +19,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use signet_proto::spiffe::TrustDomain;
 
 use crate::audit::SinkAddress;
-use crate::ca::{CaKeys, KeyPlace, Lives, SealPlace};
+use crate::ca::{CaKeys, KeyPlace, Lives, SealPlace, UpstreamConfig};
 use crate::crl::ListsUrl;
 use crate::duration::Span;
 use crate::issue::{DEFAULT_REQUEST_TTL, IssueSettings, JwtSettings, KeyAlgorithm, KeyAlgorithms};
@@ -83,6 +84,8 @@ pub struct Config {
     pub seal_key: SealPlace,
     /// Keys of authorities.
     pub ca_keys: CaKeys,
+    /// The CA above ours, if there is one.
+    pub upstream: Option<UpstreamConfig>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// How often the audit is signed.
@@ -287,6 +290,7 @@ impl Origins<'_> {
             connections_kept: self.connections_kept(settings.connections_kept)?,
             accept_older_store: false,
             attestors: self.attestors(settings.attestors)?,
+            upstream: self.upstream(settings.ca)?,
             issue: IssueSettings {
                 ttl,
                 keys: self.keys(settings.key_algorithms)?,
@@ -359,15 +363,16 @@ impl Origins<'_> {
         &self,
         tables: Option<toml::Table>,
     ) -> Result<BTreeMap<String, AttestorConfig>, ConfigError> {
-        attestors::read(tables.unwrap_or_default()).map_err(|error| {
-            let error = error.below("attestors");
-            let (path, line) = match self.file {
-                Some((path, file)) => (path.to_owned(), file.line_of_path(&error.path)),
-                None => (PathBuf::new(), 1),
-            };
-            let key = format!("{}: ", error.path.join("."));
-            ConfigError::File(FileError::Content { path, line, key, message: error.message })
-        })
+        attestors::read(tables.unwrap_or_default()).map_err(|error| self.in_table(error.below("attestors")))
+    }
+
+    fn in_table(&self, error: TableError) -> ConfigError {
+        let (path, line) = match self.file {
+            Some((path, file)) => (path.to_owned(), file.line_of_path(&error.path)),
+            None => (PathBuf::new(), 1),
+        };
+        let key = format!("{}: ", error.path.join("."));
+        ConfigError::File(FileError::Content { path, line, key, message: error.message })
     }
 
     fn connections_kept(&self, kept: Option<Span>) -> Result<Duration, ConfigError> {

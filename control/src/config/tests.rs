@@ -188,6 +188,24 @@ fn attestors_are_tables_of_the_file() {
 }
 
 #[test]
+fn upstream_is_a_table_of_the_file() {
+    const VAULT: &str =
+        "[ca.upstream]\nkind = \"vault\"\nurl = \"https://vault.example:8200\"\ntoken-file = \"/t\"\n";
+    assert!(load(&[]).unwrap().upstream.is_none());
+    assert!(with_file(VAULT, &[]).1.unwrap().upstream.is_some());
+    for (text, expected) in [
+        (VAULT.replace("https", "http"), "FILE:3: ca.upstream.url: expected https"),
+        (VAULT.replace("token-file", "tokenfile"), "FILE:4: ca.upstream.tokenfile: unknown field"),
+        (VAULT.replace("token-file = \"/t\"\n", ""), "FILE:1: ca.upstream: expected one of `token-file`"),
+        (VAULT.replace("upstream", "above"), "FILE:1: ca.above: expected `[ca.upstream]` and nothing else"),
+        ("[ca]\nupstream = 5\n".to_owned(), "FILE:2: ca.upstream: expected a table"),
+    ] {
+        let message = message(&text, &[]);
+        assert!(message.starts_with(expected), "{message}\nexpected {expected}");
+    }
+}
+
+#[test]
 fn mistakes_in_attestors_name_key_line_and_what_was_expected() {
     for (text, expected) in [
         (JWT.replace("\"jwt\"", "\"x\""), "FILE:3: attestors.cluster.kind: expected"),

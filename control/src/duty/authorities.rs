@@ -101,6 +101,14 @@ impl Duties {
         }
     }
 
+    /// A duty of its own, as nothing else should wait for somebody else's server.
+    pub(super) async fn upstream(&self) -> Result<(), Failure> {
+        if !self.store.leads() {
+            return Ok(());
+        }
+        passed(self.authority.follow_upstream(time::now()).await)
+    }
+
     /// That a token is away is said by whoever looked for it, and is no failure of a duty.
     pub(super) async fn tokens(&self) -> Result<(), Failure> {
         self.authority.look_at_tokens();

@@ -5,6 +5,7 @@
 //! | identity | 1 s, and with each change | takes in what authorities there are; replaces control's own SVID, when due |
 //! | authorities | 1 s | makes and replaces the intermediate of this replica; leader: makes, activates and removes roots, removes intermediates, each when its time has come |
 //! | lapse | 1 s | lists instances whose last SVID ended over 2 s ago without a renewal |
+//! | upstream | 2 s | leader: has the CA above ours sign the next intermediate, when due |
 //! | tokens | 2 s | asks tokens with keys of authorities whether they are there; leader: destroys keys there that have ended |
 //! | crl | 1 s | leader: makes revocation lists, when due; takes in the newest |
 //! | endpoints | 2 s | forgets endpoints that no stream has held for their grace |
@@ -138,6 +139,7 @@ impl Duties {
             let steady = rotate_now(STEADY);
             async move { duties.authorities(steady).await }
         });
+        self.spawn(tasks, stop, "upstream", 2 * second, |duties| async move { duties.upstream().await });
         self.spawn(tasks, stop, "tokens", 2 * second, |duties| async move { duties.tokens().await });
         self.spawn(tasks, stop, "lapse", second, move |duties| {
             let steady = lapse_now(STEADY);

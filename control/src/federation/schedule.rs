@@ -2,14 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::backoff;
+
 /// What the standard suggests where nothing is said.
 const USUAL: Duration = Duration::from_secs(300);
 /// Nobody asks us to call more often,
 const SHORTEST: Duration = Duration::from_secs(30);
 /// or less often: what is taken out there is to be distrusted here.
 const LONGEST: Duration = Duration::from_secs(3600);
-/// After the first failure; twice as long after each further one.
-const RETRY: Duration = Duration::from_secs(5);
 /// A bundle is late when it was not told so many times in a row.
 const MISSED: u32 = 3;
 
@@ -23,7 +23,7 @@ pub(super) fn next(now: SystemTime, hint: Option<Duration>, failures: u32, chanc
     let interval = interval(hint);
     let delay = match failures {
         0 => interval,
-        failures => RETRY.saturating_mul(1 << (failures - 1).min(16)).min(interval),
+        failures => backoff::after(failures, interval),
     };
     // From four fifths of it to all.
     now + delay * 4 / 5 + delay * u32::from(chance) / (5 * 255)

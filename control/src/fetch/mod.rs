@@ -1,5 +1,5 @@
-//! One HTTP request for a small JSON document, from a server that an issuer or an operator named: the keys of tokens, and
-//! the bundles of other trust domains.
+//! One HTTP request for a small JSON document, from a server that an issuer or an operator named: the keys of tokens, the
+//! bundles of other trust domains, and what a CA above ours signed.
 //!
 //! Control sits where others may not connect from, so: only to addresses that are [permitted](super::address),
 //! the one that was judged and no other; nothing is followed; no proxy; one answer, of bounded size.
@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{self, Either};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{self, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use rustls::ClientConfig;
@@ -147,6 +147,14 @@ pub(crate) struct Document {
     pub(crate) max_age: Option<Duration>,
 }
 
+/// What a request to do something was answered with.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    /// Nothing, unless it is JSON.
+    pub(crate) body: Bytes,
+}
+
 /// Fetches the documents of one issuer.
 #[derive(Debug, Clone)]
 pub(crate) struct Fetcher {
@@ -178,29 +186,48 @@ impl Trust {
 impl Fetcher {
     /// Gets a document.
     pub(crate) async fn get(&self, url: &Url, trust: Trust) -> Result<Document, FetchError> {
-        let request = self.request(url, trust.bearer).await?;
-        let stream = self.connect(url, if trust.addresses { &self.allowed } else { &[] }).await?;
-        let answer = if url.is_secure() {
-            let connected =
-                TlsConnector::from(Arc::clone(&self.tls)).connect(url.host().clone(), stream).await;
-            let tls = connected
-                .map_err(|error| FetchError::Tls { host: url.host().to_str().into_owned(), error })?;
-            Box::pin(exchange(tls, request)).await?
-        } else {
-            Box::pin(exchange(stream, request)).await?
-        };
-        Ok(answer)
-    }
-
-    async fn request(&self, url: &Url, with_bearer: bool) -> Result<Request<Empty<Bytes>>, FetchError> {
-        let mut request = Request::get(url.path_and_query())
-            .header(header::HOST, url.authority())
-            .header(header::ACCEPT, "application/json, application/jwk-set+json")
-            .header(header::USER_AGENT, concat!("signet-control/", env!("CARGO_PKG_VERSION")));
-        if let (Some(path), true) = (&self.bearer_file, with_bearer) {
+        let mut request =
+            request(Method::GET, url).header(header::ACCEPT, "application/json, application/jwk-set+json");
+        if let (Some(path), true) = (&self.bearer_file, trust.bearer) {
             request = request.header(header::AUTHORIZATION, bearer(path).await?);
         }
-        Ok(request.body(Empty::new())?)
+        let request = request.body(Full::default())?;
+        self.exchange(url, if trust.addresses { &self.allowed } else { &[] }, request, document).await
+    }
+
+    /// Posts JSON to a URL of the settings. Any answer is one, but a redirect.
+    pub(crate) async fn post(
+        &self,
+        url: &Url,
+        headers: HeaderMap,
+        json: Bytes,
+    ) -> Result<Answer, FetchError> {
+        let request = request(Method::POST, url)
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/json");
+        let mut request = request.body(Full::new(json))?;
+        request.headers_mut().extend(headers);
+        self.exchange(url, &self.allowed, request, answer).await
+    }
+
+    async fn exchange<T, R>(
+        &self,
+        url: &Url,
+        allowed: &[IpNet],
+        request: Request<Full<Bytes>>,
+        read: impl FnOnce(Response<Incoming>) -> R,
+    ) -> Result<T, FetchError>
+    where
+        R: Future<Output = Result<T, FetchError>>,
+    {
+        let stream = self.connect(url, allowed).await?;
+        if !url.is_secure() {
+            return Box::pin(exchange(stream, request, read)).await;
+        }
+        let connected = TlsConnector::from(Arc::clone(&self.tls)).connect(url.host().clone(), stream).await;
+        let tls =
+            connected.map_err(|error| FetchError::Tls { host: url.host().to_str().into_owned(), error })?;
+        Box::pin(exchange(tls, request, read)).await
     }
 
     async fn connect(&self, url: &Url, allowed: &[IpNet]) -> Result<TcpStream, FetchError> {
@@ -215,6 +242,14 @@ impl Fetcher {
         }
         Err(last.unwrap_or(FetchError::Deadline))
     }
+}
+
+fn request(method: Method, url: &Url) -> hyper::http::request::Builder {
+    Request::builder()
+        .method(method)
+        .uri(url.path_and_query())
+        .header(header::HOST, url.authority())
+        .header(header::USER_AGENT, concat!("signet-control/", env!("CARGO_PKG_VERSION")))
 }
 
 /// Where to connect: what is returned was judged, and is not resolved again.
@@ -242,16 +277,27 @@ async fn addresses(url: &Url, allowed: &[IpNet]) -> Result<Vec<SocketAddr>, Fetc
 }
 
 /// One request and its whole answer, while the connection is driven.
-async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Document, FetchError>
+async fn exchange<S, T, R>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+    read: impl FnOnce(Response<Incoming>) -> R,
+) -> Result<T, FetchError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    R: Future<Output = Result<T, FetchError>>,
 {
     let (mut sender, connection) = http1::Builder::new()
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEADER_BYTES)
         .handshake(TokioIo::new(stream))
         .await?;
-    let answer = async move { read(sender.send_request(request).await?).await };
+    let answer = async move {
+        let response = sender.send_request(request).await?;
+        if response.status().is_redirection() {
+            return Err(FetchError::Redirect);
+        }
+        read(response).await
+    };
     match future::select(pin!(answer), pin!(connection)).await {
         Either::Left((answer, _)) => answer,
         // The connection ends when all was read from it; what was read may still be on its way here.
@@ -259,23 +305,37 @@ where
     }
 }
 
-async fn read(response: Response<Incoming>) -> Result<Document, FetchError> {
-    if response.status().is_redirection() {
-        return Err(FetchError::Redirect);
-    }
+async fn document(response: Response<Incoming>) -> Result<Document, FetchError> {
     if response.status() != StatusCode::OK {
         return Err(FetchError::Status(response.status()));
     }
-    let text = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let kind = text(header::CONTENT_TYPE).and_then(|kind| kind.split(';').next()).unwrap_or_default();
-    let is_json = JSON.iter().any(|json| kind.trim().eq_ignore_ascii_case(json));
-    if !is_json || response.headers().contains_key(header::CONTENT_ENCODING) {
+    if !is_json(response.headers()) {
         return Err(FetchError::NotJson);
     }
-    let max_age = text(header::CACHE_CONTROL).and_then(max_age);
+    let max_age = text(response.headers(), header::CACHE_CONTROL).and_then(max_age);
+    Ok(Document { body: body(response).await?, max_age })
+}
+
+async fn answer(response: Response<Incoming>) -> Result<Answer, FetchError> {
+    let status = response.status();
+    let body = if is_json(response.headers()) { body(response).await? } else { Bytes::new() };
+    Ok(Answer { status, body })
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind =
+        text(headers, header::CONTENT_TYPE).and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    let named = JSON.iter().any(|json| kind.trim().eq_ignore_ascii_case(json));
+    named && !headers.contains_key(header::CONTENT_ENCODING)
+}
+
+async fn body(response: Response<Incoming>) -> Result<Bytes, FetchError> {
     let body = Limited::new(response.into_body(), MAX_KEY_SET_BYTES);
-    let body = body.collect().await.map_err(|_| FetchError::Body)?.to_bytes();
-    Ok(Document { body, max_age })
+    Ok(body.collect().await.map_err(|_| FetchError::Body)?.to_bytes())
 }
 
 /// How long an answer is good (RFC 9111 section 5.2.2).

@@ -98,6 +98,11 @@ impl Url {
         self.uri.path_and_query().map_or("/", |path| path.as_str())
     }
 
+    /// Where a path is at this server, below that of the URL.
+    pub(crate) fn join(&self, path: &str, allowed: &[IpNet]) -> Result<Self, UrlError> {
+        Self::parse(&format!("{}/{path}", self.to_string().trim_end_matches('/')), allowed)
+    }
+
     pub(crate) fn has_query(&self) -> bool {
         self.uri.query().is_some()
     }

@@ -87,6 +87,7 @@ async fn look(recovery: &Recovery, config: &Config, report: &mut Report) -> anyh
         &config.ca_keys,
         config.lives,
         config.crl_url.clone(),
+        config.upstream.clone(),
     );
     let authority = match opened.await {
         Ok(authority) => authority,

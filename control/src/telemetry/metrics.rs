@@ -28,6 +28,7 @@ const CA_EXPIRY: &str = "signet_control_ca_expiry_timestamp_seconds";
 const AUTHORITIES: &str = "signet_control_authorities";
 const AUTHORITY_STEPS: &str = "signet_control_authority_steps_total";
 const AUTHORITY_AWAITED: &str = "signet_control_authority_awaited";
+const UPSTREAM: &str = "signet_control_upstream_requests_total";
 const TOKENS_AWAY: &str = "signet_control_tokens_away";
 const AUTHORITY_UNACKNOWLEDGED: &str = "signet_control_authority_unacknowledged";
 const CRL_AGE: &str = "signet_control_crl_age_seconds";
@@ -157,6 +158,10 @@ fn describe() {
     describe_gauge!(
         AUTHORITIES,
         "Roots, intermediates and keys of tokens, by kind and phase (prepared, active, retiring, removed)"
+    );
+    describe_counter!(
+        UPSTREAM,
+        "Intermediates asked for at the CA above, by result: signed, unreachable, refused, unusable"
     );
     describe_counter!(AUTHORITY_STEPS, "Steps of rotations, by kind and step");
     describe_gauge!(
@@ -396,6 +401,11 @@ pub fn authority_step(kind: &'static str, step: &'static str) {
 /// Whether somebody is to go to a root that is kept elsewhere.
 pub fn authority_awaited(awaited: bool) {
     gauge!(AUTHORITY_AWAITED).set(f64::from(u8::from(awaited)));
+}
+
+/// The CA above ours was asked for an intermediate.
+pub fn upstream_asked(result: &'static str) {
+    counter!(UPSTREAM, "result" => result).increment(1);
 }
 
 /// So many tokens do not answer.

@@ -166,8 +166,8 @@ pub(super) async fn install(
     actor: Actor,
 ) -> Result<v1::AuthorityResponse, Status> {
     let installed = rooms.authority.install(&request.chain, actor).await;
-    let (id, mutation) = installed.map_err(|error| error.to_status())?;
-    Ok(v1::AuthorityResponse { id, mutation: Some(messages::mutation(mutation)) })
+    let installed = installed.map_err(|error| error.to_status())?;
+    Ok(response(installed.id, installed.mutation))
 }
 
 pub(super) async fn retire(
@@ -280,6 +280,10 @@ fn waiting(proxy: &Unacknowledged) -> v1::AppliedBy {
 
 fn next(rooms: &Rooms, known: &KnownAuthority, chained: &Chained, missing: &Missing) -> String {
     let from = |at: SystemTime| format!("by itself from {}", time::rfc3339(at));
+    let by_upstream = match known.phase {
+        Phase::Active => rooms.authority.upstream_next(known.kind, time::now()),
+        _ => None,
+    };
     match (known.kind, known.phase) {
         (_, Phase::Active | Phase::Retiring) if known.distrusted_at.is_some() => {
             let ends = known.distrusted_at.map(time::rfc3339).unwrap_or_default();
@@ -290,6 +294,7 @@ fn next(rooms: &Rooms, known: &KnownAuthority, chained: &Chained, missing: &Miss
             format!("waits for {} proxies: {missing}", missing.count)
         }
         (_, Phase::Prepared) => format!("signet ca activate {}", known.id),
+        (_, Phase::Active) if let Some(next) = by_upstream => next,
         (AuthorityKind::Root, Phase::Active) if !known.has_key => {
             let due = time::rfc3339(rooms.authority.root_due());
             format!("kept elsewhere: another one is to be made there and installed from {due}")

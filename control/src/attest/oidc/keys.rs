@@ -14,6 +14,8 @@ use std::time::Duration;
 use signet_proto::jose::KeySet;
 use tokio::time::Instant;
 
+use crate::backoff;
+
 /// Between two fetches for keys that tokens name.
 const MIN_BETWEEN: Duration = Duration::from_secs(30);
 /// The same while there are no keys at all: nobody can be believed before.
@@ -23,7 +25,6 @@ const MIN_AGE: Duration = Duration::from_secs(5 * 60);
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 /// The age from which keys are not used, whatever could be fetched since.
 pub(super) const HARD_LIMIT: Duration = Duration::from_secs(24 * 3600);
-const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LAST_RETRY: Duration = Duration::from_secs(5 * 60);
 
 /// The keys of one issuer over time.
@@ -81,9 +82,9 @@ impl KeyCache {
 
     /// A fetch failed. Whether keys are left to go on with.
     pub(super) fn failed(&mut self, now: Instant) -> bool {
-        self.due = now + LAST_RETRY.min(FIRST_RETRY * 2_u32.saturating_pow(self.failures.min(10)));
-        self.under_way = false;
         self.failures = self.failures.saturating_add(1);
+        self.due = now + backoff::after(self.failures, LAST_RETRY);
+        self.under_way = false;
         self.usable(now).is_some()
     }
 

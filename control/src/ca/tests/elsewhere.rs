@@ -76,7 +76,7 @@ async fn root_elsewhere_takes_the_place_of_ours_and_signs_the_next_intermediate(
     assert_ne!(first, anew);
     drop(authority);
     let authority = open(&directory, 30 * DAY).await.unwrap();
-    let (installed, _) = authority.install(&root.chain(&anew, |_| {}), Actor::control()).await.unwrap();
+    let installed = authority.install(&root.chain(&anew, |_| {}), Actor::control()).await.unwrap().id;
     assert_ne!(authority.intermediate().certified().id(), installed, "nobody knows its root yet");
     assert_eq!(authority.bundle().authorities().len(), 2);
 
@@ -104,7 +104,7 @@ async fn root_elsewhere_takes_the_place_of_ours_and_signs_the_next_intermediate(
     assert!(authority.warnings(time::now() + 80 * DAY).iter().any(|told| told.contains("signet ca csr")));
 
     let chain = root.chain(&asked(&authority).await, |_| {});
-    let (next, _) = authority.install(&chain, Actor::control()).await.unwrap();
+    let next = authority.install(&chain, Actor::control()).await.unwrap().id;
     assert_eq!(authority.intermediate().certified().id(), next, "below the same root it signs at once");
     let signers = crl_signers(&authority).await;
     assert!(
@@ -156,4 +156,43 @@ async fn chain_that_a_proxy_would_not_believe_is_refused_and_the_request_waits_o
     assert_eq!(asked(&authority).await, request);
     assert_eq!(authority.bundle().authorities().len(), 1);
     authority.install(&root.chain(&request, |_| {}), Actor::control()).await.unwrap();
+}
+
+#[tokio::test]
+async fn name_written_as_another_kind_of_string_is_the_same_name_in_all_that_it_signs() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = open(&directory, 30 * DAY).await.unwrap();
+    let root = Elsewhere::new(|_| {});
+    let narrow = |params: &mut CertificateParams| {
+        let Some(rcgen::DnValue::Utf8String(name)) =
+            params.distinguished_name.get(&DnType::CommonName).cloned()
+        else {
+            panic!("not what the request has");
+        };
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let name = rcgen::DnValue::PrintableString(name.as_str().try_into().unwrap());
+        params.distinguished_name.push(DnType::CommonName, name);
+    };
+    let chain = root.chain(&asked(&authority).await, narrow);
+    let plain = root.chain(&asked(&authority).await, |_| {});
+    let subject = |chain: &[Vec<u8>]| {
+        let (_, read) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
+        read.subject().as_raw().to_vec()
+    };
+    assert_ne!(subject(&chain), subject(&plain), "else this shows nothing");
+    let installed = authority.install(&chain, Actor::control()).await.unwrap();
+    let prepared = authority.named("root", &[Phase::Prepared]).await.unwrap();
+    assert_eq!(installed.root.as_deref(), Some(prepared.id.as_str()));
+    authority.activate(&prepared, false, Actor::control()).await.unwrap();
+    drop(authority);
+
+    let authority = open(&directory, 30 * DAY).await.unwrap();
+    let workload = WorkloadKey::generate().unwrap();
+    let key = crate::issue::tests_csr(&workload, &id("/orders"));
+    let ask = LeafRequest { id: &id("/orders"), instance: None, key: &key, dns: &[], ttl: DAY };
+    let signed = authority.sign(&ask).unwrap();
+    let (_, leaf) = x509_parser::parse_x509_certificate(&signed.chain[0]).unwrap();
+    assert_eq!(leaf.issuer().as_raw(), subject(&chain));
+    let svid = Svid::new(signed.chain.clone(), workload.signing_key().unwrap()).unwrap();
+    svid.check(&Trust::new([(*authority.bundle()).clone()], Revocations::default()), time::now()).unwrap();
 }
