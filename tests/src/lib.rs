@@ -63,6 +63,7 @@ pub mod tls;
 pub mod token;
 pub mod tools;
 pub mod torrent;
+pub mod vault;
 pub mod wait;
 pub mod ways;
 

@@ -51,6 +51,11 @@ pub enum ChainError {
     /// Verifiers look for it.
     #[error("chain: the {0} has no subject key identifier: sign it with `subjectKeyIdentifier = hash`")]
     NoKeyIdentifier(&'static str),
+    /// It is below something else, which nobody knows here.
+    #[error(
+        "chain: what comes after the intermediate is signed by `{0}`: expected a root, which is signed by itself"
+    )]
+    NotRoot(String),
     /// The root allows too little.
     #[error(
         "chain: the root has a path length of 0: expected 1 at least, as there is an intermediate below it"
@@ -130,6 +135,9 @@ pub(super) fn check(
             let (from, to) = (time::rfc3339(from), time::rfc3339(to));
             return Err(ChainError::Time { what, from, to, least: Span(least) }.into());
         }
+    }
+    if root.issuer().as_raw() != root.subject().as_raw() {
+        return Err(ChainError::NotRoot(root.issuer().to_string()).into());
     }
     let constraints = root.basic_constraints().ok().flatten();
     if constraints.is_some_and(|one| one.value.path_len_constraint == Some(0)) {

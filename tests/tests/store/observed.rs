@@ -37,7 +37,7 @@ const ALWAYS: [&str; 25] = [
     "signet_control_calls_total",
     "signet_control_handshake_failures_total",
 ];
-const DUTIES: [&str; 16] = [
+const DUTIES: [&str; 17] = [
     "audit",
     "authorities",
     "checkpoint",
@@ -54,6 +54,7 @@ const DUTIES: [&str; 16] = [
     "requests",
     "templates",
     "tokens",
+    "upstream",
 ];
 
 async fn metrics_and_health_say_how_control_is(store: Store) {

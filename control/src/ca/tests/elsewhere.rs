@@ -135,6 +135,9 @@ async fn chain_that_a_proxy_would_not_believe_is_refused_and_the_request_waits_o
     let no_lists = |params: &mut CertificateParams| params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let short = Elsewhere::new(|params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
     let ends = Elsewhere::new(|params| lives(params, Duration::from_secs(60), 30 * DAY));
+    let mut below = Elsewhere::new(|params| params.distinguished_name.push(DnType::CommonName, "Below"));
+    let signed = below.params.signed_by(&below.key, &Issuer::from_params(&root.params, &root.key)).unwrap();
+    below.certificate = signed.der().to_vec();
     let cases = [
         (vec![root.certificate.clone()], "expected two certificates"),
         (vec![vec![1], root.certificate.clone()], "the intermediate is no certificate"),
@@ -145,6 +148,7 @@ async fn chain_that_a_proxy_would_not_believe_is_refused_and_the_request_waits_o
         (root.chain(&request, no_lists), "the intermediate may not sign revocation lists"),
         (Elsewhere::new(no_lists).chain(&request, |_| {}), "the root may not sign revocation lists"),
         (root.chain(&request, |params| params.is_ca = IsCa::ExplicitNoCa), "cannot sign SVIDs"),
+        (below.chain(&request, |_| {}), "expected a root, which is signed by itself"),
         (short.chain(&request, |_| {}), "path length of 0"),
         (ends.chain(&request, |_| {}), "after its root"),
         (root.chain(&request, |params| lives(params, DAY, Duration::from_secs(600))), "an hour more"),

@@ -223,7 +223,9 @@ impl Vault {
 /// What it says is wrong, for people: with a space before it, and not all of a long story.
 fn told(body: &[u8]) -> String {
     let Ok(Errors { errors }) = serde_json::from_slice(body) else { return String::new() };
-    let text: String = visible::shown(&errors.join("; ")).chars().take(TOLD).collect();
+    let words = errors.join("; ");
+    let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text: String = visible::shown(&words).chars().take(TOLD).collect();
     if text.is_empty() { text } else { format!(" `{text}`") }
 }
 
@@ -234,7 +236,8 @@ mod tests {
     #[test]
     fn what_it_says_is_told_as_far_as_people_read() {
         assert_eq!(told(br#"{"errors":["Vault is sealed"]}"#), " `Vault is sealed`");
-        assert_eq!(told(br#"{"errors":["a\n","b"]}"#), " `a\\n; b`");
+        let lines = br#"{"errors":["2 errors occurred:\n\t* a\n\t* b\u0007\n\n"]}"#;
+        assert_eq!(told(lines), " `2 errors occurred: * a * b\\u{7}`");
         assert_eq!(told(br#"{"errors":[]}"#), "");
         assert_eq!(told(b"<html>"), "");
         let long = serde_json::json!({ "errors": ["x".repeat(5000)] }).to_string();
