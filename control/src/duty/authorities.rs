@@ -103,9 +103,6 @@ impl Duties {
 
     /// A duty of its own, as nothing else should wait for somebody else's server.
     pub(super) async fn upstream(&self) -> Result<(), Failure> {
-        if !self.store.leads() {
-            return Ok(());
-        }
         passed(self.authority.follow_upstream(time::now()).await)
     }
 

@@ -161,7 +161,7 @@ fn describe() {
     );
     describe_counter!(
         UPSTREAM,
-        "Intermediates asked for at the CA above, by result: signed, unreachable, refused, unusable"
+        "Intermediates asked for at the CA above, by result: signed, unreachable, refused, unusable, failed"
     );
     describe_counter!(AUTHORITY_STEPS, "Steps of rotations, by kind and step");
     describe_gauge!(

@@ -4,6 +4,9 @@ use hyper::StatusCode;
 
 use crate::fetch::FetchError;
 
+/// It signs, and what it signs is of no use.
+pub(super) const UNUSABLE: &str = "unusable";
+
 /// Why there is no other intermediate of the upstream. What signs now goes on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -80,9 +83,7 @@ impl UpstreamError {
         match self {
             Self::Fetch { .. } | Self::Local(_) => "unreachable",
             Self::Refused { .. } => "refused",
-            Self::Answer { .. } | Self::NoGain { .. } | Self::SameRoot(_) | Self::AnotherRoot(_) => {
-                "unusable"
-            }
+            Self::Answer { .. } | Self::NoGain { .. } | Self::SameRoot(_) | Self::AnotherRoot(_) => UNUSABLE,
         }
     }
 }

@@ -35,6 +35,7 @@ use crate::{backoff, duration, time};
 pub use config::UpstreamConfig;
 pub use error::UpstreamError;
 
+use error::UNUSABLE;
 use vault::Vault;
 
 /// It is sealed, away, or refuses: whoever mends that wants to see it soon.
@@ -87,19 +88,14 @@ impl Upstream {
         let draft = places.draft(store, domain, AuthorityKind::Intermediate).await?;
         let params = profile::request(&draft, domain)?;
         let request = params.serialize_request(&draft.key).map_err(|error| draft.key.explain(error))?;
-        let signed = self.sign(&request.pem()?, &draft.subject, lives.intermediate).await;
-        let signed = signed.map_err(|error| CaError::NotBegun(Box::new(error.into())))?;
-        let Draft { id, key, kept, .. } = draft;
-        let checked = chain::check(request.der(), &id, key, &signed, domain, lives.least(), time::now())
-            .map_err(|error| CaError::NotBegun(Box::new(error)))?;
+        let Draft { id, subject, key, kept } = draft;
+        let checked = match self.vault.sign(&request.pem()?, &subject, lives.intermediate).await {
+            Ok(signed) => chain::check(request.der(), &id, key, &signed, domain, lives.least(), time::now()),
+            Err(error) => Err(error.into()),
+        };
+        let checked = counted(checked).map_err(|error| CaError::NotBegun(Box::new(error)))?;
         let root = checked.root.id.clone();
         Ok(records(checked, root, kept))
-    }
-
-    async fn sign(&self, csr: &str, subject: &str, ttl: Duration) -> Result<Vec<Vec<u8>>, UpstreamError> {
-        let signed = self.vault.sign(csr, subject, ttl).await;
-        metrics::upstream_asked(signed.as_ref().err().map_or("signed", UpstreamError::reason));
-        signed
     }
 
     fn may_ask(&self, now: Instant) -> bool {
@@ -107,10 +103,8 @@ impl Upstream {
     }
 
     fn failed(&self, error: &CaError, now: SystemTime) {
-        let (reason, longest) = match error {
-            CaError::Upstream(error) if error.reason() != "unusable" => (error.reason(), LONGEST),
-            _ => ("unusable", LONGEST_UNUSABLE),
-        };
+        let reason = reason(error);
+        let longest = if reason == UNUSABLE { LONGEST_UNUSABLE } else { LONGEST };
         let mut trouble = self.trouble.lock();
         let failures = trouble.as_ref().map_or(0, |before| before.failures).saturating_add(1);
         let since = trouble.as_ref().map_or(now, |before| before.since);
@@ -125,13 +119,14 @@ impl Authority {
         self.upstream.is_some() && self.root_is_elsewhere()
     }
 
-    /// Has the upstream sign the next intermediate when that is due, and keeps in mind what it fails on.
+    /// What the leader does: has the upstream sign the next intermediate when that is due, and keeps in mind what it fails
+    /// on.
     ///
     /// # Errors
     /// When there is none, or one that cannot be used.
     pub async fn follow_upstream(&self, now: SystemTime) -> Result<(), CaError> {
         let Some(upstream) = &self.upstream else { return Ok(()) };
-        if !is_due(&self.hierarchy(), self.lives, now) {
+        if !self.store.leads() || !is_due(&self.hierarchy(), self.lives, now) {
             *upstream.trouble.lock() = None;
             return Ok(());
         }
@@ -173,12 +168,24 @@ impl Authority {
 
     async fn ask(&self, upstream: &Upstream, wanted: Wanted, actor: Actor) -> Result<Installed, CaError> {
         let _one = upstream.asking.lock().await;
+        let installed = counted(self.exchange(upstream, wanted, actor).await)?;
+        *upstream.trouble.lock() = None;
+        Ok(installed)
+    }
+
+    async fn exchange(
+        &self,
+        upstream: &Upstream,
+        wanted: Wanted,
+        actor: Actor,
+    ) -> Result<Installed, CaError> {
         self.refresh().await?;
         let now = time::now();
         let hierarchy = self.hierarchy();
         let (waiting, pem) = self.signing_request(false, actor.clone()).await?;
         let subject = profile::subject(AuthorityKind::Intermediate, &waiting);
-        let signed = upstream.sign(&pem, &subject, ttl(&hierarchy, self.lives, now)).await?;
+        let root_ends = self.upstream_signs().then(|| hierarchy.root().not_after());
+        let signed = upstream.vault.sign(&pem, &subject, ttl(root_ends, self.lives, now)).await?;
         if let Some(root) =
             signed.last().filter(|root| root.as_slice() == hierarchy.root().certificate().as_ref())
         {
@@ -193,9 +200,7 @@ impl Authority {
                 _ => {}
             }
         }
-        let installed = self.install(&signed, actor).await?;
-        *upstream.trouble.lock() = None;
-        Ok(installed)
+        self.install(&signed, actor).await
     }
 
     /// What is done about what the upstream signed, beside what is due anyway: it is activated.
@@ -292,6 +297,20 @@ enum Wanted {
     AnotherRoot,
 }
 
+fn counted<T>(asked: Result<T, CaError>) -> Result<T, CaError> {
+    metrics::upstream_asked(asked.as_ref().err().map_or("signed", reason));
+    asked
+}
+
+/// A stable word for metrics, and for whoever may not know more.
+fn reason(error: &CaError) -> &'static str {
+    match error {
+        CaError::Upstream(error) => error.reason(),
+        CaError::Chain(_) => UNUSABLE,
+        _ => "failed",
+    }
+}
+
 fn is_due(hierarchy: &Hierarchy, lives: Lives, now: SystemTime) -> bool {
     let known = hierarchy.known();
     // One thing after the other.
@@ -315,9 +334,9 @@ fn due(hierarchy: &Hierarchy, lives: Lives) -> SystemTime {
 }
 
 /// What to ask for: not every upstream keeps what it signs within the life of its root.
-fn ttl(hierarchy: &Hierarchy, lives: Lives, now: SystemTime) -> Duration {
-    let root = hierarchy.root().not_after().duration_since(now).unwrap_or_default();
-    match root.checked_sub(SLACK) {
+fn ttl(root_ends: Option<SystemTime>, lives: Lives, now: SystemTime) -> Duration {
+    let left = root_ends.and_then(|ends| ends.duration_since(now).ok());
+    match left.and_then(|left| left.checked_sub(SLACK)) {
         Some(left) if left >= lives.least() => lives.intermediate.min(left),
         _ => lives.intermediate,
     }

@@ -1,7 +1,7 @@
 //! The part of Vault's HTTP API that a CA below it needs; OpenBao has the same. `POST /v1/MOUNT/root/sign-intermediate`, or
 //! that of one issuer, and, unless a token is at hand, a login before it.
 //!
-//! A token, and what it is got with, is read for each request, sent to that host only, wiped, and in no log or error.
+//! A token, and what it is got with, is read for each request, sent to that host only, and in no log or error.
 
 use std::path::Path;
 use std::time::Duration;
