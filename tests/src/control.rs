@@ -317,7 +317,8 @@ impl Control {
     pub fn upkeep(&self, arguments: &[&str]) -> Client {
         let client =
             Client::at(&binaries().control).args(arguments).arg("--data-dir").arg(&self.setting.data);
-        let client = self.clocked(client);
+        let named = |client: Client, (name, value): &(String, String)| client.env(name, value);
+        let client = self.setting.environment.iter().fold(self.clocked(client), named);
         self.place().client(client.args(self.setting.store.iter().flat_map(|url| ["--store", url])))
     }
 

@@ -41,11 +41,15 @@ impl Token {
         let _ = file(directory.path(), "softhsm.conf", &settings);
         let mut token = Self { directory, server: None };
         token.has_pin_file(PIN);
-        let make =
-            Client::new("softhsm2-util").args(["--init-token", "--free", "--label", LABEL, "--pin", PIN]);
-        let _ = token.with_settings(make.args(["--so-pin", PIN])).run().await.succeeded();
+        token.make().await;
         token.serve().await;
         token
+    }
+
+    async fn make(&self) {
+        let make =
+            Client::new("softhsm2-util").args(["--init-token", "--free", "--label", LABEL, "--pin", PIN]);
+        let _ = self.with_settings(make.args(["--so-pin", PIN])).run().await.succeeded();
     }
 
     /// Its URI for `--ca-key`.
@@ -108,6 +112,39 @@ impl Token {
         let _ = server.exit(PATIENCE).await;
     }
 
+    /// Erases it: it is there, by the same name, and empty.
+    ///
+    /// # Panics
+    /// When SoftHSM does not.
+    pub async fn is_erased(&mut self) {
+        self.goes_away().await;
+        let delete = Client::new("softhsm2-util").args(["--delete-token", "--token", LABEL]);
+        let _ = self.with_settings(delete).run().await.succeeded();
+        self.make().await;
+        self.serve().await;
+    }
+
+    /// Puts what was backed up in the place of what is there.
+    ///
+    /// # Panics
+    /// When there is nothing.
+    pub async fn restores(&mut self, aside: &str) {
+        self.goes_away().await;
+        let (tokens, kept) = (self.directory.path().join("tokens"), self.directory.path().join(aside));
+        std::fs::remove_dir_all(&tokens).expect("our own directory");
+        std::fs::rename(kept, tokens).expect("it was put aside");
+        self.serve().await;
+    }
+
+    /// Makes a copy of all that is in it, as a backup by its own means.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn is_backed_up(&self, aside: &str) {
+        let directory = self.directory.path();
+        copy(&directory.join("tokens"), &directory.join(aside)).expect("our own directory");
+    }
+
     /// What GnuTLS says about the private keys in it.
     ///
     /// # Panics
@@ -147,6 +184,20 @@ impl Drop for Token {
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to)?
+        } else {
+            let _ = std::fs::copy(from, to)?;
+        }
+    }
+    Ok(())
 }
 
 fn client_module() -> PathBuf {

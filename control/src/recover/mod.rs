@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | no store | nothing | `restore`, or a new mesh |
 //! | keys that do not open | registry and policy are written out as documents | bring the seal key back, or a new mesh |
+//! | keys in a token that is away, or another one | the same | bring the token back, or a new mesh |
 //! | the root has ended | nothing; with `--new-root`: another root and intermediate | everybody joins anew |
 //! | the intermediate has ended | another one | nothing |
 //! | SVIDs have ended | nothing | a ticket for each of those that cannot prove themselves |
@@ -59,7 +60,7 @@ async fn look(recovery: &Recovery, config: &Config, report: &mut Report) -> anyh
     let kept = newest_checkpoint(&config.data_dir, config.audit_sinks.iter().filter_map(SinkAddress::file))
         .context("what the audit was like is not known")?;
     if !Store::is_filled(&config.store)? {
-        report.no_store(&config.store, &config.seal_key, kept.as_ref());
+        report.no_store(&config.store, &config.seal_key, &config.ca_keys, kept.as_ref());
         return Ok(false);
     }
     let claim = match config.store {
@@ -91,7 +92,7 @@ async fn look(recovery: &Recovery, config: &Config, report: &mut Report) -> anyh
     );
     let authority = match opened.await {
         Ok(authority) => authority,
-        Err(error @ (CaError::Seal(_) | CaError::Mismatch(_))) => {
+        Err(error @ (CaError::Seal(_) | CaError::Mismatch(_) | CaError::Token(_))) => {
             let path = recovery.documents.clone().unwrap_or_else(|| config.data_dir.join(DOCUMENTS));
             write_documents(&store, config, &path).await?;
             report.no_keys(&error, &path, store.last_end(now).await?);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::audit::Checkpoint;
-use crate::ca::{Authority, CaError, Certified, SealPlace};
+use crate::ca::{Authority, CaError, CaKeys, Certified, KeyPlace, SealPlace};
 use crate::duration;
 use crate::store::model::GrantedRole;
 use crate::store::{Comeback, Location};
@@ -36,7 +36,13 @@ impl Report {
         let _ = writeln!(self.text, "  next: {step}");
     }
 
-    pub(super) fn no_store(&mut self, store: &Location, seal: &SealPlace, kept: Option<&Checkpoint>) {
+    pub(super) fn no_store(
+        &mut self,
+        store: &Location,
+        seal: &SealPlace,
+        keys: &CaKeys,
+        kept: Option<&Checkpoint>,
+    ) {
         match store {
             Location::Directory(directory) => {
                 self.line(format_args!("store: there is none in {}", directory.display()));
@@ -51,6 +57,11 @@ impl Report {
             SealPlace::File(path) => path.exists(),
             SealPlace::Keyring(_) | SealPlace::Passphrase(_) => true,
         };
+        if keys.places.iter().any(|place| matches!(place, KeyPlace::Token(_))) {
+            self.line(format_args!(
+                "keys of authorities are in a token, and in no backup of the store: it is needed too"
+            ));
+        }
         if seal_is_there {
             self.line(format_args!(
                 "seal key: {seal} opens the signing keys of a backup, and nothing without one"
@@ -96,10 +107,14 @@ impl Report {
             )),
             None => self.line(format_args!("  no SVID is good any more")),
         }
-        self.next(format_args!("bring the seal key back from its backup, then signet-control run"));
+        let (what, lost) = match error {
+            CaError::Token(_) => ("token", "if the token and its own backup are lost"),
+            _ => ("seal key", "if the seal key is lost"),
+        };
+        self.next(format_args!("bring the {what} back, or its backup, then signet-control run"));
         let documents = documents.display().to_string();
         self.line(format_args!("  all that is registered was written to {documents}"));
-        self.a_new_mesh("if the seal key is lost", Some(&documents));
+        self.a_new_mesh(lost, Some(&documents));
     }
 
     fn a_new_mesh(&mut self, when: &str, documents: Option<&str>) {
