@@ -4,7 +4,10 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -44,6 +47,7 @@ impl Vault {
         })
         .await;
         vault.write("sys/mounts/pki", &json!({ "type": "pki" })).await;
+        vault.write("sys/mounts/pki/tune", &json!({ "max_lease_ttl": "87600h" })).await;
         vault
             .write("pki/root/generate/internal", &json!({ "common_name": "Root 1", "issuer_name": "first" }))
             .await;
@@ -164,16 +168,23 @@ fn run(address: SocketAddr, directory: &Path) -> Process {
 /// What it shows, and by whom that is believed.
 fn certify(directory: &Path) {
     let key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::default();
+    let mut params = named("Authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let authority = params.self_signed(&key).expect("a certificate");
     let issuer = Issuer::from_params(&params, &key);
     let own = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::default();
+    let mut params = named("Vault");
     params.subject_alt_names = vec![SanType::IpAddress([127, 0, 0, 1].into())];
     let shown = params.signed_by(&own, &issuer).expect("a certificate");
     let _ = file(directory, "ca.pem", authority.pem());
     let _ = file(directory, "server.pem", shown.pem());
     let _ = file(directory, "server.key", own.serialize_pem());
+}
+
+fn named(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
 }

@@ -71,8 +71,8 @@ fn fix(status: StatusCode) -> &'static str {
             "the token has ended, or its policy lacks `update` on this path: renew it, it is read again each time"
         }
         StatusCode::NOT_FOUND => "there is no such mount, issuer or namespace: look at `[ca.upstream]`",
-        StatusCode::SERVICE_UNAVAILABLE => "it is sealed or has no leader; it is asked again",
-        _ => "it is asked again",
+        StatusCode::SERVICE_UNAVAILABLE => "it is sealed or has no leader: unseal it",
+        _ => "its own log says more",
     }
 }
 
