@@ -152,12 +152,13 @@ class Mount:
         else:
             builder = builder.add_extension(usage(), critical=True)
         signed = builder.sign(issuer.key, hashes.SHA256())
+        above = issuer.certificate
         if mode == "swapped":
-            signed, issuer.certificate = issuer.certificate, signed
+            signed, above = above, signed
         return {
             "certificate": pem(signed),
-            "issuing_ca": pem(issuer.certificate),
-            "ca_chain": [pem(signed), pem(issuer.certificate)],
+            "issuing_ca": pem(above),
+            "ca_chain": [pem(signed), pem(above)],
             "serial_number": f"{signed.serial_number:x}",
             "expiration": int(signed.not_valid_after_utc.timestamp()),
         }

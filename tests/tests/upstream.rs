@@ -79,7 +79,13 @@ async fn sealed_vault_and_an_ended_token_are_told_of_and_waited_out() {
         next.contains("signs until 2") && next.contains("`Vault is sealed`") && next.contains("asked again"),
         "{next}"
     );
-    assert_eq!(mesh.metrics().await.count("signet_control_authority_awaited", &[]), 1);
+    eventually("it is measured", PATIENCE, async || {
+        match mesh.metrics().await.count("signet_control_authority_awaited", &[]) {
+            1 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
     assert_eq!(first["intermediate"]["sha256"], mesh.json(&["ca", "status"]).await["intermediate"]["sha256"]);
     answers(pair.entry()).await;
     let _ = vault.write("sys/unseal", &json!({})).await;
@@ -211,11 +217,11 @@ async fn mesh_with_a_root_of_its_own_moves_below_vault_and_logs_in_as_a_role_or_
     let pair = pair(&mesh, &nginx).await;
     let first = mesh.json(&["ca", "status"]).await;
     let role =
-        json!({ "role_id": "signet", "secret_id": "of the role", "path": "pki/root/sign-intermediate" });
+        json!({ "role_id": "signet", "secret_id": "of-the-role", "path": "pki/root/sign-intermediate" });
     let _ = vault.write("auth/approle/role/signet", &role).await;
     let pod = json!({ "jwt": "of.the.pod", "path": "pki/issuer/first/sign-intermediate" });
     let _ = vault.write("auth/kubernetes/role/mesh", &pod).await;
-    let secret = file(mesh.directory(), "secret", "of the role\n").display().to_string();
+    let secret = file(mesh.directory(), "secret", "of-the-role\n").display().to_string();
     let settings =
         vault.settings(&format!("approle = {{ role-id = \"signet\", secret-id-file = \"{secret}\" }}"));
     let with =

@@ -92,17 +92,20 @@ pub enum Step {
 impl Step {
     /// Whether both are steps of one authority.
     fn is_about(&self, other: &Self) -> bool {
-        let id = |step: &Self| match step {
+        self.authority().is_some_and(|one| other.authority().is_some_and(|other| one.id == other.id))
+    }
+
+    fn authority(&self) -> Option<&KnownAuthority> {
+        match self {
             Self::ReplaceIntermediate(_) | Self::PrepareRoot => None,
             Self::Activate(one)
             | Self::ActivateAnyway(one)
             | Self::Distrust(one)
             | Self::Remove(one)
             | Self::Stop(one) => {
-                Some(one.id.clone())
+                Some(one)
             }
-        };
-        id(self).is_some_and(|about| Some(about) == id(other))
+        }
     }
 }
 

@@ -209,7 +209,7 @@ impl Vault {
                 Ok(Zeroizing::new(text.to_owned()))
             }
             _ => {
-                let error = std::io::Error::other("expected one line of text");
+                let error = std::io::Error::other("expected one line of text without spaces");
                 Err(self.failed(FetchError::File { path: path.to_owned(), error }))
             }
         }
