@@ -151,7 +151,7 @@ async fn chain_that_a_proxy_would_not_believe_is_refused_and_the_request_waits_o
         (below.chain(&request, |_| {}), "expected a root, which is signed by itself"),
         (short.chain(&request, |_| {}), "path length of 0"),
         (ends.chain(&request, |_| {}), "after its root"),
-        (root.chain(&request, |params| lives(params, DAY, Duration::from_secs(600))), "an hour more"),
+        (root.chain(&request, |params| lives(params, DAY, Duration::from_secs(600))), "1h more"),
     ];
     for (chain, told) in cases {
         let error = authority.install(&chain, Actor::control()).await.unwrap_err().to_string();
