@@ -213,8 +213,14 @@ impl Authority {
                     let (root, record) = Signer::new_root(draft, &trust_domain, lives.root)?;
                     let draft = places.draft(&store, &trust_domain, AuthorityKind::Intermediate).await?;
                     let (lists, replica) = (lists.as_ref(), store.signs_as());
-                    let below =
-                        Signer::new_intermediate(replica, draft, &trust_domain, &root, lives.intermediate, lists)?;
+                    let below = Signer::new_intermediate(
+                        replica,
+                        draft,
+                        &trust_domain,
+                        &root,
+                        lives.intermediate,
+                        lists,
+                    )?;
                     (record, below.1)
                 }
             };

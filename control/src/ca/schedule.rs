@@ -102,9 +102,7 @@ impl Step {
             | Self::ActivateAnyway(one)
             | Self::Distrust(one)
             | Self::Remove(one)
-            | Self::Stop(one) => {
-                Some(one)
-            }
+            | Self::Stop(one) => Some(one),
         }
     }
 }

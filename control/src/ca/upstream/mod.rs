@@ -264,15 +264,22 @@ impl Authority {
     #[must_use]
     pub fn upstream_next(&self, kind: AuthorityKind, now: SystemTime) -> Option<String> {
         let upstream = self.upstream.as_ref()?;
-        if let (AuthorityKind::Intermediate, Some(Trouble { told, again, .. })) =
-            (kind, &*upstream.trouble.lock())
-        {
-            let again = duration::rough(again.saturating_duration_since(Instant::now()));
-            let ends = time::rfc3339(self.intermediate().certified().not_after());
-            return Some(format!("signs until {ends} at most: {told}; asked again in {again}"));
-        }
         let url = upstream.vault.url();
-        match (kind, self.root_is_elsewhere()) {
+        let moved = self.root_is_elsewhere();
+        if let Some(Trouble { told, again, .. }) = &*upstream.trouble.lock() {
+            let again = duration::rough(again.saturating_duration_since(Instant::now()));
+            match (kind, moved) {
+                (AuthorityKind::Intermediate, true) => {
+                    let ends = time::rfc3339(self.intermediate().certified().not_after());
+                    return Some(format!("signs until {ends} at most: {told}; asked again in {again}"));
+                }
+                (AuthorityKind::Root, false) => {
+                    return Some(format!("another one is to take its place: {told}; asked again in {again}"));
+                }
+                _ => {}
+            }
+        }
+        match (kind, moved) {
             (AuthorityKind::Root, true) => {
                 Some(format!("is upstream: another one of {url} is taken over by itself"))
             }
