@@ -4,7 +4,7 @@
 use std::time::SystemTime;
 
 use super::{Authority, CaError, UpstreamError, hierarchy};
-use crate::store::model::{Actor, AuthorityKind, Mutation, Phase};
+use crate::store::model::{Actor, AuthorityKind, KnownAuthority, Mutation, Phase};
 
 impl Authority {
     /// Replaces an intermediate that nobody would believe now, or makes one for a replica that has none, before control
@@ -21,6 +21,9 @@ impl Authority {
         let none = hierarchy::signing(self.hierarchy().known(), self.store.signs_as()).is_none();
         let intermediate = intermediate.certified();
         if none || intermediate.not_after() <= now || intermediate.not_before() > now {
+            if self.root_is_elsewhere() && self.take_prepared(now).await? {
+                return Ok(());
+            }
             match self.rotate_intermediate(Actor::control()).await {
                 // Nobody is left who would have to learn of it first.
                 Err(CaError::Upstream(UpstreamError::AnotherRoot(root))) => {
@@ -31,6 +34,25 @@ impl Authority {
             }
         }
         Ok(())
+    }
+
+    /// Has what was prepared below a root elsewhere sign, which nobody has to learn of first any more; what has ended, too,
+    /// is taken back, so that another one can be asked for. Returns whether something signs.
+    async fn take_prepared(&self, now: SystemTime) -> Result<bool, CaError> {
+        self.refresh().await?;
+        let hierarchy = self.hierarchy();
+        let is_good = |one: &KnownAuthority| one.not_before <= now && one.not_after > now;
+        let prepared = hierarchy.known().iter().filter(|one| one.phase == Phase::Prepared);
+        for below in prepared.filter(|one| one.kind == AuthorityKind::Intermediate) {
+            let root = hierarchy.known().iter().find(|root| below.issuer.as_ref() == Some(&root.id));
+            let next = root.filter(|root| root.phase == Phase::Prepared).unwrap_or(below);
+            if is_good(below) && is_good(next) {
+                self.activate(next, true, Actor::control()).await?;
+                return Ok(true);
+            }
+            self.retire(next, Actor::control()).await?;
+        }
+        Ok(false)
     }
 
     /// Has another root and intermediate sign in the place of a root by which nobody is believed now.

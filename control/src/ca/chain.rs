@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 use rcgen::PublicKeyData as _;
 use rustls::pki_types::CertificateDer;
 use signet_proto::handshake::{Revocations, Svid, Trust, WorkloadKey};
-use signet_proto::spiffe::{BundleError, SpiffeId, SvidError, TrustBundle, TrustDomain, check_intermediate};
+use signet_proto::spiffe::{
+    BundleError, SpiffeId, SvidError, TrustBundle, TrustDomain, certificate_handle, check_intermediate,
+};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509Name};
 
@@ -61,6 +63,9 @@ pub enum ChainError {
         "chain: the root has a path length of 0: expected 1 at least, as there is an intermediate below it"
     )]
     PathLength,
+    /// Somebody else may have it.
+    #[error("chain: the root has the key of root {0}, which is compromised: make another key")]
+    Compromised(String),
     /// It ends after its root.
     #[error(
         "chain: the intermediate ends {intermediate}, after its root ({root}): what ends later is not believed"
@@ -217,4 +222,9 @@ fn not_before(read: &X509Certificate<'_>) -> SystemTime {
 
 fn not_after(read: &X509Certificate<'_>) -> SystemTime {
     time::from_millis(read.validity().not_after.timestamp().saturating_mul(1000))
+}
+/// Whether two certificates are for one key.
+pub(super) fn same_key(one: &[u8], other: &[u8]) -> bool {
+    let key = |der| certificate_handle(der).map(|handle| handle.spki_sha256).ok();
+    key(one).is_some_and(|one| key(other) == Some(one))
 }

@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use super::chain::Checked;
+use super::chain::{ChainError, Checked};
 use super::hierarchy::active_root;
 use super::keys::SigningKey;
 use super::{Authority, CaError, chain, profile};
@@ -64,6 +64,11 @@ impl Authority {
         let known = hierarchy.known().iter().find(|one| {
             one.kind == AuthorityKind::Root && one.certificate.as_slice() == checked.root.certificate.as_ref()
         });
+        let of_its_key = |one: &&KnownAuthority| chain::same_key(&one.certificate, &checked.root.certificate);
+        let distrusted = hierarchy.known().iter().filter(|one| one.distrusted_at.is_some());
+        if let Some(known) = distrusted.filter(|one| one.kind == AuthorityKind::Root).find(of_its_key) {
+            return Err(ChainError::Compromised(known.id.clone()).into());
+        }
         let root = known.map_or_else(|| checked.root.id.clone(), |root| root.id.clone());
         if let Some(known) = known.filter(|root| !matches!(root.phase, Phase::Active | Phase::Prepared)) {
             let needed = "prepared or active".to_owned();

@@ -262,6 +262,7 @@ impl Authority {
                 .iter()
                 .find(|one| one.phase == Phase::Prepared && one.issuer.as_ref() == Some(&prepared.id));
             let installed = installed.ok_or_else(|| CaError::RootElsewhere(prepared.id.clone()))?;
+            require_good(installed, time::now())?;
             return Ok((None, Below::Prepared(installed.id.clone())));
         }
         let new = self.unsealed(prepared).await?;

@@ -223,9 +223,9 @@ impl Store {
             if found.distrusted_at.is_some() {
                 return Err(Refusal::AlreadyCompromised(id.clone()).into());
             }
+            let mut alone = None;
             let (action, effect) = if found.phase == Phase::Prepared {
-                token_keys::erase(change, "id = ?1", &id)?;
-                change.sql.execute("DELETE FROM authority WHERE id = ?1", values![&id])?;
+                alone = withdraw(change, &found)?;
                 (Action::AuthorityWithdrawn, format!("{} {id} is taken back: it never signed", found.kind))
             } else {
                 let chained = chained::to(&change.sql, &found, change.at)?;
@@ -240,14 +240,32 @@ impl Store {
             };
             let detail = json!({ "kind": found.kind.as_str() });
             change.audit(&actor, action, &found.subject, &detail)?;
-            let commit = match found.kind {
-                AuthorityKind::Intermediate => change.revise(Topics::NONE, &found.subject)?,
-                AuthorityKind::Root => announce(change, &id, &found.subject, Topics::NONE)?,
+            let commit = match (found.kind, &alone) {
+                (AuthorityKind::Intermediate, None) => change.revise(Topics::NONE, &found.subject)?,
+                _ => announce(change, alone.as_deref().unwrap_or(&id), &found.subject, Topics::NONE)?,
             };
-            Ok(Mutation { commit, effects: vec![effect] })
+            let alone =
+                alone.map(|root| format!("root {root} above it is kept elsewhere, and taken back with it"));
+            Ok(Mutation { commit, effects: std::iter::once(effect).chain(alone).collect() })
         })
         .await
     }
+}
+
+/// Takes back what never signed: with a root what is below it, as nothing else makes that sign; with the only one below a
+/// root that is kept elsewhere that root, which is returned, as nothing else would be signed below it.
+fn withdraw(change: &Change<'_>, prepared: &KnownAuthority) -> Result<Option<String>, StoreError> {
+    let delete = |which: &str, id: &str| {
+        let which = format!("active = 0 AND phase = 'prepared' AND {which}");
+        token_keys::erase(change, &which, id)?;
+        change.sql.execute(&format!("DELETE FROM authority WHERE {which}"), values![id])
+    };
+    delete("issuer = ?1", &prepared.id)?;
+    delete("id = ?1", &prepared.id)?;
+    let Some(root) = &prepared.issuer else { return Ok(None) };
+    let alone = "id = ?1 AND kind = 'root' AND sealed_key IS NULL AND token_key IS NULL
+                 AND NOT EXISTS (SELECT 1 FROM authority AS below WHERE below.issuer = ?1)";
+    Ok((delete(alone, root)? > 0).then(|| root.clone()))
 }
 
 pub(super) fn insert(change: &Change<'_>, new: &AuthorityRecord, phase: Phase) -> Result<(), StoreError> {

@@ -186,14 +186,15 @@ impl Authority {
         let subject = profile::subject(AuthorityKind::Intermediate, &waiting);
         let root_ends = self.upstream_signs().then(|| hierarchy.root().not_after());
         let signed = upstream.vault.sign(&pem, &subject, ttl(root_ends, self.lives, now)).await?;
+        let current = hierarchy.root().certificate();
+        // Another certificate for the same key is worth nothing to whoever wants to be rid of that key.
         if let Some(root) =
-            signed.last().filter(|root| root.as_slice() == hierarchy.root().certificate().as_ref())
+            signed.last().filter(|root| wanted == Wanted::AnotherRoot && chain::same_key(root, current))
         {
-            let found = chain::ends(&signed);
-            match (wanted, found) {
-                (Wanted::AnotherRoot, _) => {
-                    return Err(UpstreamError::SameRoot(crate::hex::encode(&crate::sha256(root))).into());
-                }
+            return Err(UpstreamError::SameRoot(crate::hex::encode(&crate::sha256(root))).into());
+        }
+        if signed.last().is_some_and(|root| root.as_slice() == current.as_ref()) {
+            match (wanted, chain::ends(&signed)) {
                 (Wanted::Longer, Some(ends)) if !gains(&hierarchy, now, ends) => {
                     return Err(UpstreamError::NoGain { ends: time::rfc3339(ends) }.into());
                 }
@@ -210,6 +211,11 @@ impl Authority {
         }
         let hierarchy = self.hierarchy();
         let ends = hierarchy.intermediate().certified().not_after();
+        // What waits to be announced must not be old before it signs.
+        let is_half_over = |one: &KnownAuthority| {
+            let life = one.not_after.duration_since(one.not_before).unwrap_or_default();
+            one.not_before + life / 2 <= now
+        };
         let prepared = || hierarchy.known().iter().filter(|one| one.phase == Phase::Prepared);
         let is_next = |one: &&KnownAuthority| {
             let waited = one.phase_at + self.lives.announcement();
@@ -217,12 +223,21 @@ impl Authority {
                 // A kill came between its installation and this.
                 Some(issuer) => issuer == hierarchy.root().id() && self.root_is_elsewhere(),
                 None => {
-                    let is_complete = prepared().any(|below| below.issuer.as_ref() == Some(&one.id));
-                    !one.has_key && is_complete && (waited <= now || waited >= ends)
+                    let below = prepared().find(|below| below.issuer.as_ref() == Some(&one.id));
+                    let in_time = |below| waited <= now || waited >= ends || is_half_over(below);
+                    !one.has_key && below.is_some_and(in_time)
                 }
             }
         };
-        prepared().filter(is_next).cloned().map(Step::Activate).collect()
+        // What ended while it waited is taken back, with its root, and asked for again.
+        let has_ended = |one: &&KnownAuthority| {
+            one.kind == AuthorityKind::Intermediate && one.not_after <= now && self.root_is_elsewhere()
+        };
+        let ended: Vec<Step> = prepared().filter(has_ended).cloned().map(Step::Remove).collect();
+        match ended.is_empty() {
+            true => prepared().filter(is_next).cloned().map(Step::Activate).collect(),
+            false => ended,
+        }
     }
 
     /// When the upstream's root is to be another one: while there is time for two intermediates below it.
