@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod mesh;
+pub mod micro;
 mod policies;
 pub mod scale;
 
