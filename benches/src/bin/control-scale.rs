@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum as _};
-use signet_benches::scale::{self, Measure, Plan, Progress, StoreKind, find_control};
+use signet_benches::programs;
+use signet_benches::scale::{self, Measure, Plan, Progress, StoreKind};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures a real signet-control with many simulated proxies on this machine.
@@ -115,6 +116,6 @@ fn plan(arguments: &Arguments) -> Result<Plan> {
         changes_for_all: arguments.changes_for_all,
         measures,
         directory: arguments.directory.clone().unwrap_or_else(std::env::temp_dir),
-        control: find_control(arguments.bin_dir.as_deref())?,
+        control: programs::find("signet-control", arguments.bin_dir.as_deref())?,
     })
 }

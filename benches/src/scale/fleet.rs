@@ -20,8 +20,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::board::Slot;
-use super::connection::{Broken, Connection, origin};
 use super::members::{Member, Roll};
+use crate::control::connection::{Broken, Connection, origin};
 
 /// `signet_proxy::mesh`: the steps of the backoff, and how often a proxy says that all is well.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::board::Slot;
-use super::control::Control;
 use super::fleet::Fleet;
-use super::observe::percentile;
-use super::operator::Operator;
-use super::process::own_usage;
 use super::progress::Progress;
 use super::report::Report;
 use super::streams::QUIET;
+use crate::control::Control;
+use crate::control::Operator;
+use crate::numbers::percentile;
+use crate::process::own_usage;
 
 const RETURN: Duration = Duration::from_secs(300);
 const AIM: f64 = 60.0;

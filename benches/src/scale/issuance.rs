@@ -19,14 +19,15 @@ use signet_proto::v1::{
 use signet_proxy::control::control_id;
 use tokio::task::JoinSet;
 
-use super::connection::{Connection, origin, source_address};
-use super::control::Control;
 use super::members::{Candidate, Member, Request, Roll, checked, on_every_core, pinned_trust, requests};
-use super::observe::{Moment, Span, percentile};
+use super::observe::{Moment, Span};
 use super::postgres::Postgres;
 use super::progress::Progress;
 use super::report::Report;
 use super::{Plan, StoreKind};
+use crate::control::Control;
+use crate::control::connection::{Connection, origin, source_address};
+use crate::numbers::percentile;
 
 /// What control lets a stranger ask at a time, and less than it lets one live.
 const CALLS_OF_STRANGERS: usize = 4;

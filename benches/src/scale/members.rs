@@ -12,9 +12,9 @@ use signet_proto::spiffe::{SpiffeId, TrustBundle, TrustDomain};
 use signet_proto::ticket::JoinTicket;
 use signet_proto::v1;
 
-use super::connection::source_address;
-use super::operator::Operator;
 use super::progress::Progress;
+use crate::control::Operator;
+use crate::control::connection::source_address;
 
 /// Invitations at a time: control commits what waits together.
 const INVITATIONS: usize = 120;
@@ -57,7 +57,10 @@ pub(super) async fn candidates(
     let step = progress.step("registering workloads, making tickets", count);
     let tickets: Vec<JoinTicket> = futures_util::stream::iter(&ids)
         .map(|id| async {
-            let ticket = operator.invite(id).await;
+            let ticket = match operator.register(id).await {
+                Ok(()) => operator.invite(id).await,
+                Err(error) => Err(error),
+            };
             step.advance();
             ticket
         })

@@ -15,19 +15,12 @@
 //! the simulation costs, too; its share of the processor time is a figure itself.
 
 mod board;
-mod connection;
-mod control;
 mod fleet;
 mod herd;
 mod issuance;
-mod limits;
 mod members;
-mod metrics;
 mod observe;
-mod operator;
 mod postgres;
-mod process;
-mod programs;
 mod progress;
 mod push;
 mod report;
@@ -39,11 +32,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use signet_proto::spiffe::TrustDomain;
 
-use control::Control;
-use operator::Operator;
+use crate::control::{Control, Operator};
 use postgres::Postgres;
 
-pub use programs::find_control;
 pub use progress::Progress;
 pub use report::{Figure, Report};
 
@@ -111,7 +102,7 @@ pub async fn run(plan: &Plan, progress: &Progress) -> Result<Report> {
         plan.documents > 0 && plan.documents <= plan.proxies,
         "documents: from 1 to the number of proxies"
     );
-    limits::make_room(plan.proxies)?;
+    crate::limits::make_room(plan.proxies)?;
     let mut builder = tempfile::Builder::new();
     let directory = builder.prefix("signet-scale-").tempdir_in(&plan.directory);
     let directory = directory.with_context(|| format!("no directory in {}", plan.directory.display()))?;
@@ -120,7 +111,7 @@ pub async fn run(plan: &Plan, progress: &Progress) -> Result<Report> {
         StoreKind::Postgres => Some(Postgres::start(&plan.directory).await?),
     };
     let url = postgres.as_ref().map(Postgres::url);
-    let mut control = Control::start(&plan.control, directory.path(), url).await?;
+    let mut control = Control::start(&plan.control, TRUST_DOMAIN, directory.path(), url).await?;
     let mut report = Report::new(plan);
     let measured = measure(plan, progress, &mut control, postgres.as_ref(), &mut report).await;
     if let Err(error) = measured {

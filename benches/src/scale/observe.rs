@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::control::Control;
-use super::metrics::Scrape;
 use super::postgres::Postgres;
-use super::process::own_usage;
+use crate::control::Control;
+use crate::control::Scrape;
+use crate::process::own_usage;
 
 /// One moment.
 pub(super) struct Moment {
@@ -60,27 +60,5 @@ impl Moment {
             jobs_per_commit: each(grown("signet_control_store_commit_jobs_sum")),
             commit: Duration::try_from_secs_f64(commit).unwrap_or_default(),
         }
-    }
-}
-
-/// The value below which a share `p` of `values` lies; 0 for none.
-pub(super) fn percentile(values: &mut [f64], p: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let at = (values.len() as f64 * p).ceil() as usize;
-    values.get(at.saturating_sub(1)).copied().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_are_values_that_were_seen() {
-        let mut values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        for (p, expected) in [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0)] {
-            assert!((percentile(&mut values, p) - expected).abs() < f64::EPSILON);
-        }
-        assert!(percentile(&mut [], 0.5).abs() < f64::EPSILON);
-        assert!((percentile(&mut [7.0], 0.99) - 7.0).abs() < f64::EPSILON);
     }
 }

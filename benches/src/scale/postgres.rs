@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Signal, geteuid};
 use tempfile::TempDir;
 
-use super::process::{Process, cpu_with_children};
+use crate::process::{Process, cpu_with_children};
 
 const START: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);

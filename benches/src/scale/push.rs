@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::control::Control;
 use super::fleet::Fleet;
-use super::observe::percentile;
-use super::operator::Operator;
 use super::progress::Progress;
 use super::report::Report;
 use super::streams::QUIET;
 use super::{Plan, TRUST_DOMAIN};
+use crate::control::Control;
+use crate::control::Operator;
+use crate::numbers::percentile;
 
 const ARRIVAL: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(1);

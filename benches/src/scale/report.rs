@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::Plan;
+use crate::numbers::number;
 
 /// What an aim asks for.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -112,51 +113,5 @@ impl Report {
             "{proxies} proxies, store {store}, {policy_documents} policy documents, {upstreams} upstreams each, \
              {cores} cores shared with the simulation, {measured_at}\n\n{table}"
         )
-    }
-}
-
-/// Three digits that count, thousands apart.
-fn number(value: f64) -> String {
-    let digits = match value.abs() {
-        0.0 => 0,
-        small if small < 1.0 => 3,
-        small if small < 10.0 => 2,
-        small if small < 100.0 => 1,
-        _ => 0,
-    };
-    let text = format!("{value:.digits$}");
-    let (whole, fraction) =
-        text.split_once('.').map_or((text.as_str(), None), |(whole, rest)| (whole, Some(rest)));
-    let mut grouped = String::new();
-    for (index, digit) in whole.chars().enumerate() {
-        if index > 0
-            && digit.is_ascii_digit()
-            && (whole.len() - index).is_multiple_of(3)
-            && !grouped.ends_with('-')
-        {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    fraction.map_or(grouped.clone(), |fraction| format!("{grouped}.{fraction}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_short_and_grouped() {
-        for (value, text) in [
-            (0.0, "0"),
-            (0.1234, "0.123"),
-            (9.876, "9.88"),
-            (45.67, "45.7"),
-            (999.6, "1,000"),
-            (1_234_567.0, "1,234,567"),
-            (-100.0, "-100"),
-        ] {
-            assert_eq!(number(value), text);
-        }
     }
 }

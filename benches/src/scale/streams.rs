@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::Plan;
-use super::control::Control;
 use super::fleet::Fleet;
 use super::members::Roll;
-use super::operator::Operator;
-use super::process::own_usage;
 use super::progress::Progress;
 use super::report::Report;
+use crate::control::Control;
+use crate::control::Operator;
+use crate::process::own_usage;
 
 const OPEN: Duration = Duration::from_secs(300);
 const SETTLE: Duration = Duration::from_secs(60);

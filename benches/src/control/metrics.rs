@@ -12,17 +12,17 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The text of one scrape.
 #[derive(Debug)]
-pub(super) struct Scrape(String);
+pub(crate) struct Scrape(String);
 
 impl Scrape {
-    pub(super) async fn of(http: SocketAddr) -> Result<Self> {
+    pub(crate) async fn of(http: SocketAddr) -> Result<Self> {
         let (status, body) = get(http, "/metrics").await?;
         ensure!(status == 200, "/metrics answered {status}");
         Ok(Self(body))
     }
 
     /// The sum of all samples of `name`, whatever their labels.
-    pub(super) fn sum(&self, name: &str) -> f64 {
+    pub(crate) fn sum(&self, name: &str) -> f64 {
         let samples = self.0.lines().filter_map(|line| {
             let rest = line.strip_prefix(name)?;
             rest.starts_with(['{', ' ']).then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
@@ -32,7 +32,7 @@ impl Scrape {
 }
 
 /// `GET path`: status and body.
-pub(super) async fn get(http: SocketAddr, path: &str) -> Result<(u16, String)> {
+pub(crate) async fn get(http: SocketAddr, path: &str) -> Result<(u16, String)> {
     let exchange = async {
         let mut stream = TcpStream::connect(http).await?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: control\r\n\r\n").as_bytes()).await?;

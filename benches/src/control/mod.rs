@@ -1,4 +1,8 @@
-//! The control service under measurement: a child process on ports of its own, restarted on the same ones.
+//! A control service: a child process on ports of its own, restarted on the same ones; and ways to talk to it.
+
+pub(crate) mod connection;
+mod metrics;
+mod operator;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -10,9 +14,9 @@ use anyhow::{Result, bail};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::TRUST_DOMAIN;
-use super::metrics::{self, Scrape};
-use super::process::{Process, Usage};
+use crate::process::{Process, Usage};
+pub(crate) use metrics::Scrape;
+pub(crate) use operator::Operator;
 
 const START: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
@@ -20,27 +24,34 @@ const POLL: Duration = Duration::from_millis(5);
 const TTL: &str = "24h";
 
 /// A running control service.
-pub(super) struct Control {
+pub(crate) struct Control {
     /// Where proxies connect.
-    pub(super) grpc: SocketAddr,
+    pub(crate) grpc: SocketAddr,
     /// Health and metrics.
-    pub(super) http: SocketAddr,
+    pub(crate) http: SocketAddr,
     process: Process,
     program: PathBuf,
+    trust_domain: &'static str,
     directory: PathBuf,
     store: Option<String>,
 }
 
 impl Control {
     /// Starts `program` with everything it keeps in `directory`, and waits until it is ready.
-    pub(super) async fn start(program: &Path, directory: &Path, store: Option<String>) -> Result<Self> {
+    pub(crate) async fn start(
+        program: &Path,
+        trust_domain: &'static str,
+        directory: &Path,
+        store: Option<String>,
+    ) -> Result<Self> {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let process = spawn(program, directory, store.as_deref(), any, any)?;
+        let process = spawn(program, trust_domain, directory, store.as_deref(), any, any)?;
         let mut control = Self {
             grpc: any,
             http: any,
             process,
             program: program.to_owned(),
+            trust_domain,
             directory: directory.to_owned(),
             store,
         };
@@ -50,38 +61,38 @@ impl Control {
     }
 
     /// SIGKILL.
-    pub(super) fn kill(&mut self) -> Result<()> {
+    pub(crate) fn kill(&mut self) -> Result<()> {
         self.process.kill()
     }
 
     /// SIGTERM, and waits until it has ended.
-    pub(super) async fn end(&mut self) -> Result<()> {
+    pub(crate) async fn end(&mut self) -> Result<()> {
         self.process.end().await
     }
 
     /// After it ended: on the same data and ports. Returns when it listens.
-    pub(super) async fn start_again(&mut self) -> Result<()> {
+    pub(crate) async fn start_again(&mut self) -> Result<()> {
         let known = fs::metadata(log_path(&self.directory))?.len();
         let store = self.store.as_deref();
-        self.process = spawn(&self.program, &self.directory, store, self.grpc, self.http)?;
+        self.process = spawn(&self.program, self.trust_domain, &self.directory, store, self.grpc, self.http)?;
         self.await_listening(usize::try_from(known)?).await
     }
 
     /// The operators' door.
-    pub(super) fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.join("data/admin.sock")
     }
 
-    pub(super) fn usage(&self) -> Result<Usage> {
+    pub(crate) fn usage(&self) -> Result<Usage> {
         self.process.usage()
     }
 
-    pub(super) async fn scrape(&self) -> Result<Scrape> {
+    pub(crate) async fn scrape(&self) -> Result<Scrape> {
         Scrape::of(self.http).await
     }
 
     /// The end of its log.
-    pub(super) fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         self.process.tail()
     }
 
@@ -120,6 +131,7 @@ impl Control {
 
 fn spawn(
     program: &Path,
+    trust_domain: &str,
     directory: &Path,
     store: Option<&str>,
     grpc: SocketAddr,
@@ -127,7 +139,7 @@ fn spawn(
 ) -> Result<Process> {
     let mut command = Command::new(program);
     command.current_dir(directory).arg("run").arg("--data-dir").arg(directory.join("data"));
-    command.args(["--trust-domain", TRUST_DOMAIN, "--default-ttl", TTL, "--log-format", "json"]);
+    command.args(["--trust-domain", trust_domain, "--default-ttl", TTL, "--log-format", "json"]);
     command.args(["--issuance-quota", "0"]);
     command.args(["--grpc-listen", &grpc.to_string(), "--http-listen", &http.to_string()]);
     if let Some(store) = store {

@@ -28,11 +28,11 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::fro
 
 /// Makes requests on one connection. The connection ends when the last clone is dropped.
 #[derive(Debug, Clone)]
-pub(super) struct Connection(SendRequest<Body>);
+pub(crate) struct Connection(SendRequest<Body>);
 
 /// Why a proxy has no stream.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     #[error("cannot connect: {0}")]
     Connect(io::Error),
     #[error("TLS: {0}")]
@@ -49,7 +49,7 @@ pub(super) enum Broken {
 
 impl Broken {
     /// Few words that the same causes have in common.
-    pub(super) fn reason(&self) -> String {
+    pub(crate) fn reason(&self) -> String {
         match self {
             Self::Connect(error) => format!("connect: {}", error.kind()),
             Self::Tls(error) => format!("TLS: {}", error.kind()),
@@ -69,7 +69,7 @@ impl From<tonic::Status> for Broken {
 
 impl Connection {
     /// From `source`, one of the many addresses of the loopback interface: control gives each its share.
-    pub(super) async fn tls(
+    pub(crate) async fn tls(
         source: Ipv4Addr,
         control: SocketAddr,
         tls: &Arc<ClientConfig>,
@@ -87,7 +87,7 @@ impl Connection {
     }
 
     /// Over the operators' local socket.
-    pub(super) async fn unix(path: &Path) -> Result<Self, Broken> {
+    pub(crate) async fn unix(path: &Path) -> Result<Self, Broken> {
         Self::over(UnixStream::connect(path).await.map_err(Broken::Connect)?).await
     }
 
@@ -125,12 +125,12 @@ impl Service<http::Request<Body>> for Connection {
 }
 
 /// What requests name as their host; the connection knows where it leads.
-pub(super) fn origin() -> http::Uri {
+pub(crate) fn origin() -> http::Uri {
     http::Uri::from_static("http://control")
 }
 
 /// Each proxy has an address of its own in 127.0.0.0/8, away from 127.0.0.1.
-pub(super) fn source_address(number: usize) -> Ipv4Addr {
+pub(crate) fn source_address(number: usize) -> Ipv4Addr {
     const FIRST: u32 = Ipv4Addr::new(127, 1, 0, 0).to_bits();
     let each_block = 250;
     let (block, host) = (number / each_block, number % each_block + 1);

@@ -1,5 +1,6 @@
 //! A process that the benchmark started: ended with its owner, and read from `/proc` while it runs.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,7 +17,7 @@ const TAIL_BYTES: usize = 2000;
 const TICK: Duration = Duration::from_millis(10);
 
 /// A child process; what it writes is appended to its log.
-pub(super) struct Process {
+pub(crate) struct Process {
     name: &'static str,
     child: Child,
     log: PathBuf,
@@ -25,23 +26,23 @@ pub(super) struct Process {
 
 /// What a process holds and has used.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     /// User and kernel mode.
-    pub(super) cpu: Duration,
+    pub(crate) cpu: Duration,
     /// Resident, in bytes.
-    pub(super) resident: u64,
+    pub(crate) resident: u64,
     /// The most that was resident at any time, in bytes.
-    pub(super) peak: u64,
+    pub(crate) peak: u64,
 }
 
 impl Process {
     /// Starts `command`. The last thing it gets, if nothing else ended it, is the signal `last`.
-    pub(super) fn start(name: &'static str, mut command: Command, log: &Path, last: Signal) -> Result<Self> {
+    pub(crate) fn start(name: &'static str, mut command: Command, log: &Path, last: Signal) -> Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(log);
         let file: File = file.with_context(|| format!("cannot write {}", log.display()))?;
-        for (variable, _) in
-            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SIGNET_"))
-        {
+        let set: Vec<_> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+        let ours = |name: &OsString| name.to_string_lossy().starts_with("SIGNET_") && !set.contains(name);
+        for (variable, _) in std::env::vars_os().filter(|(name, _)| ours(name)) {
             command.env_remove(variable);
         }
         let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn();
@@ -49,12 +50,12 @@ impl Process {
         Ok(Self { name, child, log: log.to_owned(), last })
     }
 
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Fails when it has ended.
-    pub(super) fn require_alive(&mut self) -> Result<()> {
+    pub(crate) fn require_alive(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
             Some(status) => bail!("{} ended ({status}):\n{}", self.name, self.tail()),
@@ -62,14 +63,14 @@ impl Process {
     }
 
     /// SIGKILL: no time to finish anything.
-    pub(super) fn kill(&mut self) -> Result<()> {
+    pub(crate) fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
     /// SIGTERM, and waits for the end.
-    pub(super) async fn end(&mut self) -> Result<()> {
+    pub(crate) async fn end(&mut self) -> Result<()> {
         self.require_alive()?;
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         let deadline = Instant::now() + GRACE;
@@ -82,12 +83,12 @@ impl Process {
         Ok(())
     }
 
-    pub(super) fn usage(&self) -> Result<Usage> {
+    pub(crate) fn usage(&self) -> Result<Usage> {
         usage_of(&self.id().to_string())
     }
 
     /// The end of its log.
-    pub(super) fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
         let from = text.len().saturating_sub(TAIL_BYTES);
         String::from_utf8_lossy(text.get(from..).unwrap_or_default()).into_owned()
@@ -104,35 +105,64 @@ impl Drop for Process {
 }
 
 /// What this process has used.
-pub(super) fn own_usage() -> Result<Usage> {
+pub(crate) fn own_usage() -> Result<Usage> {
     usage_of("self")
 }
 
 /// The processor time of a process and all of its children, ended ones included.
-pub(super) fn cpu_with_children(parent: u32) -> Result<Duration> {
+pub(crate) fn cpu_with_children(parent: u32) -> Result<Duration> {
     let mut sum = ticks(&fs::read_to_string(format!("/proc/{parent}/stat"))?, &[14, 15, 16, 17])?;
-    for entry in fs::read_dir("/proc")? {
-        let path = entry?.path().join("stat");
-        // Not a process, or one that has ended meanwhile.
-        let Ok(stat) = fs::read_to_string(path) else { continue };
-        if field(&stat, 4) == Some(parent.into()) {
-            sum += ticks(&stat, &[14, 15])?;
-        }
+    for child in children(parent)? {
+        // One that has ended meanwhile is among its parent's by now.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{child}/stat")) else { continue };
+        sum += ticks(&stat, &[14, 15])?;
     }
     Ok(sum)
+}
+
+/// The proportional share of memory of a process and all of its children, in bytes: pages that several processes
+/// have in common are divided among them.
+pub(crate) fn memory_with_children(parent: u32) -> Result<u64> {
+    let mut sum = proportional(&parent.to_string())?;
+    for child in children(parent)? {
+        sum += proportional(&child)?;
+    }
+    Ok(sum)
+}
+
+fn proportional(process: &str) -> Result<u64> {
+    let path = format!("/proc/{process}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    kilobytes(&text, "Pss:").context("no Pss in smaps_rollup")
+}
+
+/// The processes whose parent that is.
+fn children(parent: u32) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        // Not a process, or one that has ended meanwhile.
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        if field(&stat, 4) == Some(parent.into()) {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// The value of the line that begins with `name`, in bytes.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
 fn usage_of(process: &str) -> Result<Usage> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let bytes = |name: &str| -> Option<u64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-    };
     Ok(Usage {
         cpu: ticks(&stat, &[14, 15])?,
-        resident: bytes("VmRSS:").context("no VmRSS in /proc")?,
-        peak: bytes("VmHWM:").context("no VmHWM in /proc")?,
+        resident: kilobytes(&status, "VmRSS:").context("no VmRSS in /proc")?,
+        peak: kilobytes(&status, "VmHWM:").context("no VmHWM in /proc")?,
     })
 }
 

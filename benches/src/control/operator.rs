@@ -19,19 +19,19 @@ const AWAIT: Duration = Duration::from_secs(60);
 
 /// An operator's connection. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Operator(AdminClient<Connection>);
+pub(crate) struct Operator(AdminClient<Connection>);
 
 /// A committed change of policy.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Change {
-    pub(super) revision: u64,
+pub(crate) struct Change {
+    pub(crate) revision: u64,
     /// When control made it, shortly before it was on disk.
-    pub(super) committed_at: SystemTime,
+    pub(crate) committed_at: SystemTime,
 }
 
 impl Operator {
     /// Connects and asks something at once: control closes the connections of those who do not.
-    pub(super) async fn connect(socket: &Path) -> Result<Self> {
+    pub(crate) async fn connect(socket: &Path) -> Result<Self> {
         let connection = Connection::unix(socket).await.context("control's admin socket")?;
         let client = AdminClient::with_origin(connection, origin());
         let operator = Self(client.max_decoding_message_size(LARGEST_ANSWER));
@@ -39,24 +39,28 @@ impl Operator {
         Ok(operator)
     }
 
-    /// Registers a workload and makes a ticket for it.
-    pub(super) async fn invite(&self, id: &SpiffeId) -> Result<JoinTicket> {
-        let mut client = self.0.clone();
+    /// Registers a workload.
+    pub(crate) async fn register(&self, id: &SpiffeId) -> Result<()> {
         let workload = v1::CreateWorkloadRequest {
             spiffe_id: id.to_string(),
-            owner: "team-scale".to_owned(),
-            purpose: "scale benchmark".to_owned(),
+            owner: "benchmark".to_owned(),
+            purpose: "to be measured".to_owned(),
             ..v1::CreateWorkloadRequest::default()
         };
-        client.create_workload(workload).await?;
+        self.0.clone().create_workload(workload).await?;
+        Ok(())
+    }
+
+    /// Makes a ticket for a workload, good for one proxy.
+    pub(crate) async fn invite(&self, id: &SpiffeId) -> Result<JoinTicket> {
         let ttl = prost_types::Duration::try_from(TICKET_LIFE).ok();
         let token = v1::CreateTokenRequest { spiffe_id: id.to_string(), ttl };
-        Ok(client.create_token(token).await?.into_inner().ticket.parse()?)
+        Ok(self.0.clone().create_token(token).await?.into_inner().ticket.parse()?)
     }
 
     /// Applies documents of which each is new or differs from what is in force.
-    pub(super) async fn apply(&self, yaml: String, documents: usize) -> Result<Change> {
-        let request = v1::ApplyPolicyRequest { yaml, file: "scale.yaml".to_owned() };
+    pub(crate) async fn apply(&self, yaml: String, documents: usize) -> Result<Change> {
+        let request = v1::ApplyPolicyRequest { yaml, file: "bench.yaml".to_owned() };
         let applied = self.0.clone().apply_policy(request).await?.into_inner();
         ensure!(applied.changes.len() == documents, "{} documents applied", applied.changes.len());
         let news = applied.changes.iter().all(|change| change.change != "unchanged");
@@ -66,7 +70,7 @@ impl Operator {
     }
 
     /// Waits as `signet` does until every connected proxy has the revision in force; says how many it concerned.
-    pub(super) async fn await_applied(&self, revision: u64) -> Result<usize> {
+    pub(crate) async fn await_applied(&self, revision: u64) -> Result<usize> {
         let timeout = prost_types::Duration::try_from(AWAIT).ok();
         let request = v1::AwaitAppliedRequest { revision, timeout };
         let applied = self.0.clone().await_applied(request).await?.into_inner();
@@ -75,7 +79,7 @@ impl Operator {
         Ok(applied.proxies.len())
     }
 
-    pub(super) async fn status(&self) -> Result<v1::StatusResponse> {
+    pub(crate) async fn status(&self) -> Result<v1::StatusResponse> {
         Ok(self.0.clone().status(v1::StatusRequest {}).await?.into_inner())
     }
 }
