@@ -192,7 +192,7 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
         let entry = entry?;
         let (from, to) = (entry.path(), to.join(entry.file_name()));
         if from.is_dir() {
-            copy(&from, &to)?
+            copy(&from, &to)?;
         } else {
             let _ = std::fs::copy(from, to)?;
         }
