@@ -31,9 +31,21 @@ impl Clock {
     /// # Panics
     /// When that cannot be written.
     pub fn set_ahead(&self, by: Duration) {
+        self.set(&format!("+{}\n", by.as_secs()));
+    }
+
+    /// Puts it that far behind the machine's.
+    ///
+    /// # Panics
+    /// When that cannot be written.
+    pub fn set_behind(&self, by: Duration) {
+        self.set(&format!("-{}\n", by.as_secs()));
+    }
+
+    fn set(&self, offset: &str) {
         // Put in place at once: processes read it whenever they look at the clock.
         let draft = self.0.path().join("new");
-        fs::write(&draft, format!("+{}\n", by.as_secs())).expect("our own directory");
+        fs::write(&draft, offset).expect("our own directory");
         fs::rename(draft, self.offset()).expect("our own directory");
     }
 

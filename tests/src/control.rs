@@ -322,6 +322,11 @@ impl Control {
         self.place().client(client.args(self.setting.store.iter().flat_map(|url| ["--store", url])))
     }
 
+    /// Has control run by that clock, from the next time on.
+    pub fn runs_by(&mut self, clock: &Clock) {
+        self.setting.clock = Some(clock.clone());
+    }
+
     /// Has control start with these options instead of those of the test before, from the next time on.
     pub fn options(&mut self, options: &[&str]) {
         self.setting.options = options.iter().map(ToString::to_string).collect();

@@ -188,7 +188,15 @@ impl Authority {
             )),
             _ => None,
         };
-        hierarchy.known().iter().filter_map(warn).chain(self.awaited(now)).collect()
+        let signs = hierarchy.intermediate().certified();
+        let left = hierarchy.known().iter().any(|one| one.id == signs.id() && one.phase != Phase::Active);
+        let left = left.then(|| {
+            format!(
+                "intermediate {} retires, and this replica could not make another one: the log says why",
+                signs.id()
+            )
+        });
+        hierarchy.known().iter().filter_map(warn).chain(self.awaited(now)).chain(left).collect()
     }
 }
 

@@ -270,7 +270,7 @@ impl Duties {
         }
         // Whoever was away from the store saw nobody there.
         if forget && self.store.has_led_for(REPLICA_GONE) {
-            let gone = self.store.forget_replicas(time::now() - REPLICA_GONE).await?;
+            let gone = self.store.forget_replicas(self.store.shared_now() - REPLICA_GONE).await?;
             if gone > 0 {
                 tracing::warn!(replicas = gone, "replicas that were not seen for long are forgotten");
             }

@@ -2,6 +2,7 @@
 //! after a stated time nobody is believed by them.
 
 use serde_json::json;
+use signet_proto::spiffe::MAX_AUTHORITIES;
 
 use super::authorities::{insert, remove, require, require_signing, stop_signing};
 use super::bundle::announce;
@@ -12,6 +13,9 @@ use super::sql::{Sql, values};
 use super::{Refusal, Store, StoreError, revocations, token_keys, tokens};
 use crate::audit::Action;
 use crate::time;
+
+/// As many as a bundle has room for. What nothing live hangs on is removed, and needs no place.
+const TOLD: i64 = MAX_AUTHORITIES as i64;
 
 impl Store {
     /// Notes that an authority is compromised, and has its successor sign, or a successor of a root made known. All
@@ -129,8 +133,8 @@ pub(super) fn superseded(sql: &Sql<'_>) -> Result<Vec<[u8; 32]>, StoreError> {
          WHERE a.kind = 'intermediate' AND a.active = 0 AND a.phase <> 'removed' AND a.phase <> 'prepared'
            AND (a.distrusted_at_ms IS NOT NULL
                 OR a.issuer IN (SELECT id FROM authority WHERE distrusted_at_ms IS NOT NULL))
-         ORDER BY a.created_at_ms DESC, a.id LIMIT 32",
-        &[],
+         ORDER BY a.created_at_ms DESC, a.id LIMIT ?1",
+        values![TOLD],
         |row| row.get(0),
     )?;
     Ok(issuers.into_iter().flatten().collect())

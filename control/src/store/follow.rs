@@ -259,8 +259,9 @@ impl Following {
             let at = time::from_millis(at);
             self.heard(told, Commit { revision: revision.try_into().unwrap_or(0), at });
         }
-        let ahead_ms = halfway - row.try_get::<_, i64>(2)?;
-        let lately = time::to_millis(time::now() - REPLICA_SEEN);
+        let here: i64 = row.try_get(2)?;
+        let ahead_ms = halfway - here;
+        let lately = time::to_millis(time::from_millis(here) - REPLICA_SEEN);
         let others: i64 = client
             .query_one(
                 "SELECT count(*) FROM replica WHERE id <> $1 AND seen_at_ms > $2",

@@ -211,7 +211,8 @@ impl Store {
     /// # Errors
     /// When the store cannot be written.
     pub async fn heartbeat(&self, started_at: SystemTime) -> Result<bool, StoreError> {
-        let replica = self.replica().to_owned();
+        // By a clock of its own, one that is behind would be gone whenever it says that it is there.
+        let (replica, seen_at) = (self.replica().to_owned(), self.shared_now());
         self.write(move |change| {
             change.operational();
             let known = "SELECT EXISTS (SELECT 1 FROM replica WHERE id = ?1)";
@@ -221,14 +222,14 @@ impl Store {
                  VALUES (?1, ?2, ?3, ?4, 1, 1)
                  ON CONFLICT (id) DO UPDATE SET version = excluded.version, seen_at_ms = excluded.seen_at_ms,
                    started_at_ms = excluded.started_at_ms, rotates = 1, jwt = 1",
-                values![&replica, env!("CARGO_PKG_VERSION"), started_at, change.at],
+                values![&replica, env!("CARGO_PKG_VERSION"), started_at, seen_at],
             )?;
             Ok(known)
         })
         .await
     }
 
-    /// Forgets replicas that were not seen since `seen_before`, and the endpoints of those of their proxies that have
+    /// Forgets replicas that were not seen since `seen_before`, by the clock of [`Store::shared_now`], and the endpoints of those of their proxies that have
     /// not come to another one. Returns how many replicas.
     ///
     /// # Errors

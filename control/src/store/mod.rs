@@ -74,7 +74,7 @@ mod tests;
 
 use std::io::{BufRead, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use signet_proto::spiffe::TrustDomain;
 use tokio::sync::{mpsc, watch};
@@ -112,6 +112,8 @@ use sql::postgres::PostgresSession;
 use sql::sqlite::SqliteSession;
 use sql::{Purpose, Session, Sql};
 use writer::{Publish, Writer};
+
+use crate::time;
 
 /// Identities that one template gives unless told otherwise: a broad issuer must not make rows without bound.
 const DEFAULT_TEMPLATE_LIMIT: u64 = 20_000;
@@ -311,6 +313,13 @@ impl Store {
     #[must_use]
     pub fn clock_ahead_ms(&self) -> Option<i64> {
         self.inner.follower.as_ref().and_then(Follower::ahead_ms)
+    }
+
+    /// The time by the clock that all replicas have in common, the database's: this machine's may be wrong.
+    #[must_use]
+    pub fn shared_now(&self) -> SystemTime {
+        let ahead_ms = self.clock_ahead_ms().unwrap_or_default();
+        time::from_millis(time::to_millis(time::now()).saturating_sub(ahead_ms))
     }
 
     /// For how long the database, if it is elsewhere, has not answered whoever asks it every few seconds.

@@ -8,6 +8,7 @@ use signet_proto::spiffe::sha256;
 use signet_tests::apps::{Nginx, RequestApp};
 use signet_tests::attest::{Joined, Joiner};
 use signet_tests::client::{Client, curl_get, noise};
+use signet_tests::clock::Clock;
 use signet_tests::control::Control;
 use signet_tests::load::is_sound;
 use signet_tests::mesh::{Mesh, Store, allow, id};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 /// Whoever leads takes a replica for gone that has said nothing for 90 s; and a machine is busy.
 const FORGOTTEN: Duration = Duration::from_secs(180);
+const BEHIND: Duration = Duration::from_secs(120);
 /// What a replica signed has ended after this.
 const LIFE: &str = "10s";
 
@@ -79,9 +81,15 @@ async fn an_intermediate_that_leaks_ends_what_its_replica_signed_and_nothing_els
 #[tokio::test(flavor = "multi_thread")]
 async fn the_intermediate_of_a_replica_that_is_gone_retires_and_one_that_comes_back_makes_another() {
     let options = ["--default-ttl", LIFE, "--issuance-quota", "0"];
-    let mut mesh = Mesh::on(Store::Postgres).replicas(2).options(&options).start().await;
+    let mut mesh = Mesh::on(Store::Postgres).replicas(3).options(&options).start().await;
     let worker = id("/worker");
     mesh.workload(&worker).await;
+    // Whose clock is behind by more than it takes to be gone is there all the same.
+    let (behind, clock) = (name(&mesh.replicas[2]).await, Clock::default());
+    clock.set_behind(BEHIND);
+    mesh.replicas[2].kill_control().await;
+    mesh.replicas[2].runs_by(&clock);
+    mesh.replicas[2].restart_control().await;
     let gone = name(&mesh.replicas[1]).await;
     let mut orphan = joined(&mesh.replicas[1], &worker).await;
     mesh.replicas[1].kill_control().await;
@@ -101,7 +109,12 @@ async fn the_intermediate_of_a_replica_that_is_gone_retires_and_one_that_comes_b
     measured("from the kill until nothing is left of its intermediate, s", killed.elapsed().as_secs());
     let stopped: Vec<_> = mesh.replicas[0].events().await;
     let stopped = stopped.iter().filter(|event| event["action"] == "authority.stopped").count();
-    assert_eq!(stopped, 1, "once");
+    assert_eq!(stopped, 1, "once, and no other");
+    assert_eq!(
+        standing(&mesh.replicas[0], &behind).await,
+        ["active"],
+        "a clock is no reason to make another"
+    );
     issued_by(&mesh.replicas[0], &joined(&mesh.replicas[0], &worker).await).await;
 
     mesh.replicas[1].restart_control().await;
