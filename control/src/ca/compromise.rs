@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use super::steps::listing;
-use super::{Authority, CaError};
+use super::{Authority, CaError, UpstreamError};
 use crate::store::model::{Actor, AuthorityKind, Compromise, KnownAuthority, Mutation, Phase};
+use crate::store::{Refusal, StoreError};
 use crate::telemetry::metrics;
 
 impl Authority {
@@ -24,7 +25,7 @@ impl Authority {
         let replaced;
         let authority = match (authority.kind, authority.phase) {
             (AuthorityKind::Intermediate, Phase::Active) if self.upstream_signs() => {
-                self.replace_by_upstream(actor.clone()).await?;
+                self.succeed_by_upstream(actor.clone()).await?;
                 replaced = self.named(&authority.id, &[Phase::Retiring]).await?;
                 &replaced
             }
@@ -55,6 +56,22 @@ impl Authority {
             mutation.effects.extend(ended.effects);
         }
         Ok(mutation)
+    }
+
+    /// Has something else sign below the upstream's root: what waits already, or what it signs now. Nobody is asked whether
+    /// another root of it is known everywhere: there is no time.
+    async fn succeed_by_upstream(&self, actor: Actor) -> Result<(), CaError> {
+        let waiting = match self.prepared_root() {
+            Some(root) => Some(root),
+            None => match self.replace_by_upstream(actor.clone()).await {
+                Err(CaError::Upstream(UpstreamError::AnotherRoot(_))) => self.prepared_root(),
+                signed => return signed.map(drop),
+            },
+        };
+        match waiting {
+            Some(root) => self.activate(&root, true, actor).await.map(drop),
+            None => Err(StoreError::from(Refusal::RotatedMeanwhile).into()),
+        }
     }
 
     /// Ends all trust in a compromised authority, and in those that it signed.
