@@ -47,8 +47,9 @@ impl RevokedBecause {
 }
 
 impl Revocations {
-    /// The entry that matches this peer, if any: of several the one that is about the fewest others. That it lapsed comes
-    /// last, as who only lapsed may come back, and who was revoked may not.
+    /// The entry that matches this peer, if any; of several the one that tells best what was decided: its own certificate, its
+    /// identity, of which all instances are listed, too, its instance, its issuer. That it lapsed comes last, as who only
+    /// lapsed may come back, and who was revoked may not.
     #[must_use]
     pub fn matching<'a>(
         &self,
@@ -60,8 +61,8 @@ impl Revocations {
         let lapsed = instance.and_then(|instance| self.instances.get(instance));
         let of_leaf = chain.next().and_then(|leaf| self.element(leaf));
         of_leaf
-            .or_else(|| (lapsed == Some(&false)).then_some(RevokedBecause::Instance))
             .or_else(|| self.identities.contains(id).then_some(RevokedBecause::Identity))
+            .or_else(|| (lapsed == Some(&false)).then_some(RevokedBecause::Instance))
             .or_else(|| chain.find_map(|issuer| self.element(issuer)))
             .or_else(|| (lapsed == Some(&true)).then_some(RevokedBecause::Lapsed))
     }
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_the_fewest_is_the_reason_and_lapsed_is_the_last() {
+    fn the_reason_is_what_was_decided_and_lapsed_is_the_last() {
         let instance: InstanceId = "0123456789abcdef0123456789abcdef".parse().unwrap();
         let peer = id("spiffe://td/gone");
         let chain = [element(1), element(2)];
@@ -186,10 +187,10 @@ mod tests {
         message.certificates.clear();
         assert_eq!(because(&message), RevokedBecause::Key);
         message.keys.remove(0);
+        assert_eq!(because(&message), RevokedBecause::Identity, "its instances are listed with it");
+        message.identities.clear();
         assert_eq!(because(&message), RevokedBecause::Instance);
         message.instances[0].lapsed = true;
-        assert_eq!(because(&message), RevokedBecause::Identity);
-        message.identities.clear();
         assert_eq!(because(&message), RevokedBecause::Key, "its issuer's");
         message.keys.clear();
         assert_eq!(because(&message), RevokedBecause::Lapsed);
