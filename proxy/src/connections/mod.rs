@@ -268,10 +268,17 @@ impl Registration {
     }
 
     /// Why its peer is no longer believed under `snapshot`, if it is not. `handshake` is the generation that
-    /// verified it: whether it still chains to an authority is asked only if that is not the same.
+    /// verified it: whether it still chains to an authority is asked only if that is not the same, and what we proved
+    /// ourselves with may have been given up since.
     #[must_use]
     pub fn distrusted(&self, snapshot: &Snapshot, handshake: u64) -> Option<CloseReason> {
-        self.entry.subject.lock().distrusted(snapshot, snapshot.generation != handshake)
+        let subject = self.entry.subject.lock();
+        // Nothing that is registered now was there when everything was told to close.
+        let ours = matches!(subject.peer, Peer::Proven(_)).then_some(handshake);
+        if ours.is_some_and(|handshake| handshake < snapshot.renounced) {
+            return Some(CloseReason::SvidEnded);
+        }
+        subject.distrusted(snapshot, snapshot.generation != handshake)
     }
 
     /// When the certificate ends that its peer proved itself with, if it did.

@@ -324,3 +324,22 @@ fn a_change_while_a_connection_comes_is_seen_by_one_of_the_two() {
     });
     assert!(table.is_empty());
 }
+
+/// A handshake may take long enough for our identity to be given up and another to come.
+#[test]
+fn who_shook_hands_with_an_identity_that_was_given_up_does_not_stay() {
+    let table = Arc::new(Connections::default());
+    let mesh = Mesh::new(Arc::clone(&table));
+    let world = World { all: [0].into(), ..World::default() };
+    world.enter(&mesh);
+    let before = mesh.current().unwrap().generation;
+    mesh.withdraw();
+    assert!(mesh.current().is_none());
+    world.enter(&mesh);
+    let now = mesh.current().unwrap();
+    let late = come(&mesh, &table, 0, Carried::Bytes).unwrap();
+    assert_eq!(late.distrusted(&now, now.generation), None);
+    assert_eq!(late.distrusted(&now, before), Some(CloseReason::SvidEnded));
+    mesh.relocate(None, None, now.revision + 1);
+    assert_eq!(late.distrusted(&mesh.current().unwrap(), before), Some(CloseReason::SvidEnded));
+}

@@ -367,10 +367,12 @@ impl Arrival {
         }
     }
 
-    /// Why the peer is no longer believed by the newest snapshot, if it is not.
+    /// Why the connection may not be under the newest snapshot, whatever policy says: without one we have given up our identity.
     fn distrusted(&self, registration: &Registration) -> Option<CloseReason> {
-        let snapshot = self.shared.mesh.current()?;
-        registration.distrusted(&snapshot, self.handshake)
+        match self.shared.mesh.current() {
+            Some(snapshot) => registration.distrusted(&snapshot, self.handshake),
+            None => Some(CloseReason::SvidEnded),
+        }
     }
 
     /// A connection of another protocol than HTTP counts as one request.

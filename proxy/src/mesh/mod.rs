@@ -54,6 +54,8 @@ pub struct Inputs {
     pub settings: Arc<Settings>,
     /// Control's revision.
     pub revision: u64,
+    /// The first generation after we gave up an identity.
+    renounced: u64,
 }
 
 impl Inputs {
@@ -265,6 +267,7 @@ impl Mesh {
         if self.current.swap(None).is_some() {
             self.connections.close_all(CloseReason::SvidEnded);
             self.generation.send_modify(|generation| *generation += 1);
+            inputs.renounced = *self.generation.borrow();
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// Control's revision that it reflects.
     pub revision: u64,
+    /// Handshakes of generations before this one were made with an identity that we gave up.
+    pub renounced: u64,
     /// Who we are.
     pub svid: Arc<Svid>,
     /// Whom we believe.
@@ -85,6 +87,7 @@ impl Snapshot {
         Ok(Some(Self {
             generation,
             revision: inputs.revision,
+            renounced: inputs.renounced,
             svid: Arc::clone(svid),
             trust,
             policy: Arc::clone(policy),
@@ -102,6 +105,7 @@ impl Snapshot {
         Self {
             generation: self.generation,
             revision: inputs.revision,
+            renounced: self.renounced,
             svid: Arc::clone(&self.svid),
             trust: Arc::clone(&self.trust),
             policy: Arc::clone(&self.policy),

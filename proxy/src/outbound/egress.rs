@@ -72,7 +72,7 @@ impl Egress {
 
 /// Why our app may not call who has no identity, if it may not: a rule can only name those that have one.
 pub(super) fn restricted(shared: &Shared, requested: &Requested) -> Option<String> {
-    let snapshot = shared.mesh.current()?;
+    let Some(snapshot) = shared.mesh.current() else { return Some(UpstreamError::NotReady.to_string()) };
     let local = snapshot.svid.id();
     snapshot.policy.restricts(local).then(|| {
         format!(

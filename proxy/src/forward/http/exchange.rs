@@ -138,7 +138,8 @@ impl<R: Route> Http<R> {
         request: &mut Request<Incoming>,
         record: &mut AccessRecord,
     ) -> Result<(), (StatusCode, String)> {
-        let Some(snapshot) = self.shared.mesh.current() else { return Ok(()) };
+        let not_ready = || (UpstreamError::NotReady.status(), UpstreamError::NotReady.to_string());
+        let snapshot = self.shared.mesh.current().ok_or_else(not_ready)?;
         let (policy, local) = (&snapshot.policy, &self.subject.local);
         let settled = headers::settle_path(request, policy, self.subject.direction.into(), local);
         if let Some(path) = settled.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))? {
