@@ -1,7 +1,9 @@
 //! Living beside an app: started in order ([`wait`]), ended with its job or by a signal ([`endings`]), and gone only
 //! after those who call have heard of it ([`drain`]). A supervisor that wants to know is told ([`notify`]).
+//! What only the start needed is given back (`sys`).
 
 pub mod drain;
 pub mod endings;
 pub mod notify;
+pub(crate) mod sys;
 pub mod wait;

@@ -1,4 +1,4 @@
-//! What needs the kernel and the allocator, and nothing else: the only `unsafe` of this crate.
+//! What needs the kernel and the allocator, and nothing else.
 //!
 //! - [`interrupts`]: SIGPROF copies registers and stack of whoever computes aside. The handler follows no pointer of the
 //!   thread that it interrupts, takes no lock and allocates nothing; what was copied is looked at elsewhere.
