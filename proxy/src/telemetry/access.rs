@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use http::{HeaderValue, Method, Request, Uri};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use signet_proto::policy::Verdict;
 use signet_proto::spiffe::SpiffeId;
@@ -63,15 +64,35 @@ impl Protocol {
     }
 }
 
-/// Of the path of a request, in characters.
+/// Of a path and a method, in characters: what a client chose is told up to there.
 const LONGEST_PATH: usize = 1024;
+const LONGEST_METHOD: usize = 32;
 
-/// The head of an HTTP request, as policy saw it.
+/// The head of an HTTP request, as policy saw it. Holds its texts without copying them.
 #[derive(Debug)]
 struct Head {
-    method: String,
-    path: String,
-    request_id: String,
+    method: Method,
+    target: Uri,
+    request_id: HeaderValue,
+}
+
+impl Head {
+    fn method(&self) -> &str {
+        bounded(self.method.as_str(), LONGEST_METHOD)
+    }
+
+    fn path(&self) -> &str {
+        bounded(self.target.path(), LONGEST_PATH)
+    }
+
+    fn request_id(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
+    }
+}
+
+fn bounded(text: &str, most: usize) -> &str {
+    let end = if text.len() > most { text.char_indices().nth(most) } else { None };
+    end.and_then(|(end, _)| text.get(..end)).unwrap_or(text)
 }
 
 /// Who and where: the part of a record that the requests of a connection share with it.
@@ -133,19 +154,23 @@ impl AccessRecord {
 
     /// A request. Log lines escape what the client chose; here it is only bounded.
     #[must_use]
-    pub fn request(facts: Facts, protocol: Protocol, method: &str, path: &str, request_id: String) -> Self {
-        let bounded = |text: &str, most: usize| text.chars().take(most).collect::<String>();
-        let head = Head { method: bounded(method, 32), path: bounded(path, LONGEST_PATH), request_id };
+    pub fn request<B>(
+        facts: Facts,
+        protocol: Protocol,
+        request: &Request<B>,
+        request_id: HeaderValue,
+    ) -> Self {
+        let head = Head { method: request.method().clone(), target: request.uri().clone(), request_id };
         if let Some(live) = &facts.live {
             live.request_began();
         }
         Self::new(facts, protocol, Some(head))
     }
 
-    /// Records the path that policy decides on and that is forwarded, where it is not the one that came.
-    pub fn forwarded_as(&mut self, path: &str) {
+    /// Records the target that policy decides on and that is forwarded, where it is not the one that came.
+    pub fn forwarded_as(&mut self, target: &Uri) {
         if let Some(head) = &mut self.head {
-            head.path = path.chars().take(LONGEST_PATH).collect();
+            head.target = target.clone();
         }
     }
 
@@ -267,7 +292,7 @@ impl AccessRecord {
     /// The request id, for requests.
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {
-        self.head.as_ref().map(|head| head.request_id.as_str())
+        self.head.as_ref().map(Head::request_id)
     }
 }
 
@@ -312,14 +337,12 @@ impl AccessRecord {
         match (&self.head, &self.facts.destination) {
             (Some(_), Some(destination)) => {
                 let status = self.status.unwrap_or_default();
-                metrics::request(
-                    self.facts.direction,
-                    status,
-                    self.facts.source.as_ref(),
-                    destination,
-                    took,
-                    self.trace(),
-                );
+                let source = self.facts.source.as_ref();
+                match &self.facts.live {
+                    Some(live) => live.counted.count(self.facts.direction, status, source, destination),
+                    None => metrics::requests(self.facts.direction, status, source, destination).increment(1),
+                }
+                metrics::request_took(self.facts.direction, took, self.trace());
                 if let (Some(edge), Some(Verdict { allowed: true, .. })) = (&self.facts.edge, &self.verdict) {
                     edge.requested();
                 }
@@ -359,10 +382,10 @@ impl AccessRecord {
             policy = self.verdict.as_ref().and_then(|verdict| verdict.policy.as_deref()),
             rule = self.verdict.as_ref().and_then(|verdict| verdict.rule.as_deref()),
             reason = self.verdict.as_ref().map(|verdict| verdict.reason.as_str()),
-            method = self.head.as_ref().map(|head| head.method.as_str()),
-            path = self.head.as_ref().map(|head| head.path.as_str()),
+            method = self.head.as_ref().map(Head::method),
+            path = self.head.as_ref().map(Head::path),
             trace_id = self.trace().map(|trace| format!("{trace:032x}")),
-            request_id = self.head.as_ref().map(|head| head.request_id.as_str()),
+            request_id = self.head.as_ref().map(Head::request_id),
             status = self.status,
             bytes_in,
             bytes_out,
@@ -379,7 +402,7 @@ impl AccessRecord {
         let facts = traces::Facts {
             direction: self.facts.direction,
             reason: self.reason,
-            method: self.head.as_ref().map(|head| head.method.as_str()),
+            method: self.head.as_ref().map(Head::method),
             status: self.status,
             detail: self.detail.as_deref(),
             attributes: self.attributes(),
@@ -411,13 +434,13 @@ impl AccessRecord {
             all.extend(verdict.policy.as_deref().map(|policy| text("signet.policy", policy)));
             all.extend(verdict.rule.as_deref().map(|rule| text("signet.rule", rule)));
         }
-        if let Some(Head { method, path, request_id }) = head {
-            all.push(text("http.request.method", method.as_str()));
-            all.push(text("url.path", path.as_str()));
+        if let Some(head) = head {
+            all.push(text("http.request.method", head.method()));
+            all.push(text("url.path", head.path()));
             all.push(text("url.scheme", "http"));
             all.push(text("network.protocol.name", "http"));
             all.push(text("network.protocol.version", self.protocol.version()));
-            all.push(text("signet.request_id", request_id.as_str()));
+            all.push(text("signet.request_id", head.request_id()));
             all.extend(self.status.map(|status| number("http.response.status_code", status)));
             all.extend(
                 self.status
@@ -463,8 +486,8 @@ impl AccessRecord {
             verdict: self.said(),
             policy: verdict.as_ref().and_then(|verdict| verdict.policy.as_deref()),
             rule: verdict.as_ref().and_then(|verdict| verdict.rule.as_deref()),
-            method: head.as_ref().map(|head| head.method.as_str()),
-            path: head.as_ref().map(|head| head.path.as_str()),
+            method: head.as_ref().map(Head::method),
+            path: head.as_ref().map(Head::path),
             status: self.status,
             request_id: self.request_id(),
             trace_id: self.trace().map(|trace| format!("{trace:032x}")),

@@ -3,10 +3,13 @@
 
 #![expect(clippy::disallowed_macros, reason = "the one place that names metrics")]
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use signet_proto::spiffe::SpiffeId;
 
@@ -134,24 +137,57 @@ fn describe() {
     gauge!("signet_control_connected").set(0.0);
 }
 
+/// What is counted for each direction, found once: to find it by its labels costs more than to count.
+struct Both<M> {
+    inbound: OnceLock<M>,
+    outbound: OnceLock<M>,
+    find: fn(&'static str) -> M,
+}
+
+impl<M> Both<M> {
+    const fn new(find: fn(&'static str) -> M) -> Self {
+        Self { inbound: OnceLock::new(), outbound: OnceLock::new(), find }
+    }
+
+    fn of(&self, direction: Direction) -> &M {
+        let known = match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        };
+        known.get_or_init(|| (self.find)(direction.as_str()))
+    }
+}
+
 fn identity(id: &SpiffeId) -> Arc<str> {
     static LABELS: LazyLock<BoundedLabels> = LazyLock::new(|| BoundedLabels::new(IDENTITY_LABELS));
     LABELS.admit(id.as_str())
 }
 
+static OPEN: Both<Gauge> = Both::new(|direction| gauge!("signet_connections_open", "direction" => direction));
+
 /// A connection was accepted.
 pub fn connection_opened(direction: Direction) {
-    counter!("signet_connections_opened_total", "direction" => direction.as_str()).increment(1);
-    gauge!("signet_connections_open", "direction" => direction.as_str()).increment(1.0);
+    static OPENED: Both<Counter> =
+        Both::new(|direction| counter!("signet_connections_opened_total", "direction" => direction));
+    OPENED.of(direction).increment(1);
+    OPEN.of(direction).increment(1.0);
 }
 
 /// A connection ended.
 pub fn connection_closed(direction: Direction, reason: CloseReason, life: Duration) {
-    let direction = direction.as_str();
+    static FINISHED: Both<Counter> = Both::new(|direction| closed(direction, CloseReason::Finished));
+    static LIVES: Both<Histogram> =
+        Both::new(|direction| histogram!("signet_connection_duration_seconds", "direction" => direction));
+    match reason {
+        CloseReason::Finished => FINISHED.of(direction).increment(1),
+        _ => closed(direction.as_str(), reason).increment(1),
+    }
+    OPEN.of(direction).decrement(1.0);
+    LIVES.of(direction).record(life.as_secs_f64());
+}
+
+fn closed(direction: &'static str, reason: CloseReason) -> Counter {
     counter!("signet_connections_closed_total", "direction" => direction, "reason" => reason.as_str())
-        .increment(1);
-    gauge!("signet_connections_open", "direction" => direction).decrement(1.0);
-    histogram!("signet_connection_duration_seconds", "direction" => direction).record(life.as_secs_f64());
 }
 
 /// A connection or request was denied, by this document and rule if one of each decided.
@@ -172,14 +208,19 @@ pub fn denied(
 
 /// Bytes that went to the app and to the peer.
 pub fn bytes(direction: Direction, to_app: u64, to_peer: u64) {
-    let direction = direction.as_str();
-    counter!("signet_bytes_total", "direction" => direction, "flow" => "to_app").increment(to_app);
-    counter!("signet_bytes_total", "direction" => direction, "flow" => "to_peer").increment(to_peer);
+    static TO_APP: Both<Counter> =
+        Both::new(|direction| counter!("signet_bytes_total", "direction" => direction, "flow" => "to_app"));
+    static TO_PEER: Both<Counter> =
+        Both::new(|direction| counter!("signet_bytes_total", "direction" => direction, "flow" => "to_peer"));
+    TO_APP.of(direction).increment(to_app);
+    TO_PEER.of(direction).increment(to_peer);
 }
 
 /// A handshake succeeded.
 pub fn handshake(direction: Direction, took: Duration) {
-    histogram!("signet_handshake_seconds", "direction" => direction.as_str()).record(took.as_secs_f64());
+    static SECONDS_OF: Both<Histogram> =
+        Both::new(|direction| histogram!("signet_handshake_seconds", "direction" => direction));
+    SECONDS_OF.of(direction).record(took.as_secs_f64());
 }
 
 /// A handshake failed.
@@ -188,24 +229,26 @@ pub fn handshake_failed(direction: Direction, reason: &'static str) {
         .increment(1);
 }
 
-/// An HTTP exchange ended; `trace` is the one that it was recorded in.
-pub fn request(
+/// What counts the HTTP exchanges between these two that had this status.
+pub(super) fn requests(
     direction: Direction,
     status: u16,
     source: Option<&SpiffeId>,
     destination: &SpiffeId,
-    took: Duration,
-    trace: Option<u128>,
-) {
-    if let Some(trace) = trace {
-        EXEMPLARS.keep(direction, SECONDS, took.as_secs_f64(), trace);
-    }
+) -> Counter {
     let source = source.map_or_else(|| Arc::from("none"), identity);
     counter!("signet_requests_total", "direction" => direction.as_str(), "status" => status.to_string(),
         "source" => source, "destination" => identity(destination))
-    .increment(1);
-    histogram!("signet_request_duration_seconds", "direction" => direction.as_str())
-        .record(took.as_secs_f64());
+}
+
+/// An HTTP exchange took so long; `trace` is the one that it was recorded in.
+pub(super) fn request_took(direction: Direction, took: Duration, trace: Option<u128>) {
+    static SECONDS_OF: Both<Histogram> =
+        Both::new(|direction| histogram!("signet_request_duration_seconds", "direction" => direction));
+    if let Some(trace) = trace {
+        EXEMPLARS.keep(direction, SECONDS, took.as_secs_f64(), trace);
+    }
+    SECONDS_OF.of(direction).record(took.as_secs_f64());
 }
 
 /// An HTTP exchange did not end as it should have.

@@ -6,6 +6,7 @@ pub mod log;
 pub mod metrics;
 pub mod observers;
 pub mod openmetrics;
+mod requests;
 pub mod traces;
 
 pub use access::{AccessRecord, Facts, Meters, Protocol};

@@ -13,7 +13,7 @@ use super::pool::Place;
 use super::replay::Replay;
 use super::respond::{Form, answer, answer_later};
 use super::route::{Route, Trip};
-use super::send::{Repeatable, Sent};
+use super::send::{Progress, Repeatable, Sent};
 use super::tracked::{BodyError, Flow, Tracked, linger};
 use super::{Ended, Http, Version, cut, framing, headers};
 use crate::admission::{Permit, Shed};
@@ -41,13 +41,7 @@ impl<R: Route> Http<R> {
     pub(super) async fn exchange(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Tracked> {
         let request_id = headers::request_id(request.headers_mut());
         let form = Form::of(request.headers());
-        let mut record = AccessRecord::request(
-            self.facts.clone(),
-            self.version.into(),
-            request.method().as_str(),
-            request.uri().path(),
-            request_id,
-        );
+        let mut record = AccessRecord::request(self.facts.clone(), self.version.into(), &request, request_id);
         let (parent, state) = headers::trace(request.headers());
         if let Some(own) = record.begin_span(parent, state) {
             headers::tell_trace(request.headers_mut(), &own, parent.is_none());
@@ -124,9 +118,9 @@ impl<R: Route> Http<R> {
         headers::end_hop(response.headers_mut(), self.version);
         framing::settle(response.headers_mut());
         let flow = Flow::of_responses(self.facts.direction);
-        let meters = vec![Arc::clone(&self.meters), record.meters()];
+        let meters = [Some(Arc::clone(&self.meters)), Some(record.meters())];
         response.map(|body| {
-            let mut body = Tracked::response(body, flow, meters, record, Some(registration), idle);
+            let mut body = Tracked::response(body, flow, meters, record, registration, idle);
             body.keep((load, turn, permit, carried, lent));
             body
         })
@@ -142,8 +136,8 @@ impl<R: Route> Http<R> {
         let snapshot = self.shared.mesh.current().ok_or_else(not_ready)?;
         let (policy, local) = (&snapshot.policy, &self.subject.local);
         let settled = headers::settle_path(request, policy, self.subject.direction.into(), local);
-        if let Some(path) = settled.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))? {
-            record.forwarded_as(&path);
+        if settled.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))? {
+            record.forwarded_as(request.uri());
         }
         Ok(())
     }
@@ -212,22 +206,28 @@ impl<R: Route> Http<R> {
         idle: Duration,
     ) -> Result<(Response<Incoming>, Place), Failure> {
         let bodiless = request.body().is_end_stream();
-        let replay = (!bodiless).then(Replay::default);
         // Requests of an app may be sent again by the proxy at the other end, too: here those that are safe.
         let outbound = self.facts.direction == Direction::Outbound;
         let repeatable = outbound || (bodiless && request.method().is_idempotent());
+        let replay = (repeatable && !bodiless).then(Replay::default);
         let repeat = repeatable.then(|| Repeatable::new(&request, replay.clone()));
-        let flow = Flow::of_requests(self.facts.direction);
-        let meters = vec![Arc::clone(&self.meters), record.meters()];
-        let linger = (self.version == Version::Http1).then(|| self.shared.tasks.clone());
         let expects = self.version == Version::Http1 && framing::expects_continue(request.headers());
-        let mut request = request
-            .map(|body| Tracked::request(body, flow, meters, Some(Arc::clone(registration)), idle, linger));
-        let sent = Sent { progress: Arc::default(), sending: Arc::default(), idle };
-        request.body_mut().report_to(&sent.progress, &sent.sending);
-        if let (true, Some(replay)) = (repeatable, &replay) {
-            request.body_mut().remember_in(replay);
-        }
+        let (mut request, sent) = if bodiless {
+            (request.map(|_| Tracked::empty()), Sent { body: None, idle })
+        } else {
+            let body = Arc::<Progress>::default();
+            let request = request.map(|incoming| {
+                let flow = Flow::of_requests(self.facts.direction);
+                let meters = [Some(Arc::clone(&self.meters)), Some(record.meters())];
+                let linger = (self.version == Version::Http1).then(|| self.shared.tasks.clone());
+                let right = Arc::clone(registration);
+                let mut tracked = Tracked::request(incoming, flow, meters, right, idle, linger);
+                tracked.report_to(&body);
+                tracked.remember_in(replay);
+                tracked
+            });
+            (request, Sent { body: Some(body), idle })
+        };
         if expects {
             let asked = CancellationToken::new();
             request.body_mut().wait_for(&asked);

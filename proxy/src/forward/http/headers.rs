@@ -111,17 +111,15 @@ pub(super) fn state_identity(headers: &mut HeaderMap, stated: &Stated) {
 }
 
 /// The request's id: the caller's if it is a short visible text, otherwise a new one that is set.
-pub(super) fn request_id(headers: &mut HeaderMap) -> String {
-    let given = headers.get(&REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| {
-        (1..=LONGEST_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+pub(super) fn request_id(headers: &mut HeaderMap) -> HeaderValue {
+    let given = headers.get(&REQUEST_ID).filter(|id| {
+        (1..=LONGEST_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
     });
     if let Some(id) = given {
-        return id.to_owned();
+        return id.clone();
     }
-    let id = new_id();
-    if let Ok(value) = HeaderValue::try_from(id.as_str()) {
-        headers.insert(REQUEST_ID, value);
-    }
+    let id = HeaderValue::try_from(new_id()).unwrap_or(HeaderValue::from_static("none"));
+    headers.insert(REQUEST_ID, id.clone());
     id
 }
 
@@ -199,7 +197,7 @@ pub enum TargetError {
 }
 
 /// Brings the path of a request into the one form that `policy` decides on and that is forwarded, where rules about
-/// `whom` look at paths. The form, if it is another one than what came.
+/// `whom` look at paths. Whether it is another one than what came.
 ///
 /// # Errors
 /// When there is no such form: nobody is to decide on it, and nothing is forwarded.
@@ -208,10 +206,10 @@ pub fn settle_path<B>(
     policy: &PolicySet,
     direction: Direction,
     whom: &SpiffeId,
-) -> Result<Option<String>, TargetError> {
+) -> Result<bool, TargetError> {
     let path = policy.path(direction, whom, request.uri().path())?;
     if path == request.uri().path() {
-        return Ok(None);
+        return Ok(false);
     }
     let path = path.into_owned();
     let mut parts = request.uri().clone().into_parts();
@@ -221,7 +219,7 @@ pub fn settle_path<B>(
     };
     parts.path_and_query = Some(target.map_err(http::Error::from)?);
     *request.uri_mut() = Uri::from_parts(parts).map_err(http::Error::from)?;
-    Ok(Some(path))
+    Ok(true)
 }
 
 fn without_userinfo(authority: &str) -> &str {
@@ -329,18 +327,18 @@ mod tests {
         let document = "{kind: Policy, name: p, target: spiffe://td/a, rules: [\
             {name: r, allow: {http: {paths: [/a]}}}]}";
         let policy = PolicySet::compile(parse_yaml("p.yaml", document).unwrap()).unwrap();
-        for (target, settled, path) in [
-            ("/a//b?c=%2F..", "/a/b?c=%2F..", Some("/a/b")),
-            ("/a//b?", "/a/b?", Some("/a/b")),
-            ("http://host:81/a/%62", "http://host:81/a/b", Some("/a/b")),
-            ("/a/b", "/a/b", None),
-            ("/a;b", "/a;b", None),
+        for (target, settled, differs) in [
+            ("/a//b?c=%2F..", "/a/b?c=%2F..", true),
+            ("/a//b?", "/a/b?", true),
+            ("http://host:81/a/%62", "http://host:81/a/b", true),
+            ("/a/b", "/a/b", false),
+            ("/a;b", "/a;b", false),
         ] {
             let mut request = Request::get(target).body(()).unwrap();
             let changed = settle_path(&mut request, &policy, Direction::Inbound, &whom).unwrap();
-            assert_eq!((request.uri().to_string().as_str(), changed.as_deref()), (settled, path));
+            assert_eq!((request.uri().to_string().as_str(), changed), (settled, differs));
             let mut request = Request::get(target).body(()).unwrap();
-            assert!(settle_path(&mut request, &policy, Direction::Inbound, &other).unwrap().is_none());
+            assert!(!settle_path(&mut request, &policy, Direction::Inbound, &other).unwrap());
             assert_eq!(request.uri(), target, "nobody looks at it");
         }
         let mut request = Request::get("/a/%2e%2e/..").body(()).unwrap();

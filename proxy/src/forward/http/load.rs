@@ -11,14 +11,16 @@ const STUCK: Duration = Duration::from_millis(100);
 
 /// A place on a connection. How many there are is how many requests the connection carries.
 #[derive(Clone, Default)]
-pub(super) struct Load(Arc<Mutex<Vec<Weak<Sending>>>>);
+pub(super) struct Load(Arc<Lingering>);
+
+/// The bodies of which a connection was given a part that is not the last.
+type Lingering = Mutex<Vec<Weak<Sending>>>;
 
 impl Load {
     /// Counts a body among those that the connection has to send.
-    pub(super) fn watch(&self, sending: &Arc<Sending>) {
-        let mut all = self.0.lock();
-        all.retain(|sending| sending.strong_count() > 0);
-        all.push(Arc::downgrade(sending));
+    pub(super) fn watch(&self, sending: &Sending) {
+        let mut state = sending.0.lock();
+        (state.connection, state.listed) = (Arc::downgrade(&self.0), false);
     }
 
     /// Whether a body does not get away: the called side does not read, and may hold up all others with it.
@@ -39,20 +41,41 @@ impl Load {
 
 /// A request body that is being sent.
 #[derive(Default)]
-pub(super) struct Sending(Mutex<Option<Instant>>);
+pub(super) struct Sending(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    connection: Weak<Lingering>,
+    /// Whether the connection knows of it: not before it has to.
+    listed: bool,
+    /// Since when its newest frame waits.
+    since: Option<Instant>,
+}
 
 impl Sending {
     /// A frame was handed over, or all were.
-    pub(super) fn handed_over(&self, more: bool) {
-        *self.0.lock() = more.then(Instant::now);
+    pub(super) fn handed_over(self: &Arc<Self>, more: bool) {
+        let connection = {
+            let mut state = self.0.lock();
+            state.since = more.then(Instant::now);
+            if !more || std::mem::replace(&mut state.listed, true) {
+                return;
+            }
+            Weak::clone(&state.connection)
+        };
+        if let Some(lingering) = connection.upgrade() {
+            let mut lingering = lingering.lock();
+            lingering.retain(|sending| sending.strong_count() > 0);
+            lingering.push(Arc::downgrade(self));
+        }
     }
 
     /// The connection asks for the next one.
     pub(super) fn asked(&self) {
-        *self.0.lock() = None;
+        self.0.lock().since = None;
     }
 
     fn is_stuck(&self) -> bool {
-        self.0.lock().is_some_and(|since| since.elapsed() > STUCK)
+        self.0.lock().since.is_some_and(|since| since.elapsed() > STUCK)
     }
 }

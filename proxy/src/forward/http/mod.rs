@@ -12,10 +12,10 @@ mod pool;
 mod probe;
 mod replay;
 mod respond;
-mod returns;
 mod route;
 mod send;
 mod tracked;
+mod waiting;
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -18,8 +18,8 @@ use signet_proto::handshake::Svid;
 use tokio_util::task::TaskTracker;
 
 use super::load::Load;
-use super::returns::{Lent, Returns};
 use super::tracked::Tracked;
+use super::waiting::{Lent, Waiting};
 use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_FIELDS, MOST_STREAMS, PING, STREAM_WINDOW, Version, cut};
 use crate::balance::Turn;
 use crate::causes::causes;
@@ -33,8 +33,6 @@ use crate::telemetry::traces;
 const SPREAD: usize = 4;
 const ENOUGH_STREAMS: usize = 16;
 const MOST_MULTIPLEXED: usize = 16;
-/// Idle HTTP/1 connections that are kept; more are closed.
-const MOST_IDLE: usize = 128;
 /// Shorter than the time after which the other end closes an idle connection, so that we are first.
 const IDLE: Duration = Duration::from_secs(45);
 const AGE: Duration = Duration::from_secs(3600);
@@ -44,8 +42,7 @@ pub struct Pool<U: Upstream> {
     shared: Arc<run::Shared>,
     upstream: U,
     version: Version,
-    idle: Mutex<Vec<Kept>>,
-    returns: Arc<Returns>,
+    waiting: Arc<Waiting>,
     /// Those that requests share, made or being made: who comes meanwhile waits for the same.
     multiplexed: Mutex<Vec<Making>>,
 }
@@ -108,14 +105,14 @@ pub(super) struct Unanswered {
 impl<U: Upstream> Pool<U> {
     /// An empty pool.
     pub fn new(shared: Arc<run::Shared>, upstream: U, version: Version) -> Self {
-        let (idle, returns, multiplexed) = Default::default();
-        Self { shared, upstream, version, idle, returns, multiplexed }
+        let waiting = Arc::new(Waiting::new(Arc::clone(&shared)));
+        Self { shared, upstream, version, waiting, multiplexed: Mutex::default() }
     }
 
     /// Puts a connection that exists already into use.
     pub async fn adopt(&self, called: Called<U::Io>) {
         match (self.open(called).await, self.version) {
-            (Ok(kept), Version::Http1) => self.keep(kept),
+            (Ok(kept), Version::Http1) => self.waiting.put(kept),
             (Ok(kept), Version::Http2) => {
                 let made: BoxFuture<'static, _> = std::future::ready(Ok(Arc::new(kept))).boxed();
                 self.multiplexed.lock().push(made.shared());
@@ -127,13 +124,7 @@ impl<U: Upstream> Pool<U> {
     /// A connection for one request, and whether it was used before.
     pub(super) async fn take(self: &Arc<Self>) -> Result<(Kept, bool), Arc<UpstreamError>> {
         if self.version == Version::Http1 {
-            let returning = self.returns.next();
-            let mut idle = self.pop();
-            if let (None, Some(returning)) = (&idle, returning) {
-                returning.await;
-                idle = self.pop();
-            }
-            return match idle {
+            return match self.waiting.take().await {
                 Some(kept) => Ok((kept, true)),
                 None => self.connect().await.map(|kept| (kept, false)),
             };
@@ -143,7 +134,7 @@ impl<U: Upstream> Pool<U> {
         for _ in 0..2 {
             let (making, origin) = self.share();
             match making.await {
-                Ok(made) if self.usable(&made) => {
+                Ok(made) if usable(&self.shared)(&made) => {
                     if let Some(kept) = made.share() {
                         return Ok((kept, origin == Origin::Used));
                     }
@@ -170,9 +161,10 @@ impl<U: Upstream> Pool<U> {
 
     /// An HTTP/2 connection in use or being made that has room, otherwise a new one.
     fn share(self: &Arc<Self>) -> (Making, Origin) {
+        let usable = usable(&self.shared);
         let mut all = self.multiplexed.lock();
         all.retain(|making| match making.peek() {
-            Some(made) => made.as_ref().is_ok_and(|kept| self.usable(kept)),
+            Some(made) => made.as_ref().is_ok_and(|kept| usable(kept)),
             None => true,
         });
         let load = |making: &Making| match making.peek() {
@@ -212,56 +204,9 @@ impl<U: Upstream> Pool<U> {
         opened.map_err(|error| Arc::new(UpstreamError::Http(causes(&error))))
     }
 
-    /// Takes an HTTP/1 connection back as soon as its response has been read to the end, until when that holds it.
-    pub(super) fn give_back(self: &Arc<Self>, mut kept: Kept) -> Option<Lent> {
-        let pool = Arc::clone(self);
-        let Sender::Http1(_) = kept.sender else { return None };
-        let (lent, awaited) = self.returns.lend();
-        self.shared.tasks.spawn(async move {
-            if let Sender::Http1(sender) = &mut kept.sender
-                && sender.ready().await.is_ok()
-            {
-                kept.since = Instant::now();
-                pool.keep(kept);
-            }
-            drop(awaited);
-        });
-        Some(lent)
-    }
-
-    fn keep(&self, kept: Kept) {
-        let mut idle = self.idle.lock();
-        idle.retain(|kept| self.usable(kept));
-        if idle.len() < MOST_IDLE && self.usable(&kept) {
-            if let Some(link) =
-                kept.peer.as_ref().and_then(Weak::upgrade).as_ref().and_then(|peer| peer.link())
-            {
-                link.waits();
-            }
-            idle.push(kept);
-        }
-    }
-
-    fn pop(&self) -> Option<Kept> {
-        let mut idle = self.idle.lock();
-        std::iter::from_fn(|| idle.pop()).find(|kept| self.usable(kept))
-    }
-
-    fn usable(&self, kept: &Kept) -> bool {
-        let rotated = kept.svid.as_ref().is_some_and(|svid| {
-            self.shared.mesh.current().is_none_or(|snapshot| !Arc::ptr_eq(&snapshot.svid, svid))
-        });
-        let (closed, idle) = match &kept.sender {
-            Sender::Http1(sender) => (sender.is_closed(), kept.since.elapsed()),
-            Sender::Http2(sender) => (sender.is_closed(), Duration::ZERO),
-        };
-        let cut = kept.peer.as_ref().is_some_and(|peer| peer.strong_count() == 0);
-        !closed
-            && !cut
-            && !rotated
-            && idle < IDLE
-            && kept.made.elapsed() < AGE
-            && !self.shared.drain.is_cancelled()
+    /// An HTTP/1 connection that carries a request, until its response has been read to the end.
+    pub(super) fn lend(&self, kept: Kept) -> Option<Lent> {
+        matches!(kept.sender, Sender::Http1(_)).then(|| Waiting::lend(&self.waiting, kept))
     }
 
     /// Starts HTTP on a connection. Its task ends with the connection, or when the peer at its end loses its
@@ -318,7 +263,7 @@ async fn retire<U: Upstream>(pool: Weak<Pool<U>>, making: Making) {
         let Some((pool, made)) = pool.upgrade().zip(made.upgrade()) else { return };
         // The place that it holds itself.
         let free = made.load.count() <= 1;
-        if (free && idle) || !pool.usable(&made) {
+        if (free && idle) || !usable(&pool.shared)(&made) {
             pool.multiplexed.lock().retain(|making| match making.peek() {
                 Some(Ok(kept)) => !kept.load.is(&made.load),
                 _ => true,
@@ -329,7 +274,48 @@ async fn retire<U: Upstream>(pool: Weak<Pool<U>>, making: Making) {
     }
 }
 
+/// Which connections may be used now.
+pub(super) fn usable(shared: &run::Shared) -> impl Fn(&Kept) -> bool {
+    let (now, snapshot) = (Instant::now(), shared.mesh.current());
+    let drains = shared.drain.is_cancelled();
+    move |kept| {
+        let rotated = kept
+            .svid
+            .as_ref()
+            .is_some_and(|svid| snapshot.as_ref().is_none_or(|snapshot| !Arc::ptr_eq(&snapshot.svid, svid)));
+        let since = |then: Instant| now.saturating_duration_since(then);
+        let (closed, idle) = match &kept.sender {
+            Sender::Http1(sender) => (sender.is_closed(), since(kept.since)),
+            Sender::Http2(sender) => (sender.is_closed(), Duration::ZERO),
+        };
+        let cut = kept.peer.as_ref().is_some_and(|peer| peer.strong_count() == 0);
+        !drains && !closed && !cut && !rotated && idle < IDLE && since(kept.made) < AGE
+    }
+}
+
 impl Kept {
+    /// It carries nothing from now on.
+    pub(super) fn waits(&mut self) {
+        self.since = Instant::now();
+        let peer = self.peer.as_ref().and_then(Weak::upgrade);
+        if let Some(link) = peer.as_ref().and_then(|peer| peer.link()) {
+            link.waits();
+        }
+    }
+
+    /// Whether its response has ended and it can carry the next request, for HTTP/1.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(&self.sender, Sender::Http1(sender) if sender.is_ready())
+    }
+
+    /// Ends when it can, or never will.
+    pub(super) async fn ready(&mut self) -> hyper::Result<()> {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.ready().await,
+            Sender::Http2(_) => Ok(()),
+        }
+    }
+
     /// Another handle on the same connection, which only HTTP/2 has.
     fn share(&self) -> Option<Self> {
         let Sender::Http2(sender) = &self.sender else { return None };
@@ -401,7 +387,7 @@ fn ended(result: hyper::Result<()>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use tokio::io::{DuplexStream, duplex};
@@ -413,9 +399,9 @@ mod tests {
 
     /// Connects when it is let, and keeps the other ends open.
     #[derive(Default)]
-    struct Slow {
-        connects: AtomicUsize,
-        others: Mutex<Vec<DuplexStream>>,
+    pub(in super::super) struct Slow {
+        pub(in super::super) connects: AtomicUsize,
+        pub(in super::super) others: Mutex<Vec<DuplexStream>>,
         gate: Option<Arc<Semaphore>>,
     }
 

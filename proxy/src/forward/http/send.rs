@@ -44,16 +44,23 @@ const PAUSE: Duration = Duration::from_millis(25);
 
 /// A request that can be sent again.
 pub(super) struct Repeatable {
-    head: Request<Tracked>,
+    head: Request<()>,
     body: Option<Replay>,
 }
 
-/// What goes along with the body that is being sent.
-pub(super) struct Sent {
+/// What is known of a body while it is being sent.
+#[derive(Default)]
+pub(super) struct Progress {
     /// Told of every frame.
-    pub(super) progress: Arc<Notify>,
+    pub(super) frame: Notify,
     /// How it gets away.
     pub(super) sending: Arc<Sending>,
+}
+
+/// What goes along with a request.
+pub(super) struct Sent {
+    /// Its body, if it has one.
+    pub(super) body: Option<Arc<Progress>>,
     /// How long nothing may move.
     pub(super) idle: Duration,
 }
@@ -72,7 +79,7 @@ enum Again {
 impl Repeatable {
     /// The head of `request`, and what `replay` remembers of its body, if it has one.
     pub(super) fn new<B>(request: &Request<B>, body: Option<Replay>) -> Self {
-        let mut head = Request::new(Tracked::empty());
+        let mut head = Request::new(());
         *head.method_mut() = request.method().clone();
         *head.uri_mut() = request.uri().clone();
         *head.version_mut() = request.version();
@@ -90,7 +97,7 @@ impl Repeatable {
             None => Bytes::new(),
             Some(body) => body.whole()?,
         };
-        Some(Self::new(&self.head, None).head.map(|_| Tracked::repeated(body)))
+        Some(Self::new(&self.head, None).head.map(|()| Tracked::repeated(body)))
     }
 }
 
@@ -136,13 +143,16 @@ impl<R: Route> Http<R> {
             tries += 1;
             // Held from before the request, as an upgrade ends the task that holds it otherwise.
             let mut place = kept.place();
-            if let Some(load) = &place.load {
-                load.watch(&sent.sending);
+            if let (Some(load), Some(body)) = (&place.load, &sent.body) {
+                load.watch(&body.sending);
             }
             let quiet = trip.timeouts().first_byte.unwrap_or(sent.idle).min(sent.idle);
             let still = async {
-                // As long as the body goes on, the called side has nothing to answer yet.
-                while tokio::time::timeout(quiet, sent.progress.notified()).await.is_ok() {}
+                match &sent.body {
+                    // As long as the body goes on, the called side has nothing to answer yet.
+                    Some(body) => while tokio::time::timeout(quiet, body.frame.notified()).await.is_ok() {},
+                    None => tokio::time::sleep(quiet).await,
+                }
             };
             let answered = tokio::select! {
                 biased;
@@ -163,7 +173,7 @@ impl<R: Route> Http<R> {
                     let next =
                         if retry { self.again(trip, Again::Status, tries, repeat.as_ref()) } else { None };
                     let Some(next) = next else {
-                        place.lent = stop.pool.give_back(kept);
+                        place.lent = stop.pool.lend(kept);
                         place.turn = stop.turn;
                         return Ok((response, place));
                     };

@@ -9,15 +9,15 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
 use super::headers::remove_identity;
-use super::load::{Load, Sending};
+use super::load::Load;
 use super::replay::Replay;
-use super::returns::Lent;
+use super::send::Progress;
+use super::waiting::Lent;
 use crate::admission::Permit;
 use crate::balance::Turn;
 use crate::connections::{Carried, Registration};
@@ -55,6 +55,9 @@ impl Flow {
     }
 }
 
+/// Those of the request, and of its connection if they are others.
+pub(super) type Counters = [Option<Arc<Meters>>; 2];
+
 /// What a request holds until the body of its response has ended.
 type Held = (Option<Load>, Option<Turn>, Option<Permit>, Option<Carried>, Option<Lent>);
 
@@ -62,7 +65,7 @@ type Held = (Option<Load>, Option<Turn>, Option<Permit>, Option<Carried>, Option
 pub(super) struct Tracked {
     source: Source,
     flow: Flow,
-    meters: Vec<Arc<Meters>>,
+    meters: Counters,
     right: Option<Right>,
     idle: Option<Idle>,
     record: Option<AccessRecord>,
@@ -70,9 +73,7 @@ pub(super) struct Tracked {
     held: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
     linger: Option<TaskTracker>,
     /// Told of every frame.
-    progress: Option<Arc<Notify>>,
-    /// Where its connection can see whether it gets away.
-    sending: Option<Arc<Sending>>,
+    progress: Option<Arc<Progress>>,
     /// Remembers what was sent.
     replay: Option<Replay>,
     /// The place on a shared connection that this body takes, the endpoint's turn, and the place at our app.
@@ -107,24 +108,50 @@ enum Source {
 /// The right of a request, shared by both of its bodies: it stays in the table until the later one ends.
 struct Right {
     registration: Arc<Registration>,
-    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Waited for only once the body is.
+    closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Right {
-    fn new(registration: Option<Arc<Registration>>) -> Option<Self> {
-        registration.map(|registration| Self { closing: Box::pin(registration.closing()), registration })
+    fn new(registration: Arc<Registration>) -> Self {
+        Self { registration, closing: None }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.registration.close_reason().is_some()
+    }
+
+    fn poll_lost(&mut self, cx: &mut Context<'_>) -> bool {
+        let closing = self.closing.get_or_insert_with(|| Box::pin(self.registration.closing()));
+        closing.as_mut().poll(cx).is_ready()
     }
 }
 
-/// How long a body may stand still.
+/// How long a body may stand still, and since when it does.
 struct Idle {
     allowed: Duration,
-    timer: Pin<Box<Sleep>>,
+    since: Instant,
+    /// Set only once the body is waited for: most are there as a whole.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Idle {
     fn new(allowed: Duration) -> Self {
-        Self { allowed, timer: Box::pin(tokio::time::sleep(allowed)) }
+        Self { allowed, since: Instant::now(), timer: None }
+    }
+
+    fn is_over(&self) -> bool {
+        self.since.elapsed() >= self.allowed
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
+        // A time that no clock knows is never over.
+        let Some(end) = self.since.checked_add(self.allowed) else { return false };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+        if timer.deadline() != end {
+            timer.as_mut().reset(end);
+        }
+        timer.as_mut().poll(cx).is_ready()
     }
 }
 
@@ -150,7 +177,7 @@ impl BodyError {
 }
 
 impl Tracked {
-    fn new(source: Source, flow: Flow, meters: Vec<Arc<Meters>>) -> Self {
+    fn new(source: Source, flow: Flow, meters: Counters) -> Self {
         Self {
             source,
             flow,
@@ -161,7 +188,6 @@ impl Tracked {
             held: None,
             linger: None,
             progress: None,
-            sending: None,
             replay: None,
             _held: Held::default(),
         }
@@ -170,12 +196,12 @@ impl Tracked {
     fn forwarded(
         body: Incoming,
         flow: Flow,
-        meters: Vec<Arc<Meters>>,
-        right: Option<Arc<Registration>>,
+        meters: Counters,
+        right: Arc<Registration>,
         idle: Duration,
     ) -> Self {
         let mut tracked = Self::new(Source::Forwarded(body), flow, meters);
-        (tracked.right, tracked.idle) = (Right::new(right), Some(Idle::new(idle)));
+        (tracked.right, tracked.idle) = (Some(Right::new(right)), Some(Idle::new(idle)));
         tracked
     }
 
@@ -183,8 +209,8 @@ impl Tracked {
     pub(super) fn request(
         body: Incoming,
         flow: Flow,
-        meters: Vec<Arc<Meters>>,
-        right: Option<Arc<Registration>>,
+        meters: Counters,
+        right: Arc<Registration>,
         idle: Duration,
         linger: Option<TaskTracker>,
     ) -> Self {
@@ -193,15 +219,14 @@ impl Tracked {
         tracked
     }
 
-    /// Tells `progress` of every frame, and `sending` how it gets away.
-    pub(super) fn report_to(&mut self, progress: &Arc<Notify>, sending: &Arc<Sending>) {
+    /// Tells `progress` of every frame, and how it gets away.
+    pub(super) fn report_to(&mut self, progress: &Arc<Progress>) {
         self.progress = Some(Arc::clone(progress));
-        self.sending = Some(Arc::clone(sending));
     }
 
     /// Remembers in `replay` what is sent of it.
-    pub(super) fn remember_in(&mut self, replay: &Replay) {
-        self.replay = Some(replay.clone());
+    pub(super) fn remember_in(&mut self, replay: Option<Replay>) {
+        self.replay = replay;
     }
 
     /// Keeps what the request holds until this body has ended.
@@ -222,21 +247,21 @@ impl Tracked {
 
     /// No body at all.
     pub(super) fn empty() -> Self {
-        Self::new(Source::Local(Full::default()), Flow::ToApp, Vec::new())
+        Self::new(Source::Local(Full::default()), Flow::ToApp, Counters::default())
     }
 
     /// A body that was sent before.
     pub(super) fn repeated(body: Bytes) -> Self {
-        Self::new(Source::Local(Full::from(body)), Flow::ToApp, Vec::new())
+        Self::new(Source::Local(Full::from(body)), Flow::ToApp, Counters::default())
     }
 
     /// The body of a forwarded response.
     pub(super) fn response(
         body: Incoming,
         flow: Flow,
-        meters: Vec<Arc<Meters>>,
+        meters: Counters,
         record: AccessRecord,
-        right: Option<Arc<Registration>>,
+        right: Arc<Registration>,
         idle: Duration,
     ) -> Self {
         let mut tracked = Self::forwarded(body, flow, meters, right, idle);
@@ -246,42 +271,50 @@ impl Tracked {
 
     /// An answer of our own.
     pub(super) fn local(text: String, flow: Flow, record: AccessRecord) -> Self {
-        let meters = vec![record.meters()];
+        let meters = [Some(record.meters()), None];
         let mut tracked = Self::new(Source::Local(Full::from(text)), flow, meters);
         tracked.record = Some(record);
         tracked
     }
 
-    /// Why this body must not go on, if it must not.
-    fn ends_early(&mut self, cx: &mut Context<'_>) -> Option<(CloseReason, BodyError)> {
-        let ended = self.over(cx);
-        if ended.is_some() {
-            // Its sender has had its time.
-            self.linger = None;
-        }
-        ended
+    /// Why this body must not go on, if it must not, while there is nothing of it to pass on.
+    fn ends_waiting(&mut self, cx: &mut Context<'_>) -> Option<(CloseReason, BodyError)> {
+        let cut = self.right.as_mut().is_some_and(|right| right.poll_lost(cx));
+        let still = !cut && self.idle.as_mut().is_some_and(|idle| idle.poll_over(cx));
+        self.ends_early(cut, still)
     }
 
-    fn over(&mut self, cx: &mut Context<'_>) -> Option<(CloseReason, BodyError)> {
-        if let Some(right) = &mut self.right
-            && right.closing.as_mut().poll(cx).is_ready()
-        {
-            let reason = right.registration.close_reason().unwrap_or(CloseReason::Error);
-            return Some((reason, BodyError::Cut(reason)));
-        }
-        let idle = self.idle.as_mut()?;
-        idle.timer.as_mut().poll(cx).is_ready().then(|| (CloseReason::Idle, BodyError::Still(idle.allowed)))
+    /// The same when there is.
+    fn ends_moving(&mut self) -> Option<(CloseReason, BodyError)> {
+        let cut = self.right.as_ref().is_some_and(Right::is_lost);
+        let still = !cut && self.idle.as_ref().is_some_and(Idle::is_over);
+        self.ends_early(cut, still)
+    }
+
+    fn ends_early(&mut self, cut: bool, still: bool) -> Option<(CloseReason, BodyError)> {
+        let ended = if cut {
+            let reason = self.right.as_ref().and_then(|right| right.registration.close_reason());
+            let reason = reason.unwrap_or(CloseReason::Error);
+            (reason, BodyError::Cut(reason))
+        } else if let Some(idle) = self.idle.as_ref().filter(|_| still) {
+            (CloseReason::Idle, BodyError::Still(idle.allowed))
+        } else {
+            return None;
+        };
+        // Its sender has had its time.
+        self.linger = None;
+        Some(ended)
     }
 
     fn moved(&mut self, frame: &mut Frame<Bytes>) {
         if let Some(idle) = &mut self.idle {
-            idle.timer.as_mut().reset(Instant::now() + idle.allowed);
+            idle.since = Instant::now();
         }
         if let Some(progress) = &self.progress {
-            progress.notify_one();
+            progress.frame.notify_one();
         }
         let count = frame.data_ref().map_or(0, |data| data.remaining()) as u64;
-        for meters in &self.meters {
+        for meters in self.meters.iter().flatten() {
             let counter = if self.flow == Flow::ToApp { &meters.to_app } else { &meters.to_peer };
             counter.fetch_add(count, Ordering::Relaxed);
         }
@@ -301,7 +334,7 @@ impl Tracked {
 impl Drop for Tracked {
     fn drop(&mut self) {
         let Some(tasks) = self.linger.take().filter(|_| self.held.is_none()) else { return };
-        let cut = self.right.as_ref().is_some_and(|right| right.registration.close_reason().is_some());
+        let cut = self.right.as_ref().is_some_and(Right::is_lost);
         let source = std::mem::replace(&mut self.source, Source::Local(Full::default()));
         if let Source::Forwarded(body) = source
             && !cut
@@ -322,15 +355,15 @@ impl Body for Tracked {
         if let Some(held) = &mut self.held {
             if held.as_mut().poll(cx).is_pending() {
                 // Looked at all the same: the wait may be cut.
-                return match self.ends_early(cx) {
+                return match self.ends_waiting(cx) {
                     Some((_, error)) => Poll::Ready(Some(Err(error))),
                     None => Poll::Pending,
                 };
             }
             self.held = None;
         }
-        if let Some(sending) = &self.sending {
-            sending.asked();
+        if let Some(progress) = &self.progress {
+            progress.sending.asked();
         }
         let mut polled = match &mut self.source {
             Source::Forwarded(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Sender),
@@ -338,9 +371,12 @@ impl Body for Tracked {
         };
         // Asked after the body was polled, so that a body that is at its end is not cut short, and before its
         // frame is passed on.
-        if !matches!(polled, Poll::Ready(None))
-            && let Some((reason, error)) = self.ends_early(cx)
-        {
+        let early = match &polled {
+            Poll::Ready(None) => None,
+            Poll::Ready(Some(_)) => self.ends_moving(),
+            Poll::Pending => self.ends_waiting(cx),
+        };
+        if let Some((reason, error)) = early {
             if let Some(record) = &mut self.record {
                 record.ended(reason, Some(error.to_string()));
             }
@@ -353,8 +389,8 @@ impl Body for Tracked {
                 if let Some(replay) = self.replay.as_ref().filter(|_| !more) {
                     replay.ended();
                 }
-                if let Some(sending) = &self.sending {
-                    sending.handed_over(more);
+                if let Some(progress) = &self.progress {
+                    progress.sending.handed_over(more);
                 }
             }
             Poll::Ready(None) => {

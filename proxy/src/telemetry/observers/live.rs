@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Observers;
 use crate::connections::Closer;
+use crate::telemetry::requests::Requests;
 use crate::telemetry::{CloseReason, Facts, Meters, Protocol};
 
 /// What is known of a connection so far.
@@ -49,6 +50,8 @@ pub struct Live {
     shown: Mutex<Shown>,
     announced: AtomicBool,
     handshake: Mutex<Option<(Instant, Duration)>>,
+    /// Counts its requests.
+    pub(in crate::telemetry) counted: Requests,
     closing: Mutex<Closing>,
     cut: CancellationToken,
 }
@@ -74,6 +77,7 @@ impl Live {
             shown: Mutex::new(shown),
             announced: AtomicBool::new(false),
             handshake: Mutex::default(),
+            counted: Requests::default(),
             closing: Mutex::default(),
             cut: CancellationToken::new(),
         }
