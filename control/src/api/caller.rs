@@ -225,7 +225,7 @@ impl Gate {
 
     fn listed(&self, identity: &PeerIdentity) -> Option<RevokedBecause> {
         let state = self.state.borrow();
-        state.revocations.index.matching(&identity.id, identity.instance.as_ref(), &identity.handles)
+        state.revocations.index.matching(&identity.id, identity.instance.as_ref(), identity.handles.iter())
     }
 
     /// Takes an instance off the list that is there only as lapsed, if its SVID has not ended by the clock now.

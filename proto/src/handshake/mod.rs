@@ -16,7 +16,10 @@ mod config;
 mod key;
 mod lists;
 mod peer;
+mod presented;
+mod recent;
 mod revocations;
+mod signatures;
 mod svid;
 #[cfg(test)]
 pub(crate) mod test_ca;

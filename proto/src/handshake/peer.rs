@@ -1,12 +1,12 @@
 //! Who is at the other end of a finished handshake.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 
-use crate::spiffe::{
-    CertificateHandle, InstanceId, SpiffeId, SvidError, certificate_handle, check_leaf, sha256,
-};
+use super::presented::Presented;
+use crate::spiffe::{CertificateHandle, InstanceId, SpiffeId, SvidError};
 
 /// A verified peer, with what later changes may be matched against.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub struct PeerIdentity {
     /// End of its leaf's validity.
     pub not_after: SystemTime,
     /// What a revocation can match, for every element of its chain.
-    pub handles: Vec<CertificateHandle>,
-    pub(super) chain: Vec<CertificateDer<'static>>,
+    pub handles: Arc<[CertificateHandle]>,
+    pub(super) chain: Arc<[CertificateDer<'static>]>,
 }
 
 /// The peer's certificates could not be read after the handshake.
@@ -47,18 +47,18 @@ impl PeerIdentity {
     /// # Errors
     /// When there is no certificate.
     pub fn from_verified(chain: Option<&[CertificateDer<'_>]>) -> Result<Self, PeerError> {
-        let chain = chain.unwrap_or_default();
-        let leaf = chain.first().ok_or(PeerError::None)?;
-        let profile = check_leaf(leaf)?;
+        let (leaf, above) = chain.unwrap_or_default().split_first().ok_or(PeerError::None)?;
+        let presented = Presented::read(leaf, above)?;
+        let profile = &presented.profile;
         Ok(Self {
-            id: profile.id,
+            id: profile.id.clone(),
             instance: profile.instance,
-            serial: profile.serial,
-            leaf_sha256: sha256(leaf),
+            serial: profile.serial.clone(),
+            leaf_sha256: presented.leaf_sha256,
             verified_at: crate::clock::now(),
             not_after: profile.not_after,
-            handles: chain.iter().map(|element| certificate_handle(element)).collect::<Result<_, _>>()?,
-            chain: chain.iter().map(|element| element.clone().into_owned()).collect(),
+            handles: Arc::clone(&presented.handles),
+            chain: Arc::clone(&presented.chain),
         })
     }
 
@@ -78,6 +78,6 @@ impl PeerIdentity {
     /// The same without the certificates themselves, for who never verifies them again.
     #[must_use]
     pub fn without_chain(self) -> Self {
-        Self { chain: Vec::new(), ..self }
+        Self { chain: Arc::default(), ..self }
     }
 }

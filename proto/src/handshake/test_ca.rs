@@ -60,6 +60,11 @@ impl TestCa {
         Self::build(domain, name, |_| {}, change)
     }
 
+    /// With a root that `change` bent.
+    pub(crate) fn with_root(domain: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        Self::build(domain, domain, change, |_| {})
+    }
+
     /// Of another domain, with a root that has the name and the key identifier of `other`'s.
     pub(crate) fn imitating(other: &Self, domain: &str) -> Self {
         let identifier = authority_key(&other.intermediate).unwrap();

@@ -7,14 +7,12 @@ use std::time::SystemTime;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
-use super::config::provider;
 use super::lists::{ExpiredLists, Lists, Standing};
+use super::presented::Presented;
+use super::signatures::Signatures;
 use super::verifier::VerifyError;
 use super::{PeerIdentity, Revocations, RevokedBecause};
-use crate::spiffe::{
-    CertificateHandle, ListSigner, SpiffeId, SvidProfile, TrustBundle, TrustDomain, authority_key,
-    certificate_handle, check_intermediate, check_leaf,
-};
+use crate::spiffe::{ListSigner, SpiffeId, TrustBundle, TrustDomain, authority_key};
 
 /// Leaf, two intermediates and a root: more than that is work an attacker asks for (SPIRE 1.14.2).
 const MAX_CHAIN: usize = 4;
@@ -102,7 +100,7 @@ impl Trust {
     /// The revocation that a verified peer matches, if any.
     #[must_use]
     pub fn revoked(&self, peer: &PeerIdentity) -> Option<RevokedBecause> {
-        let because = self.revocations.matching(&peer.id, peer.instance.as_ref(), &peer.handles);
+        let because = self.revocations.matching(&peer.id, peer.instance.as_ref(), peer.handles.iter());
         because.or_else(|| {
             // Only of the path that is believed: what a peer shows beside it signs nothing.
             let signers = || {
@@ -132,41 +130,41 @@ impl Trust {
         intermediates: &[CertificateDer<'_>],
         now: SystemTime,
         role: Role,
-    ) -> Result<SvidProfile, VerifyError> {
+    ) -> Result<SpiffeId, VerifyError> {
         if intermediates.len() >= MAX_CHAIN {
             return Err(VerifyError::ChainTooLong { found: intermediates.len() + 1, allowed: MAX_CHAIN });
         }
-        let profile = check_leaf(leaf)?;
-        let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).cloned().collect();
-        let path = self.chain(&chain, &profile.id, now, role, Anchors::Trusted)?;
-        let handles =
-            chain.iter().map(|element| certificate_handle(element)).collect::<Result<Vec<_>, _>>()?;
-        if let Some(because) = self.revocations.matching(&profile.id, profile.instance.as_ref(), &handles) {
-            return Err(VerifyError::Revoked { id: profile.id, because });
+        let presented = Presented::read(leaf, intermediates)?;
+        let (id, instance) = (&presented.profile.id, presented.profile.instance.as_ref());
+        let path = self.chain(&presented.chain, id, now, role, Anchors::Trusted)?;
+        if let Some(because) = self.revocations.matching(id, instance, presented.handles.iter()) {
+            return Err(VerifyError::Revoked { id: id.clone(), because });
         }
-        self.check_lists(&profile.id, &chain, &handles, &path, now)?;
-        Ok(profile)
+        self.check_lists(&presented, &path, now)?;
+        presented.remember();
+        Ok(id.clone())
     }
 
     /// Holds every element of a chain against the lists of its issuer in its domain; `path` are the intermediates that
     /// were believed.
     fn check_lists(
         &self,
-        id: &SpiffeId,
-        chain: &[CertificateDer<'_>],
-        elements: &[CertificateHandle],
+        presented: &Presented,
         path: &[CertificateDer<'_>],
         now: SystemTime,
     ) -> Result<(), VerifyError> {
+        let elements = &presented.handles;
         if !self.lists.concern(elements) {
             return Ok(());
         }
-        let signers = self.signers_of(id, path.iter().map(AsRef::as_ref));
-        let standing = |(der, element): (&CertificateDer<'_>, &CertificateHandle)| {
-            self.lists.standing(element, authority_key(der).as_deref(), &signers, now)
-        };
-        let standings: Vec<_> = chain.iter().zip(elements).map(standing).collect();
-        let id = || id.clone();
+        let signers = self.signers_of(&presented.profile.id, path.iter().map(AsRef::as_ref));
+        let standings: Vec<_> = presented
+            .chain
+            .iter()
+            .zip(elements.iter())
+            .map(|(der, element)| self.lists.standing(element, authority_key(der).as_deref(), &signers, now))
+            .collect();
+        let id = || presented.profile.id.clone();
         match () {
             () if standings.contains(&Standing::Named) => {
                 Err(VerifyError::Revoked { id: id(), because: RevokedBecause::Certificate })
@@ -187,7 +185,8 @@ impl Trust {
         of_domain.chain(intermediates.filter_map(|der| ListSigner::of(der).ok())).collect()
     }
 
-    /// The intermediates of the path to the domain's bundle, if anybody wants to know them.
+    /// The intermediates of the path to the domain's bundle, if anybody wants to know them. Each certificate of `chain`
+    /// is known to keep to its profile in the domain of `id`.
     fn chain(
         &self,
         chain: &[CertificateDer<'_>],
@@ -210,11 +209,11 @@ impl Trust {
         let is_root = |element: &&CertificateDer<'_>| {
             bundle.authorities().contains(element) || retired.contains(element)
         };
-        let intermediates: Vec<_> =
-            intermediates.iter().filter(|element| !is_root(element)).cloned().collect();
-        for intermediate in &intermediates {
-            check_intermediate(intermediate, id.trust_domain())?;
-        }
+        let intermediates: Vec<_> = intermediates
+            .iter()
+            .filter(|element| !is_root(element))
+            .map(|element| CertificateDer::from(element.as_ref()))
+            .collect();
         // rustls-webpki does not look at the validity of anchors.
         let anchors = bundle
             .authorities_at(at)
@@ -230,7 +229,7 @@ impl Trust {
         let leaf = EndEntityCert::try_from(leaf).map_err(untrusted)?;
         let path = leaf
             .verify_for_usage(
-                provider().signature_verification_algorithms.all,
+                &Signatures::shared().algorithms(),
                 &anchors,
                 &intermediates,
                 UnixTime::since_unix_epoch(since_epoch),
@@ -250,3 +249,6 @@ impl Trust {
 pub fn list_signers(bundle: &TrustBundle) -> impl Iterator<Item = ListSigner> {
     bundle.authorities().iter().chain(bundle.retired()).filter_map(|der| ListSigner::of(der).ok())
 }
+
+#[cfg(test)]
+mod tests;

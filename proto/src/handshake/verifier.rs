@@ -200,7 +200,7 @@ impl ServerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: SystemTime,
     ) -> Result<(), VerifyError> {
-        let profile = match &self.basis {
+        let found = match &self.basis {
             Basis::Bundle(trust) => trust.verify(leaf, intermediates, now, Role::Server)?,
             Basis::Pin(pins) => {
                 let roots = intermediates.iter().filter(|certificate| pins.names(certificate));
@@ -210,8 +210,8 @@ impl ServerVerifier {
                 Trust::new([bundle], Revocations::default()).verify(leaf, intermediates, now, Role::Server)?
             }
         };
-        if profile.id != self.expected {
-            return Err(VerifyError::UnexpectedPeer { expected: self.expected.clone(), found: profile.id });
+        if found != self.expected {
+            return Err(VerifyError::UnexpectedPeer { expected: self.expected.clone(), found });
         }
         Ok(())
     }

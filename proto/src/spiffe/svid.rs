@@ -84,12 +84,12 @@ pub fn check_leaf(der: &[u8]) -> Result<SvidProfile, SvidError> {
     })
 }
 
-/// Checks that `der` is a certificate that may sign SVIDs of `trust_domain`.
+/// Checks that `der` is a certificate that may sign SVIDs of `trust_domain`, and returns its handle.
 ///
 /// # Errors
 /// The first rule that it breaks.
-pub fn check_intermediate(der: &[u8], trust_domain: &TrustDomain) -> Result<(), SvidError> {
-    check_signer(der, trust_domain).map(drop)
+pub fn check_intermediate(der: &[u8], trust_domain: &TrustDomain) -> Result<CertificateHandle, SvidError> {
+    check_signer(der, trust_domain).map(|certificate| CertificateHandle::of(&certificate))
 }
 
 /// What both intermediates and the authorities of a bundle must be.
@@ -148,12 +148,24 @@ pub struct CertificateHandle {
 /// # Errors
 /// When `der` is not one well-formed certificate with an acceptable key.
 pub fn certificate_handle(der: &[u8]) -> Result<CertificateHandle, SvidError> {
-    let certificate = Certificate::read(der)?;
-    Ok(CertificateHandle {
-        issuer_sha256: sha256(certificate.issuer),
-        serial: certificate.serial.to_vec(),
-        spki_sha256: sha256(certificate.spki),
-    })
+    Certificate::read(der).map(|certificate| CertificateHandle::of(&certificate))
+}
+
+impl CertificateHandle {
+    fn of(certificate: &Certificate<'_>) -> Self {
+        Self {
+            issuer_sha256: sha256(certificate.issuer),
+            serial: certificate.serial.to_vec(),
+            spki_sha256: sha256(certificate.spki),
+        }
+    }
+}
+
+impl From<&SvidProfile> for CertificateHandle {
+    fn from(leaf: &SvidProfile) -> Self {
+        let serial = leaf.serial.clone();
+        Self { issuer_sha256: leaf.issuer_sha256, serial, spki_sha256: leaf.spki_sha256 }
+    }
 }
 
 /// A chain of the mesh has one intermediate; a bound far above says that a larger number is a mistake.
