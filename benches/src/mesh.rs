@@ -17,7 +17,7 @@ use crate::Error;
 
 /// What a handshake between two workloads needs.
 pub struct Mesh {
-    leaf: CertificateDer<'static>,
+    chain: Vec<CertificateDer<'static>>,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
@@ -46,18 +46,17 @@ impl Mesh {
         let (client_svid, server_svid) = (svid(&client_id)?, svid(&server_id)?);
         let bundle = TrustBundle::new(domain, vec![root.der().clone()], 1)?;
         let trust = Arc::new(Trust::new([bundle], Revocations::default()));
-        let leaf = server_svid.chain().first().cloned().ok_or("an SVID without a leaf")?;
         Ok(Self {
-            leaf,
+            chain: server_svid.chain().to_vec(),
             client: client_config(Some(&client_svid), Arc::clone(&trust), server_id, &[ALPN_HTTP1])?,
             server: server_config(&server_svid, trust, ClientAuth::Required, &[ALPN_HTTP1])?,
         })
     }
 
-    /// A leaf as control issues them, DER.
+    /// The certificates that the accepting side shows, as control issues them, leaf first.
     #[must_use]
-    pub fn leaf(&self) -> &[u8] {
-        &self.leaf
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
     }
 
     /// The calling side's configuration.

@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use signet_proto::clock;
+use signet_proto::handshake::PeerIdentity;
 use signet_proto::policy::{Direction, HttpRequest, Layer, Request};
 use signet_proto::spiffe::{SpiffeId, check_leaf};
 use signet_proxy::forward::Prefixed;
@@ -19,7 +20,8 @@ const BYTES: &[u8] = b"\x00\x03\x00\x00user\0bench\0database\0orders\0\0";
 const DOCUMENTS: usize = 100;
 
 pub(super) fn cases(mesh: &Mesh) -> Result<Vec<Case>, Error> {
-    let leaf = mesh.leaf().to_owned();
+    let chain = mesh.chain().to_vec();
+    let leaf = chain.first().cloned().ok_or("an SVID without a leaf")?;
     Ok(vec![
         Case::new("identity, parse", || {
             black_box("spiffe://prod.example/ns/payments/sa/checkout").parse::<SpiffeId>()?;
@@ -27,6 +29,10 @@ pub(super) fn cases(mesh: &Mesh) -> Result<Vec<Case>, Error> {
         })?,
         Case::new("identity, check SVID profile", move || {
             check_leaf(black_box(&leaf))?;
+            Ok(())
+        })?,
+        Case::new("identity, of a peer", move || {
+            PeerIdentity::from_verified(black_box(Some(&chain)))?;
             Ok(())
         })?,
         authorize("authorize, connection", Layer::Connection)?,
