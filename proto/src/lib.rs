@@ -21,6 +21,7 @@ pub mod json;
 pub mod locality;
 pub mod policy;
 pub mod possession;
+pub mod record;
 pub mod sealing;
 pub mod settings;
 pub mod shares;

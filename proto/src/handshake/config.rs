@@ -54,6 +54,8 @@ pub fn server_config(
         builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(svid.certified_key().clone())));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    // For `Exchange`: what protects the connection after its handshake is ours.
+    config.enable_secret_extraction = true;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
 }
@@ -106,6 +108,7 @@ fn client(
         None => builder.with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();
+    config.enable_secret_extraction = true;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
 }

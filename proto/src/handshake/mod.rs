@@ -13,12 +13,14 @@
 //! are prepared once per snapshot, never per connection.
 
 mod config;
+mod exchange;
 mod key;
 mod lists;
 mod peer;
 mod presented;
 mod recent;
 mod revocations;
+mod session;
 mod signatures;
 mod svid;
 #[cfg(test)]
@@ -29,12 +31,14 @@ mod trust;
 mod verifier;
 
 pub use config::{ClientAuth, ConfigError, client_config, pinned_client_config, server_config, server_name};
+pub use exchange::{Exchange, Finished, Progress};
 pub use key::{KeyError, WorkloadKey, is_key_of, sign_with_pem_key};
 pub use lists::{
     ExpiredLists, Intake, KnownList, ListRefused, ListState, Lists, MAX_CRL_ENTRIES_IN_ALL, MAX_CRLS,
 };
 pub use peer::{PeerError, PeerIdentity};
 pub use revocations::{Revocations, RevokedBecause};
+pub use session::{LEAST_ROOM, Opened, Session, SessionError};
 pub use svid::{Svid, SvidMismatch};
 pub use trust::{Trust, list_signers};
 pub use verifier::{VerifyError, verify_failure};

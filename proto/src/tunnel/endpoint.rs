@@ -4,7 +4,7 @@
 //! of the calls, or the connection is dropped. Events borrow from the input and not from the [`Tunnel`], so
 //! the two directions may share it behind a lock that is never held while they wait.
 
-use super::frame::{Decoder, Header, Part};
+use super::frame::{Decoder, Header, Part, Wants};
 use super::preamble::Reading;
 use super::state::{Illegal, Role, State, Step};
 use super::{
@@ -255,6 +255,13 @@ impl Tunnel {
     #[must_use]
     pub const fn is_mid_frame(&self) -> bool {
         self.decoder.mid_frame()
+    }
+
+    /// What the next bytes of the other end are. Whoever gives [`Tunnel::receive`] no more than these gets one event,
+    /// and keeps what follows for later.
+    #[must_use]
+    pub const fn wants(&self) -> Wants {
+        self.decoder.wants()
     }
 
     /// How many bytes are held until their frame is complete: at most [`super::MAX_OPEN_BYTES`].

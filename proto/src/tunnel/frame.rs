@@ -139,6 +139,17 @@ pub(super) enum Part<'a> {
     Control(FrameType, Cow<'a, [u8]>),
 }
 
+/// What the next bytes of the other end are: who reads no further takes nothing for what it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wants {
+    /// So many bytes to the end of a header or of a control frame.
+    Rest(usize),
+    /// So many bytes of the stream, to the end of their frame.
+    Data(usize),
+    /// Nothing that would mean anything.
+    Nothing,
+}
+
 /// Takes frames from a byte stream that comes in any pieces.
 #[derive(Debug)]
 pub(super) struct Decoder {
@@ -185,6 +196,16 @@ impl Decoder {
                 *input = &[];
                 Ok(None)
             }
+        }
+    }
+
+    /// What the next bytes are.
+    pub(super) const fn wants(&self) -> Wants {
+        match self.place {
+            Place::Header { bytes, .. } => Wants::Rest(HEADER_BYTES.saturating_sub(bytes)),
+            Place::Control { left, .. } => Wants::Rest(left),
+            Place::Data { left } => Wants::Data(left),
+            Place::Lost => Wants::Nothing,
         }
     }
 

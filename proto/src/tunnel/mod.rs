@@ -35,7 +35,9 @@ mod tests;
 mod traceparent;
 
 pub use endpoint::{Ending, Event, SendError, Tunnel, Violation};
-pub use frame::{FrameError, FrameType, HEADER_BYTES, MAX_DATA_BYTES, MAX_OPEN_BYTES, MAX_REASON_BYTES};
+pub use frame::{
+    FrameError, FrameType, HEADER_BYTES, MAX_DATA_BYTES, MAX_OPEN_BYTES, MAX_REASON_BYTES, Wants,
+};
 pub use preamble::{Preamble, PreambleError};
 pub use reason::{Refusal, RefusalError, RefuseCode, ResetCode};
 pub use state::MAX_EARLY_BYTES;

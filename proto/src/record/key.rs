@@ -1,0 +1,74 @@
+//! The key of one direction, and how many records it has protected.
+
+use aws_lc_rs::aead::{
+    AES_128_GCM, AES_256_GCM, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
+};
+use zeroize::Zeroizing;
+
+/// The AEADs of TLS 1.3 that Signet negotiates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// AES-128-GCM.
+    Aes128Gcm,
+    /// AES-256-GCM.
+    Aes256Gcm,
+    /// ChaCha20-Poly1305.
+    Chacha20Poly1305,
+}
+
+impl Suite {
+    const fn algorithm(self) -> &'static Algorithm {
+        match self {
+            Self::Aes128Gcm => &AES_128_GCM,
+            Self::Aes256Gcm => &AES_256_GCM,
+            Self::Chacha20Poly1305 => &CHACHA20_POLY1305,
+        }
+    }
+}
+
+/// The cryptographic library takes the key for none: its length is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this is no key of its cipher suite")]
+pub struct KeyError;
+
+/// A traffic key and its IV (RFC 8446, section 7.3). Both are wiped when dropped: the library wipes what it frees.
+pub struct Key {
+    pub(super) aead: LessSafeKey,
+    iv: Zeroizing<[u8; NONCE_LEN]>,
+    /// Of the next record. A number is given out once, whatever becomes of its record.
+    sequence: u64,
+}
+
+impl Key {
+    /// A key that goes on with the record of this number.
+    ///
+    /// # Errors
+    /// When the key does not fit the suite.
+    pub fn new(suite: Suite, key: &[u8], iv: [u8; NONCE_LEN], sequence: u64) -> Result<Self, KeyError> {
+        let unbound = UnboundKey::new(suite.algorithm(), key).map_err(|_| KeyError)?;
+        Ok(Self { aead: LessSafeKey::new(unbound), iv: Zeroizing::new(iv), sequence })
+    }
+
+    /// How many records it has protected.
+    #[must_use]
+    pub const fn records(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The nonce of the next record, once; none when the numbers are used up, as they never repeat (section 5.3).
+    pub(super) fn nonce(&mut self) -> Option<Nonce> {
+        let number = self.sequence;
+        self.sequence = number.checked_add(1)?;
+        let mut nonce = *self.iv;
+        for (byte, number) in nonce.iter_mut().rev().zip(number.to_be_bytes().iter().rev()) {
+            *byte ^= number;
+        }
+        Some(Nonce::assume_unique_for_key(nonce))
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Key").field("sequence", &self.sequence).finish_non_exhaustive()
+    }
+}
