@@ -5,14 +5,13 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use signet_proto::handshake::server_name;
 use signet_proto::tunnel::{Event, Preamble, Tunnel};
 use signet_proxy::forward::opaque::{Idle, relay};
 use signet_proxy::forward::tunnel::{Asked, Tunneled};
 use signet_proxy::telemetry::Meters;
+use signet_proxy::tls::{self, TlsStream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::runtime::Runtime;
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::Case;
 use crate::{Error, Mesh};
@@ -114,14 +113,13 @@ fn tunnelled(mesh: &Mesh) -> Result<Case, Error> {
     })
 }
 
-type Outbound = Tunneled<client::TlsStream<DuplexStream>>;
-type Inbound = Tunneled<server::TlsStream<DuplexStream>>;
+type End = Tunneled<TlsStream<DuplexStream>>;
 
-async fn connected(mesh: &Mesh) -> Result<(Outbound, Inbound), Error> {
+async fn connected(mesh: &Mesh) -> Result<(End, End), Error> {
     let (near, far) = duplex(WIRE);
-    let connector = TlsConnector::from(Arc::clone(mesh.client()));
-    let acceptor = TlsAcceptor::from(Arc::clone(mesh.server()));
-    let (outbound, inbound) = tokio::try_join!(connector.connect(server_name(), near), acceptor.accept(far))?;
+    let server = Arc::clone(mesh.server());
+    let ends = tokio::try_join!(tls::connect(near, mesh.client()), tls::accept(far, async |_| server));
+    let ((outbound, _), (inbound, _)) = ends?;
     Ok((Tunneled::initiator(outbound), Tunneled::acceptor(inbound)))
 }
 

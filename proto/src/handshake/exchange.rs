@@ -105,9 +105,9 @@ impl Exchange {
                 Ok(Step::Blocked) if self.show_next() => {}
                 Ok(Step::Blocked) => return Ok(Progress::Blocked),
                 Err(error) => {
-                    // What is left to be said is the alert.
-                    (self.input, self.shown, self.whole) = (Vec::new(), 0, 0);
-                    while let Ok(Step::Again) = self.step() {}
+                    // What is left to be said is the alert. rustls is not asked for anything else: it would go on with
+                    // what the peer sent.
+                    while self.common().wants_write() && matches!(self.step(), Ok(Step::Again)) {}
                     return Err(error);
                 }
             }

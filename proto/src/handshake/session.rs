@@ -36,7 +36,7 @@ pub const LEAST_ROOM: usize = BEFORE_DATA + OVERHEAD + 1;
 #[non_exhaustive]
 pub enum SessionError {
     /// Not a record.
-    #[error("peer sent a {0}")]
+    #[error(transparent)]
     Record(#[from] RecordError),
     /// The peer gave up.
     #[error("received fatal alert: {0:?}")]
@@ -362,3 +362,6 @@ fn key((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Key, Sess
 }
 
 const _: () = assert!(LEAST_ROOM < MAX_CONTENT);
+
+#[cfg(test)]
+mod tests;

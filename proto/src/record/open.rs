@@ -2,7 +2,7 @@
 
 use aws_lc_rs::aead::Aad;
 
-use super::{Content, HEADER_BYTES, Key, MAX_CONTENT, MAX_SEALED, TAG_BYTES, header};
+use super::{Content, HEADER_BYTES, Key, MAX_CONTENT, MAX_SEALED, TAG_BYTES};
 
 /// A record that is none. Nothing of it counts, and the connection is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -99,8 +99,8 @@ fn body(record: &[u8]) -> Result<([u8; HEADER_BYTES], &[u8]), RecordError> {
     if length(record)? != Some(record.len()) {
         return Err(RecordError::Forged);
     }
-    // As the RFC has it, and not as it came: another version is another record.
-    let associated = header(u16::try_from(sealed.len()).map_err(|_| RecordError::Overflow(sealed.len()))?);
+    // As it came: of its version nothing else is asked (section 5.1), and another one is another record.
+    let associated = record.first_chunk().copied().ok_or(RecordError::Forged)?;
     Ok((associated, sealed))
 }
 

@@ -1,20 +1,31 @@
 //! Bytes both ways, with half-close: when one side has finished, that is passed on and the other may go on
-//! for as long as something moves.
+//! for as long as something moves. Both directions are one future: while it waits it has no buffer, and while bytes flow
+//! it reads the clock once each time that it is woken.
 
+use std::future::poll_fn;
 use std::io;
+use std::ops::Range;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::time::Instant;
+use signet_proto::record::MAX_CONTENT;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep_until};
 
+use super::tunnel::FRAME;
 use crate::telemetry::{CloseReason, Meters};
+use crate::tls::buffers::{Buffer, Size};
 
-/// What a busy direction reads at once: a TLS record.
-const BUFFER: usize = 16 * 1024;
-/// What one holds in which nothing moved for `REST` (ztunnel 1024).
-const RESTING: usize = 512;
-const REST: Duration = Duration::from_secs(2);
+/// What a direction reads at once: the content of a TLS record, and the room to open one.
+const CALM: usize = MAX_CONTENT + 1;
+/// While it is busy: as much as fills two frames of a tunnel, and so eight records.
+const BUSY: usize = 2 * FRAME;
+/// It is busy when it has read so much at once.
+const MUCH: usize = MAX_CONTENT / 2;
+/// So often a direction reads before others have their turn.
+const ROUNDS: usize = 16;
 
 /// How long nothing may move.
 #[derive(Debug, Clone, Copy)]
@@ -76,25 +87,37 @@ where
     A: AsyncRead + AsyncWrite,
     P: AsyncRead + AsyncWrite,
 {
-    let (app_reader, app_writer) = tokio::io::split(app);
-    let (peer_reader, peer_writer) = tokio::io::split(peer);
-    let pulse = Pulse::new(idle);
-    let to_peer = async {
-        flow(app_reader, peer_writer, &meters.to_peer, &pulse).await.map_err(|broken| match broken {
-            Broken::Reading(error) => RelayError::App(error),
-            Broken::Writing(error) => RelayError::Peer(error),
-        })
-    };
-    let to_app = async {
-        flow(peer_reader, app_writer, &meters.to_app, &pulse).await.map_err(|broken| match broken {
-            Broken::Reading(error) => RelayError::Peer(error),
-            Broken::Writing(error) => RelayError::App(error),
-        })
-    };
-    tokio::select! {
-        both = async { tokio::try_join!(to_peer, to_app) } => both.map(|_| ()),
-        idle = pulse.stopped() => Err(RelayError::Idle(idle)),
-    }
+    let (mut app, mut peer) = (pin!(app), pin!(peer));
+    let (mut to_peer, mut to_app) = (Flow::default(), Flow::default());
+    let (mut last, mut allowed) = (Instant::now(), idle.open);
+    let mut deadline = pin!(sleep_until(last + allowed));
+    let mut half_closed = false;
+    poll_fn(|cx| {
+        let there = to_peer.poll(cx, app.as_mut(), peer.as_mut(), &meters.to_peer);
+        let there = there.map_err(|broken| broken.between(RelayError::App, RelayError::Peer))?;
+        let back = to_app.poll(cx, peer.as_mut(), app.as_mut(), &meters.to_app);
+        let back = back.map_err(|broken| broken.between(RelayError::Peer, RelayError::App))?;
+        if there.is_ready() && back.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        // One busy direction keeps both alive.
+        if to_peer.has_moved() | to_app.has_moved() {
+            last = Instant::now();
+        }
+        if !half_closed && (to_peer.has_finished() || to_app.has_finished()) {
+            (half_closed, allowed) = (true, idle.half_closed);
+            deadline.as_mut().reset(last + allowed);
+        }
+        loop {
+            ready!(deadline.as_mut().poll(cx));
+            let due = last + allowed;
+            if deadline.deadline() >= due {
+                return Poll::Ready(Err(RelayError::Idle(allowed)));
+            }
+            deadline.as_mut().reset(due);
+        }
+    })
+    .await
 }
 
 enum Broken {
@@ -102,83 +125,133 @@ enum Broken {
     Writing(io::Error),
 }
 
-async fn flow<R: AsyncRead, W: AsyncWrite>(
-    mut reader: ReadHalf<R>,
-    mut writer: WriteHalf<W>,
-    moved: &AtomicU64,
-    pulse: &Pulse,
-) -> Result<(), Broken> {
-    let mut buffer = vec![0; BUFFER].into_boxed_slice();
-    loop {
-        if buffer.len() < BUFFER {
-            buffer = vec![0; BUFFER].into_boxed_slice();
+impl Broken {
+    /// Whose connection it was.
+    fn between(self, reader: fn(io::Error) -> RelayError, writer: fn(io::Error) -> RelayError) -> RelayError {
+        match self {
+            Self::Reading(error) => reader(error),
+            Self::Writing(error) => writer(error),
         }
-        let read = match tokio::time::timeout(REST, reader.read(&mut buffer)).await {
-            Ok(read) => read,
-            Err(_) => {
-                buffer = vec![0; RESTING].into_boxed_slice();
-                reader.read(&mut buffer).await
-            }
-        };
-        let count = read.map_err(Broken::Reading)?;
-        pulse.beat();
-        let data = buffer.get(..count).unwrap_or_default();
-        if data.is_empty() {
-            pulse.half_close();
-            return match writer.shutdown().await {
-                // The other side has gone already: it has nothing to be told.
-                Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(Broken::Writing(error)),
-                _ => Ok(()),
-            };
-        }
-        writer.write_all(data).await.map_err(Broken::Writing)?;
-        writer.flush().await.map_err(Broken::Writing)?;
-        moved.fetch_add(count as u64, Ordering::Relaxed);
-        pulse.beat();
     }
 }
 
-/// When something last moved, shared by both directions: one busy direction keeps both alive.
-struct Pulse {
-    idle: Idle,
-    started: Instant,
-    last_millis: AtomicU64,
-    half_closed: std::sync::atomic::AtomicBool,
+/// One direction.
+#[derive(Default)]
+struct Flow {
+    /// What was read and is not written.
+    held: Option<(Buffer, Range<usize>)>,
+    /// The last read was long: the next one may be, too.
+    busy: bool,
+    unflushed: bool,
+    moved: bool,
+    reader: Reader,
 }
 
-impl Pulse {
-    fn new(idle: Idle) -> Self {
-        Self { idle, started: Instant::now(), last_millis: AtomicU64::new(0), half_closed: false.into() }
-    }
+/// Whether more may come.
+#[derive(Default, PartialEq, Eq)]
+enum Reader {
+    #[default]
+    Open,
+    Finished,
+    /// And the other side was told.
+    PassedOn,
+}
 
-    fn beat(&self) {
-        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_millis.store(millis, Ordering::Relaxed);
-    }
-
-    fn half_close(&self) {
-        self.half_closed.store(true, Ordering::Relaxed);
-    }
-
-    async fn stopped(&self) -> Duration {
-        loop {
-            // A half-close while asleep shortens the deadline only from the next round on, so rounds are short.
-            let allowed =
-                if self.half_closed.load(Ordering::Relaxed) { self.idle.half_closed } else { self.idle.open };
-            let last = self.started + Duration::from_millis(self.last_millis.load(Ordering::Relaxed));
-            let now = Instant::now();
-            if now >= last + allowed {
-                return allowed;
+impl Flow {
+    /// Carries what there is; ready when the reader has finished and the writer was told.
+    fn poll<R: AsyncRead, W: AsyncWrite>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut reader: Pin<&mut R>,
+        mut writer: Pin<&mut W>,
+        moved: &AtomicU64,
+    ) -> Poll<Result<(), Broken>> {
+        for _ in 0..ROUNDS {
+            ready!(self.poll_write(cx, writer.as_mut(), moved)).map_err(Broken::Writing)?;
+            match self.reader {
+                Reader::Open => {}
+                Reader::Finished => {
+                    match ready!(writer.poll_shutdown(cx)) {
+                        // The other side has gone already: it has nothing to be told.
+                        Err(error) if error.kind() != io::ErrorKind::NotConnected => {
+                            return Poll::Ready(Err(Broken::Writing(error)));
+                        }
+                        _ => self.reader = Reader::PassedOn,
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Reader::PassedOn => return Poll::Ready(Ok(())),
             }
-            tokio::time::sleep_until((last + allowed).min(now + self.idle.half_closed)).await;
+            match self.poll_read(cx, reader.as_mut()) {
+                Poll::Ready(read) => read.map_err(Broken::Reading)?,
+                Poll::Pending => {
+                    if self.unflushed {
+                        ready!(writer.poll_flush(cx)).map_err(Broken::Writing)?;
+                        self.unflushed = false;
+                    }
+                    return Poll::Pending;
+                }
+            }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads once, into a buffer that is there only if there is something to read.
+    fn poll_read<R: AsyncRead>(&mut self, cx: &mut Context<'_>, reader: Pin<&mut R>) -> Poll<io::Result<()>> {
+        let (size, most) = if self.busy { (Size::Large, BUSY) } else { (Size::Small, CALM) };
+        let mut buffer = Buffer::lend(size);
+        let most = most.min(buffer.len());
+        let mut chunk = ReadBuf::new(buffer.get_mut(..most).unwrap_or_default());
+        ready!(reader.poll_read(cx, &mut chunk))?;
+        let count = chunk.filled().len();
+        self.moved = true;
+        if count == 0 {
+            self.reader = Reader::Finished;
+        } else {
+            self.busy = count >= MUCH;
+            self.held = Some((buffer, 0..count));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes all that is held.
+    fn poll_write<W: AsyncWrite>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut writer: Pin<&mut W>,
+        moved: &AtomicU64,
+    ) -> Poll<io::Result<()>> {
+        while let Some((buffer, rest)) = &mut self.held {
+            let bytes = buffer.get(rest.clone()).unwrap_or_default();
+            let written = ready!(writer.as_mut().poll_write(cx, bytes))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            moved.fetch_add(written as u64, Ordering::Relaxed);
+            (self.moved, self.unflushed) = (true, true);
+            rest.start += written;
+            if Range::is_empty(rest) {
+                self.held = None;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether something has moved since this was asked last.
+    fn has_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    fn has_finished(&self) -> bool {
+        self.reader != Reader::Open
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::duplex;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     const IDLE: Idle = Idle { open: Duration::from_secs(60), half_closed: Duration::from_secs(10) };
 

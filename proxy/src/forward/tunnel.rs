@@ -1,18 +1,22 @@
 //! One opaque stream of `signet/1` as a byte stream, so that it is relayed like any other. The protocol itself
 //! is in [`signet_proto::tunnel`]; here are its bytes on a connection.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
-use signet_proto::tunnel::{Event, Preamble, Refusal, ResetCode, SendError, Tunnel, Violation};
+use signet_proto::tunnel::{
+    Event, HEADER_BYTES, Preamble, Refusal, ResetCode, SendError, Tunnel, Violation, Wants,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-/// What is read and written at once: a TLS record.
-const CHUNK: usize = 16 * 1024;
+/// The longest DATA frame that we send: with its header it fills four TLS records.
+pub const FRAME: usize = 4 * 16 * 1024 - HEADER_BYTES;
+/// What is read at once of what is not data.
+const PIECE: usize = 64;
 /// How long what the other end has begun to say, or has to read, may take.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(10);
 /// A stream that is cut is cut soon, whether the other end reads why or not.
@@ -22,15 +26,27 @@ const RESET_DEADLINE: Duration = Duration::from_millis(250);
 pub struct Tunneled<S> {
     io: S,
     tunnel: Tunnel,
-    input: BytesMut,
+    /// Frames without data, to be written before all else.
     output: BytesMut,
+    /// The DATA frame that is being written.
+    frame: Frame,
     /// The other end has no more bytes for this stream.
     ended: bool,
     /// Neither have we.
     finished: bool,
     broken: bool,
+    /// Came right after data, and is told after it.
+    failure: Option<io::Error>,
     /// Waits until the stream is answered.
     writer: Option<Waker>,
+}
+
+/// A DATA frame on its way: the rest of its header, and how much data it still needs.
+#[derive(Debug, Default)]
+struct Frame {
+    header: [u8; HEADER_BYTES],
+    written: usize,
+    owed: usize,
 }
 
 /// Why a stream did not go on.
@@ -82,8 +98,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
     }
 
     fn new(io: S, tunnel: Tunnel) -> Self {
-        let (input, output) = (BytesMut::new(), BytesMut::new());
-        Self { io, tunnel, input, output, ended: false, finished: false, broken: false, writer: None }
+        Self {
+            io,
+            tunnel,
+            output: BytesMut::new(),
+            frame: Frame::default(),
+            ended: false,
+            finished: false,
+            broken: false,
+            failure: None,
+            writer: None,
+        }
     }
 
     /// Opens a stream; its first bytes may follow before the answer.
@@ -104,30 +129,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
     /// When the stream is refused, or the connection is of no use any more.
     pub async fn answered(&mut self) -> io::Result<()> {
         self.flush().await?;
-        loop {
-            while !self.input.is_empty() {
-                // Byte by byte, so as not to run into what follows the answer.
-                let mut next = self.input.get(..1).unwrap_or_default();
-                let event = self.tunnel.receive(&mut next);
-                let error = match event {
-                    Ok(Some(Event::Accepted)) => None,
-                    Ok(Some(Event::Refused(refusal))) => Some(StreamError::Refused(refusal)),
-                    Ok(Some(Event::Reset { code, .. })) => Some(StreamError::Reset(code)),
-                    Ok(_) => {
-                        self.input.advance(1);
-                        continue;
-                    }
-                    Err(violation) => Some(violation.into()),
-                };
-                self.input.advance(1);
-                self.broken = error.is_some();
-                return error.map_or(Ok(()), |error| Err(error.into()));
-            }
-            self.input.reserve(CHUNK);
-            if self.io.read_buf(&mut self.input).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
+        let error = match self.told().await {
+            Ok(Some(Event::Accepted)) => return Ok(()),
+            Ok(Some(Event::Refused(refusal))) => StreamError::Refused(refusal).into(),
+            Ok(Some(Event::Reset { code, .. })) => StreamError::Reset(code).into(),
+            Ok(Some(_)) => io::ErrorKind::InvalidData.into(),
+            Ok(None) => io::ErrorKind::UnexpectedEof.into(),
+            Err(broken) => broken,
+        };
+        self.broken = true;
+        Err(error)
     }
 
     /// The next stream that the initiator asks for; `None` when it has gone. Cancel safe.
@@ -136,30 +147,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
     /// When the connection breaks or the initiator breaks the protocol.
     pub async fn asked(&mut self) -> io::Result<Option<Asked>> {
         loop {
-            let mut rest = &self.input[..];
-            let asked = match self.tunnel.receive(&mut rest) {
-                Ok(Some(Event::Opened(preamble))) => Some(Asked::Stream(preamble)),
-                Ok(Some(Event::Unsupported(field))) => Some(Asked::Unsupported(field)),
-                Ok(_) => None,
-                Err(violation) => return Err(StreamError::from(violation).into()),
+            let asked = match self.told().await? {
+                Some(Event::Opened(preamble)) => Asked::Stream(preamble),
+                Some(Event::Unsupported(field)) => Asked::Unsupported(field),
+                Some(_) => continue,
+                None => return Ok(None),
             };
-            let used = self.input.len() - rest.len();
-            self.input.advance(used);
-            if asked.is_some() {
-                (self.ended, self.finished) = (false, false);
-                return Ok(asked);
+            (self.ended, self.finished) = (false, false);
+            return Ok(Some(asked));
+        }
+    }
+
+    /// The next event that is not data, of which nothing is read; `None` at the end of the connection. Cancel safe:
+    /// what was read has been understood.
+    async fn told(&mut self) -> io::Result<Option<Event<'static>>> {
+        loop {
+            let Wants::Rest(rest) = self.tunnel.wants() else {
+                return Err(io::ErrorKind::InvalidData.into());
+            };
+            let mut piece = [0; PIECE];
+            let piece = piece.get_mut(..rest.min(PIECE)).unwrap_or_default();
+            let read = if self.tunnel.is_mid_frame() {
+                let begun = tokio::time::timeout(CONTROL_DEADLINE, self.io.read(piece));
+                begun.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
+            } else {
+                self.io.read(piece).await?
+            };
+            if read == 0 {
+                return Ok(None);
             }
-            if used == 0 || self.input.is_empty() {
-                self.input.reserve(CHUNK);
-                let read = if self.tunnel.is_mid_frame() {
-                    let begun = tokio::time::timeout(CONTROL_DEADLINE, self.io.read_buf(&mut self.input));
-                    begun.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
-                } else {
-                    self.io.read_buf(&mut self.input).await?
-                };
-                if read == 0 {
-                    return Ok(None);
+            let event = self.tunnel.receive(&mut piece.get(..read).unwrap_or_default());
+            match event.map_err(StreamError::from)? {
+                Some(Event::Opened(preamble)) => return Ok(Some(Event::Opened(preamble))),
+                Some(Event::Unsupported(field)) => return Ok(Some(Event::Unsupported(field))),
+                Some(Event::Accepted) => return Ok(Some(Event::Accepted)),
+                Some(Event::Refused(refusal)) => return Ok(Some(Event::Refused(refusal))),
+                Some(Event::Ended) => return Ok(Some(Event::Ended)),
+                Some(Event::Reset { code, unanswered }) => {
+                    return Ok(Some(Event::Reset { code, unanswered }));
                 }
+                Some(Event::Data(_)) | None => {}
             }
         }
     }
@@ -218,17 +245,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
 
     /// Whether the connection may carry another stream: the last one ended well on both sides.
     pub fn is_reusable(&self) -> bool {
-        self.is_between_streams() && self.input.is_empty()
+        self.is_between_streams()
     }
 
     /// Whether the last stream ended well on both sides. The next one may have been asked for already.
     pub fn is_between_streams(&self) -> bool {
-        !self.broken && self.tunnel.is_idle() && self.output.is_empty()
+        !self.broken && self.failure.is_none() && self.tunnel.is_idle() && self.output.is_empty()
     }
 
     /// Whether the other end has said nothing since the last stream. What it could say is that it has gone.
     pub fn is_quiet(&mut self) -> bool {
-        self.is_reusable() && self.io.read_buf(&mut self.input).now_or_never().is_none()
+        self.is_reusable() && self.io.read(&mut [0; 1]).now_or_never().is_none()
     }
 
     /// The stream was answered, or never will be: who waits to write looks again.
@@ -249,42 +276,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads up to `buf`'s room of the stream from what has come in; `None` while more has to come in.
-    fn take(&mut self, buf: &mut ReadBuf<'_>) -> Option<Result<(), StreamError>> {
-        while !self.input.is_empty() {
-            let window = self.input.get(..self.input.len().min(buf.remaining())).unwrap_or_default();
-            let mut rest = window;
-            let event = self.tunnel.receive(&mut rest);
-            let used = window.len() - rest.len();
-            let taken = match event {
-                Ok(Some(Event::Data(data))) => {
-                    buf.put_slice(data);
-                    Some(Ok(()))
-                }
-                Ok(Some(Event::Ended)) => {
-                    self.ended = true;
-                    Some(Ok(()))
-                }
-                Ok(Some(Event::Accepted)) => {
-                    self.wake_writer();
-                    None
-                }
-                Ok(Some(Event::Refused(refusal))) => Some(Err(StreamError::Refused(refusal))),
-                Ok(Some(Event::Reset { code, .. })) => Some(Err(StreamError::Reset(code))),
-                Ok(Some(Event::Opened(_) | Event::Unsupported(_)) | None) => None,
-                Err(violation) => Some(Err(violation.into())),
-            };
-            self.input.advance(used);
-            if let Some(Err(_)) = &taken {
-                self.broken = true;
-                self.wake_writer();
-            }
-            if taken.is_some() {
-                return taken;
-            }
+    /// Reads once: the rest of what is not data, or data as far as its frame goes, right to where it is wanted.
+    /// `None` at the end of the connection.
+    fn poll_step(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<Option<Step>>> {
+        let mut piece = [0; PIECE];
+        let (room, is_data) = match self.tunnel.wants() {
+            Wants::Rest(rest) => (piece.get_mut(..rest.min(PIECE)).unwrap_or_default(), false),
+            Wants::Data(left) => (buf.initialize_unfilled_to(left.min(buf.remaining())), true),
+            Wants::Nothing => return Poll::Ready(Ok(None)),
+        };
+        let mut read = ReadBuf::new(room);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut read))?;
+        let bytes = read.filled();
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(None));
         }
-        None
+        let step = match self.tunnel.receive(&mut &*bytes) {
+            // What is discarded brings no event.
+            Ok(Some(Event::Data(data))) if is_data => Step::Data(data.len()),
+            Ok(Some(Event::Ended)) => Step::Ended,
+            Ok(Some(Event::Accepted)) => Step::Answered,
+            Ok(Some(Event::Refused(refusal))) => Step::Failed(StreamError::Refused(refusal)),
+            Ok(Some(Event::Reset { code, .. })) => Step::Failed(StreamError::Reset(code)),
+            Ok(Some(Event::Opened(_) | Event::Unsupported(_) | Event::Data(_)) | None) => Step::Nothing,
+            Err(violation) => Step::Failed(violation.into()),
+        };
+        Poll::Ready(Ok(Some(step)))
     }
+
+    /// No more of the stream will come.
+    fn fail(&mut self) {
+        self.broken = true;
+        self.wake_writer();
+    }
+}
+
+/// What was read.
+enum Step {
+    Data(usize),
+    Ended,
+    Answered,
+    Nothing,
+    Failed(StreamError),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunneled<S> {
@@ -294,58 +327,89 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunneled<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        loop {
-            if this.ended || buf.remaining() == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            if let Some(taken) = this.take(buf) {
-                return Poll::Ready(taken.map_err(io::Error::from));
-            }
-            this.input.reserve(CHUNK);
-            let read = {
-                let reading = this.io.read_buf(&mut this.input);
-                tokio::pin!(reading);
-                ready!(reading.poll(cx))?
-            };
-            if read == 0 {
-                this.broken = true;
-                this.wake_writer();
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-            }
+        let before = buf.filled().len();
+        if let Some(failure) = this.failure.take() {
+            return Poll::Ready(Err(failure));
         }
+        while !this.ended && buf.remaining() > 0 {
+            let has_data = buf.filled().len() > before;
+            let failure = match this.poll_step(cx, buf) {
+                // The next frame has not come, and what came before it need not wait.
+                Poll::Pending if has_data => break,
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(Some(step))) => match step {
+                    Step::Data(count) => {
+                        buf.advance(count);
+                        continue;
+                    }
+                    Step::Ended => {
+                        this.ended = true;
+                        continue;
+                    }
+                    Step::Answered => {
+                        this.wake_writer();
+                        continue;
+                    }
+                    Step::Nothing => continue,
+                    Step::Failed(failure) => failure.into(),
+                },
+                Poll::Ready(Ok(None)) => io::ErrorKind::UnexpectedEof.into(),
+                Poll::Ready(Err(error)) => error,
+            };
+            this.fail();
+            if has_data {
+                this.failure = Some(failure);
+                break;
+            }
+            return Poll::Ready(Err(failure));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunneled<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.output.len() >= CHUNK {
-            ready!(this.poll_drain(cx))?;
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
         }
-        let room = this.tunnel.sendable().min(CHUNK).min(data.len());
-        if room == 0 {
-            if this.broken || this.finished || data.is_empty() {
-                return Poll::Ready(if data.is_empty() {
-                    Ok(0)
-                } else {
-                    Err(io::ErrorKind::BrokenPipe.into())
-                });
+        ready!(this.poll_drain(cx))?;
+        if this.frame.owed == 0 {
+            let room = this.tunnel.sendable().min(FRAME).min(data.len());
+            if room == 0 {
+                if this.broken || this.finished {
+                    return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                }
+                // As much went ahead of the answer as may. It must reach the other end to be answered.
+                ready!(Pin::new(&mut this.io).poll_flush(cx))?;
+                this.writer = Some(cx.waker().clone());
+                return Poll::Pending;
             }
-            // As much went ahead of the answer as may. It must reach the other end to be answered.
-            ready!(this.poll_drain(cx))?;
+            // A frame is begun when it can be written, so that it is not cut by who gives up meanwhile.
             ready!(Pin::new(&mut this.io).poll_flush(cx))?;
-            this.writer = Some(cx.waker().clone());
-            return Poll::Pending;
+            let header = this.tunnel.data(room).map_err(StreamError::from)?;
+            this.frame = Frame { header, written: 0, owed: room };
         }
-        let header = this.tunnel.data(room).map_err(StreamError::from)?;
-        this.output.extend_from_slice(&header);
-        this.output.extend_from_slice(data.get(..room).unwrap_or_default());
-        // The frame is whole in our buffer, which is written in order or not at all.
-        this.tunnel.data_written();
-        if let Poll::Ready(Err(error)) = this.poll_drain(cx) {
-            return Poll::Ready(Err(error));
+        loop {
+            let frame = &mut this.frame;
+            let header = frame.header.get(frame.written..).unwrap_or_default();
+            let part = data.get(..frame.owed.min(data.len())).unwrap_or_default();
+            let slices = [IoSlice::new(header), IoSlice::new(part)];
+            let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, &slices))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_header = written.min(header.len());
+            let of_data = written - of_header;
+            frame.written += of_header;
+            frame.owed = frame.owed.saturating_sub(of_data);
+            if frame.owed == 0 {
+                this.tunnel.data_written();
+            }
+            if of_data > 0 {
+                return Poll::Ready(Ok(of_data));
+            }
         }
-        Poll::Ready(Ok(room))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -356,6 +420,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunneled<S> {
     /// Ends our direction of the stream, not the connection.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.finished {
+            // Refused while a frame is not whole: the connection ends with it.
             let frame = self.tunnel.end().map_err(StreamError::from)?;
             self.output.extend_from_slice(&frame);
             self.finished = true;

@@ -132,7 +132,7 @@ async fn phases(
     record.shows();
     let certificate = shared.sightings.certificate(&peer);
     let peer = Arc::new(peer);
-    let spoken = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    let spoken = stream.alpn().map(<[u8]>::to_vec);
 
     let arrival = Arrival {
         shared: Arc::clone(shared),

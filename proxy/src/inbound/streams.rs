@@ -6,7 +6,6 @@ use std::time::Duration;
 use signet_proto::handshake::RevokedBecause;
 use signet_proto::tunnel::{Preamble, Refusal as Answer, RefuseCode, ResetCode};
 use tokio::time::Instant;
-use tokio_rustls::server::TlsStream;
 
 use super::{Arrival, Refusal, error};
 use crate::capture::Socket;
@@ -16,6 +15,7 @@ use crate::forward::Prefixed;
 use crate::forward::http::cut;
 use crate::forward::tunnel::{Asked, Tunneled};
 use crate::telemetry::{AccessRecord, CloseReason};
+use crate::tls::TlsStream;
 
 /// How long a connection may wait for its next stream. Longer than the other end keeps it, so that the other
 /// end is the one that closes.

@@ -71,7 +71,7 @@ impl Lane {
         let called = traces::measured("connect", self.target.connect(alpn)).await?;
         Ok(match (called, NonZeroU16::new(self.target.endpoint.app_port)) {
             (Called { stream, registration: Some(registration), svid: Some(svid) }, Some(port))
-                if stream.get_ref().get_ref().1.alpn_protocol() == Some(tunnel::ALPN) =>
+                if stream.get_ref().alpn() == Some(tunnel::ALPN) =>
             {
                 let stream = Tunneled::initiator(stream.into_inner());
                 let mut tunnel =

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use signet_proto::spiffe::SpiffeId;
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use crate::connections::{self, Content, Link, Subject};
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
@@ -12,7 +11,7 @@ use crate::forward::{Counted, Prefixed};
 use crate::mesh::{Alpn, Endpoint};
 use crate::run::Shared;
 use crate::telemetry::{CloseReason, Direction};
-use crate::tls;
+use crate::tls::{self, TlsStream};
 
 /// A TLS connection is large, and handed on several times before it settles.
 pub(crate) type Boxed = Box<TlsStream<Counted<TcpStream>>>;
@@ -57,8 +56,8 @@ impl Upstream for Target {
         match lost {
             Some(reason) => Err(UpstreamError::Distrusted(reason.as_str())),
             None => {
-                let (counted, tls) = stream.get_ref();
-                registration.leads(Link::new(address, tls.alpn_protocol(), Arc::clone(counted.volume())));
+                let volume = Arc::clone(stream.get_ref().volume());
+                registration.leads(Link::new(address, stream.alpn(), volume));
                 let svid = Some(Arc::clone(&snapshot.svid));
                 Ok(Called {
                     stream: Prefixed::new(Box::new(stream)),

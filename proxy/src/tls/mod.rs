@@ -1,21 +1,31 @@
-//! A handshake with its deadline, in either role, and its failure in the words of the metrics.
+//! A handshake with its deadline, in either role, and its failure in the words of the metrics; then the
+//! stream of bytes that it leads to.
+
+pub mod buffers;
+mod held;
+mod stream;
 
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use rustls::server::Acceptor;
 use rustls::{ClientConfig, ServerConfig};
-use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1, PeerError, PeerIdentity, server_name, verify_failure};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
+use signet_proto::handshake::{
+    ALPN_H2, ALPN_HTTP1, Exchange, Finished, PeerError, PeerIdentity, Progress, verify_failure,
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+pub use self::stream::TlsStream;
 use crate::telemetry::{Direction, metrics, traces};
 
 /// From the accept to the end of the ClientHello: a caller that says nothing costs little and not for long.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// From the hello to the end of the handshake.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// What is read at once of a handshake.
+const READ: usize = 4096;
 
 /// A handshake that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -85,21 +95,14 @@ pub struct OffersBoth(pub bool);
 /// # Errors
 /// When the peer is not believed, does not finish in time, or breaks off.
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
+    mut stream: S,
     choose: impl AsyncFnOnce(OffersBoth) -> Arc<ServerConfig>,
-) -> Result<(server::TlsStream<S>, PeerIdentity), HandshakeError> {
-    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
+) -> Result<(TlsStream<S>, PeerIdentity), HandshakeError> {
     timed(Direction::Inbound, async {
-        let hello =
-            tokio::time::timeout(HELLO_DEADLINE, hello).await.map_err(|_| HandshakeError::Hello)??;
-        let mut versions = (false, false);
-        for offered in hello.client_hello().alpn().into_iter().flatten() {
-            versions = (versions.0 || offered == ALPN_HTTP1, versions.1 || offered == ALPN_H2);
-        }
-        let config = choose(OffersBoth(versions == (true, true))).await;
-        let stream = hello.into_stream(config).await?;
-        let peer = PeerIdentity::from_verified(stream.get_ref().1.peer_certificates())?;
-        Ok((stream, peer))
+        let hello = tokio::time::timeout(HELLO_DEADLINE, hello(&mut stream));
+        let (both, input) = hello.await.map_err(|_| HandshakeError::Hello)??;
+        let exchange = Exchange::answer(choose(both).await, input).map_err(tls)?;
+        shake(stream, exchange).await
     })
     .await
 }
@@ -111,14 +114,92 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     config: &Arc<ClientConfig>,
-) -> Result<(client::TlsStream<S>, PeerIdentity), HandshakeError> {
-    let handshake = TlsConnector::from(Arc::clone(config)).connect(server_name(), stream);
+) -> Result<(TlsStream<S>, PeerIdentity), HandshakeError> {
     let handshake = timed(Direction::Outbound, async {
-        let stream = handshake.await?;
-        let peer = PeerIdentity::from_verified(stream.get_ref().1.peer_certificates())?;
-        Ok((stream, peer))
+        let exchange = Exchange::call(config).map_err(tls)?;
+        shake(stream, exchange).await
     });
     traces::measured("handshake", handshake).await
+}
+
+/// Waits for the ClientHello: what it offers, and all that has come so far.
+async fn hello<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+) -> Result<(OffersBoth, Vec<u8>), HandshakeError> {
+    let mut acceptor = Acceptor::default();
+    let mut input = Vec::new();
+    loop {
+        let known = input.len();
+        read(stream, &mut input).await?;
+        let mut fresh = input.get(known..).unwrap_or_default();
+        while !fresh.is_empty() && acceptor.read_tls(&mut fresh)? > 0 {
+            match acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(accepted)) => {
+                    let mut versions = (false, false);
+                    for offered in accepted.client_hello().alpn().into_iter().flatten() {
+                        versions = (versions.0 || offered == ALPN_HTTP1, versions.1 || offered == ALPN_H2);
+                    }
+                    return Ok((OffersBoth(versions == (true, true)), input));
+                }
+                Err((error, mut alert)) => {
+                    let mut said = Vec::new();
+                    alert.write_all(&mut said)?;
+                    say(stream, &said);
+                    return Err(tls(error));
+                }
+            }
+        }
+    }
+}
+
+/// Carries a handshake to its end.
+async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    mut exchange: Exchange,
+) -> Result<(TlsStream<S>, PeerIdentity), HandshakeError> {
+    loop {
+        let progress = exchange.advance();
+        let output = exchange.take_output();
+        let progress = match progress {
+            Ok(progress) => progress,
+            Err(error) => {
+                say(&mut stream, &output);
+                return Err(tls(error));
+            }
+        };
+        stream.write_all(&output).await?;
+        stream.flush().await?;
+        if progress == Progress::Done {
+            break;
+        }
+        let too_much = || io::Error::new(io::ErrorKind::InvalidData, "message buffer full");
+        read(&mut stream, exchange.input().ok_or_else(too_much)?).await?;
+    }
+    let peer = PeerIdentity::from_verified(exchange.peer_certificates())?;
+    let alpn = exchange.alpn().map(<[u8]>::to_vec);
+    let Finished { session, input } = exchange.finish().map_err(tls)?;
+    let stream = TlsStream::new(stream, session, alpn.as_deref(), &input)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok((stream, peer))
+}
+
+async fn read<S: AsyncRead + Unpin>(stream: &mut S, input: &mut Vec<u8>) -> io::Result<()> {
+    input.reserve(READ);
+    // No more than that: what comes after the handshake stays in the socket.
+    match stream.take(READ as u64).read_buf(input).await? {
+        0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof")),
+        _ => Ok(()),
+    }
+}
+
+/// An alert that is the last word: it is small, and nobody waits for who does not take it.
+fn say<S: AsyncWrite + Unpin>(stream: &mut S, alert: &[u8]) {
+    let _ = stream.write_all(alert).now_or_never();
+}
+
+fn tls(error: rustls::Error) -> HandshakeError {
+    HandshakeError::Tls(io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 async fn timed<T>(

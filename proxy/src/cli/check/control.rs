@@ -97,7 +97,7 @@ async fn answers(name: &str, config: &Arc<ClientConfig>) -> Result<(SocketAddr, 
 }
 
 /// What control says the time is, by the field that every answer has (RFC 9110 s6.6.1).
-async fn time_of(stream: tokio_rustls::client::TlsStream<TcpStream>) -> Option<Times> {
+async fn time_of(stream: tls::TlsStream<TcpStream>) -> Option<Times> {
     let asked = async {
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.ok()?;
