@@ -188,7 +188,7 @@ impl Session {
         if self.closed {
             return Err(SessionError::Closed);
         }
-        let mut used = 0;
+        let (mut used, mut sealed) = (0, false);
         while pieces.left() > 0 {
             let rest = out.get_mut(used..).unwrap_or_default();
             let updated = if self.wants_update() {
@@ -201,10 +201,13 @@ impl Session {
             };
             used += updated;
             let rest = out.get_mut(used..).unwrap_or_default();
-            if rest.len() <= OVERHEAD {
+            // After the first one a short record is the last one: there would be one for each scrap of room.
+            let whole = pieces.left().min(MAX_CONTENT) + OVERHEAD;
+            if rest.len() <= OVERHEAD || (sealed && rest.len() < whole) {
                 break;
             }
             used += self.sealer.seal_next(pieces, rest)?;
+            sealed = true;
         }
         Ok(used)
     }

@@ -213,6 +213,7 @@ async fn several_records_are_one_write_and_pieces_are_one_record() {
     let much = vec![1; 8 * MAX_CONTENT];
     assert_eq!(ours.write(&much).await.unwrap(), much.len());
     assert_eq!(raw.read(&mut wire).await.unwrap(), much.len() + 8 * OVERHEAD);
+    assert_eq!(ours.write(&[1; 9 * MAX_CONTENT]).await.unwrap(), much.len(), "no record for a scrap of room");
     assert_eq!(ours.write(&[]).await.unwrap(), 0);
 }
 
