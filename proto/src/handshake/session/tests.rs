@@ -48,7 +48,7 @@ impl Ours {
         while let Some(length) = length(&self.input)?.filter(|length| *length <= self.input.len()) {
             let mut record: Vec<u8> = self.input.drain(..length).collect();
             // Both ways of opening take turns.
-            let (opened, bytes) = if self.stream.len() % 2 == 0 {
+            let (opened, bytes) = if self.stream.len().is_multiple_of(2) {
                 let mut out = vec![0; Opener::room(length)];
                 (self.session.open(&record, &mut out)?, out)
             } else {
@@ -373,7 +373,8 @@ fn messages_that_do_not_belong_here_end_the_connection() {
     let malformed = AlertDescription::DecodeError;
     let ticket = [&[NEW_SESSION_TICKET, 0, 0, 100][..], &[0; 10]].concat();
     let update = [KEY_UPDATE, 0, 0, 1, 0];
-    let cases: [(&str, Vec<(Content, Vec<u8>)>, AlertDescription); 13] = [
+    type Case = (&'static str, Vec<(Content, Vec<u8>)>, AlertDescription);
+    let cases: [Case; 13] = [
         ("an empty piece", vec![(Content::Handshake, vec![])], unexpected),
         ("Finished", vec![(Content::Handshake, vec![20, 0, 0, 0])], unexpected),
         ("CertificateRequest", vec![(Content::Handshake, vec![13, 0, 0, 0])], unexpected),
