@@ -119,11 +119,8 @@ impl<R: Route> Http<R> {
         framing::settle(response.headers_mut());
         let flow = Flow::of_responses(self.facts.direction);
         let meters = [Some(Arc::clone(&self.meters)), Some(record.meters())];
-        response.map(|body| {
-            let mut body = Tracked::response(body, flow, meters, record, registration, idle);
-            body.keep((load, turn, permit, carried, lent));
-            body
-        })
+        let held = (load, turn, permit, carried, lent);
+        response.map(|body| Tracked::response(body, flow, meters, registration, idle, record, held))
     }
 
     /// Brings the path into the one form that policy decides on and that is forwarded, where rules look at paths.

@@ -197,11 +197,13 @@ impl<U: Upstream> Pool<U> {
         (making, Origin::New)
     }
 
-    /// A connection that nobody used before.
-    pub(super) async fn connect(&self) -> Result<Kept, Arc<UpstreamError>> {
-        let called = traces::measured("connect", self.upstream.connect(self.version.into())).await?;
-        let opened = self.open(called).await;
-        opened.map_err(|error| Arc::new(UpstreamError::Http(causes(&error))))
+    /// A connection that nobody used before. Boxed: the request that finds one does not carry the room to make one.
+    pub(super) fn connect(&self) -> BoxFuture<'_, Result<Kept, Arc<UpstreamError>>> {
+        Box::pin(async {
+            let called = traces::measured("connect", self.upstream.connect(self.version.into())).await?;
+            let opened = self.open(called).await;
+            opened.map_err(|error| Arc::new(UpstreamError::Http(causes(&error))))
+        })
     }
 
     /// An HTTP/1 connection that carries a request, until its response has been read to the end.

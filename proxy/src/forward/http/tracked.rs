@@ -59,7 +59,7 @@ impl Flow {
 pub(super) type Counters = [Option<Arc<Meters>>; 2];
 
 /// What a request holds until the body of its response has ended.
-type Held = (Option<Load>, Option<Turn>, Option<Permit>, Option<Carried>, Option<Lent>);
+pub(super) type Held = (Option<Load>, Option<Turn>, Option<Permit>, Option<Carried>, Option<Lent>);
 
 /// A body on its way. The one of a response also carries its request's record, which ends with it.
 pub(super) struct Tracked {
@@ -68,7 +68,7 @@ pub(super) struct Tracked {
     meters: Counters,
     right: Option<Right>,
     idle: Option<Idle>,
-    record: Option<AccessRecord>,
+    answer: Option<Box<Answer>>,
     /// Until then the client is not asked for its body.
     held: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
     linger: Option<TaskTracker>,
@@ -76,6 +76,11 @@ pub(super) struct Tracked {
     progress: Option<Arc<Progress>>,
     /// Remembers what was sent.
     replay: Option<Replay>,
+}
+
+/// What the body of a response carries with it to its end. On its own, as bodies are handed on often.
+struct Answer {
+    record: AccessRecord,
     /// The place on a shared connection that this body takes, the endpoint's turn, and the place at our app.
     _held: Held,
 }
@@ -184,12 +189,11 @@ impl Tracked {
             meters,
             right: None,
             idle: None,
-            record: None,
+            answer: None,
             held: None,
             linger: None,
             progress: None,
             replay: None,
-            _held: Held::default(),
         }
     }
 
@@ -229,11 +233,6 @@ impl Tracked {
         self.replay = replay;
     }
 
-    /// Keeps what the request holds until this body has ended.
-    pub(super) fn keep(&mut self, held: Held) {
-        self._held = held;
-    }
-
     /// Asks the client for its body only when the called side does, or says nothing for a while.
     pub(super) fn wait_for(&mut self, asked: &CancellationToken) {
         if self.is_end_stream() {
@@ -255,17 +254,18 @@ impl Tracked {
         Self::new(Source::Local(Full::from(body)), Flow::ToApp, Counters::default())
     }
 
-    /// The body of a forwarded response.
+    /// The body of a forwarded response. What the request holds is kept until it has ended.
     pub(super) fn response(
         body: Incoming,
         flow: Flow,
         meters: Counters,
-        record: AccessRecord,
         right: Arc<Registration>,
         idle: Duration,
+        record: AccessRecord,
+        held: Held,
     ) -> Self {
         let mut tracked = Self::forwarded(body, flow, meters, right, idle);
-        tracked.record = Some(record);
+        tracked.answer = Some(Box::new(Answer { record, _held: held }));
         tracked
     }
 
@@ -273,7 +273,7 @@ impl Tracked {
     pub(super) fn local(text: String, flow: Flow, record: AccessRecord) -> Self {
         let meters = [Some(record.meters()), None];
         let mut tracked = Self::new(Source::Local(Full::from(text)), flow, meters);
-        tracked.record = Some(record);
+        tracked.answer = Some(Box::new(Answer { record, _held: Held::default() }));
         tracked
     }
 
@@ -377,7 +377,7 @@ impl Body for Tracked {
             Poll::Pending => self.ends_waiting(cx),
         };
         if let Some((reason, error)) = early {
-            if let Some(record) = &mut self.record {
+            if let Some(Answer { record, .. }) = self.answer.as_deref_mut() {
                 record.ended(reason, Some(error.to_string()));
             }
             return Poll::Ready(Some(Err(error)));
@@ -400,7 +400,7 @@ impl Body for Tracked {
             }
             Poll::Ready(Some(Err(error))) => {
                 let detail = error.to_string();
-                if let Some(record) = &mut self.record {
+                if let Some(Answer { record, .. }) = self.answer.as_deref_mut() {
                     record.ended(CloseReason::Error, Some(detail));
                 }
             }

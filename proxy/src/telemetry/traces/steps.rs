@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::Either;
 use parking_lot::Mutex;
 use signet_proto::tunnel::TraceParent;
 
@@ -67,11 +68,11 @@ impl Scope {
     }
 }
 
-/// Does `work` as part of what is traced, if it is.
-pub(crate) async fn within<T>(scope: Option<Scope>, work: impl Future<Output = T>) -> T {
+/// Does `work` as part of what is traced, if it is. No `async fn`, which would hold `work` twice.
+pub(crate) fn within<T>(scope: Option<Scope>, work: impl Future<Output = T>) -> impl Future<Output = T> {
     match scope {
-        Some(scope) => Box::pin(SCOPE.scope(scope, work)).await,
-        None => work.await,
+        Some(scope) => Either::Left(Box::pin(SCOPE.scope(scope, work))),
+        None => Either::Right(work),
     }
 }
 
