@@ -49,6 +49,7 @@ impl PeerIdentity {
     pub fn from_verified(chain: Option<&[CertificateDer<'_>]>) -> Result<Self, PeerError> {
         let (leaf, above) = chain.unwrap_or_default().split_first().ok_or(PeerError::None)?;
         let presented = Presented::read(leaf, above)?;
+        presented.remember();
         let profile = &presented.profile;
         Ok(Self {
             id: profile.id.clone(),

@@ -54,7 +54,8 @@ impl Presented {
         Ok(Arc::new(Self { profile, leaf_sha256, handles, chain, fingerprint }))
     }
 
-    /// Keeps it for the next time. Only of chains that were believed: strangers drive nobody out.
+    /// Keeps it for the next time. Only of who was believed and proved to have the key: a chain alone is known to everybody,
+    /// so who merely shows one drives nobody out.
     pub(super) fn remember(self: &Arc<Self>) {
         if self.chain.iter().map(|element| element.len()).sum::<usize>() <= MAX_KEPT_BYTES {
             known().put(self.fingerprint, Arc::clone(self));

@@ -33,19 +33,27 @@ impl<V: Clone> Recent<V> {
             return Some(value.clone());
         }
         let value = halves.older.remove(key)?;
-        self.keep(&mut halves, *key, value.clone());
+        let forgotten = halves.keep(self.half, *key, value.clone());
+        drop((halves, forgotten));
         Some(value)
     }
 
     pub(super) fn put(&self, key: [u8; 32], value: V) {
-        self.keep(&mut self.halves.lock(), key, value);
+        let forgotten = self.halves.lock().keep(self.half, key, value);
+        drop(forgotten);
     }
+}
 
-    fn keep(&self, halves: &mut Halves<V>, key: [u8; 32], value: V) {
-        if halves.younger.len() >= self.half && !halves.younger.contains_key(&key) {
-            halves.older = std::mem::take(&mut halves.younger);
+impl<V> Halves<V> {
+    /// What is forgotten is given back: to be dropped when nobody waits for it.
+    fn keep(&mut self, half: usize, key: [u8; 32], value: V) -> HashMap<[u8; 32], V> {
+        let mut forgotten = HashMap::new();
+        if self.younger.len() >= half && !self.younger.contains_key(&key) {
+            let younger = std::mem::replace(&mut self.younger, HashMap::with_capacity(half));
+            forgotten = std::mem::replace(&mut self.older, younger);
         }
-        halves.younger.insert(key, value);
+        self.younger.insert(key, value);
+        forgotten
     }
 }
 

@@ -141,7 +141,6 @@ impl Trust {
             return Err(VerifyError::Revoked { id: id.clone(), because });
         }
         self.check_lists(&presented, &path, now)?;
-        presented.remember();
         Ok(id.clone())
     }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock;
-use crate::handshake::Svid;
 use crate::handshake::test_ca::{Listing, TestCa};
+use crate::handshake::{PeerIdentity, Svid};
 use crate::spiffe::{CertificateHandle, certificate_handle};
 use crate::v1;
 
@@ -150,6 +150,8 @@ fn what_is_kept_is_what_was_read_and_only_of_who_was_believed() {
     let svid = ca.svid("/a");
     let read = presented(svid.chain());
     assert_eq!(verdict(&ca.trust(), svid.chain()), None);
+    assert!(!Arc::ptr_eq(&read, &presented(svid.chain())), "to show a chain is not to have its key");
+    PeerIdentity::from_verified(Some(svid.chain())).unwrap();
     let kept = presented(svid.chain());
     assert!(Arc::ptr_eq(&kept, &presented(svid.chain())));
     assert_eq!(read.profile, *svid.profile());
