@@ -188,6 +188,13 @@ impl Session {
         if self.closed {
             return Err(SessionError::Closed);
         }
+        let sealed = self.seal_all(pieces, out);
+        // Records of it may be lost, with their numbers.
+        self.closed = sealed.is_err();
+        sealed
+    }
+
+    fn seal_all(&mut self, pieces: &mut Pieces<'_>, out: &mut [u8]) -> Result<usize, SessionError> {
         let (mut used, mut sealed) = (0, false);
         while pieces.left() > 0 {
             let rest = out.get_mut(used..).unwrap_or_default();

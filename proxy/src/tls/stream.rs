@@ -34,6 +34,9 @@ pub struct TlsStream<S> {
     reading: Reading,
 }
 
+/// What is read at once has so many records at most, however short they are.
+const MOST_STEPS: usize = 256;
+
 /// How far the peer's side has got.
 #[derive(Debug)]
 enum Reading {
@@ -81,7 +84,10 @@ impl<S> TlsStream<S> {
     /// Gives `buf` what there is of the stream. What it has room for is opened right there.
     fn give(&mut self, buf: &mut ReadBuf<'_>) -> Result<(), SessionError> {
         let before = buf.filled().len();
-        while buf.remaining() > 0 {
+        for _ in 0..MOST_STEPS {
+            if buf.remaining() == 0 {
+                break;
+            }
             if !self.content.is_empty() {
                 let count = self.content.len().min(buf.remaining());
                 buf.put_slice(self.input.at(self.content.start..self.content.start + count));
@@ -131,7 +137,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
         self.input.clear();
         self.content = 0..0;
         let alert = |out: &mut [u8]| self.session.give_up(&error, out);
-        let _ = self.output.append(Size::Small, OVERHEAD + 2, alert);
+        if self.output.append(Size::Small, OVERHEAD + 2, alert).is_none() {
+            // No room for the alert: nothing is said any more, least of all that all is well.
+            let _ = self.session.give_up(&error, &mut []);
+        }
         self.reading = Reading::Failed(Some(error));
         let _ = self.output.poll_drain(cx, &mut self.io);
     }
