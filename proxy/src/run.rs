@@ -27,7 +27,7 @@ use crate::identity::files::Files;
 use crate::identity::{Lender, Tokens, control as joined, files, socket};
 use crate::inbound::{self, Inbound};
 use crate::living::endings::{Ending, Endings};
-use crate::living::{drain, notify, sys};
+use crate::living::{drain, notify, sys, thrift};
 use crate::mesh::sealed::{Expected, Keeper};
 use crate::mesh::{Mesh, expire_rights, watch};
 use crate::outbound::{self, Attachments, Destinations, Outbound};
@@ -123,6 +123,7 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
     let (ours, answering) = (doors.ours(), stop.child_token());
     duties.spawn(after(ours.clone(), admin::serve_health(health_listener, health, answering.clone())));
     duties.spawn(expire_rights(Arc::clone(&mesh), stop.clone()));
+    duties.spawn(thrift::give_back(Arc::clone(&connections), stop.clone()));
     if let Some(keeper) = keeper {
         // The file, too, is one process's.
         duties.spawn(after(ours.clone(), keeper.run(answering.clone())));

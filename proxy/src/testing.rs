@@ -1,4 +1,4 @@
-//! An authority for tests: SVIDs as control issues them.
+//! An authority for tests: SVIDs as control issues them; and how large futures are.
 
 use std::time::{Duration, SystemTime};
 
@@ -71,6 +71,11 @@ impl TestAuthority {
         params.use_authority_key_identifier_extension = true;
         params.signed_by(key, &self.issuer).unwrap().der().clone()
     }
+}
+
+/// What one future of this kind takes, without making one.
+pub(crate) fn size_of_future<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
+    size_of::<F>()
 }
 
 /// The bundle of these roots.

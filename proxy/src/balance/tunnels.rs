@@ -1,16 +1,20 @@
 //! Connections to a peer proxy that wait for their next stream (`signet/1`): a new connection of our app then
-//! costs no handshake. Each waits in a task that closes it when its peer loses its right, when we drain, or
-//! when nobody wanted it for a while.
+//! costs no handshake. One task an endpoint closes those whose peer loses its right, that nobody wanted for a while, and
+//! all of them when we drain; while they come and go within that time, it sleeps.
 
 use std::num::NonZeroU16;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use signet_proto::handshake::Svid;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::connections::{Carried, Registration};
+use crate::connections::{Carried, Closing, Registration};
 use crate::forward::tunnel::Tunneled;
 use crate::outbound::Boxed;
 use crate::run::Shared;
@@ -32,20 +36,73 @@ pub struct Tunnel {
     pub port: NonZeroU16,
     /// When it was made.
     pub made: Instant,
+    /// Since when it carries nothing.
+    free: Instant,
     /// Its stream, for those who look at the connection.
     pub carried: Option<Carried>,
+    /// Rings where it waits. Kept while it carries, too, as it will wait again.
+    cut: Closing,
 }
 
 /// The connections to one endpoint that wait. They close when the endpoint is called no more.
 #[derive(Default)]
-pub struct Tunnels {
-    waiting: Mutex<Vec<Arc<Waiting>>>,
-    retired: CancellationToken,
+pub struct Tunnels(Arc<Pool>);
+
+#[derive(Default)]
+struct Pool {
+    waiting: Mutex<Waiting>,
+    bell: Arc<Bell>,
 }
 
+#[derive(Default)]
 struct Waiting {
-    tunnel: Mutex<Option<Tunnel>>,
-    taken: CancellationToken,
+    /// The last one that came is the first to go on.
+    tunnels: Vec<Resting>,
+    /// Somebody looks after them.
+    watched: bool,
+    /// The endpoint is called no more.
+    retired: bool,
+}
+
+struct Resting {
+    tunnel: Tunnel,
+    until: Instant,
+}
+
+/// Rung when one of those that wait lost its right, or all of them are to go.
+#[derive(Default)]
+struct Bell(Notify);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
+    }
+}
+
+impl Tunnel {
+    /// One that was made just now, and carries nothing yet.
+    pub fn new(
+        stream: Tunneled<Boxed>,
+        registration: Arc<Registration>,
+        svid: Arc<Svid>,
+        port: NonZeroU16,
+    ) -> Self {
+        let cut = registration.closing();
+        let now = Instant::now();
+        Self { stream, registration, svid, port, made: now, free: now, carried: None, cut }
+    }
+
+    /// How long it carried nothing.
+    pub fn rested(&self) -> Duration {
+        self.free.elapsed()
+    }
+
+    /// Gives up its place when it is closed.
+    async fn close(self) {
+        let Self { stream, registration, .. } = self;
+        stream.close().await;
+        drop(registration);
+    }
 }
 
 impl Tunnels {
@@ -53,10 +110,8 @@ impl Tunnels {
     pub fn take(&self, shared: &Shared) -> Option<Tunnel> {
         let svid = Arc::clone(&shared.mesh.current()?.svid);
         loop {
-            let waiting = self.waiting.lock().pop()?;
-            waiting.taken.cancel();
-            if let Some(mut tunnel) = waiting.tunnel.lock().take()
-                && Arc::ptr_eq(&tunnel.svid, &svid)
+            let Resting { mut tunnel, .. } = self.0.waiting.lock().tunnels.pop()?;
+            if Arc::ptr_eq(&tunnel.svid, &svid)
                 && tunnel.made.elapsed() < AGE
                 && tunnel.registration.peer_not_after().is_some_and(|not_after| {
                     not_after.min(svid.profile().not_after) > signet_proto::clock::now()
@@ -75,38 +130,61 @@ impl Tunnels {
         if !fresh || !tunnel.stream.is_reusable() || shared.drain.is_cancelled() {
             return;
         }
-        tunnel.carried = None;
+        (tunnel.carried, tunnel.free) = (None, Instant::now());
         if let Some(link) = tunnel.registration.link() {
             link.waits();
         }
-        let closing = tunnel.registration.closing();
-        let waiting = Arc::new(Waiting { tunnel: Mutex::new(Some(tunnel)), taken: CancellationToken::new() });
-        let mut all = self.waiting.lock();
-        all.retain(|waiting| waiting.tunnel.lock().is_some());
-        if all.len() >= MOST_WAITING {
+        let waker = Waker::from(Arc::clone(&self.0.bell));
+        // Before who looks after them looks again: what is cut in between is seen by one of the two.
+        let mut waiting = self.0.waiting.lock();
+        if Pin::new(&mut tunnel.cut).poll(&mut Context::from_waker(&waker)).is_ready() {
+            drop(waiting);
+            shared.tasks.spawn(tunnel.close());
             return;
         }
-        all.push(Arc::clone(&waiting));
-        drop(all);
-        let (drain, retired) = (shared.drain.clone(), self.retired.clone());
-        shared.tasks.spawn(async move {
+        if waiting.tunnels.len() >= MOST_WAITING {
+            return;
+        }
+        let until = tunnel.free + IDLE;
+        waiting.tunnels.push(Resting { tunnel, until });
+        if !std::mem::replace(&mut waiting.watched, true) {
+            let watch = Arc::clone(&self.0).watch(shared.tasks.clone(), shared.drain.clone());
+            shared.tasks.spawn(watch);
+        }
+    }
+}
+
+impl Pool {
+    /// Closes those that are not to wait any longer, until none waits.
+    async fn watch(self: Arc<Self>, tasks: TaskTracker, drain: CancellationToken) {
+        while let Some(next) = self.close_unwanted(&tasks, drain.is_cancelled()) {
             tokio::select! {
-                () = waiting.taken.cancelled() => return,
-                () = closing => {}
                 () = drain.cancelled() => {}
-                () = retired.cancelled() => {}
-                () = tokio::time::sleep(IDLE) => {}
+                () = self.bell.0.notified() => {}
+                () = tokio::time::sleep_until(next.into()) => {}
             }
-            let unwanted = waiting.tunnel.lock().take();
-            if let Some(tunnel) = unwanted {
-                tunnel.stream.close().await;
-            }
+        }
+    }
+
+    /// When the next one has waited long enough; `None` if none waits, and nobody looks after them from here on.
+    fn close_unwanted(&self, tasks: &TaskTracker, drain: bool) -> Option<Instant> {
+        let mut waiting = self.waiting.lock();
+        let (now, all) = (Instant::now(), drain || waiting.retired);
+        let unwanted = waiting.tunnels.extract_if(.., |resting| {
+            all || resting.until <= now || resting.tunnel.registration.close_reason().is_some()
         });
+        for Resting { tunnel, .. } in unwanted {
+            tasks.spawn(tunnel.close());
+        }
+        let next = waiting.tunnels.iter().map(|resting| resting.until).min();
+        waiting.watched = next.is_some();
+        next
     }
 }
 
 impl Drop for Tunnels {
     fn drop(&mut self) {
-        self.retired.cancel();
+        self.0.waiting.lock().retired = true;
+        self.0.bell.0.notify_one();
     }
 }

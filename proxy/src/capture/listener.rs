@@ -85,6 +85,7 @@ impl Listener {
         let listening = |socket: OwnedFd| {
             let listener = std::net::TcpListener::from(socket);
             listener.set_nonblocking(true)?;
+            prepare(&listener);
             let bound = canonical(listener.local_addr()?);
             Ok::<_, io::Error>((TcpListener::from_std(listener)?, bound))
         };
@@ -157,7 +158,6 @@ impl Listener {
                 return Ok((Socket::Unix(stream), remote));
             }
         };
-        prepare(&stream);
         Ok((Socket::Tcp(stream), Remote::ip(remote)))
     }
 
@@ -209,6 +209,7 @@ fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     }
     socket.set_reuse_address(true)?;
     socket.bind(&SockAddr::from(address))?;
+    prepare(&socket);
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
@@ -302,6 +303,23 @@ mod tests {
             assert_eq!(accepted.unwrap().1.address().unwrap(), caller.unwrap().local_addr().unwrap());
         }
         assert!(TcpStream::connect((Ipv4Addr::new(127, 0, 0, 2), port)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_accepted_sends_at_once_and_notices_who_vanished() {
+        let bound = Listener::bind(&Entrance::Port(0), Callers::All).await.unwrap();
+        let port = bound.port().unwrap();
+        let plain = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let entrance = Entrance::Tcp(plain.local_addr().unwrap());
+        let adopted = Listener::adopt(&entrance, vec![plain.into()]).unwrap();
+        for (listener, port) in [(&bound, port), (&adopted, adopted.port().unwrap())] {
+            let _caller = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+            let (Socket::Tcp(accepted), _) = listener.accept().await.unwrap() else { panic!("no TCP") };
+            let socket = SockRef::from(&accepted);
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap().as_secs(), 60);
+            assert_eq!(socket.tcp_keepalive_interval().unwrap().as_secs(), 15);
+        }
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::listener::{Callers, Listener};
-pub use self::socket::{Remote, Socket, prepare, reset_unless};
+pub use self::socket::{Remote, Socket, prepare, prepare_towards, reset_unless};
 use crate::backoff::Backoff;
 use crate::telemetry::metrics;
 

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -82,14 +83,25 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Small writes go out at once, and a peer that vanished without a word is noticed.
-pub fn prepare(stream: &TcpStream) {
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(15));
-    let nodelay = stream.set_nodelay(true);
-    let keepalive = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
-    if let Err(error) = nodelay.and(keepalive) {
+/// Small writes go out at once, and a peer that vanished without a word is noticed. What a listener accepts is as the
+/// listener is.
+pub fn prepare<'a>(socket: impl Into<SockRef<'a>>) {
+    let socket = socket.into();
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    tell(socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive)));
+}
+
+/// The same for one that leads to `remote`. On this machine nobody vanishes without a word.
+pub fn prepare_towards(remote: SocketAddr, stream: &TcpStream) {
+    match canonical(remote).ip().is_loopback() {
+        true => tell(stream.set_nodelay(true)),
+        false => prepare(stream),
+    }
+}
+
+fn tell(set: io::Result<()>) {
+    if let Err(error) = set {
         tracing::debug!(%error, "cannot set socket options");
     }
 }
@@ -97,7 +109,7 @@ pub fn prepare(stream: &TcpStream) {
 /// Lets the drop of an app's socket send a reset rather than an end, unless all went well: an app that reads
 /// to the end must not take what was cut off for the whole. Unix sockets know no reset.
 pub fn reset_unless(well: bool, stream: &impl AsFd) {
-    if !well && let Err(error) = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+    if !well && let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
         tracing::debug!(%error, "cannot reset a connection");
     }
 }

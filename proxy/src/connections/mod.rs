@@ -6,21 +6,29 @@
 //! finds the entry. Entries do not reference each other; a request inside an HTTP connection is its own entry.
 
 mod link;
+mod numbered;
+mod peers;
+mod signal;
 mod subject;
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
+use signet_proto::handshake::PeerIdentity;
 use signet_proto::policy::Verdict;
 use signet_proto::spiffe::SpiffeId;
 use tokio::sync::Notify;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 pub use self::link::{Carried, Link, Volume};
+pub use self::numbered::Numbered;
+use self::peers::Peers;
+use self::signal::Place;
+pub use self::signal::Signal;
 pub use self::subject::{Content, Head, Peer, Subject};
 use crate::mesh::Snapshot;
 use crate::telemetry::{CloseReason, Direction};
@@ -28,19 +36,24 @@ use crate::telemetry::{CloseReason, Direction};
 /// All live connections and requests of this process.
 #[derive(Debug, Default)]
 pub struct Connections {
-    entries: Mutex<HashMap<u64, Arc<Entry>>>,
+    entries: Mutex<Numbered<Arc<Entry>>>,
     next: AtomicU64,
+    peers: Peers,
+    verified: AtomicU64,
+    came: Notify,
 }
 
 #[derive(Debug)]
 struct Entry {
     subject: Mutex<Subject>,
-    close: CancellationToken,
+    close: Signal,
     reason: OnceLock<CloseReason>,
-    /// Cancelled when the entry left the table: its sockets are closed.
-    gone: CancellationToken,
+    /// Given when the entry left the table: its sockets are closed.
+    gone: Signal,
     carrier: Option<Arc<Carrier>>,
     link: OnceLock<Arc<Link>>,
+    /// The generation that let it in with what it carries now; 0 for none.
+    settled: AtomicU64,
 }
 
 /// The connection that carries requests with entries of their own. A request that is cut ends by itself as
@@ -48,7 +61,7 @@ struct Entry {
 #[derive(Debug, Default)]
 pub struct Carrier {
     cut: Notify,
-    leaving: Mutex<Vec<CancellationToken>>,
+    leaving: Mutex<Vec<Weak<Entry>>>,
 }
 
 impl Carrier {
@@ -58,7 +71,7 @@ impl Carrier {
             self.cut.notified().await;
             tokio::time::sleep(grace).await;
             let mut leaving = self.leaving.lock();
-            leaving.retain(|request| !request.is_cancelled());
+            leaving.retain(|request| request.upgrade().is_some_and(|request| !request.gone.is_given()));
             if !leaving.is_empty() {
                 return;
             }
@@ -71,7 +84,7 @@ impl Carrier {
 pub struct Applied {
     /// Connections and requests told to close, by reason.
     pub closed: HashMap<CloseReason, u64>,
-    leaving: Vec<CancellationToken>,
+    leaving: Vec<Arc<Entry>>,
 }
 
 impl Applied {
@@ -87,21 +100,21 @@ impl Applied {
     pub async fn settled(&self, deadline: Duration) -> usize {
         let all_gone = async {
             for entry in &self.leaving {
-                entry.cancelled().await;
+                entry.gone.given().await;
             }
         };
         let _ = tokio::time::timeout(deadline, all_gone).await;
-        self.leaving.iter().filter(|entry| !entry.is_cancelled()).count()
+        self.leaving.iter().filter(|entry| !entry.gone.is_given()).count()
     }
 }
 
 impl Entry {
     /// The first reason counts; later ones change nothing.
-    fn close(&self, reason: CloseReason) -> bool {
+    fn close(self: &Arc<Self>, reason: CloseReason) -> bool {
         let first = self.reason.set(reason).is_ok();
-        self.close.cancel();
+        self.close.give();
         if let Some(carrier) = &self.carrier {
-            carrier.leaving.lock().push(self.gone.clone());
+            carrier.leaving.lock().push(Arc::downgrade(self));
             carrier.cut.notify_one();
         }
         first
@@ -121,15 +134,37 @@ impl Connections {
         self.enter(subject, Some(Arc::clone(carrier)))
     }
 
+    /// A peer that was just verified, kept once for all of its connections.
+    #[must_use]
+    pub fn peer(&self, verified: PeerIdentity) -> Arc<PeerIdentity> {
+        self.verified.fetch_add(1, Ordering::Relaxed);
+        self.came.notify_one();
+        self.peers.once(verified)
+    }
+
+    /// How many peers were verified so far.
+    #[must_use]
+    pub fn verified(&self) -> u64 {
+        self.verified.load(Ordering::Relaxed)
+    }
+
+    /// Waits until there are more than `seen`. For one who waits.
+    pub async fn verified_more(&self, seen: u64) {
+        while self.verified() <= seen {
+            self.came.notified().await;
+        }
+    }
+
     fn enter(self: &Arc<Self>, subject: Subject, carrier: Option<Arc<Carrier>>) -> Registration {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let entry = Arc::new(Entry {
             subject: Mutex::new(subject),
-            close: CancellationToken::new(),
+            close: Signal::default(),
             reason: OnceLock::new(),
-            gone: CancellationToken::new(),
+            gone: Signal::default(),
             carrier,
             link: OnceLock::new(),
+            settled: AtomicU64::new(0),
         });
         self.entries.lock().insert(id, Arc::clone(&entry));
         Registration { id, entry, table: Arc::clone(self) }
@@ -144,7 +179,7 @@ impl Connections {
                 && entry.close(reason)
             {
                 *applied.closed.entry(reason).or_default() += 1;
-                applied.leaving.push(entry.gone.clone());
+                applied.leaving.push(Arc::clone(&entry));
             }
         }
         applied
@@ -246,7 +281,20 @@ pub struct Registration {
 impl Registration {
     /// Records what the connection turned out to carry. Decide after this, as after registering.
     pub fn carries(&self, content: Content) {
-        self.entry.subject.lock().content = content;
+        let mut subject = self.entry.subject.lock();
+        subject.content = content;
+        self.entry.settled.store(0, Ordering::Relaxed);
+    }
+
+    /// It was let in under this snapshot, with what it carries now.
+    pub fn settled(&self, snapshot: &Snapshot) {
+        self.entry.settled.store(snapshot.generation, Ordering::Relaxed);
+    }
+
+    /// Whether nothing changed since: what was decided of it then is what would be decided now.
+    #[must_use]
+    pub fn stands(&self, snapshot: &Snapshot) -> bool {
+        self.entry.settled.load(Ordering::Relaxed) == snapshot.generation
     }
 
     /// Whether it carries bytes, that nothing can be said between.
@@ -305,8 +353,8 @@ impl Registration {
     }
 
     /// Ends when it was told to close.
-    pub fn closing(&self) -> WaitForCancellationFutureOwned {
-        self.entry.close.clone().cancelled_owned()
+    pub fn closing(&self) -> Closing {
+        Closing { entry: Arc::clone(&self.entry), place: Place::default() }
     }
 
     /// Why it was told to close, if it was.
@@ -319,7 +367,29 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.table.entries.lock().remove(&self.id);
-        self.entry.gone.cancel();
+        self.entry.gone.give();
+    }
+}
+
+/// Ends when its connection or request was told to close.
+#[derive(Debug)]
+pub struct Closing {
+    entry: Arc<Entry>,
+    place: Place,
+}
+
+impl Future for Closing {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.entry.close.poll_given(&mut this.place, cx)
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.entry.close.leave(&mut self.place);
     }
 }
 

@@ -28,11 +28,19 @@ impl<S> Prefixed<S> {
     /// Forgets the first `count` bytes that were read ahead: they have been understood.
     pub fn discard(&mut self, count: usize) {
         self.ahead.advance(count.min(self.ahead.len()));
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
     }
 
     /// The stream itself.
     pub fn get_ref(&self) -> &S {
         &self.inner
+    }
+
+    /// The stream itself, of which nothing is to be read past what was read ahead.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
     }
 
     /// The stream itself. What was read ahead is lost, so only once that was given back.

@@ -12,13 +12,18 @@ use signet_proto::tunnel::{
     Event, HEADER_BYTES, Preamble, Refusal, ResetCode, SendError, Tunnel, Violation, Wants,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Sleep;
 
 /// The longest DATA frame that we send: with its header it fills four TLS records.
 pub const FRAME: usize = 4 * 16 * 1024 - HEADER_BYTES;
+/// So many pieces are read at once, however short they are.
+const MOST_STEPS: usize = 256;
 /// What is read at once of what is not data.
 const PIECE: usize = 64;
 /// How long what the other end has begun to say, or has to read, may take.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the answer to a stream waits for the app's first bytes, to go with them.
+pub const MOMENT: Duration = Duration::from_millis(1);
 /// A stream that is cut is cut soon, whether the other end reads why or not.
 const RESET_DEADLINE: Duration = Duration::from_millis(250);
 
@@ -39,6 +44,8 @@ pub struct Tunneled<S> {
     failure: Option<io::Error>,
     /// Waits until the stream is answered.
     writer: Option<Waker>,
+    /// Until then what is to be written waits for more.
+    held: Option<Pin<Box<Sleep>>>,
 }
 
 /// A DATA frame on its way: the rest of its header, and how much data it still needs.
@@ -65,6 +72,16 @@ pub enum StreamError {
     /// The peer gave up the stream.
     #[error("the peer gave up the stream ({})", .0.as_str())]
     Reset(ResetCode),
+    /// The peer closed the connection, in form, instead of answering.
+    #[error("the peer closed the connection just then")]
+    Retired,
+}
+
+impl StreamError {
+    /// What is behind an error of a stream, if it is one of these.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
 }
 
 impl From<StreamError> for io::Error {
@@ -72,7 +89,7 @@ impl From<StreamError> for io::Error {
         let kind = match error {
             StreamError::Violation(_) | StreamError::Send(_) => io::ErrorKind::InvalidData,
             StreamError::Refused(_) => io::ErrorKind::PermissionDenied,
-            StreamError::Reset(_) => io::ErrorKind::ConnectionReset,
+            StreamError::Reset(_) | StreamError::Retired => io::ErrorKind::ConnectionReset,
         };
         Self::new(kind, error)
     }
@@ -108,6 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
             broken: false,
             failure: None,
             writer: None,
+            held: None,
         }
     }
 
@@ -128,14 +146,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
     /// # Errors
     /// When the stream is refused, or the connection is of no use any more.
     pub async fn answered(&mut self) -> io::Result<()> {
-        self.flush().await?;
+        // Who cannot write any more may have been told why.
+        let sent = self.flush().await;
         let error = match self.told().await {
             Ok(Some(Event::Accepted)) => return Ok(()),
             Ok(Some(Event::Refused(refusal))) => StreamError::Refused(refusal).into(),
             Ok(Some(Event::Reset { code, .. })) => StreamError::Reset(code).into(),
             Ok(Some(_)) => io::ErrorKind::InvalidData.into(),
-            Ok(None) => io::ErrorKind::UnexpectedEof.into(),
-            Err(broken) => broken,
+            Ok(None) => StreamError::Retired.into(),
+            Err(broken) => sent.err().unwrap_or(broken),
         };
         self.broken = true;
         Err(error)
@@ -150,8 +169,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
             let asked = match self.told().await? {
                 Some(Event::Opened(preamble)) => Asked::Stream(preamble),
                 Some(Event::Unsupported(field)) => Asked::Unsupported(field),
+                Some(Event::Reset { .. }) | None => return Ok(None),
                 Some(_) => continue,
-                None => return Ok(None),
             };
             (self.ended, self.finished) = (false, false);
             return Ok(Some(asked));
@@ -201,6 +220,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
         self.flush_in_time(CONTROL_DEADLINE).await
     }
 
+    /// Takes the stream that was asked for. The answer goes with the first bytes of the app if these come at once: the
+    /// initiator has sent its own already, and hardly waits for the answer alone. To be read from, whatever else.
+    ///
+    /// # Errors
+    /// When nothing was asked.
+    pub fn accept_soon(&mut self) -> io::Result<()> {
+        let frame = self.tunnel.accept().map_err(StreamError::from)?;
+        self.output.extend_from_slice(&frame);
+        self.held = Some(Box::pin(tokio::time::sleep(MOMENT)));
+        Ok(())
+    }
+
     /// Does not take it, and waits until the initiator has ended it, too.
     ///
     /// # Errors
@@ -243,6 +274,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
         let _ = tokio::time::timeout(CONTROL_DEADLINE, self.io.shutdown()).await;
     }
 
+    /// The same, with an ear for who asked for a stream just then: its connection must not break before it has read that.
+    pub async fn leave(mut self) {
+        let leave = async {
+            self.io.shutdown().await?;
+            while self.io.read(&mut [0; PIECE]).await? > 0 {}
+            Ok::<_, io::Error>(())
+        };
+        let _ = tokio::time::timeout(RESET_DEADLINE, leave).await;
+    }
+
     /// Whether the connection may carry another stream: the last one ended well on both sides.
     pub fn is_reusable(&self) -> bool {
         self.is_between_streams()
@@ -265,7 +306,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
         }
     }
 
+    /// Writes what is not held any longer, as far as that goes: who waits for an answer does not write.
+    fn poll_release(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.held.as_mut().is_some_and(|held| held.as_mut().poll(cx).is_pending()) {
+            return Ok(());
+        }
+        let written = self.poll_drain(cx)?.is_ready();
+        match written.then(|| Pin::new(&mut self.io).poll_flush(cx)) {
+            Some(Poll::Ready(flushed)) => flushed,
+            Some(Poll::Pending) | None => Ok(()),
+        }
+    }
+
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.held = None;
         while !self.output.is_empty() {
             let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.output))?;
             if written == 0 {
@@ -328,11 +382,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunneled<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
+        if !this.output.is_empty() {
+            this.poll_release(cx)?;
+        }
         if let Some(failure) = this.failure.take() {
             return Poll::Ready(Err(failure));
         }
+        let mut steps = 0;
         while !this.ended && buf.remaining() > 0 {
             let has_data = buf.filled().len() > before;
+            steps += 1;
+            if has_data && steps > MOST_STEPS {
+                break;
+            }
             let failure = match this.poll_step(cx, buf) {
                 // The next frame has not come, and what came before it need not wait.
                 Poll::Pending if has_data => break,
@@ -363,6 +425,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunneled<S> {
             }
             return Poll::Ready(Err(failure));
         }
+        if this.ended && !this.output.is_empty() {
+            // Nobody reads on, so nobody comes by when the moment is over.
+            this.held = None;
+            this.poll_release(cx)?;
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -373,7 +440,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunneled<S> {
         if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        ready!(this.poll_drain(cx))?;
         if this.frame.owed == 0 {
             let room = this.tunnel.sendable().min(FRAME).min(data.len());
             if room == 0 {
@@ -381,6 +447,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunneled<S> {
                     return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
                 }
                 // As much went ahead of the answer as may. It must reach the other end to be answered.
+                ready!(this.poll_drain(cx))?;
                 ready!(Pin::new(&mut this.io).poll_flush(cx))?;
                 this.writer = Some(cx.waker().clone());
                 return Poll::Pending;
@@ -389,21 +456,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunneled<S> {
             ready!(Pin::new(&mut this.io).poll_flush(cx))?;
             let header = this.tunnel.data(room).map_err(StreamError::from)?;
             this.frame = Frame { header, written: 0, owed: room };
+            this.held = None;
         }
         loop {
-            let frame = &mut this.frame;
+            // What was to be said before goes along.
+            let (before, frame) = (&this.output, &mut this.frame);
             let header = frame.header.get(frame.written..).unwrap_or_default();
             let part = data.get(..frame.owed.min(data.len())).unwrap_or_default();
-            let slices = [IoSlice::new(header), IoSlice::new(part)];
+            let slices = [IoSlice::new(before), IoSlice::new(header), IoSlice::new(part)];
             let written = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, &slices))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            let of_header = written.min(header.len());
-            let of_data = written - of_header;
+            let of_before = written.min(before.len());
+            let of_header = (written - of_before).min(header.len());
+            let of_data = written - of_before - of_header;
             frame.written += of_header;
             frame.owed = frame.owed.saturating_sub(of_data);
-            if frame.owed == 0 {
+            this.output.advance(of_before);
+            if this.frame.owed == 0 {
                 this.tunnel.data_written();
             }
             if of_data > 0 {
@@ -503,6 +574,50 @@ mod tests {
         let (refused, told) = tokio::join!(refuse, told);
         assert!(told.contains("no rule"), "{told}");
         assert!(refused.is_err(), "an initiator that goes away leaves nothing to use again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answer_goes_with_the_first_bytes_or_after_a_moment_without() {
+        for at_once in [true, false] {
+            let (mut initiator, mut acceptor) = pair();
+            initiator.open(&preamble()).unwrap();
+            initiator.write_all(b"question").await.unwrap();
+            initiator.flush().await.unwrap();
+            acceptor.asked().await.unwrap();
+            let mut question = [0; 8];
+            acceptor.read_exact(&mut question).await.unwrap();
+            acceptor.accept_soon().unwrap();
+            assert!(acceptor.read(&mut [0; 1]).now_or_never().is_none());
+            assert!(initiator.answered().now_or_never().is_none(), "held");
+            let answer = async {
+                if at_once {
+                    acceptor.write_all(b"answer").await.unwrap();
+                }
+                assert_eq!(acceptor.read(&mut [0; 1]).await.unwrap(), 0);
+            };
+            let ask = async {
+                initiator.answered().await.unwrap();
+                if at_once {
+                    let mut answer = [0; 6];
+                    initiator.read_exact(&mut answer).await.unwrap();
+                    assert_eq!(&answer, b"answer");
+                }
+                initiator.shutdown().await.unwrap();
+            };
+            tokio::join!(answer, ask);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_reset_after_a_held_answer_knows_that_it_was_taken() {
+        let (mut initiator, mut acceptor) = pair();
+        initiator.open(&preamble()).unwrap();
+        initiator.flush().await.unwrap();
+        acceptor.asked().await.unwrap();
+        acceptor.accept_soon().unwrap();
+        acceptor.reset(ResetCode::Internal).await;
+        initiator.answered().await.unwrap();
+        assert!(initiator.read(&mut [0; 1]).await.is_err());
     }
 
     #[tokio::test]

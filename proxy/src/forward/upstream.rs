@@ -46,7 +46,7 @@ pub struct Called<U> {
     pub svid: Option<Arc<Svid>>,
 }
 
-/// The called side could not be reached. Nothing was sent to it, so another try is safe.
+/// The called side could not be reached. But for [`UpstreamError::Broken`] nothing was sent to it, so another try is safe.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpstreamError {
@@ -106,6 +106,9 @@ pub enum UpstreamError {
     /// The peer does not take the stream.
     #[error("{0}")]
     Refused(io::Error),
+    /// The connection broke after bytes of our app went to the peer, whose app may have them.
+    #[error("the connection broke as its stream was opened: {0}")]
+    Broken(io::Error),
     /// HTTP could not be started on it.
     #[error("the called side does not speak HTTP: {0}")]
     Http(String),
@@ -129,6 +132,7 @@ impl UpstreamError {
             Self::Name(_) => "dns",
             Self::Handshake { error, .. } => error.reason(),
             Self::Refused(_) => "refused_by_peer",
+            Self::Broken(_) => "broken",
             Self::Http(_) => "http",
             Self::Distrusted(reason) => reason,
         }
@@ -150,7 +154,8 @@ impl UpstreamError {
             | Self::NoEndpoint(_)
             | Self::SeveralApps { .. }
             | Self::Name(_)
-            | Self::Tls(_) => false,
+            | Self::Tls(_)
+            | Self::Broken(_) => false,
         }
     }
 
@@ -168,6 +173,7 @@ impl UpstreamError {
             Self::Tls(_)
             | Self::Handshake { .. }
             | Self::Refused(_)
+            | Self::Broken(_)
             | Self::Http(_)
             | Self::Distrusted(_) => StatusCode::BAD_GATEWAY,
         }
@@ -176,7 +182,7 @@ impl UpstreamError {
 
 /// What a peer proxy answered to a stream that it did not take.
 fn refusal(error: &io::Error) -> Option<&Refusal> {
-    match error.get_ref()?.downcast_ref()? {
+    match StreamError::of(error)? {
         StreamError::Refused(refusal) => Some(refusal),
         _ => None,
     }
@@ -200,7 +206,7 @@ pub async fn in_time(
 ) -> Result<TcpStream, UpstreamError> {
     match tokio::time::timeout(CONNECT_DEADLINE, connect).await {
         Ok(Ok(stream)) => {
-            capture::prepare(&stream);
+            capture::prepare_towards(address, &stream);
             Ok(stream)
         }
         Ok(Err(error)) => Err(UpstreamError::Connect { address, error }),

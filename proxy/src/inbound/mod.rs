@@ -3,6 +3,7 @@
 mod plaintext;
 mod streams;
 
+use std::convert::Infallible;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1, PeerIdentity};
+use signet_proto::shares::Share;
+use signet_proto::spiffe::SpiffeId;
 use signet_proto::tunnel;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,6 +27,7 @@ use crate::forward::detect::{Detected, detect, detect_only, detect_version};
 use crate::forward::http::{Direct, Http, Http2Support, Pool, Slot, Version, cut};
 use crate::forward::opaque::relay;
 use crate::forward::stated::{self, Stated};
+use crate::forward::tunnel::MOMENT;
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
 use crate::forward::{IdentityFields, Prefixed, Screened, farewell};
 use crate::mesh::Alpn;
@@ -31,7 +35,7 @@ use crate::run::Shared;
 use crate::sightings::Seen;
 use crate::telemetry::observers::closed_by_operator;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Protocol, metrics, traces};
-use crate::tls::{self, OffersBoth};
+use crate::tls::{self, OffersBoth, TlsStream};
 
 /// One inbound listener at work.
 #[derive(Debug)]
@@ -77,7 +81,7 @@ pub async fn serve(shared: Arc<Shared>, inbound: Arc<Inbound>, socket: Socket, r
     let live = record.live();
     let ended = tokio::select! {
         biased;
-        ended = phases(&shared, &inbound, socket, &mut record) => ended,
+        ended = story(&shared, &inbound, socket, &mut record) => ended,
         () = closed_by_operator(live.as_deref()) => Err((CloseReason::ClosedByOperator, None)),
     };
     if let Err((reason, detail)) = ended {
@@ -85,12 +89,27 @@ pub async fn serve(shared: Arc<Shared>, inbound: Arc<Inbound>, socket: Socket, r
     }
 }
 
-async fn phases(
+/// Each part in a box of its own: what is over takes no room for as long as the connection lasts.
+async fn story(
     shared: &Arc<Shared>,
     inbound: &Arc<Inbound>,
     socket: Socket,
     record: &mut AccessRecord,
 ) -> Result<(), Refusal> {
+    let arrived = Box::pin(arrive(shared, inbound, socket, record)).await?;
+    match arrived {
+        Some(arrived) => Box::pin(arrived.served(record)).await,
+        None => Ok(()),
+    }
+}
+
+/// accept -> handshake. Nobody has arrived if it was a caller without TLS, who was served.
+async fn arrive(
+    shared: &Arc<Shared>,
+    inbound: &Arc<Inbound>,
+    socket: Socket,
+    record: &mut AccessRecord,
+) -> Result<Option<Box<Arrived>>, Refusal> {
     let snapshot = shared.mesh.current().ok_or_else(|| error(UpstreamError::NotReady))?;
     record.facts.destination = Some(snapshot.svid.id().clone());
     let app = inbound.app_of(shared, &socket, record).await?;
@@ -111,7 +130,8 @@ async fn phases(
         if let Begins::Plaintext(begun) = Box::pin(plaintext::begins(&mut caller, asked)).await {
             drop(unproven);
             let to = inbound.app(app, called, remote, None);
-            return Box::pin(plaintext::serve(shared, inbound, &snapshot, to, caller, begun, record)).await;
+            let served = plaintext::serve(shared, inbound, &snapshot, to, caller, begun, record);
+            return Box::pin(served).await.map(|()| None);
         }
     }
     let asks = inbound.protocol != config::Protocol::Tcp;
@@ -127,11 +147,11 @@ async fn phases(
     drop(unproven);
     record.live().inspect(|live| live.shook_hands(began));
     record.facts.source = Some(peer.id.clone());
-    let _counted = shared.limits.identity(&peer.id).ok_or_else(|| limited("identity"))?;
+    let counted = shared.limits.identity(&peer.id).ok_or_else(|| limited("identity"))?;
     record.facts.edge = shared.sightings.caller(&peer.id, app.port());
     record.shows();
     let certificate = shared.sightings.certificate(&peer);
-    let peer = Arc::new(peer);
+    let peer = shared.connections.peer(peer);
     let spoken = stream.alpn().map(<[u8]>::to_vec);
 
     let arrival = Arrival {
@@ -150,23 +170,40 @@ async fn phases(
         handshake: snapshot.generation,
         certificate,
     };
-    let expected = match spoken.as_deref() {
-        Some(tunnel::ALPN) => return Box::pin(streams::serve(&arrival, stream, record)).await,
-        Some(ALPN_HTTP1) => Some(Detected::Http(Version::Http1)),
-        Some(ALPN_H2) => Some(Detected::Http(Version::Http2)),
-        _ => None,
-    };
-    let registration = arrival.register();
-    record.closes_with(&registration);
-    let mut caller = Some(Prefixed::new(stream));
-    // Boxed: before the end of the handshake a connection costs less.
-    let ended =
-        Box::pin(arrival.carry_while_permitted(&registration, &mut caller, expected, None, record)).await;
-    drop(registration);
-    if let (Err((CloseReason::Denied, _)), Some(caller)) = (&ended, &mut caller) {
-        Box::pin(farewell(caller)).await;
+    Ok(Some(Box::new(Arrived { arrival, stream: Box::new(stream), spoken, _counted: counted })))
+}
+
+/// A verified peer on its connection.
+struct Arrived {
+    arrival: Arrival,
+    /// Boxed: it is handed on several times before it settles.
+    stream: Box<TlsStream<Prefixed<Socket>>>,
+    /// What was agreed on in the handshake.
+    spoken: Option<Vec<u8>>,
+    _counted: Share<SpiffeId>,
+}
+
+impl Arrived {
+    /// authorize -> detect -> forward.
+    async fn served(self: Box<Self>, record: &mut AccessRecord) -> Result<(), Refusal> {
+        let Self { arrival, stream, spoken, _counted } = *self;
+        let expected = match spoken.as_deref() {
+            Some(tunnel::ALPN) => return Box::pin(streams::serve(&arrival, stream, record)).await,
+            Some(ALPN_HTTP1) => Some(Detected::Http(Version::Http1)),
+            Some(ALPN_H2) => Some(Detected::Http(Version::Http2)),
+            _ => None,
+        };
+        let registration = arrival.register();
+        record.closes_with(&registration);
+        let mut caller = Some(Prefixed::new(stream));
+        let carried = arrival.carry_while_permitted(&registration, &mut caller, expected, None, record);
+        let ended = Box::pin(carried).await;
+        drop(registration);
+        if let (Err((CloseReason::Denied, _)), Some(caller)) = (&ended, &mut caller) {
+            Box::pin(farewell(caller)).await;
+        }
+        ended
     }
-    ended
 }
 
 impl Inbound {
@@ -327,7 +364,9 @@ impl Arrival {
             Detected::Opaque => {
                 record.protocol = Protocol::Opaque;
                 record.begin_span(None, "");
-                registration.carries(Content::Opaque);
+                if !registration.is_opaque() {
+                    registration.carries(Content::Opaque);
+                }
                 self.authorize(registration, record)?;
                 self.charge()?;
                 record.shows();
@@ -336,7 +375,12 @@ impl Arrival {
                     Some(called) => called,
                     None => {
                         let reached = traces::measured("connect", self.app.reach());
-                        Box::pin(traces::within(record.scope(), reached)).await.map_err(error)?
+                        let reached = Box::pin(traces::within(record.scope(), reached));
+                        tokio::select! {
+                            biased;
+                            reached = reached => reached.map_err(error)?,
+                            never = tell(from) => match never {},
+                        }
                     }
                 };
                 let (meters, began) = (record.meters(), Instant::now());
@@ -394,6 +438,9 @@ impl Arrival {
     /// Decides with the newest snapshot. The connection is in the table already, so that a change after this
     /// is held against it there (invariant 4).
     fn authorize(&self, registration: &Registration, record: &mut AccessRecord) -> Result<(), Refusal> {
+        if self.shared.mesh.current().is_some_and(|snapshot| registration.stands(&snapshot)) {
+            return Ok(());
+        }
         let began = Instant::now();
         let decided = self.decide(registration, record);
         record.step("authorize", began, decided.as_ref().err().map(|(reason, _)| reason.as_str()));
@@ -412,8 +459,16 @@ impl Arrival {
                 return Err((CloseReason::Denied, Some(registration.explain(&snapshot))));
             }
         }
+        registration.settled(&snapshot);
         Ok(())
     }
+}
+
+/// A caller that is taken hears of it though the app is not there yet.
+async fn tell(caller: &mut (impl AsyncWrite + Unpin)) -> Infallible {
+    tokio::time::sleep(MOMENT).await;
+    let _ = caller.flush().await;
+    std::future::pending().await
 }
 
 fn limited(whose: &'static str) -> Refusal {
@@ -449,5 +504,25 @@ impl Upstream for App {
 
     async fn connect(&self, _: Alpn) -> Result<Called<TcpStream>, UpstreamError> {
         Ok(Called { stream: self.reach().await?, registration: None, svid: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::size_of_future;
+
+    /// The handshake is over when a connection is served.
+    #[test]
+    fn what_lasts_of_a_connection_is_small() {
+        let served = size_of_future(|(arrived, record): (Box<Arrived>, &'static mut AccessRecord)| {
+            arrived.served(record)
+        });
+        let streams = size_of_future(
+            |(arrival, stream, record): (&'static Arrival, Box<_>, &'static mut AccessRecord)| {
+                streams::serve(arrival, stream, record)
+            },
+        );
+        assert!(served <= 2 * 1024 && streams <= 4 * 1024, "{served} and {streams} bytes");
     }
 }

@@ -1,8 +1,10 @@
 //! A peer proxy's connection that carries one opaque stream after the other (`signet/1`). Each stream is a
 //! connection of its own: decided afresh, in the live table, with its own line in the log.
 
+use std::io;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use signet_proto::handshake::RevokedBecause;
 use signet_proto::tunnel::{Preamble, Refusal as Answer, RefuseCode, ResetCode};
 use tokio::time::Instant;
@@ -25,12 +27,12 @@ const IDLE_UNTRIED: Duration = Duration::from_secs(5);
 /// Refused streams in a row after which the peer has to come again.
 const MOST_REFUSED: u32 = 3;
 
-type Carrier = Tunneled<TlsStream<Prefixed<Socket>>>;
+type Carrier = Tunneled<Box<TlsStream<Prefixed<Socket>>>>;
 
 /// Serves streams until the peer has no more. `record` becomes that of the first one.
 pub(super) async fn serve(
     arrival: &Arrival,
-    stream: TlsStream<Prefixed<Socket>>,
+    stream: Box<TlsStream<Prefixed<Socket>>>,
     record: &mut AccessRecord,
 ) -> Result<(), Refusal> {
     let facts = record.facts.clone();
@@ -38,15 +40,23 @@ pub(super) async fn serve(
     let mut first = Some(record);
     let (mut idle, mut refused) = (IDLE_UNTRIED, 0);
     let until = arrival.shared.end_of_one();
+    let mut kept = None;
     loop {
         if until.is_some_and(|until| until <= Instant::now()) {
             carrier.close().await;
             return Ok(());
         }
-        let waiting = arrival.register();
-        if let Some(reason) = arrival.distrusted(&waiting) {
-            return Err((reason, None));
-        }
+        // It has one place for as long as it lasts, whether it waits or carries: no change falls in between.
+        let registration = match kept.take() {
+            Some(registration) => registration,
+            None => {
+                let registration = arrival.register();
+                if let Some(reason) = arrival.distrusted(&registration) {
+                    return Err((reason, None));
+                }
+                registration
+            }
+        };
         // Who was let in while we leave gets the stream that it came for.
         let retired = match first {
             Some(_) => &arrival.shared.drain,
@@ -54,8 +64,11 @@ pub(super) async fn serve(
         };
         let asked = tokio::select! {
             biased;
-            reason = cut(Some(&waiting)) => return Err((reason, None)),
-            () = retired.cancelled() => return Ok(()),
+            reason = cut(Some(&registration)) => return Err((reason, None)),
+            () = retired.cancelled() => {
+                carrier.leave().await;
+                return Ok(());
+            }
             asked = tokio::time::timeout(idle, carrier.asked()) => asked,
         };
         let asked = match asked {
@@ -66,9 +79,6 @@ pub(super) async fn serve(
                 return Err((CloseReason::PeerReset, Some(broken.to_string())));
             }
         };
-        // The stream is entered before the place that waited for it is given up: a change in between is seen.
-        let registration = arrival.register();
-        drop(waiting);
         let mut own = None;
         let record = match first.take() {
             Some(record) => record,
@@ -85,8 +95,8 @@ pub(super) async fn serve(
             false => (IDLE_UNTRIED, refused + 1),
         };
         match next {
-            Some(next) if refused < MOST_REFUSED => carrier = next,
-            Some(last) => {
+            Some((next, registration)) if refused < MOST_REFUSED => (carrier, kept) = (next, registration),
+            Some((last, _)) => {
                 last.close().await;
                 return Ok(());
             }
@@ -95,14 +105,14 @@ pub(super) async fn serve(
     }
 }
 
-/// One stream; the connection is given back if it may carry another.
+/// One stream; the connection is given back if it may carry another, with its place if it has kept it.
 async fn one(
     arrival: &Arrival,
     registration: Registration,
     mut carrier: Carrier,
     asked: Asked,
     record: &mut AccessRecord,
-) -> (Result<(), Refusal>, Option<Carrier>) {
+) -> (Result<(), Refusal>, Option<(Carrier, Option<Registration>)>) {
     record.closes_with(&registration);
     if let Asked::Stream(preamble) = &asked {
         record.begin_span(preamble.trace.map(Into::into), "");
@@ -114,21 +124,38 @@ async fn one(
         let again = refused
             && carrier.is_between_streams()
             && !matches!(refusal.0, CloseReason::Revoked(_) | CloseReason::TrustRemoved);
-        return (Err(refusal), again.then_some(carrier));
+        return (Err(refusal), again.then_some((carrier, None)));
     }
-    if let Err(broken) = carrier.accept().await {
+    let mut caller = Prefixed::new(carrier);
+    if let Err(broken) = take(arrival, &mut caller).await {
+        caller.into_inner().reset(ResetCode::Protocol).await;
         return (Err((CloseReason::PeerReset, Some(broken.to_string()))), None);
     }
-    let mut caller = Some(Prefixed::new(carrier));
+    let mut caller = Some(caller);
     let ended = arrival.carry_while_permitted(&registration, &mut caller, None, None, record).await;
     let Some(carrier) = caller.map(Prefixed::into_inner) else { return (ended, None) };
     match &ended {
-        Ok(()) if carrier.is_between_streams() => (ended, Some(carrier)),
+        Ok(()) if carrier.is_between_streams() => {
+            registration.carries(Content::Connection);
+            (ended, Some((carrier, Some(registration))))
+        }
         Ok(()) => (ended, None),
         Err((reason, _)) => {
             carrier.reset(reset_code(*reason)).await;
             (ended, None)
         }
+    }
+}
+
+/// Takes the stream. Whose app has spoken already is not in a hurry to hear of it.
+async fn take(arrival: &Arrival, caller: &mut Prefixed<Carrier>) -> io::Result<()> {
+    if arrival.protocol != config::Protocol::Tcp {
+        return caller.get_mut().accept().await;
+    }
+    match caller.read_ahead().now_or_never() {
+        Some(Ok(1..)) => caller.get_mut().accept_soon(),
+        Some(Err(broken)) => Err(broken),
+        Some(Ok(0)) | None => caller.get_mut().accept().await,
     }
 }
 
@@ -160,9 +187,11 @@ fn admit(
             (CloseReason::Revoked(RevokedBecause::Lapsed), Some(text.into())),
         ));
     }
-    if arrival.protocol == config::Protocol::Tcp {
-        registration.carries(Content::Opaque);
-    }
+    // Afresh, whatever was decided of the stream before it.
+    registration.carries(match arrival.protocol {
+        config::Protocol::Tcp => Content::Opaque,
+        config::Protocol::Http | config::Protocol::Detect => Content::Connection,
+    });
     arrival.authorize(registration, record).map_err(|refusal| {
         let why = refusal.1.as_deref().unwrap_or(refusal.0.as_str());
         (Answer::new(RefuseCode::Denied, why), refusal)

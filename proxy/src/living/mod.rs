@@ -6,4 +6,5 @@ pub mod drain;
 pub mod endings;
 pub mod notify;
 pub(crate) mod sys;
+pub mod thrift;
 pub mod wait;

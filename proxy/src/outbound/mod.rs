@@ -16,8 +16,10 @@ mod trip;
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
@@ -26,9 +28,11 @@ use self::calls::{Callees, Calls};
 use self::destination::{Asked, DestinationError, Meant};
 pub use self::destination::{Destinations, Outbound};
 use self::egress::Egress;
-use self::lane::Way;
+use self::lane::{Lane, Way};
 pub(crate) use self::peer::Boxed;
 use self::trip::{Call, Connected, Outgoing};
+use crate::balance::Turn;
+use crate::balance::tunnels::Tunnel;
 use crate::capture::socket::canonical;
 use crate::capture::{Remote, Socket, connect, reset_unless};
 use crate::config::{Destination, Protocol as Declared, Requested};
@@ -36,13 +40,16 @@ use crate::connections::{self, Content, Registration, Subject};
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_only, detect_version};
 use crate::forward::http::{Http, Slot, cut};
-use crate::forward::opaque::{Idle, relay};
+use crate::forward::opaque::{Idle, RelayError, relay};
 use crate::forward::stated::Stated;
 use crate::forward::upstream::{Called, UpstreamError};
 use crate::mesh::Snapshot;
 use crate::run::Shared;
 use crate::telemetry::observers::closed_by_operator;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Facts, Meters, Protocol, metrics, traces};
+
+/// So much of what the app has said goes along with the request for a stream, about: a ClientHello, or a query.
+const MOST_WORDS: usize = 8 * 1024;
 
 /// Why an outbound connection ended before or while it was forwarded.
 type Refusal = (CloseReason, Option<String>);
@@ -63,7 +70,7 @@ pub async fn serve(outbound: Arc<Outbound>, socket: Socket, remote: Remote) {
     let live = record.live();
     let ended = tokio::select! {
         biased;
-        ended = phases(&outbound, socket, &mut record) => ended,
+        ended = story(&outbound, socket, &mut record) => ended,
         () = closed_by_operator(live.as_deref()) => Err((CloseReason::ClosedByOperator, None)),
     };
     if let Err((reason, detail)) = ended {
@@ -71,7 +78,21 @@ pub async fn serve(outbound: Arc<Outbound>, socket: Socket, remote: Remote) {
     }
 }
 
-async fn phases(outbound: &Outbound, socket: Socket, record: &mut AccessRecord) -> Result<(), Refusal> {
+/// Each part in a box of its own: what is over takes no room for as long as the connection lasts.
+async fn story(outbound: &Outbound, socket: Socket, record: &mut AccessRecord) -> Result<(), Refusal> {
+    let begun = Box::pin(phases(outbound, socket, record)).await?;
+    match begun {
+        Some(bytes) => Box::pin(bytes.carried(&outbound.shared, record)).await,
+        None => Ok(()),
+    }
+}
+
+/// accept -> destination -> [`forward`]. What is left is to carry bytes, if it is not over.
+async fn phases(
+    outbound: &Outbound,
+    socket: Socket,
+    record: &mut AccessRecord,
+) -> Result<Option<Box<Bytes>>, Refusal> {
     let mut caller = Prefixed::new(socket);
     record.facts.remote = outbound.balancers.caller(record.facts.remote, &mut caller).await.map_err(error)?;
     let asked = outbound.asked(&mut caller).await.map_err(|cause| refused(&cause))?;
@@ -83,13 +104,13 @@ async fn phases(outbound: &Outbound, socket: Socket, record: &mut AccessRecord) 
     let calls = match outbound.meant(asked, &snapshot) {
         Meant::Peer(calls) => calls,
         Meant::Stranger(requested) => {
-            return Box::pin(stranger(outbound, caller, &requested, record)).await;
+            return Box::pin(stranger(outbound, caller, &requested, record)).await.map(|()| None);
         }
         Meant::Unclear(requested) => {
             let why = format!(
                 "{requested} is a peer's address, and who is meant is not clear: is its proxy connected to control, is it revoked, or do several share the address?"
             );
-            return Box::pin(turn_away(outbound, caller, why)).await;
+            return Box::pin(turn_away(outbound, caller, why)).await.map(|()| None);
         }
     };
     record.facts.destination = Some(calls.callee.peer.clone());
@@ -107,14 +128,14 @@ async fn phases(outbound: &Outbound, socket: Socket, record: &mut AccessRecord) 
     forward(outbound, &calls, egress, caller, record).await
 }
 
-/// authorize egress -> detect -> pick endpoint -> handshake -> forward.
+/// authorize egress -> detect -> pick endpoint -> handshake, and all of HTTP.
 async fn forward(
     outbound: &Outbound,
     calls: &Arc<Calls>,
     egress: Egress,
     mut caller: Prefixed<Socket>,
     record: &mut AccessRecord,
-) -> Result<(), Refusal> {
+) -> Result<Option<Box<Bytes>>, Refusal> {
     let shared = &outbound.shared;
     let callees = &outbound.destinations.callees;
     let refusal = egress.authorize(record).err();
@@ -151,7 +172,8 @@ async fn forward(
                 carrier: Arc::default(),
                 upgraded: Slot::default(),
             };
-            Box::pin(http.serve(caller, std::future::pending())).await.and(refusal.map_or(Ok(()), Err))
+            let served = Box::pin(http.serve(caller, std::future::pending())).await;
+            served.and(refusal.map_or(Ok(None), Err))
         }
         Detected::Opaque if let Some(refusal) = refusal => {
             reset_unless(false, caller.get_ref());
@@ -162,46 +184,93 @@ async fn forward(
             record.shows();
             record.begin_span(None, "");
             egress.carries_bytes(record)?;
-            let (call, Connected { with: way, lane, turn: _outstanding }) = match begun {
+            let (call, Connected { with: way, lane, turn }) = match begun {
                 Some((call, Connected { with, lane, turn })) => {
                     (call, Connected { with: Way::Plain(with), lane, turn })
                 }
                 None => {
                     let mut call = Call::begin(callees, calls).await.map_err(error)?;
-                    let connected =
-                        traces::within(record.scope(), Box::pin(call.way(record.facts.remote.address())));
-                    let connected = connected.await.map_err(error)?;
-                    (call, connected)
+                    first_words(&mut caller).await?;
+                    let way = call.way(record.facts.remote.address(), caller.ahead());
+                    let connected = tokio::select! {
+                        biased;
+                        // What goes along is under this right, too.
+                        reason = cut(egress.right()) => Err((reason, None)),
+                        connected = traces::within(record.scope(), Box::pin(way)) => connected.map_err(error),
+                    };
+                    if connected.is_err() {
+                        reset_unless(false, caller.get_ref());
+                    }
+                    (call, connected?)
                 }
             };
             record.facts.destination = Some(call.callee().clone());
             record.shows();
-            let right = match &way {
-                Way::Plain(called) => called.registration.as_deref(),
-                Way::Tunnel(tunnel) => Some(&*tunnel.registration),
-            };
-            right.inspect(|right| record.closes_with(right));
-            let (meters, began) = (record.meters(), Instant::now());
             let idle = shared.idle.at_most(call.timeouts().idle);
-            let ended = match way {
-                Way::Plain(Called { stream, registration, .. }) => {
-                    let rights = [egress.right(), registration.as_deref()];
-                    carry(&mut caller, stream, rights, &meters, idle).await
-                }
-                Way::Tunnel(tunnel) => {
-                    let mut tunnel = *tunnel;
-                    let rights = [egress.right(), Some(&*tunnel.registration)];
-                    let ended = carry(&mut caller, &mut tunnel.stream, rights, &meters, idle).await;
-                    if ended.is_ok() {
-                        lane.tunnels.keep(shared, tunnel);
-                    }
-                    ended
-                }
-            };
-            record.step("forward", began, None);
-            ended
+            Ok(Some(Box::new(Bytes { caller, egress, way, lane, turn, idle })))
         }
     }
+}
+
+/// Bytes on their way to the peer.
+struct Bytes {
+    caller: Prefixed<Socket>,
+    egress: Egress,
+    way: Way,
+    lane: Arc<Lane>,
+    turn: Turn,
+    idle: Idle,
+}
+
+impl Bytes {
+    async fn carried(self: Box<Self>, shared: &Shared, record: &mut AccessRecord) -> Result<(), Refusal> {
+        let Self { mut caller, egress, way, lane, turn: _outstanding, idle } = *self;
+        let right = match &way {
+            Way::Plain(called) => called.registration.as_deref(),
+            Way::Tunnel { tunnel, .. } => Some(&*tunnel.registration),
+        };
+        right.inspect(|right| record.closes_with(right));
+        let (meters, began) = (record.meters(), Instant::now());
+        let ended = match way {
+            Way::Plain(Called { stream, registration, .. }) => {
+                let rights = [egress.right(), registration.as_deref()];
+                carry(&mut caller, stream, rights, &meters, idle).await
+            }
+            Way::Tunnel { mut tunnel, sent } => {
+                caller.discard(sent);
+                meters.to_peer.fetch_add(sent as u64, Ordering::Relaxed);
+                let Tunnel { stream, registration, .. } = &mut *tunnel;
+                let rights = [egress.right(), Some(&**registration)];
+                let ended = carry(&mut caller, stream, rights, &meters, idle).await;
+                if ended.is_ok() {
+                    lane.tunnels.keep(shared, *tunnel);
+                }
+                ended
+            }
+        };
+        record.step("forward", began, None);
+        ended
+    }
+}
+
+/// What the app has said already, which may go along with the request for a stream. Nobody waits for it.
+async fn first_words(caller: &mut Prefixed<Socket>) -> Result<(), Refusal> {
+    if !caller.ahead().is_empty() {
+        return Ok(());
+    }
+    // That a socket can be read is known once the runtime has looked, which it does in between.
+    tokio::task::yield_now().await;
+    while caller.ahead().len() < MOST_WORDS {
+        match caller.read_ahead().now_or_never() {
+            Some(Ok(1..)) => {}
+            Some(Err(broken)) => {
+                reset_unless(false, caller.get_ref());
+                return Err(RelayError::App(broken).into());
+            }
+            Some(Ok(0)) | None => break,
+        }
+    }
+    Ok(())
 }
 
 /// Carries bytes for as long as our app has its right to call, and the peer its right to be called.
@@ -333,4 +402,21 @@ fn refused(cause: &DestinationError) -> Refusal {
 
 fn error(cause: impl Display) -> Refusal {
     (CloseReason::Error, Some(cause.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::size_of_future;
+
+    /// All else is over when a connection carries bytes.
+    #[test]
+    fn what_lasts_of_a_connection_is_small() {
+        let carried = size_of_future(
+            |(bytes, shared, record): (Box<Bytes>, &'static Shared, &'static mut AccessRecord)| {
+                bytes.carried(shared, record)
+            },
+        );
+        assert!(carried <= 3 * 1024, "{carried} bytes");
+    }
 }

@@ -41,7 +41,7 @@ impl Upstream for Target {
         let _ = self.shared.sightings.certificate(&peer);
         let registration = self.shared.connections.register(Subject {
             direction: Direction::Outbound,
-            peer: connections::Peer::Proven(Arc::new(peer)),
+            peer: connections::Peer::Proven(self.shared.connections.peer(peer)),
             local: snapshot.svid.id().clone(),
             port: Some(self.endpoint.app_port).filter(|port| *port != 0),
             address: None,

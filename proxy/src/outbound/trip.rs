@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use signet_proto::spiffe::SpiffeId;
 use signet_proto::traffic::{Leg, Retries, Service, Timeouts};
+use signet_proto::tunnel::MAX_EARLY_BYTES;
 
 use super::calls::{Callee, Callees, Calls, Whereabouts};
 use super::lane::{Lane, Way};
@@ -157,10 +158,18 @@ impl Call {
         Ok(chosen)
     }
 
-    /// A way for bytes from `source`: the endpoints are tried one after the other, as nothing was sent yet.
-    pub(super) async fn way(&mut self, source: Option<SocketAddr>) -> Result<Connected<Way>, UpstreamError> {
+    /// A way for bytes from `source`: the endpoints are tried one after the other for as long as none of them can have
+    /// what the app has said `already`.
+    pub(super) async fn way(
+        &mut self,
+        source: Option<SocketAddr>,
+        already: &[u8],
+    ) -> Result<Connected<Way>, UpstreamError> {
         let alpn = self.leg.alpn_of_bytes();
-        self.connected(|lane| async move { lane.way(alpn, source).await }).await
+        // Who is given up at a deadline of its document cannot be asked how far it got.
+        let already = if self.timeouts().connect.is_some() { &[] } else { already };
+        let already = already.get(..MAX_EARLY_BYTES).unwrap_or(already);
+        self.connected(|lane| async move { lane.way(alpn, source, already).await }).await
     }
 
     /// A connection of which it is not known yet what it carries.

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-pub use self::sys::allocator::{Sampled, remember};
+pub use self::sys::allocator::{Sampled, give_back, remember};
 
 use self::program::Program;
 use self::sys::allocator::{self, RATE};

@@ -10,6 +10,7 @@ use signet_proto::policy::Verdict;
 use tokio::sync::Notify;
 
 use super::Seen;
+use crate::connections::Numbered;
 use crate::telemetry::{Meters, Protocol};
 
 /// Causes that are told apart; further ones count as one.
@@ -52,7 +53,7 @@ pub(super) struct Caused {
 #[derive(Debug, Default)]
 struct Live {
     next: u64,
-    open: HashMap<u64, Carried>,
+    open: Numbered<Carried>,
 }
 
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::headers::remove_identity;
@@ -20,7 +20,7 @@ use super::send::Progress;
 use super::waiting::Lent;
 use crate::admission::Permit;
 use crate::balance::Turn;
-use crate::connections::{Carried, Registration};
+use crate::connections::{Carried, Closing, Registration};
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters};
 
 /// How long a client that waits to be asked for its body is kept waiting: some servers never ask (RFC 9110
@@ -114,7 +114,7 @@ enum Source {
 struct Right {
     registration: Arc<Registration>,
     /// Waited for only once the body is.
-    closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    closing: Option<Closing>,
 }
 
 impl Right {
@@ -127,8 +127,8 @@ impl Right {
     }
 
     fn poll_lost(&mut self, cx: &mut Context<'_>) -> bool {
-        let closing = self.closing.get_or_insert_with(|| Box::pin(self.registration.closing()));
-        closing.as_mut().poll(cx).is_ready()
+        let closing = self.closing.get_or_insert_with(|| self.registration.closing());
+        Pin::new(closing).poll(cx).is_ready()
     }
 }
 

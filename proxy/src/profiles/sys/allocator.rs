@@ -73,6 +73,15 @@ struct Live {
     bytes: f64,
 }
 
+/// Gives whole free pages back to the system, which glibc does by itself only at the end of its heap.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes the locks of the allocator itself, as any allocation does, and touches only what is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// From now on, until the process ends.
 pub fn remember() {
     ON.store(true, Ordering::Release);

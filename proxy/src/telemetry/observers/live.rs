@@ -6,10 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use signet_proto::policy::Verdict;
-use tokio_util::sync::CancellationToken;
 
 use super::Observers;
-use crate::connections::Closer;
+use crate::connections::{Closer, Signal};
 use crate::telemetry::requests::Requests;
 use crate::telemetry::{CloseReason, Facts, Meters, Protocol};
 
@@ -29,7 +28,7 @@ pub struct Shown {
 /// Ends when an operator closes a connection that has no place in the table of rights; never without a connection.
 pub async fn closed_by_operator(live: Option<&Live>) {
     match live {
-        Some(live) => live.cut.cancelled().await,
+        Some(live) => live.cut.given().await,
         None => std::future::pending().await,
     }
 }
@@ -53,13 +52,15 @@ pub struct Live {
     /// Counts its requests.
     pub(in crate::telemetry) counted: Requests,
     closing: Mutex<Closing>,
-    cut: CancellationToken,
+    cut: Signal,
 }
 
 /// How it is closed when an operator wants that.
 #[derive(Debug, Default)]
 struct Closing {
     wanted: bool,
+    /// Too late.
+    over: bool,
     /// Its place in the table of rights: cut there, it ends as if it had lost its right.
     right: Option<Closer>,
 }
@@ -79,7 +80,7 @@ impl Live {
             handshake: Mutex::default(),
             counted: Requests::default(),
             closing: Mutex::default(),
-            cut: CancellationToken::new(),
+            cut: Signal::default(),
         }
     }
 
@@ -104,12 +105,12 @@ impl Live {
     /// Closes it, as an operator wants. False if that was wanted before.
     pub fn close(&self) -> bool {
         let mut closing = self.closing.lock();
-        if std::mem::replace(&mut closing.wanted, true) {
+        if closing.over || std::mem::replace(&mut closing.wanted, true) {
             return false;
         }
         match &closing.right {
             Some(right) => right.close(CloseReason::ClosedByOperator),
-            None => self.cut.cancel(),
+            None => self.cut.give(),
         }
         true
     }
@@ -122,10 +123,19 @@ impl Live {
 
     pub(crate) fn closes_with(&self, right: Closer) {
         let mut closing = self.closing.lock();
+        if closing.over {
+            return;
+        }
         if closing.wanted {
             right.close(CloseReason::ClosedByOperator);
         }
         closing.right = Some(right);
+    }
+
+    /// It is over, though the connection that carried it may go on: whoever wants to close it now is too late.
+    pub(super) fn over(&self) {
+        let mut closing = self.closing.lock();
+        (closing.over, closing.right) = (true, None);
     }
 
     /// Takes what is known now. True the first time that there is something to tell.

@@ -5,13 +5,13 @@ mod event;
 mod live;
 mod taps;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use super::traces::Tracer;
+use crate::connections::Numbered;
 
 pub(super) use event::milliseconds;
 pub use event::{Event, Kind};
@@ -25,7 +25,7 @@ pub struct Observers {
     pub taps: Taps,
     /// Where spans go, if they are wanted.
     pub tracer: Option<Arc<Tracer>>,
-    open: Mutex<HashMap<u64, Arc<Live>>>,
+    open: Mutex<Numbered<Arc<Live>>>,
     next: AtomicU64,
 }
 
@@ -45,7 +45,8 @@ impl Observers {
     }
 
     pub(super) fn closed(&self, id: u64) {
-        self.open.lock().remove(&id);
+        let ended = self.open.lock().remove(&id);
+        ended.inspect(|live| live.over());
     }
 
     /// The connections that are open now, in the order they were opened.

@@ -1,0 +1,177 @@
+//! Something that is said once, to all who wait for it and to whoever asks later.
+//!
+//! Every connection has several, and hardly any is ever given: until somebody waits, one costs its own few bytes, and
+//! who is woken for another reason looks at a flag.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+/// Given or not yet.
+#[derive(Debug, Default)]
+pub struct Signal {
+    given: AtomicBool,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    next: u64,
+    wakers: Vec<(u64, Waker)>,
+}
+
+/// Where one waits, and how it is woken.
+#[derive(Debug, Default)]
+pub(super) struct Place(Option<(u64, Waker)>);
+
+/// Ends when the signal is given.
+#[derive(Debug)]
+pub struct Given<'a> {
+    signal: &'a Signal,
+    place: Place,
+}
+
+impl Signal {
+    /// Gives it. A second time changes nothing.
+    pub fn give(&self) {
+        self.given.store(true, Ordering::Release);
+        let wakers = std::mem::take(&mut self.waiting.lock().wakers);
+        for (_, waker) in wakers {
+            waker.wake();
+        }
+    }
+
+    /// Whether it was given.
+    pub fn is_given(&self) -> bool {
+        self.given.load(Ordering::Acquire)
+    }
+
+    /// Ends when it is given.
+    pub fn given(&self) -> Given<'_> {
+        Given { signal: self, place: Place::default() }
+    }
+
+    pub(super) fn poll_given(&self, place: &mut Place, cx: &Context<'_>) -> Poll<()> {
+        if self.is_given() {
+            return Poll::Ready(());
+        }
+        if place.0.as_ref().is_some_and(|(_, waker)| waker.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        let mut waiting = self.waiting.lock();
+        // Whoever gives it says so before taking the wakers: it is found here, or finds the waker.
+        if self.is_given() {
+            return Poll::Ready(());
+        }
+        let known = place.0.as_ref().map(|(number, _)| *number);
+        match known.and_then(|number| waiting.wakers.iter_mut().find(|(other, _)| *other == number)) {
+            Some((number, waker)) => {
+                waker.clone_from(cx.waker());
+                place.0 = Some((*number, cx.waker().clone()));
+            }
+            None => {
+                let number = waiting.next;
+                waiting.next += 1;
+                if waiting.wakers.len() == waiting.wakers.capacity() {
+                    // One or two wait; the usual growth makes room for four.
+                    waiting.wakers.reserve_exact(1);
+                }
+                waiting.wakers.push((number, cx.waker().clone()));
+                place.0 = Some((number, cx.waker().clone()));
+            }
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn leave(&self, place: &mut Place) {
+        if let Some((number, _)) = place.0.take()
+            && !self.is_given()
+        {
+            self.waiting.lock().wakers.retain(|(other, _)| *other != number);
+        }
+    }
+}
+
+impl Future for Given<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        this.signal.poll_given(&mut this.place, cx)
+    }
+}
+
+impl Drop for Given<'_> {
+    fn drop(&mut self) {
+        self.signal.leave(&mut self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn poll(given: &mut Given<'_>, woken: &Arc<Woken>) -> bool {
+        let waker = Waker::from(Arc::clone(woken));
+        Pin::new(given).poll(&mut Context::from_waker(&waker)).is_ready()
+    }
+
+    #[test]
+    fn all_who_wait_are_woken_once_and_who_left_is_not() {
+        let signal = Signal::default();
+        let woken: [Arc<Woken>; 3] = Default::default();
+        let mut waiting: Vec<_> = woken.iter().map(|_| signal.given()).collect();
+        for _ in 0..2 {
+            for (given, woken) in waiting.iter_mut().zip(&woken) {
+                assert!(!poll(given, woken));
+            }
+        }
+        drop(waiting.pop());
+        assert_eq!(signal.waiting.lock().wakers.len(), 2);
+        signal.give();
+        signal.give();
+        assert_eq!(woken.each_ref().map(|woken| woken.0.load(Ordering::SeqCst)), [1, 1, 0]);
+        assert!(waiting.iter_mut().zip(&woken).all(|(given, woken)| poll(given, woken)));
+        assert!(poll(&mut signal.given(), &woken[2]), "who asks later is told, too");
+    }
+
+    #[test]
+    fn who_waits_in_another_task_now_is_woken_there() {
+        let (signal, before, now) = (Signal::default(), Arc::default(), Arc::default());
+        let mut given = signal.given();
+        assert!(!poll(&mut given, &before) && !poll(&mut given, &now));
+        signal.give();
+        assert_eq!((before.0.load(Ordering::SeqCst), now.0.load(Ordering::SeqCst)), (0, 1));
+    }
+
+    #[test]
+    fn who_comes_while_it_is_given_is_not_left_waiting() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        for _ in 0..500 {
+            let signal = Signal::default();
+            thread::scope(|scope| {
+                scope.spawn(|| signal.give());
+                let told =
+                    async { tokio::time::timeout(Duration::from_secs(10), signal.given()).await.is_ok() };
+                assert!(runtime.block_on(told));
+            });
+        }
+    }
+}
