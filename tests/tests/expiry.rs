@@ -65,7 +65,11 @@ async fn intermediate_own_svid_and_https_certificate_are_warned_of_and_end() {
     // Less than half of --intermediate-ttl is left.
     clock.set_ahead(26 * DAY);
     ready(&mesh, 200, &["signet ca install --chain"], &["HTTPS", "should have been replaced"]).await;
-    assert_eq!(mesh.metrics().await.count("signet_control_authority_awaited", &[]), 1);
+    let awaited = async || match mesh.metrics().await.count("signet_control_authority_awaited", &[]) {
+        1 => Ok(()),
+        other => Err(format!("signet_control_authority_awaited {other}")),
+    };
+    eventually("the duty that watches authorities says it, too", PATIENCE, awaited).await;
     clock.set_ahead(35 * DAY);
     ready(&mesh, 200, &["the intermediate should have been replaced and ends in"], &["HTTPS"]).await;
     let _ = fetches().run().await.succeeded();
