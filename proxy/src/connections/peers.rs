@@ -39,6 +39,8 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use jiff::SignedDuration;
     use rcgen::KeyPair;
     use signet_proto::spiffe::InstanceId;
@@ -56,8 +58,8 @@ mod tests {
         };
         let (one, other) = (leaf(), leaf());
         let peer = |chain: &[_]| PeerIdentity::from_verified(Some(chain)).unwrap();
-        let first = peers.once(peer(&[one.clone()]));
-        assert!(Arc::ptr_eq(&first, &peers.once(peer(&[one.clone()]))));
+        let first = peers.once(peer(from_ref(&one)));
+        assert!(Arc::ptr_eq(&first, &peers.once(peer(from_ref(&one)))));
         assert!(
             !Arc::ptr_eq(&first, &peers.once(peer(&[one.clone(), authority.root.clone()]))),
             "another chain"

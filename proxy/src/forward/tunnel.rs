@@ -153,7 +153,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
             Ok(Some(Event::Refused(refusal))) => StreamError::Refused(refusal).into(),
             Ok(Some(Event::Reset { code, .. })) => StreamError::Reset(code).into(),
             Ok(Some(_)) => io::ErrorKind::InvalidData.into(),
-            Ok(None) => StreamError::Retired.into(),
+            Ok(None) if !self.tunnel.is_mid_frame() => StreamError::Retired.into(),
+            Ok(None) => io::ErrorKind::UnexpectedEof.into(),
             Err(broken) => sent.err().unwrap_or(broken),
         };
         self.broken = true;
@@ -506,6 +507,7 @@ mod tests {
 
     use signet_proto::tunnel::RefuseCode;
     use tokio::io::{DuplexStream, duplex};
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -645,6 +647,22 @@ mod tests {
         let mut first = [0; 7];
         initiator.read_exact(&mut first).await.unwrap();
         assert_eq!(&first, b"at once");
+    }
+
+    /// On a real connection: what is left unread there resets it.
+    #[tokio::test]
+    async fn who_asks_just_when_the_other_end_leaves_knows_that_nothing_was_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, theirs) = tokio::join!(ours, listener.accept());
+        let (mut initiator, acceptor) =
+            (Tunneled::initiator(ours.unwrap()), Tunneled::acceptor(theirs.unwrap().0));
+        initiator.open(&preamble()).unwrap();
+        initiator.write_all(b"early").await.unwrap();
+        initiator.flush().await.unwrap();
+        let ((), answered) = tokio::join!(acceptor.leave(), initiator.answered());
+        let error = answered.unwrap_err();
+        assert!(matches!(StreamError::of(&error), Some(StreamError::Retired)), "{error}");
     }
 
     #[tokio::test]

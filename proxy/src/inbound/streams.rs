@@ -43,7 +43,7 @@ pub(super) async fn serve(
     let mut kept = None;
     loop {
         if until.is_some_and(|until| until <= Instant::now()) {
-            carrier.close().await;
+            carrier.leave().await;
             return Ok(());
         }
         // It has one place for as long as it lasts, whether it waits or carries: no change falls in between.
@@ -73,7 +73,11 @@ pub(super) async fn serve(
         };
         let asked = match asked {
             Ok(Ok(Some(asked))) => asked,
-            Ok(Ok(None)) | Err(_) => return Ok(()),
+            Ok(Ok(None)) => return Ok(()),
+            Err(_) => {
+                carrier.leave().await;
+                return Ok(());
+            }
             Ok(Err(broken)) => {
                 carrier.reset(ResetCode::Protocol).await;
                 return Err((CloseReason::PeerReset, Some(broken.to_string())));
@@ -97,7 +101,7 @@ pub(super) async fn serve(
         match next {
             Some((next, registration)) if refused < MOST_REFUSED => (carrier, kept) = (next, registration),
             Some((last, _)) => {
-                last.close().await;
+                last.leave().await;
                 return Ok(());
             }
             None => return Ok(()),

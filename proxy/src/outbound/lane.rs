@@ -124,9 +124,10 @@ async fn opened(tunnel: &mut Tunnel, preamble: &Preamble, along: &[u8]) -> Resul
     let answer = async {
         let sent = stream.write_all(along).await;
         let answered = stream.answered().await;
-        match &answered {
-            Err(error) if StreamError::of(error).is_none() => sent.and(answered),
-            _ => answered,
+        match (sent, answered) {
+            (Ok(()), answered) => answered,
+            (Err(_), Err(told)) if StreamError::of(&told).is_some() => Err(told),
+            (Err(unsent), _) => Err(unsent),
         }
     };
     let answered = tokio::select! {
