@@ -411,7 +411,8 @@ impl Arrival {
         }
     }
 
-    /// Why the connection may not be under the newest snapshot, whatever policy says: without one we have given up our identity.
+    /// Why the connection may not be under the newest snapshot, whatever policy says. Without one we have given up our
+    /// identity.
     fn distrusted(&self, registration: &Registration) -> Option<CloseReason> {
         match self.shared.mesh.current() {
             Some(snapshot) => registration.distrusted(&snapshot, self.handshake),
