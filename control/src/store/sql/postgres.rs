@@ -38,7 +38,7 @@ const LONG_ANSWER: Duration = Duration::from_secs(3600);
 /// For how long a lost server is asked again before callers are told.
 const RECONNECT: Duration = Duration::from_secs(3);
 /// For how long the outcome of a commit is asked for.
-const OUTCOME: Duration = Duration::from_secs(20);
+const OUTCOME: Duration = Duration::from_secs(12);
 const RETRY: Duration = Duration::from_millis(100);
 const STATEMENTS: usize = 256;
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
