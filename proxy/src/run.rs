@@ -27,7 +27,7 @@ use crate::identity::files::Files;
 use crate::identity::{Lender, Tokens, control as joined, files, socket};
 use crate::inbound::{self, Inbound};
 use crate::living::endings::{Ending, Endings};
-use crate::living::{drain, notify, sys, thrift};
+use crate::living::{drain, notify, thrift};
 use crate::mesh::sealed::{Expected, Keeper};
 use crate::mesh::{Mesh, expire_rights, watch};
 use crate::outbound::{self, Attachments, Destinations, Outbound};
@@ -295,7 +295,6 @@ pub async fn run(config: Config, recorder: PrometheusHandle, log: Arc<Filter>) -
                 intake.accept(listener, "outbound", serve).await;
             });
         }
-        sys::forget_start();
         std::future::pending::<anyhow::Result<()>>().await
     };
     let (ending, successor) = tokio::select! {

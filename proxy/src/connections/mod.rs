@@ -39,8 +39,6 @@ pub struct Connections {
     entries: Mutex<Numbered<Arc<Entry>>>,
     next: AtomicU64,
     peers: Peers,
-    verified: AtomicU64,
-    came: Notify,
 }
 
 #[derive(Debug)]
@@ -137,22 +135,13 @@ impl Connections {
     /// A peer that was just verified, kept once for all of its connections.
     #[must_use]
     pub fn peer(&self, verified: PeerIdentity) -> Arc<PeerIdentity> {
-        self.verified.fetch_add(1, Ordering::Relaxed);
-        self.came.notify_one();
         self.peers.once(verified)
     }
 
-    /// How many peers were verified so far.
+    /// How many connections and requests came so far.
     #[must_use]
-    pub fn verified(&self) -> u64 {
-        self.verified.load(Ordering::Relaxed)
-    }
-
-    /// Waits until there are more than `seen`. For one who waits.
-    pub async fn verified_more(&self, seen: u64) {
-        while self.verified() <= seen {
-            self.came.notified().await;
-        }
+    pub fn came(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
     }
 
     fn enter(self: &Arc<Self>, subject: Subject, carrier: Option<Arc<Carrier>>) -> Registration {

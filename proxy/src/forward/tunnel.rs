@@ -255,8 +255,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
         }
     }
 
-    /// Gives up the stream, and the connection with it.
-    pub async fn reset(mut self, code: ResetCode) {
+    /// Gives up the stream, and the connection with it: to be dropped then.
+    pub async fn reset(&mut self, code: ResetCode) {
         if let Some(frame) = self.tunnel.reset(code) {
             self.output.extend_from_slice(&frame);
             let _ = self.flush_in_time(RESET_DEADLINE).await;
@@ -276,7 +276,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
     }
 
     /// The same, with an ear for who asked for a stream just then: its connection must not break before it has read that.
-    pub async fn leave(mut self) {
+    /// To be dropped then.
+    pub async fn leave(&mut self) {
         let leave = async {
             self.io.shutdown().await?;
             while self.io.read(&mut [0; PIECE]).await? > 0 {}

@@ -27,16 +27,16 @@ const IDLE_UNTRIED: Duration = Duration::from_secs(5);
 /// Refused streams in a row after which the peer has to come again.
 const MOST_REFUSED: u32 = 3;
 
-type Carrier = Tunneled<Box<TlsStream<Prefixed<Socket>>>>;
+/// Boxed: it is handed on several times for each stream.
+pub(super) type Carrier = Box<Tunneled<TlsStream<Prefixed<Socket>>>>;
 
 /// Serves streams until the peer has no more. `record` becomes that of the first one.
 pub(super) async fn serve(
     arrival: &Arrival,
-    stream: Box<TlsStream<Prefixed<Socket>>>,
+    mut carrier: Carrier,
     record: &mut AccessRecord,
 ) -> Result<(), Refusal> {
     let facts = record.facts.clone();
-    let mut carrier = Carrier::acceptor(stream);
     let mut first = Some(record);
     let (mut idle, mut refused) = (IDLE_UNTRIED, 0);
     let until = arrival.shared.end_of_one();
@@ -100,7 +100,7 @@ pub(super) async fn serve(
         };
         match next {
             Some((next, registration)) if refused < MOST_REFUSED => (carrier, kept) = (next, registration),
-            Some((last, _)) => {
+            Some((mut last, _)) => {
                 last.leave().await;
                 return Ok(());
             }
@@ -137,7 +137,7 @@ async fn one(
     }
     let mut caller = Some(caller);
     let ended = arrival.carry_while_permitted(&registration, &mut caller, None, None, record).await;
-    let Some(carrier) = caller.map(Prefixed::into_inner) else { return (ended, None) };
+    let Some(mut carrier) = caller.map(Prefixed::into_inner) else { return (ended, None) };
     match &ended {
         Ok(()) if carrier.is_between_streams() => {
             registration.carries(Content::Connection);

@@ -25,6 +25,8 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const LONGEST_REQUEST_ID: usize = 128;
+/// Of 64 bits.
+const HEX_DIGITS: usize = 16;
 /// Fields that say something of this hop only.
 static ENDS_HERE: [HeaderName; 9] = [
     CONNECTION,
@@ -121,16 +123,32 @@ pub(super) fn request_id(headers: &mut HeaderMap) -> HeaderValue {
     if let Some(id) = given {
         return id.clone();
     }
-    let id = HeaderValue::try_from(new_id()).unwrap_or(HeaderValue::from_static("none"));
+    let id = new_id();
     headers.insert(REQUEST_ID, id.clone());
     id
 }
 
-/// Unique in the mesh for all practical purposes, and not a secret.
-fn new_id() -> String {
+/// Unique in the mesh for all practical purposes, and not a secret: the process and a number, in hexadecimal.
+fn new_id() -> HeaderValue {
     static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{:016x}-{:x}", *PROCESS, NEXT.fetch_add(1, Ordering::Relaxed))
+    let mut id = [b'-'; 2 * HEX_DIGITS + 1];
+    let (process, number) = id.split_at_mut(HEX_DIGITS);
+    hexadecimal(*PROCESS, process);
+    hexadecimal(NEXT.fetch_add(1, Ordering::Relaxed), number.get_mut(1..).unwrap_or_default());
+    HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("none"))
+}
+
+/// Every request gets one: formatting would cost more than all else of it.
+fn hexadecimal(mut number: u64, text: &mut [u8]) {
+    for digit in text.iter_mut().rev() {
+        let [.., low] = number.to_be_bytes();
+        *digit = match low & 15 {
+            few @ 0..10 => b'0' + few,
+            many => b'a' + many - 10,
+        };
+        number >>= 4;
+    }
 }
 
 /// The caller's trace, if it says which in the form that the standard knows (W3C Trace Context, section 3.2).
@@ -359,6 +377,20 @@ mod tests {
             assert_eq!(map["x-request-id"], id);
             assert!(id.len() < 40);
         }
+    }
+
+    #[test]
+    fn made_request_ids_are_different_and_of_one_form() {
+        let ids = [new_id(), new_id()].map(|id| id.to_str().unwrap().to_owned());
+        assert_ne!(ids[0], ids[1]);
+        for id in ids {
+            let (process, number) = id.split_once('-').unwrap();
+            assert!([process, number].iter().all(|text| text.len() == HEX_DIGITS), "{id}");
+            assert!(u64::from_str_radix(number, 16).unwrap() < 1_000_000, "{id}");
+        }
+        let mut text = [0; HEX_DIGITS];
+        hexadecimal(0x0123_4567_89ab_cdef, &mut text);
+        assert_eq!(&text, b"0123456789abcdef");
     }
 
     #[test]

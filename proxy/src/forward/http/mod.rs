@@ -18,10 +18,12 @@ mod tracked;
 mod waiting;
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::Either;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -48,8 +50,9 @@ pub use route::{Direct, Route, Stop, Trip};
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
 /// Bytes of a request head; beyond that the answer is 431.
 const LARGEST_HEAD: usize = 64 * 1024;
-/// Fields in a request head; beyond that the answer is 431.
-const MOST_FIELDS: usize = 128;
+/// Fields in a request head; beyond that the answer is 431. hyper's own bound: for another one it takes memory for
+/// each head.
+const MOST_FIELDS: usize = 100;
 /// Requests at once on one HTTP/2 connection.
 const MOST_STREAMS: u32 = 100;
 /// Streams that our app opened and reset and that still cost us something (CVE-2023-44487): as many as it may
@@ -67,8 +70,6 @@ const CONNECTION_WINDOW: u32 = MOST_STREAMS * STREAM_WINDOW;
 /// An HTTP/2 connection whose other end does not answer pings is dead.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
-/// Longer than any connection lives.
-const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long a caller may stay whose every request would be refused.
 const REFUSED_LIFE: Duration = Duration::from_secs(10);
 /// How long a request that was cut may take to end by itself.
@@ -155,7 +156,7 @@ impl<R: Route> Http<R> {
         });
         let io = TokioIo::new(caller);
         let carrier = Arc::clone(&this.carrier);
-        let life = if this.only_one { REFUSED_LIFE } else { FOR_EVER };
+        let life = this.only_one.then_some(REFUSED_LIFE);
         let ended = match version {
             Version::Http1 => {
                 let connection = hyper::server::conn::http1::Builder::new()
@@ -163,9 +164,7 @@ impl<R: Route> Http<R> {
                     .header_read_timeout(HEAD_DEADLINE)
                     .max_buf_size(LARGEST_HEAD)
                     .max_header_size(LARGEST_HEAD)
-                    .max_headers(MOST_FIELDS)
                     .half_close(true)
-                    .preserve_header_case(true)
                     .auto_date_header(false)
                     .serve_connection(io, service)
                     .with_upgrades();
@@ -218,7 +217,7 @@ impl<R: Route> Http<R> {
 async fn drive<C>(
     last: impl Future<Output = ()>,
     carrier: &Carrier,
-    life: Duration,
+    life: Option<Duration>,
     connection: C,
     graceful_shutdown: impl Fn(Pin<&mut C>),
 ) -> Ended
@@ -227,7 +226,7 @@ where
 {
     let mut connection = Box::pin(connection);
     let stalled = carrier.stalled(STALLED);
-    let over = tokio::time::sleep(life);
+    let over = life.map_or(Either::Left(pending()), |life| Either::Right(tokio::time::sleep(life)));
     tokio::pin!(stalled, over, last);
     let mut draining = false;
     loop {
@@ -249,7 +248,7 @@ where
 async fn grown_old(until: Option<Instant>) {
     match until {
         Some(until) => tokio::time::sleep_until(until).await,
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }
 
@@ -269,6 +268,6 @@ pub(crate) async fn cut(registration: Option<&Registration>) -> CloseReason {
             registration.closing().await;
             registration.close_reason().unwrap_or(CloseReason::Error)
         }
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }
