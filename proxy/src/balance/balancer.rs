@@ -16,6 +16,7 @@ use signet_proto::locality::{Distance, Locality};
 use super::ewma::PeakEwma;
 use super::outlier::{Ejected, Record};
 use super::random::Random;
+use crate::connections::Numbered;
 use crate::mesh::Endpoint;
 
 /// Over how long a new endpoint comes to its full share, and with which part it begins.
@@ -49,7 +50,7 @@ pub enum Outcome {
 pub struct Balancer {
     /// Ours.
     locality: Option<Locality>,
-    entries: HashMap<Slot, Entry>,
+    entries: Numbered<Entry>,
     order: Vec<Slot>,
     /// Who may be chosen, until an ejection ends.
     eligible: Vec<Slot>,
@@ -93,7 +94,7 @@ impl Balancer {
     pub fn new(locality: Option<Locality>, random: Random, now: Instant) -> Self {
         Self {
             locality,
-            entries: HashMap::new(),
+            entries: Numbered::default(),
             order: Vec::new(),
             eligible: Vec::new(),
             eligible_until: None,
@@ -259,10 +260,13 @@ impl Balancer {
     }
 
     fn pick(&mut self, slots: &[Slot], now: Instant) -> Option<Slot> {
+        if let [only] = slots {
+            return Some(*only);
+        }
         let first = self.draw(slots, now)?;
         let mut second = first;
         for _ in 0..MOST_DRAWS {
-            if second != first || slots.len() == 1 {
+            if second != first {
                 break;
             }
             second = self.draw(slots, now)?;

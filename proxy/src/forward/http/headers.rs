@@ -53,6 +53,10 @@ pub(super) fn asks_upgrade(headers: &HeaderMap) -> bool {
 /// Removes what concerns only this hop. An upgrade stays, as it is meant for the other end; so do the wish for
 /// trailers, without which gRPC servers do not answer (RFC 9113 s8.2.2), and for being asked for a body.
 pub(super) fn end_hop(headers: &mut HeaderMap, version: Version) {
+    // Nearly no message has any: a look at each name costs less than to look each of these up.
+    if !headers.keys().any(|name| ENDS_HERE.contains(name)) {
+        return;
+    }
     let trailers = wants_trailers(headers);
     let upgrade = asks_upgrade(headers).then(|| headers.get(UPGRADE).cloned()).flatten();
     let waits = version == Version::Http1 && framing::expects_continue(headers);
@@ -63,7 +67,6 @@ pub(super) fn end_hop(headers: &mut HeaderMap, version: Version) {
     for name in nominated {
         headers.remove(name);
     }
-    // Most messages have none or one of them: a look at each name costs less than to look each of these up.
     while let Some(name) = headers.keys().find(|name| ENDS_HERE.contains(name)).cloned() {
         headers.remove(name);
     }

@@ -223,6 +223,7 @@ impl<U: Upstream> Pool<U> {
         let sender = match self.version {
             Version::Http1 => {
                 let (sender, connection) = http1::Builder::new()
+                    .writev(false)
                     .max_buf_size(LARGEST_HEAD)
                     .max_header_size(LARGEST_HEAD)
                     .handshake(io)
