@@ -123,7 +123,7 @@ async fn older_database_file_in_place_of_the_newer_one_is_noticed() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), copied).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), copied).await.unwrap();
     let directory = mesh.close().await;
     std::fs::copy(&older, &database).unwrap();
 
