@@ -656,7 +656,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap());
         let (ours, theirs) = tokio::join!(ours, listener.accept());
-        let (mut initiator, acceptor) =
+        let (mut initiator, mut acceptor) =
             (Tunneled::initiator(ours.unwrap()), Tunneled::acceptor(theirs.unwrap().0));
         initiator.open(&preamble()).unwrap();
         initiator.write_all(b"early").await.unwrap();

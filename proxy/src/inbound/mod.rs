@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1, PeerIdentity};
 use signet_proto::shares::Share;
 use signet_proto::spiffe::SpiffeId;
@@ -205,15 +206,16 @@ impl Arrived {
     /// authorize -> detect -> forward. Taken out of its box before it begins, as the box would last as long.
     fn served(self: Box<Self>, record: &mut AccessRecord) -> impl Future<Output = Result<(), Refusal>> {
         let Self { arrival, stream, spoken, counted } = *self;
+        let stream = match spoken {
+            Some(Spoken::Streams) => Either::Left(Box::new(Tunneled::acceptor(*stream))),
+            Some(Spoken::Http(version)) => Either::Right((stream, Some(Detected::Http(version)))),
+            None => Either::Right((stream, None)),
+        };
         async move {
             let _counted = counted;
-            let expected = match spoken {
-                Some(Spoken::Streams) => {
-                    let carrier = Box::new(Tunneled::acceptor(*stream));
-                    return Box::pin(streams::serve(&arrival, carrier, record)).await;
-                }
-                Some(Spoken::Http(version)) => Some(Detected::Http(version)),
-                None => None,
+            let (stream, expected) = match stream {
+                Either::Left(carrier) => return Box::pin(streams::serve(&arrival, carrier, record)).await,
+                Either::Right(other) => other,
             };
             let registration = arrival.register();
             record.closes_with(&registration);
@@ -307,7 +309,7 @@ impl Arrival {
         let over = async {
             let reason = cut(Some(registration)).await;
             if !registration.is_opaque() {
-                tokio::time::sleep(FAREWELL).await;
+                Box::pin(tokio::time::sleep(FAREWELL)).await;
             }
             reason
         };
@@ -341,8 +343,10 @@ impl Arrival {
             (config::Protocol::Tcp, _) => (Detected::Opaque, connected),
             (_, Some(expected)) => (expected, connected),
             // Refused either way, but an HTTP client is told why, if it asks soon.
-            (_, None) if refusal.is_some() => (detect_only(from).await.unwrap_or(Detected::Opaque), None),
-            (config::Protocol::Http, _) => (detect_version(from).await.map_err(error)?, None),
+            (_, None) if refusal.is_some() => {
+                (Box::pin(detect_only(from)).await.unwrap_or(Detected::Opaque), None)
+            }
+            (config::Protocol::Http, _) => (Box::pin(detect_version(from)).await.map_err(error)?, None),
             (config::Protocol::Detect, _) => {
                 let connect = async {
                     match connected.take() {
@@ -362,7 +366,7 @@ impl Arrival {
                 }
                 let pool = Arc::new(Pool::new(Arc::clone(&self.shared), self.app.clone(), version));
                 if let Some(stream) = called {
-                    pool.adopt(Called { stream, registration: None, svid: None }).await;
+                    Box::pin(pool.adopt(Called { stream, registration: None, svid: None })).await;
                 }
                 // Every request is decided on its own: a refused connection gets refusals with their reasons.
                 let http = Http {

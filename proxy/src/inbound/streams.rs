@@ -36,14 +36,13 @@ pub(super) async fn serve(
     mut carrier: Carrier,
     record: &mut AccessRecord,
 ) -> Result<(), Refusal> {
-    let facts = record.facts.clone();
-    let mut first = Some(record);
+    let mut is_first = true;
     let (mut idle, mut refused) = (IDLE_UNTRIED, 0);
     let until = arrival.shared.end_of_one();
     let mut kept = None;
     loop {
         if until.is_some_and(|until| until <= Instant::now()) {
-            carrier.leave().await;
+            Box::pin(carrier.leave()).await;
             return Ok(());
         }
         // It has one place for as long as it lasts, whether it waits or carries: no change falls in between.
@@ -58,15 +57,12 @@ pub(super) async fn serve(
             }
         };
         // Who was let in while we leave gets the stream that it came for.
-        let retired = match first {
-            Some(_) => &arrival.shared.drain,
-            None => &arrival.shared.leaving,
-        };
+        let retired = if is_first { &arrival.shared.drain } else { &arrival.shared.leaving };
         let asked = tokio::select! {
             biased;
             reason = cut(Some(&registration)) => return Err((reason, None)),
             () = retired.cancelled() => {
-                carrier.leave().await;
+                Box::pin(carrier.leave()).await;
                 return Ok(());
             }
             asked = tokio::time::timeout(idle, carrier.asked()) => asked,
@@ -75,18 +71,20 @@ pub(super) async fn serve(
             Ok(Ok(Some(asked))) => asked,
             Ok(Ok(None)) => return Ok(()),
             Err(_) => {
-                carrier.leave().await;
+                Box::pin(carrier.leave()).await;
                 return Ok(());
             }
             Ok(Err(broken)) => {
-                carrier.reset(ResetCode::Protocol).await;
+                Box::pin(carrier.reset(ResetCode::Protocol)).await;
                 return Err((CloseReason::PeerReset, Some(broken.to_string())));
             }
         };
         let mut own = None;
-        let record = match first.take() {
-            Some(record) => record,
-            None => own.insert(AccessRecord::connection(&arrival.shared.observers, facts.clone())),
+        let record = if std::mem::replace(&mut is_first, false) {
+            &mut *record
+        } else {
+            let another = AccessRecord::connection(&arrival.shared.observers, record.facts.clone());
+            &mut **own.insert(Box::new(another))
         };
         let (ended, next) = one(arrival, registration, carrier, asked, record).await;
         let carried = ended.is_ok();
@@ -101,7 +99,7 @@ pub(super) async fn serve(
         match next {
             Some((next, registration)) if refused < MOST_REFUSED => (carrier, kept) = (next, registration),
             Some((mut last, _)) => {
-                last.leave().await;
+                Box::pin(last.leave()).await;
                 return Ok(());
             }
             None => return Ok(()),
@@ -109,7 +107,8 @@ pub(super) async fn serve(
     }
 }
 
-/// One stream; the connection is given back if it may carry another, with its place if it has kept it.
+/// One stream; the connection is given back if it may carry another, with its place if it has kept it. What is short is
+/// boxed, so that a stream that lasts has no room for it.
 async fn one(
     arrival: &Arrival,
     registration: Registration,
@@ -124,15 +123,15 @@ async fn one(
     if let Err((answer, refusal)) = admit(arrival, &registration, &asked, record) {
         // Nothing is carried any more: the refusal takes the time it takes outside the table.
         drop(registration);
-        let refused = carrier.refuse(&answer).await.is_ok();
+        let refused = Box::pin(carrier.refuse(&answer)).await.is_ok();
         let again = refused
             && carrier.is_between_streams()
             && !matches!(refusal.0, CloseReason::Revoked(_) | CloseReason::TrustRemoved);
         return (Err(refusal), again.then_some((carrier, None)));
     }
     let mut caller = Prefixed::new(carrier);
-    if let Err(broken) = take(arrival, &mut caller).await {
-        caller.into_inner().reset(ResetCode::Protocol).await;
+    if let Err(broken) = Box::pin(take(arrival, &mut caller)).await {
+        Box::pin(caller.into_inner().reset(ResetCode::Protocol)).await;
         return (Err((CloseReason::PeerReset, Some(broken.to_string()))), None);
     }
     let mut caller = Some(caller);
@@ -145,7 +144,7 @@ async fn one(
         }
         Ok(()) => (ended, None),
         Err((reason, _)) => {
-            carrier.reset(reset_code(*reason)).await;
+            Box::pin(carrier.reset(reset_code(*reason))).await;
             (ended, None)
         }
     }
