@@ -329,8 +329,8 @@ async fn heads_pass_up_to_the_limit_and_get_431_beyond_it() {
             ("1 MiB", line(1 << 20), 431),
             ("60 KiB in lines of 1 KiB", line(1 << 10).repeat(60), 200),
             ("65 KiB in lines of 1 KiB", line(1 << 10).repeat(65), 431),
-            ("125 fields", many(124), 200),
-            ("129 fields", many(128), 431),
+            ("97 fields", many(96), 200),
+            ("101 fields", many(100), 431),
             ("1,000 fields", many(1000), 431),
         ] {
             let head = format!("GET /large HTTP/1.1\r\nHost: a\r\n{head}\r\n");
@@ -347,7 +347,7 @@ async fn heads_pass_up_to_the_limit_and_get_431_beyond_it() {
             ("1 MiB", 1 << 20, 1, 431),
             ("60 KiB in fields of 1 KiB", 1 << 10, 57, 200),
             ("65 KiB in fields of 1 KiB", 1 << 10, 65, 431),
-            ("120 fields", 1, 116, 200),
+            ("97 fields", 1, 93, 200),
             ("200 fields", 1, 196, 431),
             ("1,000 fields", 1, 996, 431),
         ] {
