@@ -78,7 +78,7 @@ mod tests {
         let begin = "55d0c0400000";
         let expected = 0x55d0_c040_0000..0x55d0_c120_0000;
         for rights in ["r-xp", "r--p"] {
-            assert_eq!(unwritten(&mapping(begin, rights, OURS, 0, 0), OURS), [expected.clone()]);
+            assert_eq!(unwritten(&mapping(begin, rights, OURS, 0, 0), OURS), std::slice::from_ref(&expected));
         }
         for (rights, path, anonymous, swap) in [
             ("r--p", OURS, 292, 0),
