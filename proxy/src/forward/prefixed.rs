@@ -33,6 +33,13 @@ impl<S> Prefixed<S> {
         }
     }
 
+    /// Gives back bytes that were read and not understood: they are read first.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        let mut ahead = BytesMut::from(bytes);
+        ahead.extend_from_slice(&self.ahead);
+        self.ahead = ahead;
+    }
+
     /// The stream itself.
     pub fn get_ref(&self) -> &S {
         &self.inner

@@ -25,7 +25,7 @@ use crate::capture::{Remote, Socket, original, reset_unless};
 use crate::config;
 use crate::connections::{Content, Peer, Registration, Subject};
 use crate::forward::detect::{Detected, detect, detect_only, detect_version};
-use crate::forward::http::{Direct, Http, Http2Support, Pool, Slot, Version, cut};
+use crate::forward::http::{Direct, Http, Http2Support, Pool, Version, cut};
 use crate::forward::opaque::relay;
 use crate::forward::stated::{self, Stated};
 use crate::forward::tunnel::{MOMENT, Tunneled};
@@ -382,7 +382,6 @@ impl Arrival {
                     only_one: refusal.is_some(),
                     until: self.shared.end_of_one(),
                     carrier: Arc::default(),
-                    upgraded: Slot::default(),
                 };
                 let Some(caller) = caller.take() else { return Ok(()) };
                 Box::pin(http.serve(caller, registration.closing())).await.and(refusal.map_or(Ok(()), Err))

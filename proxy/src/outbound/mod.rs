@@ -39,7 +39,7 @@ use crate::config::{Destination, Protocol as Declared, Requested};
 use crate::connections::{self, Content, Registration, Subject};
 use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_only, detect_version};
-use crate::forward::http::{Http, Slot, cut};
+use crate::forward::http::{Http, cut};
 use crate::forward::opaque::{Idle, RelayError, relay};
 use crate::forward::stated::Stated;
 use crate::forward::upstream::{Called, UpstreamError};
@@ -170,7 +170,6 @@ async fn forward(
                 only_one: refusal.is_some(),
                 until: shared.end_of_one(),
                 carrier: Arc::default(),
-                upgraded: Slot::default(),
             };
             let served = Box::pin(http.serve(caller, std::future::pending())).await;
             served.and(refusal.map_or(Ok(None), Err))

@@ -12,7 +12,7 @@ use super::buffers::{Buffer, SMALL, Size};
 
 /// The bytes `start..end` of a buffer.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(crate) struct Held {
     buffer: Option<Buffer>,
     start: usize,
     end: usize,
@@ -22,7 +22,7 @@ pub(super) struct Held {
 
 impl Held {
     /// Begins with bytes that are there already, as far as a small buffer has room.
-    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
         let mut held = Self::default();
         if !bytes.is_empty() {
             let size = if bytes.len() > SMALL { Size::Large } else { Size::Small };
@@ -33,31 +33,31 @@ impl Held {
         Some(held)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         self.at(self.start..self.end)
     }
 
-    pub(super) fn at(&self, range: Range<usize>) -> &[u8] {
+    pub(crate) fn at(&self, range: Range<usize>) -> &[u8] {
         self.buffer.as_deref().and_then(|buffer| buffer.get(range)).unwrap_or_default()
     }
 
     /// Takes the first bytes out: where they are. They stay there until [`Held::settle`].
-    pub(super) fn take(&mut self, count: usize) -> Range<usize> {
+    pub(crate) fn take(&mut self, count: usize) -> Range<usize> {
         let taken = self.start..self.start + count.min(self.end - self.start);
         self.start = taken.end;
         taken
     }
 
-    pub(super) fn at_mut(&mut self, range: Range<usize>) -> &mut [u8] {
+    pub(crate) fn at_mut(&mut self, range: Range<usize>) -> &mut [u8] {
         self.buffer.as_deref_mut().and_then(|buffer| buffer.get_mut(range)).unwrap_or_default()
     }
 
     /// Puts what `make` writes behind what is there: its length. `None` if there is no room of `least` bytes.
-    pub(super) fn append<E>(
+    pub(crate) fn append<E>(
         &mut self,
         size: Size,
         least: usize,
@@ -77,7 +77,7 @@ impl Held {
     }
 
     /// Nothing is held that is not needed: no buffer without bytes, and no large one for few.
-    pub(super) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         let left = self.end - self.start;
         if left == 0 {
             self.clear();
@@ -86,12 +86,12 @@ impl Held {
         }
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         (self.buffer, self.start, self.end) = (None, 0, 0);
     }
 
     /// Reads more, once: how much.
-    pub(super) fn poll_fill<R: AsyncRead + Unpin>(
+    pub(crate) fn poll_fill<R: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
@@ -100,6 +100,10 @@ impl Held {
         let end = self.end;
         let room = self.buffer.as_deref_mut().and_then(|buffer| buffer.get_mut(end..)).unwrap_or_default();
         let most = room.len();
+        if most == 0 {
+            // To be read as the end it is not.
+            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+        }
         let mut read = ReadBuf::new(room);
         let polled = Pin::new(reader).poll_read(cx, &mut read);
         let count = read.filled().len();
@@ -117,7 +121,7 @@ impl Held {
     }
 
     /// Writes all there is.
-    pub(super) fn poll_drain<W: AsyncWrite + Unpin>(
+    pub(crate) fn poll_drain<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         writer: &mut W,

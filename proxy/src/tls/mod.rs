@@ -2,7 +2,7 @@
 //! stream of bytes that it leads to.
 
 pub mod buffers;
-mod held;
+pub(crate) mod held;
 mod stream;
 
 use std::io;

@@ -112,6 +112,15 @@ pub(super) fn remove_identity(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes what says where a message ends, or is of one hop only.
+pub(super) fn remove_framing(headers: &mut HeaderMap) {
+    let framing: Vec<HeaderName> =
+        headers.keys().filter(|name| is_vital(name) || ENDS_HERE.contains(name)).cloned().collect();
+    for name in framing {
+        headers.remove(name);
+    }
+}
+
 /// States who calls, as far as that is known and wanted.
 pub(super) fn state_identity(headers: &mut HeaderMap, stated: &Stated) {
     remove_identity(headers);

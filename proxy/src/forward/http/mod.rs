@@ -1,12 +1,16 @@
 //! HTTP/1.x and HTTP/2: each request is decided on its own, told who calls, and forwarded on a connection
 //! that is kept for the next one. The protocol of the caller's side is also that of the called side.
 //!
-//! `serve` owns the caller's connection, `exchange` is the story of one request, `send` sends it
-//! until it is answered, `pool` keeps connections to the called side, `respond` says no in a way that the client understands.
+//! `decide` says whether a request may go on, `respond` says no in a way that the client understands, `pool` keeps
+//! connections to the called side. Of HTTP/2, which hyper speaks, `serve` owns the caller's connection, `exchange` is the
+//! story of one request, and `send` sends it until it is answered; [`http1`] has its own.
 
+mod decide;
 mod exchange;
+mod failure;
 mod framing;
 mod headers;
+mod http1;
 mod load;
 mod pool;
 mod probe;
@@ -15,7 +19,6 @@ mod respond;
 mod route;
 mod send;
 mod tracked;
-mod waiting;
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -24,17 +27,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::Either;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use self::exchange::Upgraded;
-use self::tracked::Tracked;
+use super::Prefixed;
 use super::stated::Stated;
 use crate::causes::causes;
 use crate::connections::{Carrier, Registration, Subject};
@@ -113,105 +111,58 @@ pub struct Http<R: Route> {
     pub until: Option<Instant>,
     /// Where requests of this connection that are cut and stall are noticed.
     pub carrier: Arc<Carrier>,
-    /// Where an exchange leaves the connection that it changed to another protocol.
-    pub upgraded: Slot,
-}
-
-/// Holds what became of an upgraded connection.
-#[derive(Default)]
-pub struct Slot(Mutex<Option<Upgraded>>);
-
-impl Slot {
-    fn lock(&self) -> parking_lot::MutexGuard<'_, Option<Upgraded>> {
-        self.0.lock()
-    }
 }
 
 impl<R: Route> Http<R> {
-    /// One exchange; a client of HTTP/1 is told with the answer that there will be no other.
-    async fn answered(self: Arc<Self>, request: Request<Incoming>) -> Response<Tracked> {
-        let (shared, version, until) = (Arc::clone(&self.shared), self.version, self.until);
-        let mut response = Box::pin(self.exchange(request)).await;
-        let stays = response.status() != StatusCode::SWITCHING_PROTOCOLS;
-        let last = shared.leaving.is_cancelled() || until.is_some_and(|until| until <= Instant::now());
-        if version == Version::Http1 && stays && last {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    }
-
     /// Serves the caller until it is done, or it is time to say so: the proxy drains, the connection is old, or it
     /// was told to close by `closing`. Requests under way then end by themselves, as those without a right are cut.
-    pub async fn serve<S>(self, caller: S, closing: impl Future<Output = ()>) -> Ended
+    pub async fn serve<S>(self, caller: Prefixed<S>, closing: impl Future<Output = ()>) -> Ended
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (shared, version, until) = (Arc::clone(&self.shared), self.version, self.until);
-        let direction = self.facts.direction;
+        match self.version {
+            Version::Http1 => self.serve_http1(caller, closing).await,
+            Version::Http2 => Box::pin(self.serve_http2(caller, closing)).await,
+        }
+    }
+
+    async fn serve_http2<S>(self, caller: Prefixed<S>, closing: impl Future<Output = ()>) -> Ended
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (shared, until, direction) = (Arc::clone(&self.shared), self.until, self.facts.direction);
+        let carrier = Arc::clone(&self.carrier);
+        let life = self.only_one.then_some(REFUSED_LIFE);
         let this = Arc::new(self);
-        let http = Arc::clone(&this);
         let service = service_fn(move |request| {
-            let this = Arc::clone(&http);
-            async move { Ok::<_, Infallible>(this.answered(request).await) }
+            let this = Arc::clone(&this);
+            async move { Ok::<_, Infallible>(Box::pin(this.exchange(request)).await) }
         });
-        let io = TokioIo::new(caller);
-        let carrier = Arc::clone(&this.carrier);
-        let life = this.only_one.then_some(REFUSED_LIFE);
-        let ended = match version {
-            Version::Http1 => {
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_DEADLINE)
-                    .max_buf_size(LARGEST_HEAD)
-                    .max_header_size(LARGEST_HEAD)
-                    .half_close(true)
-                    // Head and body in one piece: most are small, and a copy costs less than a list of pieces.
-                    .writev(false)
-                    .auto_date_header(false)
-                    .serve_connection(io, service)
-                    .with_upgrades();
-                // Closed while idle, it may cross the next request: that is answered instead, if it comes in time.
-                let last = async {
-                    tokio::select! {
-                        () = closing => {}
-                        () = shared.drain.cancelled() => {}
-                    }
-                };
-                drive(last, &carrier, life, connection, |connection| connection.graceful_shutdown()).await
-            }
-            Version::Http2 => {
-                let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                    .timer(TokioTimer::new())
-                    .max_concurrent_streams(MOST_STREAMS)
-                    .max_pending_accept_reset_streams(match direction {
-                        Direction::Inbound => MOST_RESETS_SHARED,
-                        Direction::Outbound => MOST_RESETS,
-                    })
-                    .max_local_error_reset_streams(MOST_FAULTS)
-                    .max_header_list_size(u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX))
-                    .initial_stream_window_size(STREAM_WINDOW)
-                    .initial_connection_window_size(CONNECTION_WINDOW)
-                    .keep_alive_interval(PING.0)
-                    .keep_alive_timeout(PING.1)
-                    .auto_date_header(false)
-                    .serve_connection(io, service);
-                // GOAWAY crosses nothing (RFC 9113 s6.8), but who was let in while we leave came for a reason.
-                let leaving = if shared.leaving.is_cancelled() { &shared.drain } else { &shared.leaving };
-                let last = async {
-                    tokio::select! {
-                        () = closing => {}
-                        () = leaving.cancelled() => {}
-                        () = grown_old(until) => {}
-                    }
-                };
-                drive(last, &carrier, life, connection, |connection| connection.graceful_shutdown()).await
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MOST_STREAMS)
+            .max_pending_accept_reset_streams(match direction {
+                Direction::Inbound => MOST_RESETS_SHARED,
+                Direction::Outbound => MOST_RESETS,
+            })
+            .max_local_error_reset_streams(MOST_FAULTS)
+            .max_header_list_size(u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(PING.0)
+            .keep_alive_timeout(PING.1)
+            .auto_date_header(false)
+            .serve_connection(TokioIo::new(caller), service);
+        // GOAWAY crosses nothing (RFC 9113 s6.8), but who was let in while we leave came for a reason.
+        let leaving = if shared.leaving.is_cancelled() { &shared.drain } else { &shared.leaving };
+        let last = async {
+            tokio::select! {
+                () = closing => {}
+                () = leaving.cancelled() => {}
+                () = grown_old(until) => {}
             }
         };
-        let upgraded = this.upgraded.lock().take();
-        match upgraded {
-            Some(upgraded) if ended.is_ok() => upgraded.relay(&this.meters, shared.idle).await,
-            _ => ended,
-        }
+        drive(last, &carrier, life, connection, |connection| connection.graceful_shutdown()).await
     }
 }
 

@@ -1,25 +1,25 @@
-//! Connections to one called side, kept between requests. HTTP/1 connections carry one request at a time and
-//! wait here in between; one HTTP/2 connection carries many. One pool knows one peer and one version, so that
+//! Connections to one called side, kept between requests: those of HTTP/1 carry one request at a time
+//! ([`lines`](super::http1::lines)), one HTTP/2 connection carries many. One pool knows one peer and one version, so that
 //! nothing crosses over between identities.
 //!
 //! A connection is used no more once our own SVID was rotated, its peer lost its right, or it is old; what it
 //! is carrying then still ends in peace (a rotation closes nothing).
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use signet_proto::handshake::Svid;
 use tokio_util::task::TaskTracker;
 
+use super::http1::lines::{AGE, IDLE, Line, Lines};
 use super::load::Load;
 use super::tracked::Tracked;
-use super::waiting::{Lent, Waiting};
 use super::{CONNECTION_WINDOW, LARGEST_HEAD, MOST_STREAMS, PING, STREAM_WINDOW, Version, cut};
 use crate::balance::Turn;
 use crate::causes::causes;
@@ -34,16 +34,14 @@ use crate::telemetry::traces;
 const SPREAD: usize = 4;
 const ENOUGH_STREAMS: usize = 64;
 const MOST_MULTIPLEXED: usize = 16;
-/// Shorter than the time after which the other end closes an idle connection, so that we are first.
-const IDLE: Duration = Duration::from_secs(45);
-const AGE: Duration = Duration::from_secs(3600);
 
 /// Connections to one called side.
 pub struct Pool<U: Upstream> {
     shared: Arc<run::Shared>,
     upstream: U,
     version: Version,
-    waiting: Arc<Waiting>,
+    /// Those that carry one request at a time.
+    pub(super) lines: Arc<Lines<U::Io>>,
     /// Those that requests share, made or being made: who comes meanwhile waits for the same.
     multiplexed: Mutex<Vec<Making>>,
 }
@@ -53,9 +51,8 @@ type Making = Shared<BoxFuture<'static, Result<Arc<Kept>, Arc<UpstreamError>>>>;
 
 /// A connection and what limits its use.
 pub(super) struct Kept {
-    sender: Sender,
+    sender: http2::SendRequest<Tracked>,
     made: Instant,
-    since: Instant,
     svid: Option<Arc<Svid>>,
     /// Weak, so that a connection that waits here does not stay in the table after it was cut.
     peer: Option<Weak<Registration>>,
@@ -75,21 +72,12 @@ enum Origin {
 
 /// What a request holds of the connection that carries it.
 pub(super) struct Place {
-    /// The called side in the table of live connections, if it is a peer.
-    pub(super) peer: Option<Arc<Registration>>,
-    /// For HTTP/2.
+    /// How many requests the connection carries.
     pub(super) load: Option<Load>,
     /// Of an endpoint that was chosen for the request.
     pub(super) turn: Option<Turn>,
     /// For those who look at the connection.
     pub(super) carried: Option<Carried>,
-    /// For HTTP/1, once it is answered.
-    pub(super) lent: Option<Lent>,
-}
-
-enum Sender {
-    Http1(http1::SendRequest<Tracked>),
-    Http2(http2::SendRequest<Tracked>),
 }
 
 /// A request that was not answered on a connection.
@@ -106,39 +94,39 @@ pub(super) struct Unanswered {
 impl<U: Upstream> Pool<U> {
     /// An empty pool.
     pub fn new(shared: Arc<run::Shared>, upstream: U, version: Version) -> Self {
-        let waiting = Arc::new(Waiting::new(Arc::clone(&shared)));
-        Self { shared, upstream, version, waiting, multiplexed: Mutex::default() }
+        let lines = Arc::new(Lines::new(Arc::clone(&shared)));
+        Self { shared, upstream, version, lines, multiplexed: Mutex::default() }
     }
 
     /// Puts a connection that exists already into use.
     pub async fn adopt(&self, called: Called<U::Io>) {
-        match (self.open(called).await, self.version) {
-            (Ok(kept), Version::Http1) => self.waiting.put(kept),
-            (Ok(kept), Version::Http2) => {
+        if self.version == Version::Http1 {
+            return self.lines.put(self.lines.open(called));
+        }
+        match self.open(called).await {
+            Ok(kept) => {
                 let made: BoxFuture<'static, _> = std::future::ready(Ok(Arc::new(kept))).boxed();
                 self.multiplexed.lock().push(made.shared());
             }
-            (Err(error), _) => tracing::debug!(%error, "connection to the called side is of no use"),
+            Err(error) => tracing::debug!(%error, "connection to the called side is of no use"),
         }
+    }
+
+    /// A connection of HTTP/1 that nobody used before. Boxed: the request that finds one does not carry the room to make
+    /// one.
+    pub(super) fn line(&self) -> BoxFuture<'_, Result<Line<U::Io>, Arc<UpstreamError>>> {
+        Box::pin(async { Ok(self.lines.open(self.called().await?)) })
     }
 
     /// A connection for one request, and whether it was used before.
     pub(super) async fn take(self: &Arc<Self>) -> Result<(Kept, bool), Arc<UpstreamError>> {
-        if self.version == Version::Http1 {
-            return match self.waiting.take().await {
-                Some(kept) => Ok((kept, true)),
-                None => self.connect().await.map(|kept| (kept, false)),
-            };
-        }
         // What was being made when we came may have been finished long ago, with nobody there to see it fail or
         // grow old.
         for _ in 0..2 {
             let (making, origin) = self.share();
             match making.await {
                 Ok(made) if usable(&self.shared)(&made) => {
-                    if let Some(kept) = made.share() {
-                        return Ok((kept, origin == Origin::Used));
-                    }
+                    return Ok((made.share(), origin == Origin::Used));
                 }
                 Err(error) if origin == Origin::New => return Err(error),
                 _ => {}
@@ -149,9 +137,6 @@ impl<U: Upstream> Pool<U> {
 
     /// One for a request that was not answered on `broken`. Those who shared it share its successor.
     pub(super) async fn after(self: &Arc<Self>, broken: &Place) -> Result<Kept, Arc<UpstreamError>> {
-        if self.version == Version::Http1 {
-            return self.connect().await;
-        }
         let is_broken = |kept: &Kept| broken.load.as_ref().is_some_and(|load| load.is(&kept.load));
         self.multiplexed.lock().retain(|making| match making.peek() {
             Some(made) => made.as_ref().is_ok_and(|kept| !is_broken(kept)),
@@ -201,18 +186,16 @@ impl<U: Upstream> Pool<U> {
     /// A connection that nobody used before. Boxed: the request that finds one does not carry the room to make one.
     pub(super) fn connect(&self) -> BoxFuture<'_, Result<Kept, Arc<UpstreamError>>> {
         Box::pin(async {
-            let called = traces::measured("connect", self.upstream.connect(self.version.into())).await?;
-            let opened = self.open(called).await;
+            let opened = self.open(self.called().await?).await;
             opened.map_err(|error| Arc::new(UpstreamError::Http(causes(&error))))
         })
     }
 
-    /// An HTTP/1 connection that carries a request, until its response has been read to the end.
-    pub(super) fn lend(&self, kept: Kept) -> Option<Lent> {
-        matches!(kept.sender, Sender::Http1(_)).then(|| Waiting::lend(&self.waiting, kept))
+    async fn called(&self) -> Result<Called<U::Io>, UpstreamError> {
+        traces::measured("connect", self.upstream.connect(self.version.into())).await
     }
 
-    /// Starts HTTP on a connection. Its task ends with the connection, or when the peer at its end loses its
+    /// Starts HTTP/2 on a connection. Its task ends with the connection, or when the peer at its end loses its
     /// right.
     async fn open(&self, called: Called<U::Io>) -> Result<Kept, hyper::Error> {
         let Called { stream, registration, svid } = called;
@@ -220,39 +203,18 @@ impl<U: Upstream> Pool<U> {
         let at_its_end = registration;
         let io = TokioIo::new(stream);
         let tasks = &self.shared.tasks;
-        let sender = match self.version {
-            Version::Http1 => {
-                let (sender, connection) = http1::Builder::new()
-                    .writev(false)
-                    .max_buf_size(LARGEST_HEAD)
-                    .max_header_size(LARGEST_HEAD)
-                    .handshake(io)
-                    .await?;
-                tasks.spawn(async move {
-                    tokio::select! {
-                        result = connection.with_upgrades() => ended(result),
-                        _ = cut(at_its_end.as_deref()) => {}
-                    }
-                });
-                Sender::Http1(sender)
-            }
-            Version::Http2 => {
-                let executor = Leashed { tasks: tasks.clone(), peer: at_its_end };
-                let (sender, connection) = http2::Builder::new(executor)
-                    .timer(TokioTimer::new())
-                    .initial_stream_window_size(STREAM_WINDOW)
-                    .initial_connection_window_size(CONNECTION_WINDOW)
-                    .max_header_list_size(u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX))
-                    .keep_alive_interval(PING.0)
-                    .keep_alive_timeout(PING.1)
-                    .handshake(io)
-                    .await?;
-                tasks.spawn(async move { ended(connection.await) });
-                Sender::Http2(sender)
-            }
-        };
-        let now = Instant::now();
-        Ok(Kept { sender, made: now, since: now, svid, peer, load: Load::default() })
+        let executor = Leashed { tasks: tasks.clone(), peer: at_its_end };
+        let (sender, connection) = http2::Builder::new(executor)
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX))
+            .keep_alive_interval(PING.0)
+            .keep_alive_timeout(PING.1)
+            .handshake(io)
+            .await?;
+        tasks.spawn(async move { ended(connection.await) });
+        Ok(Kept { sender, made: Instant::now(), svid, peer, load: Load::default() })
     }
 }
 
@@ -286,52 +248,24 @@ pub(super) fn usable(shared: &run::Shared) -> impl Fn(&Kept) -> bool {
             .as_ref()
             .is_some_and(|svid| snapshot.as_ref().is_none_or(|snapshot| !Arc::ptr_eq(&snapshot.svid, svid)));
         let since = |then: Instant| now.saturating_duration_since(then);
-        let (closed, idle) = match &kept.sender {
-            Sender::Http1(sender) => (sender.is_closed(), since(kept.since)),
-            Sender::Http2(sender) => (sender.is_closed(), Duration::ZERO),
-        };
         let cut = kept.peer.as_ref().is_some_and(|peer| peer.strong_count() == 0);
-        !drains && !closed && !cut && !rotated && idle < IDLE && since(kept.made) < AGE
+        !drains && !kept.sender.is_closed() && !cut && !rotated && since(kept.made) < AGE
     }
 }
 
 impl Kept {
-    /// It carries nothing from now on.
-    pub(super) fn waits(&mut self) {
-        self.since = Instant::now();
-        let peer = self.peer.as_ref().and_then(Weak::upgrade);
-        if let Some(link) = peer.as_ref().and_then(|peer| peer.link()) {
-            link.waits();
-        }
-    }
-
-    /// Whether its response has ended and it can carry the next request, for HTTP/1.
-    pub(super) fn is_ready(&self) -> bool {
-        matches!(&self.sender, Sender::Http1(sender) if sender.is_ready())
-    }
-
-    /// Ends when it can, or never will.
-    pub(super) async fn ready(&mut self) -> hyper::Result<()> {
-        match &mut self.sender {
-            Sender::Http1(sender) => sender.ready().await,
-            Sender::Http2(_) => Ok(()),
-        }
-    }
-
-    /// Another handle on the same connection, which only HTTP/2 has.
-    fn share(&self) -> Option<Self> {
-        let Sender::Http2(sender) = &self.sender else { return None };
-        let sender = Sender::Http2(sender.clone());
-        let (svid, peer) = (self.svid.clone(), self.peer.clone());
-        Some(Self { sender, made: self.made, since: self.since, svid, peer, load: self.load.clone() })
+    /// Another handle on the same connection.
+    fn share(&self) -> Self {
+        let (sender, svid, peer) = (self.sender.clone(), self.svid.clone(), self.peer.clone());
+        Self { sender, made: self.made, svid, peer, load: self.load.clone() }
     }
 
     /// What a request on it holds of it.
     pub(super) fn place(&mut self) -> Place {
-        let load = matches!(self.sender, Sender::Http2(_)).then(|| std::mem::take(&mut self.load));
+        let load = Some(std::mem::take(&mut self.load));
         let peer = self.peer.as_ref().and_then(Weak::upgrade);
         let carried = peer.as_ref().and_then(|peer| peer.link()).map(Link::carry);
-        Place { peer, load, turn: None, carried, lent: None }
+        Place { load, turn: None, carried }
     }
 
     /// Sends a request and awaits the head of its response.
@@ -350,10 +284,7 @@ impl Kept {
             });
             Box::new(Unanswered { error, reset, unprocessed, unsent })
         };
-        match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await.map_err(unanswered),
-            Sender::Http2(sender) => sender.try_send_request(request).await.map_err(unanswered),
-        }
+        self.sender.try_send_request(request).await.map_err(unanswered)
     }
 }
 
@@ -391,6 +322,7 @@ fn ended(result: hyper::Result<()>) {
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use tokio::io::{DuplexStream, duplex};
     use tokio::sync::Semaphore;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::headers::REQUEST_ID;
 use super::tracked::{Flow, Tracked};
-use crate::telemetry::{AccessRecord, Protocol};
+use crate::telemetry::AccessRecord;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const RESOURCE_EXHAUSTED: &str = "8";
@@ -29,59 +29,46 @@ impl Form {
     }
 }
 
-/// The answer, which carries its record to the log.
+/// The answer; `after`: when its client may come again.
 pub(super) fn answer(
     form: Form,
     status: StatusCode,
     text: &str,
-    mut record: AccessRecord,
-    close: bool,
-) -> Response<Tracked> {
-    record.answered(status.as_u16());
-    // HTTP/2 has no such field (RFC 9113 s8.2.2).
-    let close = close && record.protocol == Protocol::Http1;
-    let request_id = record.request_id().unwrap_or_default().to_owned();
-    let flow = Flow::of_responses(record.facts.direction);
+    request_id: &str,
+    after: Option<Duration>,
+) -> Response<String> {
     let mut response = match form {
         Form::Text => {
             let text = format!("signet-proxy: {text}\nrequest id: {request_id}\n");
-            let mut response = Response::new(Tracked::local(text, flow, record));
+            let mut response = Response::new(text);
             *response.status_mut() = status;
             insert(response.headers_mut(), CONTENT_TYPE, "text/plain; charset=utf-8");
             response
         }
         Form::Grpc => {
-            let mut response = Response::new(Tracked::local(String::new(), flow, record));
+            let mut response = Response::new(String::new());
             let headers = response.headers_mut();
             insert(headers, CONTENT_TYPE, "application/grpc");
-            insert(headers, GRPC_STATUS, grpc_status(status));
+            let code = if after.is_some() { RESOURCE_EXHAUSTED } else { grpc_status(status) };
+            insert(headers, GRPC_STATUS, code);
             insert(headers, GRPC_MESSAGE, &percent_encoded(&format!("signet-proxy: {text}")));
             response
         }
     };
-    insert(response.headers_mut(), REQUEST_ID, &request_id);
-    if close {
-        insert(response.headers_mut(), CONNECTION, "close");
+    let headers = response.headers_mut();
+    insert(headers, REQUEST_ID, request_id);
+    if let Some(after) = after {
+        // In whole seconds (RFC 9110 s10.2.3), and never at once.
+        insert(headers, RETRY_AFTER, &after.as_secs_f64().ceil().max(1.0).to_string());
     }
     response
 }
 
-/// The same for a caller that may come again later.
-pub(super) fn answer_later(
-    form: Form,
-    status: StatusCode,
-    text: &str,
-    record: AccessRecord,
-    after: Duration,
-) -> Response<Tracked> {
-    let mut response = answer(form, status, text, record, false);
-    let headers = response.headers_mut();
-    // In whole seconds (RFC 9110 s10.2.3), and never at once.
-    insert(headers, RETRY_AFTER, &after.as_secs_f64().ceil().max(1.0).to_string());
-    if form == Form::Grpc {
-        insert(headers, GRPC_STATUS, RESOURCE_EXHAUSTED);
-    }
-    response
+/// The same over HTTP/2, with its record, which it carries to the log.
+pub(super) fn tracked(mut record: AccessRecord, answer: Response<String>) -> Response<Tracked> {
+    record.answered(answer.status().as_u16());
+    let flow = Flow::of_responses(record.facts.direction);
+    answer.map(|text| Tracked::local(text, flow, record))
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {

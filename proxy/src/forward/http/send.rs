@@ -13,20 +13,22 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
-use http::{HeaderName, Request, Response, StatusCode};
+use http::{HeaderName, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use signet_proto::policy::is_grpc;
 use signet_proto::traffic::{Condition, Retries};
 use tokio::sync::Notify;
 
-use super::exchange::Failure;
+use super::failure::{BodyError, Failure};
 use super::load::Sending;
 use super::pool::{Kept, Place, Pool, Unanswered};
 use super::replay::Replay;
 use super::route::{Stop, Trip};
 use super::tracked::Tracked;
-use super::{Http, Route, Version};
+use super::{Http, Route};
 use crate::backoff::unit_random;
+use crate::balance::Turn;
+use crate::causes::causes;
 use crate::forward::upstream::{Upstream, UpstreamError};
 use crate::telemetry::metrics;
 
@@ -67,7 +69,7 @@ pub(super) struct Sent {
 
 /// Why a request may be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Again {
+pub(super) enum Again {
     Unsent,
     Unprocessed,
     Stale,
@@ -116,6 +118,72 @@ impl Again {
     /// Whether the request did not reach anybody who looked at it.
     fn is_safe(self) -> bool {
         matches!(self, Self::Unsent | Self::Unprocessed)
+    }
+
+    /// Whether a request of that method that was sent so often may be sent once more. What is not free is paid for.
+    pub(super) fn is_allowed(self, trip: &impl Trip, method: &Method, tries: u32) -> bool {
+        let retries = trip.retries();
+        let allowed = match self {
+            Self::Unsent | Self::Unprocessed => tries < MOST_SENT,
+            Self::Stale => tries < MOST_SENT && method.is_idempotent(),
+            Self::Reset => retries.on.contains(&Condition::Reset),
+            Self::Timeout => retries.on.contains(&Condition::Timeout),
+            Self::Status => true,
+        };
+        let free = self.is_safe() || self == Self::Stale;
+        let granted = allowed
+            && (free || (tries < retries.attempts && retries.allows(method.as_str()) && trip.grants_retry()));
+        if granted {
+            metrics::retried(self.as_str());
+        }
+        granted
+    }
+}
+
+/// The endpoints that are tried, one after the other, until one can be connected.
+pub(super) struct Reaching {
+    started: Instant,
+    connected: u32,
+    failure: Option<Arc<UpstreamError>>,
+}
+
+impl Reaching {
+    pub(super) fn new() -> Self {
+        Self { started: Instant::now(), connected: 0, failure: None }
+    }
+
+    /// The next one; `again` if the request was sent before, and one that had it may have it once more.
+    pub(super) fn next<T: Trip>(&mut self, trip: &mut T, again: bool) -> Result<Stop<T::Upstream>, Failure> {
+        self.connected += 1;
+        let stop = trip.next(again && self.failure.is_none());
+        match stop.map_err(|error| Failure::Unreachable(error.into()))? {
+            Some(stop) => Ok(stop),
+            None => Err(self.gives_up(trip)),
+        }
+    }
+
+    /// It could not be connected. The error says that no other is tried.
+    pub(super) fn failed(
+        &mut self,
+        trip: &impl Trip,
+        turn: Option<Turn>,
+        error: Arc<UpstreamError>,
+    ) -> Result<(), Failure> {
+        if let Some(mut turn) = turn {
+            turn.failed();
+        }
+        let last = !error.is_of_this_endpoint()
+            || self.connected == MOST_CONNECTED
+            || self.started.elapsed() > CONNECTS_DEADLINE;
+        trip.unreached(&error, false);
+        self.failure = Some(error);
+        if last { Err(self.gives_up(trip)) } else { Ok(()) }
+    }
+
+    fn gives_up(&mut self, trip: &impl Trip) -> Failure {
+        let failure = self.failure.take().unwrap_or_else(|| Arc::new(UpstreamError::NotReady));
+        trip.unreached(&failure, true);
+        Failure::Unreachable(failure)
     }
 }
 
@@ -173,7 +241,6 @@ impl<R: Route> Http<R> {
                     let next =
                         if retry { self.again(trip, Again::Status, tries, repeat.as_ref()) } else { None };
                     let Some(next) = next else {
-                        place.lent = stop.pool.lend(kept);
                         place.turn = stop.turn;
                         return Ok((response, place));
                     };
@@ -188,14 +255,10 @@ impl<R: Route> Http<R> {
                         (None, true, _) => Some(Again::Unprocessed),
                         // The called side gave up this request alone, and had looked at it.
                         (None, false, true) => None,
-                        (None, false, false)
-                            if used_before || (self.version == Version::Http2 && tries == 1) =>
-                        {
-                            Some(Again::Stale)
-                        }
+                        (None, false, false) if used_before || tries == 1 => Some(Again::Stale),
                         (None, false, false) => Some(Again::Reset),
                     };
-                    (again, Failure::Broken(error), unsent)
+                    (again, broken_off(&error), unsent)
                 }
                 None => (Some(Again::Timeout), Failure::Slow(quiet), None),
             };
@@ -227,58 +290,28 @@ impl<R: Route> Http<R> {
         broken: Option<(Arc<Pool<R::Upstream>>, Place)>,
         again: bool,
     ) -> Result<Carried<R::Upstream>, Failure> {
-        let started = Instant::now();
-        let mut failure = None;
-        for connected in 1..=MOST_CONNECTED {
-            let Some(mut stop) =
-                trip.next(again && failure.is_none()).map_err(|error| Failure::Unreachable(error.into()))?
-            else {
-                break;
-            };
+        let mut reaching = Reaching::new();
+        loop {
+            let mut stop = reaching.next(trip, again)?;
             let connect = async {
                 match &broken {
                     // Those who shared it share its successor.
                     Some((pool, place)) if Arc::ptr_eq(pool, &stop.pool) => {
                         stop.pool.after(place).await.map(|kept| (kept, false))
                     }
-                    // What else waits may be as stale as what just broke.
-                    Some(_) if self.version == Version::Http1 => {
-                        stop.pool.connect().await.map(|kept| (kept, false))
-                    }
                     _ => stop.pool.take().await,
                 }
             };
-            let limit = trip.timeouts().connect;
-            let made = match limit {
-                Some(limit) => tokio::time::timeout(limit, connect)
-                    .await
-                    .unwrap_or_else(|_| Err(Arc::new(UpstreamError::Late(limit)))),
-                None => connect.await,
-            };
-            let error = match made {
+            match within(trip.timeouts().connect, connect).await {
                 Ok((kept, used_before)) => {
                     if let Some(turn) = &mut stop.turn {
                         turn.connected();
                     }
                     return Ok(Carried { stop, kept, used_before });
                 }
-                Err(error) => error,
-            };
-            if let Some(turn) = &mut stop.turn {
-                turn.failed();
-            }
-            let last = !error.is_of_this_endpoint()
-                || connected == MOST_CONNECTED
-                || started.elapsed() > CONNECTS_DEADLINE;
-            trip.unreached(&error, false);
-            failure = Some(error);
-            if last {
-                break;
+                Err(error) => reaching.failed(trip, stop.turn, error)?,
             }
         }
-        let failure = failure.unwrap_or_else(|| Arc::new(UpstreamError::NotReady));
-        trip.unreached(&failure, true);
-        Err(Failure::Unreachable(failure))
     }
 
     /// The request once more, if that is allowed.
@@ -290,29 +323,34 @@ impl<R: Route> Http<R> {
         repeat: Option<&Repeatable>,
     ) -> Option<Request<Tracked>> {
         let repeat = repeat?;
-        let retries = trip.retries();
-        let method = repeat.head.method();
-        let allowed = match again {
-            Again::Unsent | Again::Unprocessed => tries < MOST_SENT,
-            Again::Stale => tries < MOST_SENT && method.is_idempotent(),
-            Again::Reset => retries.on.contains(&Condition::Reset),
-            Again::Timeout => retries.on.contains(&Condition::Timeout),
-            Again::Status => true,
-        };
-        let free = again.is_safe() || again == Again::Stale;
-        if !allowed || (!free && (tries >= retries.attempts || !retries.allows(method.as_str()))) {
-            return None;
-        }
         let request = repeat.request()?;
-        if !free && !trip.grants_retry() {
-            return None;
-        }
-        metrics::retried(again.as_str());
-        Some(request)
+        again.is_allowed(trip, repeat.head.method(), tries).then_some(request)
     }
 }
 
-fn is_retried<B>(retries: &Retries, response: &Response<B>, unavailable: bool) -> bool {
+/// Connects, within that time.
+pub(super) async fn within<T>(
+    limit: Option<Duration>,
+    connect: impl Future<Output = Result<T, Arc<UpstreamError>>>,
+) -> Result<T, Arc<UpstreamError>> {
+    match limit {
+        Some(limit) => {
+            let made = tokio::time::timeout(limit, connect).await;
+            made.unwrap_or_else(|_| Err(Arc::new(UpstreamError::Late(limit))))
+        }
+        None => connect.await,
+    }
+}
+
+/// Whose fault it is.
+fn broken_off(error: &hyper::Error) -> Failure {
+    match BodyError::behind(error) {
+        Some(ours) => Failure::Body(ours.clone()),
+        None => Failure::Broken(causes(error)),
+    }
+}
+
+pub(super) fn is_retried<B>(retries: &Retries, response: &Response<B>, unavailable: bool) -> bool {
     let told = unavailable || retries.on.contains(&Condition::Status(response.status().as_u16()));
     // Who says when to come back does not want to be asked again at once.
     told && ![RETRY_AFTER, GRPC_RETRY_PUSHBACK].iter().any(|field| response.headers().contains_key(field))
@@ -325,14 +363,14 @@ fn is_unavailable<B: Body>(response: &Response<B>) -> bool {
 }
 
 /// Whether the endpoint, rather than the request, is at fault.
-fn is_failure(status: StatusCode) -> bool {
+pub(super) fn is_failure(status: StatusCode) -> bool {
     status.is_server_error()
         && status != StatusCode::NOT_IMPLEMENTED
         && status != StatusCode::HTTP_VERSION_NOT_SUPPORTED
 }
 
 /// Longer each time, and never the same for all.
-async fn pause(tries: u32) {
+pub(super) async fn pause(tries: u32) {
     let longest = PAUSE.saturating_mul(1 << tries.saturating_sub(1).min(4));
     tokio::time::sleep(longest.mul_f64(0.5 + unit_random() / 2.0)).await;
 }

@@ -2,34 +2,24 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use super::failure::BodyError;
 use super::headers::remove_identity;
 use super::load::Load;
 use super::replay::Replay;
 use super::send::Progress;
-use super::waiting::Lent;
 use crate::admission::Permit;
 use crate::balance::Turn;
 use crate::connections::{Carried, Closing, Registration};
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters};
-
-/// How long a client that waits to be asked for its body is kept waiting: some servers never ask (RFC 9110
-/// s10.1.1).
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
-/// What is still taken of a request that was answered already, for how long, and how long its sender may rest.
-const LINGER: Duration = Duration::from_secs(5);
-const LINGER_REST: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Which way a body goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +43,21 @@ impl Flow {
             Direction::Outbound => Self::ToApp,
         }
     }
+
+    /// The counter of that way.
+    pub(super) fn of(self, meters: &Meters) -> &AtomicU64 {
+        match self {
+            Self::ToApp => &meters.to_app,
+            Self::ToPeer => &meters.to_peer,
+        }
+    }
 }
 
 /// Those of the request, and of its connection if they are others.
 pub(super) type Counters = [Option<Arc<Meters>>; 2];
 
 /// What a request holds until the body of its response has ended.
-pub(super) type Held = (Option<Load>, Option<Turn>, Option<Permit>, Option<Carried>, Option<Lent>);
+pub(super) type Held = (Option<Load>, Option<Turn>, Option<Permit>, Option<Carried>);
 
 /// A body on its way. The one of a response also carries its request's record, which ends with it.
 pub(super) struct Tracked {
@@ -69,9 +67,6 @@ pub(super) struct Tracked {
     right: Option<Right>,
     idle: Option<Idle>,
     answer: Option<Box<Answer>>,
-    /// Until then the client is not asked for its body.
-    held: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
-    linger: Option<TaskTracker>,
     /// Told of every frame.
     progress: Option<Arc<Progress>>,
     /// Remembers what was sent.
@@ -83,26 +78,6 @@ struct Answer {
     record: AccessRecord,
     /// The place on a shared connection that this body takes, the endpoint's turn, and the place at our app.
     _held: Held,
-}
-
-/// Reads on for a while after the answer, so that a client that is still sending gets to read it: to close
-/// with its bytes unread would be a reset.
-pub(super) fn linger(mut body: Incoming, tasks: &TaskTracker) {
-    if body.is_end_stream() {
-        return;
-    }
-    tasks.spawn(async move {
-        let read = async {
-            let mut left = LINGER_BYTES;
-            while let Ok(Some(Ok(frame))) = tokio::time::timeout(LINGER_REST, body.frame()).await {
-                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-                if left == 0 {
-                    return;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(LINGER, read).await;
-    });
 }
 
 enum Source {
@@ -160,41 +135,9 @@ impl Idle {
     }
 }
 
-/// Why a body of ours did not reach its end.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BodyError {
-    /// Its request lost its right.
-    #[error("cut: {}", .0.as_str())]
-    Cut(CloseReason),
-    /// It stood still for too long.
-    #[error("nothing moved for {} s", .0.as_secs())]
-    Still(Duration),
-    /// Who sends it broke off.
-    #[error("the sender broke off: {0}")]
-    Sender(#[source] hyper::Error),
-}
-
-impl BodyError {
-    /// Whether that is behind `error`.
-    pub(super) fn behind<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
-        std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
-    }
-}
-
 impl Tracked {
     fn new(source: Source, flow: Flow, meters: Counters) -> Self {
-        Self {
-            source,
-            flow,
-            meters,
-            right: None,
-            idle: None,
-            answer: None,
-            held: None,
-            linger: None,
-            progress: None,
-            replay: None,
-        }
+        Self { source, flow, meters, right: None, idle: None, answer: None, progress: None, replay: None }
     }
 
     fn forwarded(
@@ -209,18 +152,15 @@ impl Tracked {
         tracked
     }
 
-    /// The body of a request. What is left of it when nobody wants it any more is read on in `linger`.
+    /// The body of a request.
     pub(super) fn request(
         body: Incoming,
         flow: Flow,
         meters: Counters,
         right: Arc<Registration>,
         idle: Duration,
-        linger: Option<TaskTracker>,
     ) -> Self {
-        let mut tracked = Self::forwarded(body, flow, meters, right, idle);
-        tracked.linger = linger;
-        tracked
+        Self::forwarded(body, flow, meters, right, idle)
     }
 
     /// Tells `progress` of every frame, and how it gets away.
@@ -231,17 +171,6 @@ impl Tracked {
     /// Remembers in `replay` what is sent of it.
     pub(super) fn remember_in(&mut self, replay: Option<Replay>) {
         self.replay = replay;
-    }
-
-    /// Asks the client for its body only when the called side does, or says nothing for a while.
-    pub(super) fn wait_for(&mut self, asked: &CancellationToken) {
-        if self.is_end_stream() {
-            return;
-        }
-        let asked = asked.clone().cancelled_owned();
-        self.held = Some(Box::pin(async {
-            let _ = tokio::time::timeout(LONGEST_WAIT, asked).await;
-        }));
     }
 
     /// No body at all.
@@ -292,18 +221,13 @@ impl Tracked {
     }
 
     fn ends_early(&mut self, cut: bool, still: bool) -> Option<(CloseReason, BodyError)> {
-        let ended = if cut {
+        if cut {
             let reason = self.right.as_ref().and_then(|right| right.registration.close_reason());
             let reason = reason.unwrap_or(CloseReason::Error);
-            (reason, BodyError::Cut(reason))
-        } else if let Some(idle) = self.idle.as_ref().filter(|_| still) {
-            (CloseReason::Idle, BodyError::Still(idle.allowed))
-        } else {
-            return None;
-        };
-        // Its sender has had its time.
-        self.linger = None;
-        Some(ended)
+            return Some((reason, BodyError::Cut(reason)));
+        }
+        let idle = self.idle.as_ref().filter(|_| still)?;
+        Some((CloseReason::Idle, BodyError::Still(idle.allowed)))
     }
 
     fn moved(&mut self, frame: &mut Frame<Bytes>) {
@@ -315,8 +239,7 @@ impl Tracked {
         }
         let count = frame.data_ref().map_or(0, |data| data.remaining()) as u64;
         for meters in self.meters.iter().flatten() {
-            let counter = if self.flow == Flow::ToApp { &meters.to_app } else { &meters.to_peer };
-            counter.fetch_add(count, Ordering::Relaxed);
+            self.flow.of(meters).fetch_add(count, Ordering::Relaxed);
         }
         if let Some(replay) = &self.replay {
             match frame.data_ref() {
@@ -331,19 +254,6 @@ impl Tracked {
     }
 }
 
-impl Drop for Tracked {
-    fn drop(&mut self) {
-        let Some(tasks) = self.linger.take().filter(|_| self.held.is_none()) else { return };
-        let cut = self.right.as_ref().is_some_and(Right::is_lost);
-        let source = std::mem::replace(&mut self.source, Source::Local(Full::default()));
-        if let Source::Forwarded(body) = source
-            && !cut
-        {
-            linger(body, &tasks);
-        }
-    }
-}
-
 impl Body for Tracked {
     type Data = Bytes;
     type Error = BodyError;
@@ -352,21 +262,13 @@ impl Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(held) = &mut self.held {
-            if held.as_mut().poll(cx).is_pending() {
-                // Looked at all the same: the wait may be cut.
-                return match self.ends_waiting(cx) {
-                    Some((_, error)) => Poll::Ready(Some(Err(error))),
-                    None => Poll::Pending,
-                };
-            }
-            self.held = None;
-        }
         if let Some(progress) = &self.progress {
             progress.sending.asked();
         }
         let mut polled = match &mut self.source {
-            Source::Forwarded(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Sender),
+            Source::Forwarded(body) => {
+                Pin::new(body).poll_frame(cx).map_err(|error| BodyError::Sender(error.to_string()))
+            }
             Source::Local(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         };
         // Asked after the body was polled, so that a body that is at its end is not cut short, and before its

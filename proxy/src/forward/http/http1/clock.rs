@@ -1,0 +1,53 @@
+//! The one timer of a connection. Most of what is waited for comes long before its time: the timer is set to an earlier
+//! moment when there is one, and to a later one only when it has rung.
+
+use std::pin::Pin;
+use std::task::Context;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+#[derive(Debug)]
+pub(super) struct Clock(Pin<Box<Sleep>>);
+
+impl Clock {
+    pub(super) fn new(first: Instant) -> Self {
+        Self(Box::pin(sleep_until(first)))
+    }
+
+    /// Whether that moment has come; the task is woken when it does. What is never over has no moment.
+    pub(super) fn has_come(&mut self, cx: &mut Context<'_>, moment: Option<Instant>) -> bool {
+        let Some(moment) = moment else { return false };
+        if moment < self.0.deadline() {
+            self.0.as_mut().reset(moment);
+        }
+        while self.0.as_mut().poll(cx).is_ready() {
+            if self.0.deadline() >= moment {
+                return true;
+            }
+            self.0.as_mut().reset(moment);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn moments_come_in_their_time_whatever_was_waited_for_before() {
+        let begin = Instant::now();
+        let mut clock = Clock::new(begin + Duration::from_secs(60));
+        for (moment, waits) in [(90_u64, 90_u64), (30, 90), (95, 95), (200, 200), (199, 200)] {
+            let moment = begin + Duration::from_secs(moment);
+            poll_fn(|cx| if clock.has_come(cx, Some(moment)) { Poll::Ready(()) } else { Poll::Pending })
+                .await;
+            assert_eq!(begin.elapsed().as_secs(), waits);
+        }
+        poll_fn(|cx| Poll::Ready(assert!(!clock.has_come(cx, None)))).await;
+    }
+}
