@@ -106,14 +106,16 @@ pub fn chain_field<'c>(chain: impl Iterator<Item = &'c [u8]>) -> Option<String> 
 /// interfaces do not tell apart from hyphens (Envoy CVE-2024-45806).
 #[must_use]
 pub fn is_reserved(name: &HeaderName) -> bool {
-    let alike = |ours: &HeaderName| {
-        let ours = ours.as_str();
-        name.as_str().len() == ours.len()
-            && name.as_str().bytes().zip(ours.bytes()).all(|(theirs, ours)| {
-                (if theirs == b'_' { b'-' } else { theirs.to_ascii_lowercase() }) == ours
+    let theirs = name.as_str().as_bytes();
+    let alike = |ours: &[u8]| {
+        theirs.len() == ours.len()
+            && theirs.iter().zip(ours).all(|(theirs, ours)| match theirs {
+                b'_' => *ours == b'-',
+                theirs => theirs.to_ascii_lowercase() == *ours,
             })
     };
-    [FORWARDED_CLIENT_CERT, CLIENT_CERT, CLIENT_CERT_CHAIN].iter().any(alike)
+    let [forwarded, leaf] = RESERVED;
+    alike(forwarded) || alike(leaf) || alike(CLIENT_CERT_CHAIN.as_str().as_bytes())
 }
 
 /// The header of version 2 that goes before all bytes of a connection to our app. `proven`: the caller's identity, and

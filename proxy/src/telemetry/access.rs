@@ -243,9 +243,14 @@ impl AccessRecord {
         self.span.as_ref().map(|span| span.scope.clone())
     }
 
+    /// When a phase begins, if that is traced.
+    pub(crate) fn traced_now(&self) -> Option<Instant> {
+        self.span.is_some().then(Instant::now)
+    }
+
     /// Adds a phase that began then and is over now to its span.
-    pub(crate) fn step(&self, name: &'static str, begun: Instant, failed: Option<&str>) {
-        if let Some(span) = &self.span {
+    pub(crate) fn step(&self, name: &'static str, begun: impl Into<Option<Instant>>, failed: Option<&str>) {
+        if let (Some(span), Some(begun)) = (&self.span, begun.into()) {
             span.scope.step(name, begun, failed.map(str::to_owned));
         }
     }

@@ -2,7 +2,7 @@
 //! decided, admitted, and told who calls.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{HeaderMap, Method, Request, StatusCode};
 
@@ -68,7 +68,7 @@ impl<R: Route> Http<R> {
         headers::to_forwarded_form(request, self.version, &self.authority);
         let upgrade = self.version == Version::Http1 && headers::asks_upgrade(request.headers());
         headers::end_hop(request.headers_mut(), self.version);
-        let began = Instant::now();
+        let began = record.traced_now();
         let authorized = match *request.method() {
             Method::CONNECT => {
                 Err(Refused::now(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not forwarded".into()))

@@ -1,7 +1,7 @@
 //! One request of HTTP/2: decide -> forward -> answer.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
@@ -14,7 +14,7 @@ use super::respond::{Form, answer, tracked};
 use super::route::{Route, Trip};
 use super::send::{Progress, Repeatable, Sent};
 use super::tracked::{Flow, Tracked};
-use super::{Http, Version, cut, framing, headers};
+use super::{Http, Version, cut, headers};
 use crate::connections::Registration;
 use crate::telemetry::traces;
 use crate::telemetry::{AccessRecord, Direction, Protocol};
@@ -45,10 +45,9 @@ impl<R: Route> Http<R> {
         }
         record.answered(response.status().as_u16());
         headers::end_hop(response.headers_mut(), self.version);
-        framing::settle(response.headers_mut());
         let flow = Flow::of_responses(self.facts.direction);
         let meters = [Some(Arc::clone(&self.meters)), Some(record.meters())];
-        let held = (load, turn, permit, carried);
+        let held = (Some(load), turn, permit, carried);
         response.map(|body| Tracked::response(body, flow, meters, registration, idle, record, held))
     }
 
@@ -82,7 +81,7 @@ impl<R: Route> Http<R> {
             });
             (request, Sent { body: Some(body), idle })
         };
-        let began = Instant::now();
+        let began = record.traced_now();
         let forwarded = tokio::select! {
             biased;
             reason = cut(Some(registration)) => Err(Failure::Cut(reason)),

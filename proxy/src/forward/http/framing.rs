@@ -1,7 +1,7 @@
 //! Where a message ends and whom it is for: what is not beyond doubt is refused, as the next server might read
 //! it differently (RFC 9112 s6.1 and s3.2, RFC 9113 s8.2.2).
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{Request, StatusCode};
 
@@ -49,36 +49,58 @@ pub(super) fn check<B>(request: &Request<B>, version: Version) -> Result<(), Dou
     if !request.uri().path_and_query().is_none_or(|target| target.as_str().is_ascii()) {
         return Err(Doubtful::Target);
     }
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+    // One look at each costs less than to look these up, and nearly no request has any but the last.
+    let (mut coded, mut connected, mut hosts) = (false, false, Hosts::None);
+    for (name, value) in headers {
+        match name {
+            name if *name == TRANSFER_ENCODING => coded = true,
+            name if *name == CONNECTION => connected = true,
+            name if *name == HOST => hosts = hosts.and(value),
+            _ => {}
+        }
+    }
+    if coded {
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        if !codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
             return Err(Doubtful::Coding);
         }
         if codings.next().is_some() || headers.contains_key(CONTENT_LENGTH) {
             return Err(Doubtful::Length);
         }
     }
-    if headers.get_all(CONNECTION).iter().any(|value| value.to_str().is_err()) {
+    if connected && headers.get_all(CONNECTION).iter().any(|value| value.to_str().is_err()) {
         return Err(Doubtful::Connection);
     }
     let authority = request.uri().authority().filter(|_| version == Version::Http2);
-    let mut hosts = headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next(), authority) {
+    match (hosts, authority) {
         // HTTP/2 says it in the target; a field may say the same once more (RFC 9113 s8.3.1).
-        (None, None, Some(_)) => Ok(()),
-        (Some(host), None, Some(authority)) => {
+        (Hosts::None, Some(_)) => Ok(()),
+        (Hosts::One(host), Some(authority)) => {
             let same = host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
             if same { Ok(()) } else { Err(Doubtful::Host) }
         }
-        (Some(host), None, None) if is_host(host.as_bytes()) => Ok(()),
-        (None, None, None) if request.version() < http::Version::HTTP_11 => Ok(()),
+        (Hosts::One(host), None) if is_host(host.as_bytes()) => Ok(()),
+        (Hosts::None, None) if request.version() < http::Version::HTTP_11 => Ok(()),
         _ => Err(Doubtful::Host),
+    }
+}
+
+enum Hosts<'a> {
+    None,
+    One(&'a HeaderValue),
+    Several,
+}
+
+impl<'a> Hosts<'a> {
+    fn and(self, other: &'a HeaderValue) -> Self {
+        if matches!(self, Self::None) { Self::One(other) } else { Self::Several }
     }
 }
 
 /// `HOST[:PORT]` (RFC 9112 s3.2); empty where the target has no authority.
 fn is_host(value: &[u8]) -> bool {
-    if value.is_empty() {
+    // A name or an address of IPv4: what most are is seen without reading all that it could be.
+    if value.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-')) {
         return true;
     }
     let Ok(authority) = Authority::try_from(value) else { return false };
@@ -86,13 +108,6 @@ fn is_host(value: &[u8]) -> bool {
     !host.is_empty()
         && !authority.as_str().contains('@')
         && (authority.as_str().len() == host.len() || authority.port_u16().is_some())
-}
-
-/// Leaves a response one statement about its length (RFC 9112 s6.3).
-pub(super) fn settle(headers: &mut HeaderMap) {
-    if headers.contains_key(TRANSFER_ENCODING) {
-        headers.remove(CONTENT_LENGTH);
-    }
 }
 
 /// Whether the client waits to be asked for its body (RFC 9110 s10.1.1).

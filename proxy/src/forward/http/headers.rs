@@ -124,7 +124,9 @@ pub(super) fn remove_framing(headers: &mut HeaderMap) {
 /// States who calls, as far as that is known and wanted.
 pub(super) fn state_identity(headers: &mut HeaderMap, stated: &Stated) {
     remove_identity(headers);
-    headers.extend(stated.fields());
+    for (name, value) in stated.fields() {
+        headers.append(name, value);
+    }
 }
 
 /// The request's id: the caller's if it is a short visible text, otherwise a new one that is set.

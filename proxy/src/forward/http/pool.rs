@@ -73,7 +73,7 @@ enum Origin {
 /// What a request holds of the connection that carries it.
 pub(super) struct Place {
     /// How many requests the connection carries.
-    pub(super) load: Option<Load>,
+    pub(super) load: Load,
     /// Of an endpoint that was chosen for the request.
     pub(super) turn: Option<Turn>,
     /// For those who look at the connection.
@@ -137,7 +137,7 @@ impl<U: Upstream> Pool<U> {
 
     /// One for a request that was not answered on `broken`. Those who shared it share its successor.
     pub(super) async fn after(self: &Arc<Self>, broken: &Place) -> Result<Kept, Arc<UpstreamError>> {
-        let is_broken = |kept: &Kept| broken.load.as_ref().is_some_and(|load| load.is(&kept.load));
+        let is_broken = |kept: &Kept| broken.load.is(&kept.load);
         self.multiplexed.lock().retain(|making| match making.peek() {
             Some(made) => made.as_ref().is_ok_and(|kept| !is_broken(kept)),
             None => true,
@@ -239,7 +239,7 @@ async fn retire<U: Upstream>(pool: Weak<Pool<U>>, making: Making) {
 }
 
 /// Which connections may be used now.
-pub(super) fn usable(shared: &run::Shared) -> impl Fn(&Kept) -> bool {
+fn usable(shared: &run::Shared) -> impl Fn(&Kept) -> bool {
     let (now, snapshot) = (Instant::now(), shared.mesh.current());
     let drains = shared.drain.is_cancelled();
     move |kept| {
@@ -262,7 +262,7 @@ impl Kept {
 
     /// What a request on it holds of it.
     pub(super) fn place(&mut self) -> Place {
-        let load = Some(std::mem::take(&mut self.load));
+        let load = std::mem::take(&mut self.load);
         let peer = self.peer.as_ref().and_then(Weak::upgrade);
         let carried = peer.as_ref().and_then(|peer| peer.link()).map(Link::carry);
         Place { load, turn: None, carried }

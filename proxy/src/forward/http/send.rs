@@ -142,14 +142,14 @@ impl Again {
 
 /// The endpoints that are tried, one after the other, until one can be connected.
 pub(super) struct Reaching {
-    started: Instant,
+    started: Option<Instant>,
     connected: u32,
     failure: Option<Arc<UpstreamError>>,
 }
 
 impl Reaching {
     pub(super) fn new() -> Self {
-        Self { started: Instant::now(), connected: 0, failure: None }
+        Self { started: None, connected: 0, failure: None }
     }
 
     /// The next one; `again` if the request was sent before, and one that had it may have it once more.
@@ -160,6 +160,11 @@ impl Reaching {
             Some(stop) => Ok(stop),
             None => Err(self.gives_up(trip)),
         }
+    }
+
+    /// It is connected now.
+    pub(super) fn connects(&mut self) {
+        self.started.get_or_insert_with(Instant::now);
     }
 
     /// It could not be connected. The error says that no other is tried.
@@ -174,7 +179,7 @@ impl Reaching {
         }
         let last = !error.is_of_this_endpoint()
             || self.connected == MOST_CONNECTED
-            || self.started.elapsed() > CONNECTS_DEADLINE;
+            || self.started.is_some_and(|started| started.elapsed() > CONNECTS_DEADLINE);
         trip.unreached(&error, false);
         self.failure = Some(error);
         if last { Err(self.gives_up(trip)) } else { Ok(()) }
@@ -211,8 +216,8 @@ impl<R: Route> Http<R> {
             tries += 1;
             // Held from before the request, as an upgrade ends the task that holds it otherwise.
             let mut place = kept.place();
-            if let (Some(load), Some(body)) = (&place.load, &sent.body) {
-                load.watch(&body.sending);
+            if let Some(body) = &sent.body {
+                place.load.watch(&body.sending);
             }
             let quiet = trip.timeouts().first_byte.unwrap_or(sent.idle).min(sent.idle);
             let still = async {
@@ -293,6 +298,7 @@ impl<R: Route> Http<R> {
         let mut reaching = Reaching::new();
         loop {
             let mut stop = reaching.next(trip, again)?;
+            reaching.connects();
             let connect = async {
                 match &broken {
                     // Those who shared it share its successor.

@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::task::Context;
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -30,11 +31,44 @@ impl Clock {
     }
 }
 
+/// Since when nothing has moved. The time of what moves is looked at only when the timer has rung: nobody is late who
+/// moved since it was set.
+#[derive(Debug)]
+pub(super) struct Rest {
+    since: Instant,
+    allowed: Duration,
+    moved: bool,
+}
+
+impl Rest {
+    pub(super) fn new(allowed: Duration) -> Self {
+        Self { since: Instant::now(), allowed, moved: false }
+    }
+
+    pub(super) fn allowed(&self) -> Duration {
+        self.allowed
+    }
+
+    pub(super) fn moved(&mut self, moved: bool) {
+        self.moved |= moved;
+    }
+
+    /// Whether nothing moved for too long.
+    pub(super) fn is_over(&mut self, clock: &mut Clock, cx: &mut Context<'_>) -> bool {
+        while clock.has_come(cx, self.since.checked_add(self.allowed)) {
+            if !std::mem::take(&mut self.moved) {
+                return true;
+            }
+            self.since = Instant::now();
+        }
+        false
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
     use std::task::Poll;
-    use std::time::Duration;
 
     use super::*;
 
@@ -49,5 +83,19 @@ mod tests {
             assert_eq!(begin.elapsed().as_secs(), waits);
         }
         poll_fn(|cx| Poll::Ready(assert!(!clock.has_come(cx, None)))).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_moves_now_and_then_does_not_rest() {
+        let begin = Instant::now();
+        let (mut clock, mut rest) = (Clock::new(begin), Rest::new(Duration::from_secs(10)));
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            rest.moved(true);
+            poll_fn(|cx| Poll::Ready(assert!(!rest.is_over(&mut clock, cx)))).await;
+        }
+        poll_fn(|cx| if rest.is_over(&mut clock, cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        let still = begin.elapsed().as_secs() - 45;
+        assert!((10..=20).contains(&still), "{still}");
     }
 }

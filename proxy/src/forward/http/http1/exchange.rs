@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::body::Coding;
-use super::clock::Clock;
+use super::clock::{Clock, Rest};
 use super::flow::{Broken, Transfer};
 use super::head::{self, Asked, Length, Told};
 use super::send::{Answered, LineTo, Sending, asked_until};
@@ -26,7 +26,7 @@ use crate::forward::http::failure::{BodyError, Failure};
 use crate::forward::http::respond::{self, Form};
 use crate::forward::http::route::{Route, Trip};
 use crate::forward::http::tracked::Flow;
-use crate::forward::http::{Http, cut, framing, headers};
+use crate::forward::http::{Http, framing, headers};
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters, traces};
 
 /// What is still taken of a request that was answered already, and for how long.
@@ -99,11 +99,19 @@ impl<R: Route> Http<R> {
         };
         sending.idle = trip.timeouts().idle.unwrap_or(self.shared.idle.open);
         head::write_request(&request, body, &mut sending.transfer.out.bytes);
-        let began = std::time::Instant::now();
-        let answered = tokio::select! {
-            biased;
-            reason = cut(Some(&registration)) => Err(Failure::Cut(reason)),
-            answered = traces::within(record.scope(), self.send_http1(&mut trip, &mut sending, caller, clock)) => answered,
+        let began = record.traced_now();
+        let mut lost = pin!(registration.closing());
+        let answered = {
+            let sent = self.send_http1(&mut trip, &mut sending, caller, clock);
+            let mut sent = pin!(traces::within(record.scope(), sent));
+            poll_fn(|cx| match lost.as_mut().poll(cx) {
+                Poll::Ready(()) => {
+                    let reason = registration.close_reason().unwrap_or(CloseReason::Error);
+                    Poll::Ready(Err(Failure::Cut(reason)))
+                }
+                Poll::Pending => sent.as_mut().poll(cx),
+            })
+            .await
         };
         record.step("forward", began, answered.is_err().then_some("no answer"));
         let Answered { told, line, pool, turn, carried } = match answered {
@@ -133,7 +141,7 @@ impl<R: Route> Http<R> {
 
         let mut out = Out::new(false);
         // A client that was not asked for its body keeps it.
-        let (mut since, mut gone) = (Instant::now(), None);
+        let mut gone = None;
         let mut left = if sending.held.is_some() { 0 } else { LINGER_BYTES };
         sending.unsendable |= left == 0;
         client.keeps &= !sending.unsendable || sending.transfer.was_read();
@@ -141,8 +149,7 @@ impl<R: Route> Http<R> {
         let flow = Flow::of_responses(self.facts.direction);
         let mut answer = Transfer::new(body, coding, out, flow, [&self.meters, &meters]);
         let mut line = Some(line);
-        let idle = sending.idle;
-        let mut lost = pin!(registration.closing());
+        let mut rest = Rest::new(sending.idle);
         let ended = poll_fn(|cx| {
             if lost.as_mut().poll(cx).is_ready() {
                 let reason = registration.close_reason().unwrap_or(CloseReason::Error);
@@ -203,9 +210,7 @@ impl<R: Route> Http<R> {
             {
                 left = 0;
             }
-            if answer.has_moved() | sending.transfer.has_moved() {
-                since = Instant::now();
-            }
+            rest.moved(answer.has_moved() | sending.transfer.has_moved());
             if sending.transfer.was_read()
                 && caller.input().is_empty()
                 && !caller.has_ended()
@@ -213,8 +218,8 @@ impl<R: Route> Http<R> {
             {
                 return Poll::Ready(Err((self.caller_reset(), why.to_string())));
             }
-            match clock.has_come(cx, since.checked_add(idle)) {
-                true => Poll::Ready(Err((CloseReason::Idle, BodyError::Still(idle).to_string()))),
+            match rest.is_over(clock, cx) {
+                true => Poll::Ready(Err((CloseReason::Idle, BodyError::Still(rest.allowed()).to_string()))),
                 false => Poll::Pending,
             }
         })

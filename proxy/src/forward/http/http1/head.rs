@@ -1,9 +1,10 @@
 //! Heads of HTTP/1 messages, read and written (RFC 9112). What frames a message is settled here: one statement about its
 //! length goes on, and a message that makes two has one that counts or is refused.
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::Uri;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -13,6 +14,10 @@ use super::super::{LARGEST_HEAD, MOST_FIELDS};
 
 /// Bytes of a target; beyond that the answer is 414. What [`Uri`] can hold.
 const LONGEST_TARGET: usize = (u16::MAX - 1) as usize;
+/// Fields that are added to a head on its way: there is room for them without moving the others.
+const MOST_ADDED: usize = 4;
+/// Whoever holds a part of a head holds as much memory, which is why it is not more.
+const HEADS_AT_ONCE: usize = 4 * 1024;
 /// The preface of HTTP/2, which is no request (RFC 9113 s3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
@@ -104,9 +109,10 @@ pub(super) fn request(bytes: &[u8]) -> Result<Option<(Asked, usize)>, Malformed>
     *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(http::Error::from)?;
     *request.uri_mut() = Uri::from_maybe_shared(head.part(target.as_bytes())).map_err(http::Error::from)?;
     *request.version_mut() = if version == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
-    *request.headers_mut() = head.fields(parsed.headers)?;
+    let (headers, said) = head.fields(parsed.headers)?;
+    *request.headers_mut() = headers;
     let version = request.version();
-    let framing = Framing::settle(request.headers_mut(), version)?;
+    let framing = said.settle(request.headers_mut(), version)?;
     let (body, keep) = match framing {
         // Whoever says both may mean either, as far as the next request goes (RFC 9112 s6.3).
         Framing { coded: Some(true), length, .. } => (Length::Chunked, length.is_none()),
@@ -128,18 +134,18 @@ pub(super) fn response(bytes: &[u8], method: &Method) -> Result<Option<(Told, us
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(code).map_err(http::Error::from)?;
     *response.version_mut() = if version == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
-    *response.headers_mut() = head.fields(parsed.headers)?;
+    let (headers, said) = head.fields(parsed.headers)?;
+    *response.headers_mut() = headers;
     let status = response.status();
     let bodiless = status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         || *method == Method::HEAD;
     if bodiless {
-        let headers = response.headers();
-        let keep = keeps(headers, response.version());
+        let keep = said.keeps(response.headers(), response.version());
         return Ok(Some((Told { response, body: Length::Exactly(0), keep }, length)));
     }
     let version = response.version();
-    let framing = Framing::settle(response.headers_mut(), version)?;
+    let framing = said.settle(response.headers_mut(), version)?;
     // Whoever says both may mean either (RFC 9112 s6.3).
     let keep = framing.keep && (framing.coded.is_none() || framing.length.is_none());
     let body = match framing {
@@ -156,7 +162,8 @@ pub(super) fn trailers(bytes: &[u8]) -> Result<Option<(HeaderMap, usize)>, Malfo
     let mut room = [httparse::EMPTY_HEADER; MOST_FIELDS];
     match httparse::parse_headers(bytes, &mut room) {
         Ok(Status::Complete((length, fields))) => {
-            Ok(Some((Head::of(bytes, length).fields(fields).map_err(|_| Malformed::Trailers)?, length)))
+            let (fields, _) = Head::of(bytes, length).fields(fields).map_err(|_| Malformed::Trailers)?;
+            Ok(Some((fields, length)))
         }
         Ok(Status::Partial) => Ok(None),
         Err(_) => Err(Malformed::Trailers),
@@ -174,16 +181,33 @@ fn complete(read: httparse::Result<usize>, bytes: &[u8]) -> Result<Option<usize>
     }
 }
 
+thread_local! {
+    /// Heads are kept one behind the other: the memory is taken again when all of them are gone.
+    static HEADS: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(HEADS_AT_ONCE));
+}
+
 /// A head whose parts are shared and not copied once more.
 struct Head<'a> {
     parsed: &'a [u8],
     kept: Bytes,
 }
 
+/// Which fields a head has of those that say where its message and its connection end.
+#[derive(Debug, Clone, Copy, Default)]
+struct Said {
+    coding: bool,
+    length: bool,
+    connection: bool,
+}
+
 impl<'a> Head<'a> {
     fn of(bytes: &'a [u8], length: usize) -> Self {
         let parsed = bytes.get(..length).unwrap_or_default();
-        Self { parsed, kept: Bytes::copy_from_slice(parsed) }
+        let kept = HEADS.with_borrow_mut(|heads| {
+            heads.extend_from_slice(parsed);
+            heads.split().freeze()
+        });
+        Self { parsed, kept }
     }
 
     fn part(&self, part: &[u8]) -> Bytes {
@@ -194,17 +218,24 @@ impl<'a> Head<'a> {
         }
     }
 
-    fn fields(&self, parsed: &[Header<'_>]) -> Result<HeaderMap, http::Error> {
-        let mut headers = HeaderMap::with_capacity(parsed.len());
+    fn fields(&self, parsed: &[Header<'_>]) -> Result<(HeaderMap, Said), http::Error> {
+        let mut headers = HeaderMap::with_capacity(parsed.len() + MOST_ADDED);
+        let mut said = Said::default();
         for field in parsed {
             let name = HeaderName::from_bytes(field.name.as_bytes())?;
+            match &name {
+                name if *name == TRANSFER_ENCODING => said.coding = true,
+                name if *name == CONTENT_LENGTH => said.length = true,
+                name if *name == CONNECTION => said.connection = true,
+                _ => {}
+            }
             headers.append(name, HeaderValue::from_maybe_shared(self.part(field.value))?);
         }
-        Ok(headers)
+        Ok((headers, said))
     }
 }
 
-/// What the fields of a head say about its end.
+/// Where a message ends.
 struct Framing {
     /// Whether the last transfer coding is `chunked`, if there is any.
     coded: Option<bool>,
@@ -213,31 +244,47 @@ struct Framing {
     keep: bool,
 }
 
-impl Framing {
-    /// Reads them, and leaves one of them.
-    fn settle(headers: &mut HeaderMap, version: Version) -> Result<Self, Malformed> {
-        let coded = headers.get_all(TRANSFER_ENCODING).iter().next_back().map(|value| {
-            let last = value.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
-            last.trim_ascii().eq_ignore_ascii_case(b"chunked")
-        });
-        if coded.is_some() && version == Version::HTTP_10 {
-            return Err(Malformed::Coding);
-        }
-        let mut length = None;
-        let mut several = false;
-        for value in headers.get_all(CONTENT_LENGTH) {
-            let said = number(value.as_bytes()).ok_or(Malformed::ContentLength)?;
-            if length.is_some_and(|known| known != said) {
-                return Err(Malformed::ContentLength);
+impl Said {
+    /// What the fields say, of which one statement about the length is left.
+    fn settle(self, headers: &mut HeaderMap, version: Version) -> Result<Framing, Malformed> {
+        let mut framing = Framing { coded: None, length: None, keep: self.keeps(headers, version) };
+        if self.length {
+            let mut several = false;
+            for value in headers.get_all(CONTENT_LENGTH) {
+                let said = number(value.as_bytes()).ok_or(Malformed::ContentLength)?;
+                if framing.length.is_some_and(|known| known != said) {
+                    return Err(Malformed::ContentLength);
+                }
+                several = framing.length.replace(said).is_some();
             }
-            several = length.replace(said).is_some();
+            if let Some(length) = framing.length.filter(|_| several) {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
         }
-        if coded.is_some() {
+        if self.coding {
+            if version == Version::HTTP_10 {
+                return Err(Malformed::Coding);
+            }
+            framing.coded = headers.get_all(TRANSFER_ENCODING).iter().next_back().map(|value| {
+                let last = value.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
+                last.trim_ascii().eq_ignore_ascii_case(b"chunked")
+            });
             headers.remove(CONTENT_LENGTH);
-        } else if several && let Some(length) = length {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        Ok(Self { coded, length, keep: keeps(headers, version) })
+        Ok(framing)
+    }
+
+    /// Whether the connection goes on after this message (RFC 9112 s9.3): who says that it does not is believed.
+    fn keeps(self, headers: &HeaderMap, version: Version) -> bool {
+        if !self.connection {
+            return version == Version::HTTP_11;
+        }
+        let said = |word: &[u8]| {
+            let values = headers.get_all(CONNECTION).iter();
+            let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+            words.any(|said| said.trim_ascii().eq_ignore_ascii_case(word))
+        };
+        !said(b"close") && (version == Version::HTTP_11 || said(b"keep-alive"))
     }
 }
 
@@ -250,19 +297,6 @@ fn number(text: &[u8]) -> Option<u64> {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         number.checked_mul(10)?.checked_add(digit)
     })
-}
-
-/// Whether the connection goes on after this message (RFC 9112 s9.3): who says that it does not is believed.
-fn keeps(headers: &HeaderMap, version: Version) -> bool {
-    let said = |word: &[u8]| {
-        let mut words =
-            headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        words.any(|said| said.trim_ascii().eq_ignore_ascii_case(word))
-    };
-    if !headers.contains_key(CONNECTION) {
-        return version == Version::HTTP_11;
-    }
-    !said(b"close") && (version == Version::HTTP_11 || said(b"keep-alive"))
 }
 
 /// Writes the head of a request in the form in which it is forwarded.

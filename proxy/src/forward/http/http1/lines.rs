@@ -82,6 +82,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Lines<S> {
     /// It rests from now on, if it may be used again.
     pub(in crate::forward::http) fn put(&self, mut line: Line<S>) {
         line.since = Instant::now();
+        if line.since.saturating_duration_since(line.made) >= AGE {
+            return;
+        }
         let awake = line.keeper.awake.lock().clone();
         // What is said now was not asked for.
         if !line.is_silent(awake.as_ref().unwrap_or(Waker::noop())) || line.is_cut() {
@@ -111,7 +114,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Lines<S> {
         let mut resting = self.resting.lock();
         let place = resting.iter().position(|line| line.number == number)?;
         let line = resting.get_mut(place)?;
-        let over = lost || line.since.elapsed() >= IDLE || !line.is_silent(cx.waker());
+        let late = line.since.elapsed() >= IDLE || line.made.elapsed() >= AGE;
+        let over = lost || late || !line.is_silent(cx.waker());
         over.then(|| resting.remove(place))
     }
 }
@@ -155,13 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 shared.mesh.current().is_none_or(|snapshot| !Arc::ptr_eq(&snapshot.svid, svid))
             })
         };
-        let now = Instant::now();
-        let since = |then: Instant| now.saturating_duration_since(then);
-        !shared.drain.is_cancelled()
-            && !self.is_cut()
-            && since(self.since) < IDLE
-            && since(self.made) < AGE
-            && !rotated()
+        !shared.drain.is_cancelled() && !self.is_cut() && !rotated()
     }
 
     /// Ends when its peer loses its right.

@@ -33,7 +33,7 @@ use crate::telemetry::{CloseReason, Direction};
 
 /// What comes next on a caller's connection.
 enum Next {
-    Request(Box<Asked>),
+    Request(Asked),
     /// It has ended, or nothing more is served.
     Nothing,
     /// Nothing came in time.
@@ -53,6 +53,7 @@ impl<R: Route> Http<R> {
         let life = self.only_one.then(|| begun + REFUSED_LIFE);
         let mut last = pin!(async {
             tokio::select! {
+                biased;
                 () = closing => {}
                 () = self.shared.drain.cancelled() => {}
             }
@@ -64,7 +65,7 @@ impl<R: Route> Http<R> {
             let next = poll_fn(|cx| {
                 if let Poll::Ready(read) = caller.poll_head(cx, head::request) {
                     return Poll::Ready(match read {
-                        Ok(Some(asked)) => Next::Request(Box::new(asked)),
+                        Ok(Some(asked)) => Next::Request(asked),
                         Ok(None) => Next::Nothing,
                         Err(error) => Next::Wrong(error),
                     });
@@ -77,7 +78,7 @@ impl<R: Route> Http<R> {
                 if clock.has_come(cx, Some(due)) { Poll::Ready(Next::Late) } else { Poll::Pending }
             });
             let asked = match next.await {
-                Next::Request(asked) => *asked,
+                Next::Request(asked) => asked,
                 Next::Nothing => break,
                 Next::Late if life.is_some() => break,
                 Next::Late => {

@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::clock::Clock;
+use super::clock::{Clock, Rest};
 use super::flow::{Broken, Transfer};
 use super::head::{self, Told};
 use super::lines::Line;
@@ -62,7 +62,7 @@ pub(super) struct Answered<R: Route> {
 
 /// How one try ended.
 enum Tried {
-    Answered(Box<Told>),
+    Answered(Told),
     /// Why.
     Broken(String),
     Slow,
@@ -88,9 +88,8 @@ impl<R: Route> Http<R> {
             tries += 1;
             let carried = line.carries();
             let quiet = trip.timeouts().first_byte.unwrap_or(sending.idle).min(sending.idle);
-            let mut since = Instant::now();
-            let tried =
-                poll_fn(|cx| sending.poll_answer(cx, caller, &mut line, clock, quiet, &mut since)).await;
+            let mut rest = Rest::new(quiet);
+            let tried = poll_fn(|cx| sending.poll_answer(cx, caller, &mut line, clock, &mut rest)).await;
             let (again, failure) = match tried {
                 Tried::Answered(told) => {
                     let status = told.response.status();
@@ -100,7 +99,7 @@ impl<R: Route> Http<R> {
                     if !is_retried(trip.retries(), &told.response, false)
                         || !self.repeats(trip, Again::Status, tries, sending)
                     {
-                        return Ok(Answered { told: *told, line, pool, turn, carried });
+                        return Ok(Answered { told, line, pool, turn, carried });
                     }
                     sending.again();
                     pause(tries).await;
@@ -157,6 +156,7 @@ impl<R: Route> Http<R> {
                 }
                 return Ok((stop.pool, stop.turn, line, true));
             }
+            reaching.connects();
             match within(trip.timeouts().connect, stop.pool.line()).await {
                 Ok(line) => {
                     if let Some(turn) = &mut stop.turn {
@@ -178,8 +178,7 @@ impl Sending<'_> {
         caller: &mut Wire<S>,
         line: &mut Line<C>,
         clock: &mut Clock,
-        quiet: Duration,
-        since: &mut Instant,
+        rest: &mut Rest,
     ) -> Poll<Tried>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -201,9 +200,8 @@ impl Sending<'_> {
                 Poll::Ready(Ok(Some(told))) => {
                     let status = told.response.status();
                     if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
-                        return Poll::Ready(Tried::Answered(Box::new(told)));
+                        return Poll::Ready(Tried::Answered(told));
                     }
-                    *since = Instant::now();
                     if status == StatusCode::CONTINUE && self.held.is_some() {
                         self.ask(caller);
                         let _ = caller.poll_interim(cx);
@@ -216,9 +214,7 @@ impl Sending<'_> {
                 Poll::Pending => break,
             }
         }
-        if self.transfer.has_moved() {
-            *since = Instant::now();
-        }
+        rest.moved(self.transfer.has_moved());
         // An answer may take as long as it may take, but nobody may be there for it any more.
         if self.transfer.was_read()
             && caller.input().is_empty()
@@ -227,13 +223,11 @@ impl Sending<'_> {
         {
             return Poll::Ready(Tried::Body(BodyError::Sender(error.to_string())));
         }
-        if !clock.has_come(cx, since.checked_add(quiet)) {
+        if !rest.is_over(clock, cx) {
             return Poll::Pending;
         }
-        Poll::Ready(match self.transfer.was_read() || quiet < self.idle {
-            true => Tried::Slow,
-            false => Tried::Body(BodyError::Still(quiet)),
-        })
+        let caller_is_late = !self.transfer.was_read() && rest.allowed() == self.idle;
+        Poll::Ready(if caller_is_late { Tried::Body(BodyError::Still(self.idle)) } else { Tried::Slow })
     }
 
     /// From the beginning, on another connection.

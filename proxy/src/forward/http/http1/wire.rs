@@ -132,15 +132,20 @@ pub(super) struct Out {
     written: usize,
     /// Kept after they were written, up to a bound, as they may be written once more.
     kept: bool,
+    /// Something was written since [`Out::again`].
+    begun: bool,
     unflushed: bool,
 }
 
+/// A head, and a small body.
+const USUAL: usize = 2 * 1024;
 /// Longer requests are sent once.
 const MOST_KEPT: usize = 64 * 1024;
 
 impl Out {
+    /// With room for most that are.
     pub(super) fn new(kept: bool) -> Self {
-        Self { bytes: Vec::with_capacity(512), kept, ..Self::default() }
+        Self { bytes: Vec::with_capacity(USUAL), kept, ..Self::default() }
     }
 
     /// It is not written again.
@@ -155,7 +160,7 @@ impl Out {
 
     /// Whether something was written.
     pub(super) fn has_begun(&self) -> bool {
-        self.written > 0 || self.unflushed
+        self.begun
     }
 
     /// How many bytes wait.
@@ -165,7 +170,7 @@ impl Out {
 
     /// From the beginning, on another connection.
     pub(super) fn again(&mut self) {
-        (self.written, self.unflushed) = (0, false);
+        (self.written, self.begun, self.unflushed) = (0, false, false);
     }
 
     /// Writes what waits.
@@ -177,7 +182,10 @@ impl Out {
         while let Some(rest) = self.bytes.get(self.written..).filter(|rest| !rest.is_empty()) {
             match ready!(Pin::new(&mut *io).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => (self.written, self.unflushed) = (self.written + count, true),
+                count => {
+                    self.written += count;
+                    (self.begun, self.unflushed) = (true, true);
+                }
             }
         }
         if self.bytes.len() > MOST_KEPT {
@@ -201,7 +209,7 @@ impl Out {
         match ready!(Pin::new(io).poll_write(cx, data))? {
             0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             count => {
-                self.unflushed = true;
+                (self.begun, self.unflushed) = (true, true);
                 Poll::Ready(Ok(count))
             }
         }
@@ -271,6 +279,22 @@ mod tests {
         let large = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(LARGEST_HEAD));
         let refused = heads(large.as_bytes(), 1 << 14).await;
         assert!(matches!(&refused[..], [Err(why)] if why.contains("larger")), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_known_for_it_even_when_it_is_kept_no_more() {
+        let (mut ours, mut theirs) = duplex(1 << 20);
+        for (length, kept) in [(100, true), (MOST_KEPT + 1, false)] {
+            let mut out = Out::new(true);
+            assert!(!out.has_begun());
+            out.bytes.resize(length, 7);
+            poll_fn(|cx| out.poll_send(cx, &mut ours)).await.unwrap();
+            assert!(out.has_begun() && out.waiting() == 0 && out.is_kept() == kept, "{length}");
+            let mut read = vec![0; length];
+            tokio::io::AsyncReadExt::read_exact(&mut theirs, &mut read).await.unwrap();
+            out.again();
+            assert_eq!((out.has_begun(), out.waiting()), (false, if kept { length } else { 0 }));
+        }
     }
 
     proptest! {
