@@ -100,7 +100,12 @@ impl<'a> Hosts<'a> {
 /// `HOST[:PORT]` (RFC 9112 s3.2); empty where the target has no authority.
 fn is_host(value: &[u8]) -> bool {
     // A name or an address of IPv4: what most are is seen without reading all that it could be.
-    if value.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-')) {
+    let (host, port) = match value.iter().rposition(|byte| *byte == b':') {
+        Some(colon) => value.split_at(colon),
+        None => (value, &[][..]),
+    };
+    let plain = host.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
+    if plain && (port.is_empty() || (!host.is_empty() && is_short_port(port))) {
         return true;
     }
     let Ok(authority) = Authority::try_from(value) else { return false };
@@ -108,6 +113,11 @@ fn is_host(value: &[u8]) -> bool {
     !host.is_empty()
         && !authority.as_str().contains('@')
         && (authority.as_str().len() == host.len() || authority.port_u16().is_some())
+}
+
+/// A colon, and a number that is surely none too large.
+fn is_short_port(port: &[u8]) -> bool {
+    (2..=5).contains(&port.len()) && port.iter().skip(1).all(u8::is_ascii_digit)
 }
 
 /// Whether the client waits to be asked for its body (RFC 9110 s10.1.1).
@@ -144,10 +154,12 @@ mod tests {
 
     #[test]
     fn host_is_one_and_a_host() {
-        for host in ["a", "a.example:80", "[fd00::1]:80", "10.0.0.1", ""] {
+        for host in
+            ["a", "a.example:80", "[fd00::1]:80", "[fd00::1]", "10.0.0.1", "10.0.0.1:65535", "a:8443", ""]
+        {
             assert_eq!(of(http::Version::HTTP_11, &[("host", host)]), Ok(()), "{host}");
         }
-        for host in ["a b", "a/admin", "u@a", "a, b", "a:x", "a:99999", ":80"] {
+        for host in ["a b", "a/admin", "u@a", "a, b", "a:x", "a:99999", ":80", "a:80:80", "a:-1", "a:+1"] {
             assert_eq!(of(http::Version::HTTP_11, &[("host", host)]), Err(Doubtful::Host), "{host}");
         }
         assert_eq!(of(http::Version::HTTP_11, &[]), Err(Doubtful::Host));

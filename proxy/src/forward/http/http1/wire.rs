@@ -1,5 +1,6 @@
 //! A connection that speaks HTTP/1: what came on it and was not understood yet, and what goes out.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -142,10 +143,33 @@ const USUAL: usize = 2 * 1024;
 /// Longer requests are sent once.
 const MOST_KEPT: usize = 64 * 1024;
 
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+/// Kept for the next, by each worker.
+const MOST_SPARE: usize = 4;
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        if (USUAL..=FULL).contains(&bytes.capacity()) {
+            bytes.clear();
+            // A worker that ends has no use for it.
+            let _ = SPARE.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                if spare.len() < MOST_SPARE {
+                    spare.push(bytes);
+                }
+            });
+        }
+    }
+}
+
 impl Out {
     /// With room for most that are.
     pub(super) fn new(kept: bool) -> Self {
-        Self { bytes: Vec::with_capacity(USUAL), kept, ..Self::default() }
+        let bytes = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(USUAL));
+        Self { bytes, written: 0, kept, begun: false, unflushed: false }
     }
 
     /// It is not written again.
