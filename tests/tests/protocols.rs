@@ -112,8 +112,8 @@ async fn grpc_stream_is_cut_when_either_side_loses_its_right() {
         mesh.policy(&allow("echo", &echo, &[&frontend])).await;
         let (_server, app) = python_server("grpc_server.py", &[]).await;
         // Certificates rotate meanwhile: the stream is older than the certificates in force.
-        mesh.short_lived_workload(&frontend, "4s").await;
-        mesh.short_lived_workload(&echo, "4s").await;
+        mesh.short_lived_workload(&frontend, "6s").await;
+        mesh.short_lived_workload(&echo, "6s").await;
         let pair = mesh.proxies(&frontend, &echo, "", app).await;
         let mut client = talking("grpc_hold.py", &[&pair.entry().to_string()]).await;
         let rotations = pair.caller.rotations().await;

@@ -30,6 +30,8 @@ pub enum Size {
     Small,
     /// [`LARGE`], if there is one.
     Large,
+    /// Of nobody else, before and after.
+    Own,
 }
 
 /// Some bytes of anybody who had it before; never uninitialised.
@@ -51,6 +53,12 @@ impl Buffer {
         }
     }
 
+    /// One that holds so much, and is not lent again.
+    #[must_use]
+    pub fn own(length: usize) -> Self {
+        Self { bytes: vec![0; length].into_boxed_slice(), size: Size::Own }
+    }
+
     /// What it is.
     #[must_use]
     pub const fn size(&self) -> Size {
@@ -63,11 +71,12 @@ impl Buffer {
             match size {
                 Size::Small => small.pop(),
                 Size::Large => large.pop(),
+                Size::Own => None,
             }
         });
         let bytes = kept.ok().flatten().unwrap_or_else(|| {
             let length = match size {
-                Size::Small => SMALL,
+                Size::Small | Size::Own => SMALL,
                 Size::Large => LARGE,
             };
             vec![0; length].into_boxed_slice()
@@ -78,6 +87,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.size == Size::Own {
+            return;
+        }
         if self.size == Size::Large {
             LARGE_OUT.fetch_sub(1, Ordering::Relaxed);
         }
@@ -86,7 +98,7 @@ impl Drop for Buffer {
         let _ = KEEP.try_with(|keep| {
             let [small, large] = &mut *keep.borrow_mut();
             let kept = match self.size {
-                Size::Small => small,
+                Size::Small | Size::Own => small,
                 Size::Large => large,
             };
             if kept.len() < KEPT {

@@ -18,6 +18,8 @@ pub(crate) struct Held {
     end: usize,
     /// The last read was long: the next one may be, too.
     busy: bool,
+    /// What is not complete may be longer than any record, and wait for long.
+    roomy: bool,
 }
 
 impl Held {
@@ -31,6 +33,11 @@ impl Held {
             held = Self { buffer: Some(buffer), end: bytes.len(), ..held };
         }
         Some(held)
+    }
+
+    /// For what may be longer than any record. It waits in memory of its own: what is lent is for what moves.
+    pub(crate) fn roomy() -> Self {
+        Self { roomy: true, ..Self::default() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -81,8 +88,12 @@ impl Held {
         let left = self.end - self.start;
         if left == 0 {
             self.clear();
-        } else if left <= SMALL && self.buffer.as_ref().is_some_and(|buffer| buffer.size() == Size::Large) {
-            self.move_to(Size::Small);
+        } else if self.buffer.as_ref().is_some_and(|buffer| buffer.size() == Size::Large) {
+            if left <= SMALL {
+                self.move_to(Buffer::lend(Size::Small));
+            } else if self.roomy {
+                self.move_to(Buffer::own(left + SMALL));
+            }
         }
     }
 
@@ -145,7 +156,9 @@ impl Held {
         let wanted = if self.busy { Size::Large } else { Size::Small };
         match &self.buffer {
             None => (self.buffer, self.start, self.end) = (Some(Buffer::lend(wanted)), 0, 0),
-            Some(buffer) if wanted == Size::Large && buffer.size() == Size::Small => self.move_to(wanted),
+            Some(buffer) if wanted == Size::Large && buffer.size() == Size::Small => {
+                self.move_to(Buffer::lend(wanted));
+            }
             // Or so little room that a read of it would not be worth its call.
             Some(buffer) if self.start > 0 && (self.is_empty() || buffer.len() - self.end < MAX_RECORD) => {
                 let (start, end) = (self.start, self.end);
@@ -156,11 +169,14 @@ impl Held {
             }
             Some(_) => {}
         }
+        let length = self.end - self.start;
+        if self.roomy && self.buffer.as_ref().is_some_and(|buffer| buffer.len() == self.end) {
+            self.move_to(Buffer::own(length + SMALL));
+        }
     }
 
-    /// What is there fits a small one.
-    fn move_to(&mut self, size: Size) {
-        let mut other = Buffer::lend(size);
+    /// What is there fits the other one.
+    fn move_to(&mut self, mut other: Buffer) {
         let bytes = self.bytes();
         let count = bytes.len();
         if let Some(room) = other.get_mut(..count) {

@@ -17,6 +17,8 @@ pub(super) enum Decoder {
     Exactly(u64),
     Chunked(Chunks),
     ToEnd,
+    /// It is not as the standard says, and what follows is nothing that can be read.
+    Malformed,
     /// All has come, with these trailers.
     Done(Option<Box<HeaderMap>>),
 }
@@ -63,8 +65,18 @@ impl Decoder {
 
     /// Reads what is between the data: how many bytes that was.
     pub(super) fn frame(&mut self, input: &[u8]) -> Result<usize, Malformed> {
-        let Self::Chunked(chunks) = self else { return Ok(0) };
-        let (read, trailers) = chunks.frame(input)?;
+        let chunks = match self {
+            Self::Chunked(chunks) => chunks,
+            Self::Malformed => return Err(Malformed::Chunk),
+            Self::Exactly(_) | Self::ToEnd | Self::Done(_) => return Ok(0),
+        };
+        let (read, trailers) = match chunks.frame(input) {
+            Ok(framed) => framed,
+            Err(error) => {
+                *self = Self::Malformed;
+                return Err(error);
+            }
+        };
         if let Some(trailers) = trailers {
             *self = Self::Done((!trailers.is_empty()).then(|| Box::new(trailers)));
         }
@@ -77,7 +89,7 @@ impl Decoder {
             Self::Exactly(left) => *left,
             Self::Chunked(Chunks { at: At::Data, size, .. }) => *size,
             Self::ToEnd => u64::MAX,
-            Self::Chunked(_) | Self::Done(_) => 0,
+            Self::Chunked(_) | Self::Malformed | Self::Done(_) => 0,
         }
     }
 
@@ -96,7 +108,7 @@ impl Decoder {
                     chunks.at = At::DataCr;
                 }
             }
-            Self::ToEnd | Self::Done(_) => {}
+            Self::ToEnd | Self::Malformed | Self::Done(_) => {}
         }
     }
 
@@ -287,6 +299,18 @@ mod tests {
         assert!(chunked(&format!("5;{long}\r\nhello")).is_err());
         assert!(chunked(&format!("0\r\nx: {long}\r\n\r\n")).is_err());
         assert!(chunked(&format!("0\r\nx: {long}")).is_err(), "before it ends");
+    }
+
+    #[test]
+    fn what_was_refused_once_is_not_read_again_as_something_else() {
+        let input = b"1\r\na\r\n0Z: x\r\n\r\nGET /next HTTP/1.1\r\n\r\n";
+        let mut decoder = Decoder::new(Length::Chunked);
+        let mut at = decoder.frame(input).unwrap();
+        decoder.took(1);
+        at += 1;
+        for _ in 0..3 {
+            assert!(decoder.frame(&input[at..]).is_err() && !decoder.is_done() && decoder.data() == 0);
+        }
     }
 
     proptest! {

@@ -31,8 +31,11 @@ impl Clock {
     }
 }
 
-/// Since when nothing has moved. The time of what moves is looked at only when the timer has rung: nobody is late who
-/// moved since it was set.
+/// Who may rest so long is not watched to the second.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Since when nothing has moved. Where that may take long, the time is looked at only when the timer has rung: nobody is
+/// late who moved since it was set.
 #[derive(Debug)]
 pub(super) struct Rest {
     since: Instant,
@@ -50,7 +53,10 @@ impl Rest {
     }
 
     pub(super) fn moved(&mut self, moved: bool) {
-        self.moved |= moved;
+        if moved && self.allowed < LONG {
+            self.since = Instant::now();
+        }
+        self.moved |= moved && self.allowed >= LONG;
     }
 
     /// Whether nothing moved for too long.
@@ -88,14 +94,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_moves_now_and_then_does_not_rest() {
         let begin = Instant::now();
-        let (mut clock, mut rest) = (Clock::new(begin), Rest::new(Duration::from_secs(10)));
-        for _ in 0..5 {
-            tokio::time::sleep(Duration::from_secs(9)).await;
-            rest.moved(true);
-            poll_fn(|cx| Poll::Ready(assert!(!rest.is_over(&mut clock, cx)))).await;
+        for (allowed, at_most) in [(10, 10), (3600, 7200)] {
+            let begin_of_this = Instant::now();
+            let mut clock = Clock::new(begin);
+            let mut rest = Rest::new(Duration::from_secs(allowed));
+            for _ in 0..5 {
+                tokio::time::sleep(Duration::from_secs(allowed - 1)).await;
+                rest.moved(true);
+                poll_fn(|cx| Poll::Ready(assert!(!rest.is_over(&mut clock, cx)))).await;
+            }
+            poll_fn(|cx| if rest.is_over(&mut clock, cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+            let still = begin_of_this.elapsed().as_secs() - 5 * (allowed - 1);
+            assert!((allowed..=at_most).contains(&still), "{still}");
         }
-        poll_fn(|cx| if rest.is_over(&mut clock, cx) { Poll::Ready(()) } else { Poll::Pending }).await;
-        let still = begin.elapsed().as_secs() - 45;
-        assert!((10..=20).contains(&still), "{still}");
     }
 }

@@ -30,7 +30,7 @@ use crate::forward::http::{Http, framing, headers};
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters, traces};
 
 /// What is still taken of a request that was answered already, and for how long.
-const LINGER: Duration = Duration::from_secs(5);
+pub(super) const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// What becomes of the caller's connection.
@@ -114,9 +114,13 @@ impl<R: Route> Http<R> {
             .await
         };
         record.step("forward", began, answered.is_err().then_some("no answer"));
-        let Answered { told, line, pool, turn, carried } = match answered {
+        let Answered { told, mut line, pool, turn, carried } = match answered {
             Ok(answered) => answered,
-            Err(failure) => return self.fails(failure, client, caller, clock, &mut sending, record).await,
+            Err(failure) => {
+                // Nobody waits for its end any more.
+                drop((registration, permit));
+                return self.fails(failure, client, caller, clock, &mut sending, record).await;
+            }
         };
         let Told { mut response, body, keep } = told;
         let status = response.status();
@@ -125,15 +129,29 @@ impl<R: Route> Http<R> {
         headers::end_hop(response.headers_mut(), self.version);
         if status == StatusCode::SWITCHING_PROTOCOLS {
             if !upgrade || !sending.was_sent() {
+                drop((registration, permit, line));
                 return self.fails(Failure::Unasked, client, caller, clock, &mut sending, record).await;
             }
             let mut out = Out::new(false);
             head::write_status(client.version, status, &mut out.bytes);
             head::write_fields(response.headers(), &mut out.bytes);
             out.bytes.extend_from_slice(b"\r\n");
-            if let Err(error) = poll_fn(|cx| out.poll_send(cx, &mut caller.io)).await {
-                record.ended(self.caller_reset(), Some(error.to_string()));
-                return After::Breaks(self.caller_reset(), None);
+            let until = Instant::now() + LINGER;
+            let said = poll_fn(|cx| {
+                if lost.as_mut().poll(cx).is_ready() {
+                    let reason = registration.close_reason().unwrap_or(CloseReason::Error);
+                    return Poll::Ready(Err((reason, BodyError::Cut(reason).to_string())));
+                }
+                let late = line.poll_lost(cx) || clock.has_come(cx, Some(until));
+                match out.poll_send(cx, &mut caller.io) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err((self.caller_reset(), error.to_string()))),
+                    Poll::Pending if late => Poll::Ready(Err((CloseReason::Error, "too late".to_owned()))),
+                    said => said.map_err(|_| (CloseReason::Error, String::new())),
+                }
+            });
+            if let Err((reason, why)) = said.await {
+                record.ended(reason, Some(why.clone()));
+                return After::Breaks(reason, Some(why));
             }
             let held = (turn, permit, carried);
             return After::Changes(Box::new(Changed { line, record, registration, _held: held }));
@@ -144,7 +162,7 @@ impl<R: Route> Http<R> {
         let mut gone = None;
         let mut left = if sending.held.is_some() { 0 } else { LINGER_BYTES };
         sending.unsendable |= left == 0;
-        client.keeps &= !sending.unsendable || sending.transfer.was_read();
+        client.keeps &= !self.is_last() && (!sending.unsendable || sending.transfer.was_read());
         let coding = client.write_head(&mut response, body, &mut out.bytes);
         let flow = Flow::of_responses(self.facts.direction);
         let mut answer = Transfer::new(body, coding, out, flow, [&self.meters, &meters]);
@@ -155,18 +173,16 @@ impl<R: Route> Http<R> {
                 let reason = registration.close_reason().unwrap_or(CloseReason::Error);
                 return Poll::Ready(Err((reason, BodyError::Cut(reason).to_string())));
             }
+            if line.as_mut().is_some_and(|line| line.poll_lost(cx)) {
+                return Poll::Ready(Err((self.called_reset(), "the called side lost its right".to_owned())));
+            }
             if let Some(line) = line.as_mut().filter(|_| !sending.was_sent())
                 && let Err(why) = sending.poll_request(cx, caller, line)
             {
                 return Poll::Ready(Err((self.caller_reset(), why.to_string())));
             }
-            if let Some(called) = line.as_mut().filter(|_| !answer.was_read()) {
-                if called.poll_lost(cx) {
-                    return Poll::Ready(Err((
-                        self.called_reset(),
-                        "the called side lost its right".to_owned(),
-                    )));
-                }
+            let unsaid = caller.poll_interim(cx).is_pending();
+            if let Some(called) = line.as_mut().filter(|_| !unsaid && !answer.was_read()) {
                 match answer.poll_read(cx, &mut called.wire, caller) {
                     Poll::Ready(Err(Broken::Reading(why))) => {
                         return Poll::Ready(Err((
@@ -180,7 +196,7 @@ impl<R: Route> Http<R> {
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
             }
-            if answer.was_read() {
+            if answer.was_read() && !unsaid {
                 // Before its reader gets the last bytes.
                 if sending.was_sent()
                     && let Some(line) = line.take().filter(|_| keep)
@@ -235,6 +251,12 @@ impl<R: Route> Http<R> {
         }
     }
 
+    /// Whether there is to be no other request on this connection.
+    fn is_last(&self) -> bool {
+        let old = self.until.is_some_and(|until| until <= Instant::now());
+        old || self.shared.leaving.is_cancelled() || self.shared.drain.is_cancelled()
+    }
+
     /// The request as it will be sent, with all of its body to come.
     fn sending<'a>(
         &'a self,
@@ -257,6 +279,7 @@ impl<R: Route> Http<R> {
             idle: self.shared.idle.open,
             unsendable: false,
             sent: false,
+            interim: 0,
         }
     }
 
@@ -264,7 +287,7 @@ impl<R: Route> Http<R> {
     async fn fails<S>(
         &self,
         failure: Failure,
-        client: Client,
+        mut client: Client,
         caller: &mut Wire<S>,
         clock: &mut Clock,
         sending: &mut Sending<'_>,
@@ -274,6 +297,11 @@ impl<R: Route> Http<R> {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let (status, reason, text) = self.told(&failure);
+        if let Failure::Body(_) = failure {
+            // Its sender has had its time, and what follows on this connection is not to be trusted.
+            sending.unsendable = true;
+            client.keeps = false;
+        }
         let answer =
             respond::answer(client.form, status, &text, record.request_id().unwrap_or_default(), None);
         record.ended(reason, Some(text));
@@ -299,8 +327,8 @@ impl<R: Route> Http<R> {
             (Response::from_parts(parts, ()), text)
         };
         record.answered(answer.status().as_u16());
-        let mut left = if sending.held.is_some() { 0 } else { LINGER_BYTES };
-        client.keeps &= left > 0 || sending.transfer.was_read();
+        let mut left = if sending.held.is_some() || sending.unsendable { 0 } else { LINGER_BYTES };
+        client.keeps &= !self.is_last() && (left > 0 || sending.transfer.was_read());
         answer.headers_mut().insert(CONTENT_LENGTH, text.len().into());
         let mut out = Out::new(false);
         client.write_head(&mut answer, Length::Exactly(text.len() as u64), &mut out.bytes);
@@ -312,8 +340,10 @@ impl<R: Route> Http<R> {
         }
         let until = Instant::now() + LINGER;
         let heard = poll_fn(|cx| {
-            let _ = caller.poll_interim(cx);
-            let said = out.poll_send(cx, &mut caller.io);
+            let said = match caller.poll_interim(cx) {
+                Poll::Ready(Ok(())) => out.poll_send(cx, &mut caller.io),
+                other => other,
+            };
             if matches!(said, Poll::Ready(Err(_))) {
                 return Poll::Ready(false);
             }

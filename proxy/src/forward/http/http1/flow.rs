@@ -18,6 +18,9 @@ use crate::telemetry::Meters;
 /// Pieces from there on are not copied.
 const LARGE: usize = 4 * 1024;
 
+/// So often a body is read before others have their turn, and its right is looked at again.
+const ROUNDS: usize = 64;
+
 /// A message that is passed on.
 #[derive(Debug)]
 pub(super) struct Transfer<'a> {
@@ -74,7 +77,13 @@ impl<'a> Transfer<'a> {
         A: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
+        let mut rounds = 0;
         while !self.decoder.is_done() {
+            rounds += 1;
+            if rounds > ROUNDS {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if self.out.waiting() >= FULL {
                 ready!(self.out.poll_write(cx, &mut to.io)).map_err(Broken::Writing)?;
                 self.moved = true;

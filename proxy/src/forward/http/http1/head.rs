@@ -136,25 +136,31 @@ pub(super) fn response(bytes: &[u8], method: &Method) -> Result<Option<(Told, us
     *response.version_mut() = if version == 1 { Version::HTTP_11 } else { Version::HTTP_10 };
     let (headers, said) = head.fields(parsed.headers)?;
     *response.headers_mut() = headers;
-    let status = response.status();
+    let (status, response_version) = (response.status(), response.version());
     let bodiless = status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         || *method == Method::HEAD;
     if bodiless {
-        let keep = said.keeps(response.headers(), response.version());
+        let keep = said.settle(response.headers_mut(), response_version)?.keep;
         return Ok(Some((Told { response, body: Length::Exactly(0), keep }, length)));
     }
-    let version = response.version();
-    let framing = said.settle(response.headers_mut(), version)?;
+    let framing = said.settle(response.headers_mut(), response_version)?;
     // Whoever says both may mean either (RFC 9112 s6.3).
     let keep = framing.keep && (framing.coded.is_none() || framing.length.is_none());
     let body = match framing {
-        Framing { coded: Some(true), .. } => Length::Chunked,
-        Framing { coded: Some(false), .. } => return Err(Malformed::Coding),
+        Framing { coded: Some(true), .. } if is_only_chunked(response.headers()) => Length::Chunked,
+        Framing { coded: Some(_), .. } => return Err(Malformed::Coding),
         Framing { length: Some(length), .. } => Length::Exactly(length),
         Framing { .. } => Length::ToEnd,
     };
     Ok(Some((Told { response, body, keep: keep && body != Length::ToEnd }, length)))
+}
+
+/// What else a body is coded with would be lost with the field.
+fn is_only_chunked(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        && codings.next().is_none()
 }
 
 /// Fields after a chunked body, and how long they are, if they are complete.

@@ -85,18 +85,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Lines<S> {
         if line.since.saturating_duration_since(line.made) >= AGE {
             return;
         }
+        let mut resting = self.resting.lock();
+        // From here on the keeper finds it, whenever it looks.
         let awake = line.keeper.awake.lock().clone();
         // What is said now was not asked for.
-        if !line.is_silent(awake.as_ref().unwrap_or(Waker::noop())) || line.is_cut() {
+        if line.is_cut() || !line.is_silent(awake.as_ref().unwrap_or(Waker::noop())) || resting.len() >= MOST
+        {
+            drop(resting);
             return;
         }
         if let Some(link) = line.peer.as_ref().and_then(|peer| peer.link()) {
             link.waits();
         }
-        let mut resting = self.resting.lock();
-        if resting.len() < MOST {
-            resting.push(line);
-        }
+        resting.push(line);
     }
 
     /// One that can carry a request.
@@ -109,14 +110,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Lines<S> {
         }
     }
 
-    /// Takes out the line of that number, if it rests and is to rest no longer.
-    fn look(&self, number: u64, cx: &mut Context<'_>, lost: bool) -> Option<Line<S>> {
+    /// Takes out the line of that number, if it rests and is to rest no longer; otherwise it says until when it may.
+    fn look(&self, number: u64, cx: &mut Context<'_>, lost: bool) -> Result<Line<S>, Option<Instant>> {
         let mut resting = self.resting.lock();
-        let place = resting.iter().position(|line| line.number == number)?;
-        let line = resting.get_mut(place)?;
-        let late = line.since.elapsed() >= IDLE || line.made.elapsed() >= AGE;
-        let over = lost || late || !line.is_silent(cx.waker());
-        over.then(|| resting.remove(place))
+        let place = resting.iter().position(|line| line.number == number).ok_or(None)?;
+        let line = resting.get_mut(place).ok_or(None)?;
+        let until = (line.since + IDLE).min(line.made + AGE);
+        let over = lost || until <= Instant::now() || !line.is_silent(cx.waker());
+        if over { Ok(resting.remove(place)) } else { Err(Some(until)) }
     }
 }
 
@@ -130,14 +131,17 @@ where
         let Some(lines) = lines.upgrade() else { return Poll::Ready(None) };
         *awake.lock() = Some(cx.waker().clone());
         let lost = closing.as_mut().is_some_and(|closing| std::pin::Pin::new(closing).poll(cx).is_ready());
-        while idle.as_mut().poll(cx).is_ready() {
-            idle.as_mut().reset(tokio::time::Instant::now() + IDLE);
-        }
-        match lines.look(number, cx, lost) {
-            Some(line) => Poll::Ready(Some(line)),
-            // Whoever has it sees that it lost its right.
-            None if lost => Poll::Ready(None),
-            None => Poll::Pending,
+        loop {
+            let until = match lines.look(number, cx, lost) {
+                Ok(line) => return Poll::Ready(Some(line)),
+                // Whoever has it sees that it lost its right.
+                Err(_) if lost => return Poll::Ready(None),
+                Err(until) => until,
+            };
+            if idle.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            idle.as_mut().reset(until.unwrap_or_else(|| Instant::now() + IDLE).into());
         }
     });
     drop(taken.await);

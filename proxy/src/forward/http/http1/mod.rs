@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use self::clock::Clock;
-use self::exchange::{After, Changed};
+use self::exchange::{After, Changed, LINGER};
 use self::head::Asked;
 use self::wire::{NoHead, Out, Wire};
 use super::{Ended, HEAD_DEADLINE, Http, REFUSED_LIFE, Route, cut};
@@ -63,6 +63,9 @@ impl<R: Route> Http<R> {
             let due = since + HEAD_DEADLINE;
             let due = life.map_or(due, |life| life.min(due));
             let next = poll_fn(|cx| {
+                if !draining {
+                    draining = last.as_mut().poll(cx).is_ready();
+                }
                 if let Poll::Ready(read) = caller.poll_head(cx, head::request) {
                     return Poll::Ready(match read {
                         Ok(Some(asked)) => Next::Request(asked),
@@ -70,7 +73,6 @@ impl<R: Route> Http<R> {
                         Err(error) => Next::Wrong(error),
                     });
                 }
-                draining |= last.as_mut().poll(cx).is_ready();
                 // What has begun is still answered.
                 if draining && caller.input().is_empty() {
                     return Poll::Ready(Next::Nothing);
@@ -90,9 +92,7 @@ impl<R: Route> Http<R> {
                 }
                 Next::Wrong(error) => return Box::pin(refuse(caller, error)).await,
             };
-            let old = self.until.is_some_and(|until| until <= Instant::now());
-            let is_last = draining || old || self.shared.leaving.is_cancelled();
-            match Box::pin(self.exchange_http1(asked, &mut caller, &mut clock, is_last)).await {
+            match Box::pin(self.exchange_http1(asked, &mut caller, &mut clock, draining)).await {
                 After::Keeps => since = Instant::now(),
                 After::Closes => break,
                 After::Breaks(reason, why) => return Err((reason, why)),
@@ -138,7 +138,8 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut caller: Wire<S>, error: N
         let mut out = Out::new(false);
         head::write_status(Version::HTTP_11, status, &mut out.bytes);
         out.bytes.extend_from_slice(b"connection: close\r\ncontent-length: 0\r\n\r\n");
-        if poll_fn(|cx| out.poll_send(cx, &mut caller.io)).await.is_ok() {
+        let said = poll_fn(|cx| out.poll_send(cx, &mut caller.io));
+        if let Ok(Ok(())) = tokio::time::timeout(LINGER, said).await {
             farewell(&mut caller.io).await;
         }
     }

@@ -25,6 +25,8 @@ use crate::forward::upstream::Upstream;
 
 /// How long a client that waits to be asked for its body is kept waiting: some servers never ask (RFC 9110 s10.1.1).
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// Interim responses to one request.
+const MOST_INTERIM: u32 = 100;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The connection of the called side's upstream.
@@ -44,6 +46,8 @@ pub(super) struct Sending<'a> {
     /// It cannot be sent any further; the answer may be there all the same.
     pub(super) unsendable: bool,
     pub(super) sent: bool,
+    /// How many responses came before the one that counts.
+    pub(super) interim: u32,
 }
 
 /// Whether a client waits to be asked for its body, and until when.
@@ -202,6 +206,11 @@ impl Sending<'_> {
                     if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
                         return Poll::Ready(Tried::Answered(told));
                     }
+                    self.interim += 1;
+                    if self.interim > MOST_INTERIM {
+                        let why = format!("{MOST_INTERIM} interim responses, and none that is final");
+                        return Poll::Ready(Tried::Broken(why));
+                    }
                     if status == StatusCode::CONTINUE && self.held.is_some() {
                         self.ask(caller);
                         let _ = caller.poll_interim(cx);
@@ -226,7 +235,9 @@ impl Sending<'_> {
         if !rest.is_over(clock, cx) {
             return Poll::Pending;
         }
-        let caller_is_late = !self.transfer.was_read() && rest.allowed() == self.idle;
+        let waits_for_caller =
+            !self.transfer.was_read() && self.transfer.out.waiting() == 0 && !self.unsendable;
+        let caller_is_late = waits_for_caller && rest.allowed() == self.idle;
         Poll::Ready(if caller_is_late { Tried::Body(BodyError::Still(self.idle)) } else { Tried::Slow })
     }
 

@@ -40,7 +40,7 @@ pub(super) enum NoHead {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn new(io: Prefixed<S>) -> Self {
-        Self { io, input: Held::default(), looked: 0, ended: false, interim: None }
+        Self { io, input: Held::roomy(), looked: 0, ended: false, interim: None }
     }
 
     /// What came.
@@ -78,8 +78,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, Malformed>,
     ) -> Poll<Result<Option<T>, NoHead>> {
         loop {
+            if self.looked == 0 {
+                let empty =
+                    self.input.bytes().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+                self.discard(empty);
+            }
             let bytes = self.input.bytes();
-            if self.looked == 0 || may_be_complete(bytes, self.looked) {
+            if bytes.is_empty() {
+                // Nothing to be read.
+            } else if self.looked == 0 || may_be_complete(bytes, self.looked) {
                 if let Some((head, length)) = parse(bytes)? {
                     self.looked = 0;
                     self.discard(length);
@@ -88,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 self.looked = bytes.len();
             }
             if !ready!(self.poll_more(cx))? {
-                let begun = !self.input.bytes().iter().all(|byte| matches!(byte, b'\r' | b'\n'));
+                let begun = !self.input.is_empty();
                 return Poll::Ready(if begun { Err(NoHead::Cut) } else { Ok(None) });
             }
         }
@@ -204,12 +211,11 @@ impl Out {
         io: &mut S,
     ) -> Poll<io::Result<()>> {
         while let Some(rest) = self.bytes.get(self.written..).filter(|rest| !rest.is_empty()) {
+            // What fails may have been written all the same, in part.
+            self.begun = true;
             match ready!(Pin::new(&mut *io).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => {
-                    self.written += count;
-                    (self.begun, self.unflushed) = (true, true);
-                }
+                count => (self.written, self.unflushed) = (self.written + count, true),
             }
         }
         if self.bytes.len() > MOST_KEPT {

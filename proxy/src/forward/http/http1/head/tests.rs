@@ -64,6 +64,9 @@ fn length_of_a_response_depends_on_what_was_asked() {
     assert_eq!(of(&Method::GET, both), (Length::Chunked, false));
     for wrong in [
         "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n",
+        "HTTP/1.1 304 x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
         "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
         "HTTP/2 200 OK\r\n\r\n",
