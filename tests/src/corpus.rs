@@ -242,6 +242,10 @@ fn chunks() -> Vec<Case> {
         ("chunk data that ends with LF", format!("5\r\nhello\n0\r\n\r\n{secret}")),
         ("chunk extension with LF", format!("5;\nX\r\nhello\r\n0\r\n\r\n{secret}")),
         ("chunk extension with bare CR", format!("5;a\rb\r\nhello\r\n0\r\n\r\n{secret}")),
+        (
+            "chunk size that a second look takes for the last one",
+            format!("5\r\nhello\r\n0Z: x\r\n\r\n{secret}"),
+        ),
         ("chunk extension of 40 kB", format!("5;{long}\r\nhello\r\n0\r\n\r\n{secret}")),
         ("trailers of 80 kB", format!("5\r\nhello\r\n0\r\nX: {long}{long}\r\n\r\n{secret}")),
         ("trailer without a colon", format!("5\r\nhello\r\n0\r\nX\r\n\r\n{secret}")),
@@ -308,6 +312,7 @@ fn hosts() -> Vec<Case> {
         ("Host with a user", "Host: u@a\r\n"),
         ("Host that is a list", "Host: a, b\r\n"),
         ("Host with a bad port", "Host: a:x\r\n"),
+        ("Host with a signed port", "Host: a:+80\r\n"),
     ] {
         cases.push(refused(name, &get(target, fields)));
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use signet_tests::apps::{H2App, RequestApp, TcpEcho};
+use signet_tests::apps::{H2App, Recorder, RequestApp, TcpEcho};
 use signet_tests::client::{curl, curl_get, file, noise};
 use signet_tests::http;
 use signet_tests::logs::is_message;
@@ -17,6 +17,7 @@ use signet_tests::raw_h2::{
     request,
 };
 use signet_tests::sockets::{EchoConnection, free_address, send_and_read};
+use signet_tests::talk::{Talk, To};
 use signet_tests::{PATIENCE, eventually};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -104,6 +105,33 @@ async fn sigterm_says_goaway_and_the_http2_request_in_flight_ends() {
             assert!(next(&mut stream, |_| false).await.is_none(), "and the connection ends");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_has_begun_to_come_is_answered_while_the_proxy_drains() {
+    let app = Recorder::start().await;
+    let (frontend, web) = (id("/frontend"), id("/web"));
+    let mesh = Mesh::start().await;
+    mesh.policy(&allow("web", &web, &[&frontend])).await;
+    let mut pair = mesh.pair(&frontend, &web, "http://", app.address).await;
+    let mut talk = Talk::new(Box::new(TcpStream::connect(pair.entry()).await.unwrap()));
+    talk.say("GET /begun HTTP/1.1\r\nHost: a\r\n").await;
+    let mut idle = Talk::new(Box::new(TcpStream::connect(pair.entry()).await.unwrap()));
+    idle.say("GET /before HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(idle.hear(To::Get).await.unwrap().body, "/before");
+
+    pair.caller.process.terminate();
+    pair.caller.process.wait_for_log("draining", |event| is_message(event, "draining")).await;
+    assert!(idle.hear(To::Get).await.is_none(), "who has said nothing is closed");
+    for piece in ["X", ":", " ", "y", "\r\n", "\r\n"] {
+        talk.say(piece).await;
+        tokio::task::yield_now().await;
+    }
+    let answer = talk.hear(To::Get).await.unwrap();
+    assert_eq!((answer.status, &answer.body[..]), (200, "/begun"));
+    assert!(answer.head.contains("connection: close"), "{answer:?}");
+    assert!(talk.hear(To::Get).await.is_none(), "and closed after it");
+    assert_eq!(pair.caller.process.exit(PATIENCE).await.code(), Some(0));
 }
 
 /// The next frame of that kind; nothing once the connection has ended. Answers what has to be answered.

@@ -110,9 +110,12 @@ fn is_host(value: &[u8]) -> bool {
     }
     let Ok(authority) = Authority::try_from(value) else { return false };
     let host = authority.host();
+    // Numbers are read with a sign, too, where they are read.
+    let digits =
+        || authority.port().is_some_and(|port| port.as_str().bytes().all(|byte| byte.is_ascii_digit()));
     !host.is_empty()
         && !authority.as_str().contains('@')
-        && (authority.as_str().len() == host.len() || authority.port_u16().is_some())
+        && (authority.as_str().len() == host.len() || (authority.port_u16().is_some() && digits()))
 }
 
 /// A colon, and a number that is surely none too large.

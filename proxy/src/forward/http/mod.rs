@@ -10,7 +10,7 @@ mod exchange;
 mod failure;
 mod framing;
 mod headers;
-mod http1;
+pub mod http1;
 mod load;
 mod pool;
 mod probe;

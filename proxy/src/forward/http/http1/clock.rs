@@ -88,7 +88,7 @@ mod tests {
                 .await;
             assert_eq!(begin.elapsed().as_secs(), waits);
         }
-        poll_fn(|cx| Poll::Ready(assert!(!clock.has_come(cx, None)))).await;
+        assert!(!poll_fn(|cx| Poll::Ready(clock.has_come(cx, None))).await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -101,7 +101,7 @@ mod tests {
             for _ in 0..5 {
                 tokio::time::sleep(Duration::from_secs(allowed - 1)).await;
                 rest.moved(true);
-                poll_fn(|cx| Poll::Ready(assert!(!rest.is_over(&mut clock, cx)))).await;
+                assert!(!poll_fn(|cx| Poll::Ready(rest.is_over(&mut clock, cx))).await);
             }
             poll_fn(|cx| if rest.is_over(&mut clock, cx) { Poll::Ready(()) } else { Poll::Pending }).await;
             let still = begin_of_this.elapsed().as_secs() - 5 * (allowed - 1);

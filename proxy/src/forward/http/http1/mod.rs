@@ -11,6 +11,7 @@ mod exchange;
 mod flow;
 mod head;
 pub(super) mod lines;
+mod read;
 mod send;
 mod wire;
 
@@ -22,6 +23,8 @@ use http::Version;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+pub use self::read::{Requests, requests};
+
 use self::clock::Clock;
 use self::exchange::{After, Changed, LINGER};
 use self::head::Asked;
@@ -32,6 +35,7 @@ use crate::forward::{Prefixed, farewell};
 use crate::telemetry::{CloseReason, Direction};
 
 /// What comes next on a caller's connection.
+#[expect(clippy::large_enum_variant, reason = "taken apart as soon as it is made")]
 enum Next {
     Request(Asked),
     /// It has ended, or nothing more is served.
