@@ -332,6 +332,11 @@ fn hosts() -> Vec<Case> {
 fn targets() -> Vec<Case> {
     let line = |line: &str| format!("{line}\r\nHost: a\r\n\r\n{}", smuggled());
     let mut cases = vec![pipelined_get("fragment", &line("GET /t/c000#/admin HTTP/1.1"))];
+    // Without a path it is `/`, which policy does not allow, whatever the query looks like.
+    for target in ["http://a?/t/c000", "http://a?/t/c000#/t/c000"] {
+        let request = line(&format!("GET {target} HTTP/1.1"));
+        cases.push(Case { answers: Some(vec![403, 403]), ..refused(&format!("target {target}"), &request) });
+    }
     // Normalized, and then decided: what passes is what policy saw.
     for target in ["/t//c000", "/t/./c000", "//t/c000", "/t/x/../c000", "/%74/c000"] {
         cases.push(pipelined_get(&format!("target {target}"), &line(&format!("GET {target} HTTP/1.1"))));

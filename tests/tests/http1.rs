@@ -347,6 +347,15 @@ async fn an_app_that_dies_in_a_response_leaves_an_error_and_never_a_short_body()
             wrong.push(format!("{target}: {} {}", client.code(), client.all()));
         }
     }
+    // Where only the end of the connection ends the answer, that is no ordinary end.
+    for target in ["chunked-end", "chunked-inside", "chunked-wrong"] {
+        let url = format!("http://{}/{target}", ways.pair.entry());
+        let client = curl().args(["--http1.0", "-w", "%{http_code}", "-o", "/dev/null", &url]).run().await;
+        println!("{target}, HTTP/1.0: curl ends with {}, status {}", client.code(), client.stdout);
+        if client.code() != 56 {
+            wrong.push(format!("{target}, HTTP/1.0: {} {}", client.code(), client.all()));
+        }
+    }
     for way in BOTH {
         for target in ["/head", "/nothing", "/nothing-reset", "/no-http"] {
             let answer = ways.say(way, get(target).as_bytes()).await;

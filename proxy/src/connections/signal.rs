@@ -16,10 +16,39 @@ pub struct Signal {
     waiting: Mutex<Waiting>,
 }
 
+/// Hardly ever are there two.
 #[derive(Debug, Default)]
 struct Waiting {
     next: u64,
-    wakers: Vec<(u64, Waker)>,
+    first: Option<(u64, Waker)>,
+    others: Vec<(u64, Waker)>,
+}
+
+impl Waiting {
+    fn all(&mut self) -> impl Iterator<Item = &mut (u64, Waker)> {
+        self.first.iter_mut().chain(&mut self.others)
+    }
+
+    fn enter(&mut self, waker: Waker) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        match &self.first {
+            None => self.first = Some((number, waker)),
+            Some(_) => {
+                // The usual growth makes room for four.
+                if self.others.len() == self.others.capacity() {
+                    self.others.reserve_exact(1);
+                }
+                self.others.push((number, waker));
+            }
+        }
+        number
+    }
+
+    fn leave(&mut self, number: u64) {
+        self.first.take_if(|(other, _)| *other == number);
+        self.others.retain(|(other, _)| *other != number);
+    }
 }
 
 /// Where one waits, and how it is woken.
@@ -37,8 +66,11 @@ impl Signal {
     /// Gives it. A second time changes nothing.
     pub fn give(&self) {
         self.given.store(true, Ordering::Release);
-        let wakers = std::mem::take(&mut self.waiting.lock().wakers);
-        for (_, waker) in wakers {
+        let (first, others) = {
+            let mut waiting = self.waiting.lock();
+            (waiting.first.take(), std::mem::take(&mut waiting.others))
+        };
+        for (_, waker) in first.into_iter().chain(others) {
             waker.wake();
         }
     }
@@ -66,19 +98,13 @@ impl Signal {
             return Poll::Ready(());
         }
         let known = place.0.as_ref().map(|(number, _)| *number);
-        match known.and_then(|number| waiting.wakers.iter_mut().find(|(other, _)| *other == number)) {
+        match known.and_then(|number| waiting.all().find(|(other, _)| *other == number)) {
             Some((number, waker)) => {
                 waker.clone_from(cx.waker());
                 place.0 = Some((*number, cx.waker().clone()));
             }
             None => {
-                let number = waiting.next;
-                waiting.next += 1;
-                if waiting.wakers.len() == waiting.wakers.capacity() {
-                    // One or two wait; the usual growth makes room for four.
-                    waiting.wakers.reserve_exact(1);
-                }
-                waiting.wakers.push((number, cx.waker().clone()));
+                let number = waiting.enter(cx.waker().clone());
                 place.0 = Some((number, cx.waker().clone()));
             }
         }
@@ -89,7 +115,7 @@ impl Signal {
         if let Some((number, _)) = place.0.take()
             && !self.is_given()
         {
-            self.waiting.lock().wakers.retain(|(other, _)| *other != number);
+            self.waiting.lock().leave(number);
         }
     }
 }
@@ -144,7 +170,7 @@ mod tests {
             }
         }
         drop(waiting.pop());
-        assert_eq!(signal.waiting.lock().wakers.len(), 2);
+        assert_eq!(signal.waiting.lock().all().count(), 2);
         signal.give();
         signal.give();
         assert_eq!(woken.each_ref().map(|woken| woken.0.load(Ordering::SeqCst)), [1, 1, 0]);

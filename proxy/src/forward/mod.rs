@@ -1,5 +1,6 @@
 //! How bytes go on, once it is known who speaks and that they may.
 
+mod caller;
 mod counted;
 pub mod detect;
 mod farewell;
@@ -11,6 +12,7 @@ pub mod stated;
 pub mod tunnel;
 pub mod upstream;
 
+pub use caller::Caller;
 pub use counted::Counted;
 pub use farewell::farewell;
 pub use prefixed::Prefixed;

@@ -39,6 +39,11 @@ impl<S, R> Screened<S, R> {
     pub fn new(inner: S, screen: R) -> Self {
         Self { inner, screen }
     }
+
+    /// The stream itself.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
 }
 
 impl Default for IdentityFields {

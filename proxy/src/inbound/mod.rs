@@ -15,7 +15,7 @@ use signet_proto::handshake::{ALPN_H2, ALPN_HTTP1, PeerIdentity};
 use signet_proto::shares::Share;
 use signet_proto::spiffe::SpiffeId;
 use signet_proto::tunnel;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use self::plaintext::Begins;
@@ -30,7 +30,7 @@ use crate::forward::opaque::relay;
 use crate::forward::stated::{self, Stated};
 use crate::forward::tunnel::{MOMENT, Tunneled};
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
-use crate::forward::{IdentityFields, Prefixed, Screened, farewell};
+use crate::forward::{Caller, IdentityFields, Prefixed, Screened, farewell};
 use crate::mesh::Alpn;
 use crate::run::Shared;
 use crate::sightings::Seen;
@@ -158,8 +158,7 @@ async fn arrive(
     let arrival = Arrival {
         shared: Arc::clone(shared),
         app: inbound.app(app, called, remote, Some(&peer)),
-        stated: Stated::new(&inbound.identity, snapshot.svid.id(), Some(&peer)),
-        protocol: inbound.protocol,
+        inbound: Arc::clone(inbound),
         subject: Subject {
             direction: Direction::Inbound,
             peer: Peer::Proven(peer),
@@ -279,9 +278,8 @@ impl Inbound {
 /// A verified peer, or where the mesh takes plaintext somebody, that wants to reach our app.
 struct Arrival {
     shared: Arc<Shared>,
+    inbound: Arc<Inbound>,
     app: App,
-    stated: Stated,
-    protocol: config::Protocol,
     subject: Subject,
     /// The generation that verified it.
     handshake: u64,
@@ -304,7 +302,7 @@ impl Arrival {
         record: &mut AccessRecord,
     ) -> Result<(), Refusal>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Caller,
     {
         let over = async {
             let reason = cut(Some(registration)).await;
@@ -335,11 +333,11 @@ impl Arrival {
         record: &mut AccessRecord,
     ) -> Result<(), Refusal>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Caller,
     {
         let refusal = self.authorize(registration, record).err();
         let Some(from) = caller.as_mut() else { return Ok(()) };
-        let (detected, called) = match (self.protocol, expected) {
+        let (detected, called) = match (self.inbound.protocol, expected) {
             (config::Protocol::Tcp, _) => (Detected::Opaque, connected),
             (_, Some(expected)) => (expected, connected),
             // Refused either way, but an HTTP client is told why, if it asks soon.
@@ -374,7 +372,11 @@ impl Arrival {
                     route: Direct(pool),
                     version,
                     subject: self.subject.clone(),
-                    stated: self.stated.clone(),
+                    stated: Stated::new(
+                        &self.inbound.identity,
+                        &self.subject.local,
+                        self.subject.peer.identity(),
+                    ),
                     authority: self.app.address.to_string(),
                     facts: record.facts.clone(),
                     meters: record.meters(),
@@ -412,7 +414,7 @@ impl Arrival {
                 let (meters, began) = (record.meters(), Instant::now());
                 // Raced here, too, so that the app's socket is still in hand when the right is lost.
                 let relayed = async {
-                    match self.protocol {
+                    match self.inbound.protocol {
                         config::Protocol::Tcp => relay(&mut called, from, &meters, self.shared.idle).await,
                         _ => {
                             relay(

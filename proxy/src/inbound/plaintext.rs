@@ -19,7 +19,6 @@ use crate::capture::Socket;
 use crate::config;
 use crate::connections::{Content, Peer, Subject};
 use crate::forward::detect::Detected;
-use crate::forward::stated::Stated;
 use crate::forward::{Prefixed, Screen, Screened, farewell};
 use crate::mesh::Snapshot;
 use crate::run::Shared;
@@ -130,7 +129,7 @@ fn subject(snapshot: &Snapshot, app: SocketAddr, address: Option<IpAddr>) -> Sub
 /// authorize -> detect -> forward, for a caller that nobody knows.
 pub(super) async fn serve(
     shared: &Arc<Shared>,
-    inbound: &Inbound,
+    inbound: &Arc<Inbound>,
     snapshot: &Snapshot,
     app: App,
     caller: Prefixed<Socket>,
@@ -144,9 +143,8 @@ pub(super) async fn serve(
     let arrival = Arrival {
         shared: Arc::clone(shared),
         subject: subject(snapshot, app.address, address.map(|address| address.ip())),
+        inbound: Arc::clone(inbound),
         app,
-        stated: Stated::default(),
-        protocol: inbound.protocol,
         handshake: snapshot.generation,
         certificate: None,
     };

@@ -152,7 +152,7 @@ async fn one(
 
 /// Takes the stream. Whose app has spoken already is not in a hurry to hear of it.
 async fn take(arrival: &Arrival, caller: &mut Prefixed<Carrier>) -> io::Result<()> {
-    if arrival.protocol != config::Protocol::Tcp {
+    if arrival.inbound.protocol != config::Protocol::Tcp {
         return caller.get_mut().accept().await;
     }
     match caller.read_ahead().now_or_never() {
@@ -191,7 +191,7 @@ fn admit(
         ));
     }
     // Afresh, whatever was decided of the stream before it.
-    registration.carries(match arrival.protocol {
+    registration.carries(match arrival.inbound.protocol {
         config::Protocol::Tcp => Content::Opaque,
         config::Protocol::Http | config::Protocol::Detect => Content::Connection,
     });

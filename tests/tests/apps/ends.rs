@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::net::sockopt::set_socket_linger;
 use signet_tests::PATIENCE;
 use signet_tests::apps::{TcpCounter, TcpEcho};
+use signet_tests::client::curl;
 use signet_tests::client::noise;
 use signet_tests::mesh::{Mesh, allow, id};
 use signet_tests::report::measured;
@@ -184,4 +185,31 @@ async fn silence_is_cut_at_its_deadline_and_traffic_puts_it_off() {
         proxy.access(&[("kind", "connection"), ("close_reason", "idle")]).await;
         busy.ping().await.expect("and only that one is cut");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_stops_reading_is_the_one_that_is_late() {
+    let mesh = Mesh::start().await;
+    let (app, _) = app_once(|mut stream| async move {
+        stream.read_u8().await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let (client, store) = (id("/client"), id("/store"));
+    mesh.policy(&allow("store", &store, &[&client])).await;
+    mesh.workload(&client).await;
+    mesh.workload(&store).await;
+    let server = mesh.proxy(&store).await.inbound("http://", app).with("--idle-timeout", "2s").start().await;
+    let caller = mesh.proxy(&client).await.outbound("http://", &store).start().await;
+    // More than all sockets on the way hold.
+    let body = mesh.directory().join("body");
+    std::fs::File::create(&body).unwrap().set_len(1 << 30).unwrap();
+    let url = format!("http://{}/", caller.outbound());
+    let upload = curl()
+        .args(["-H", "Expect:", "-X", "POST", "-w", "%{http_code}", "-o", "/dev/null", "-T"])
+        .args([&body.display().to_string(), &url])
+        .run()
+        .await;
+    assert_eq!(upload.stdout, "504", "{}", upload.all());
+    server.access(&[("kind", "request"), ("status", "504")]).await;
 }

@@ -105,7 +105,7 @@ fn is_host(value: &[u8]) -> bool {
         None => (value, &[][..]),
     };
     let plain = host.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
-    if plain && (port.is_empty() || (!host.is_empty() && is_short_port(port))) {
+    if plain && (port.is_empty() || (!host.is_empty() && is_port(port))) {
         return true;
     }
     let Ok(authority) = Authority::try_from(value) else { return false };
@@ -118,9 +118,13 @@ fn is_host(value: &[u8]) -> bool {
         && (authority.as_str().len() == host.len() || (authority.port_u16().is_some() && digits()))
 }
 
-/// A colon, and a number that is surely none too large.
-fn is_short_port(port: &[u8]) -> bool {
-    (2..=5).contains(&port.len()) && port.iter().skip(1).all(u8::is_ascii_digit)
+/// A colon, and a number that is none too large.
+fn is_port(port: &[u8]) -> bool {
+    let number = port
+        .iter()
+        .skip(1)
+        .try_fold(0_u32, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u32::from(byte - b'0')));
+    (2..=6).contains(&port.len()) && number.is_some_and(|number| number <= u16::MAX.into())
 }
 
 /// Whether the client waits to be asked for its body (RFC 9110 s10.1.1).
@@ -162,7 +166,10 @@ mod tests {
         {
             assert_eq!(of(http::Version::HTTP_11, &[("host", host)]), Ok(()), "{host}");
         }
-        for host in ["a b", "a/admin", "u@a", "a, b", "a:x", "a:99999", ":80", "a:80:80", "a:-1", "a:+1"] {
+        for host in [
+            "a b", "a/admin", "u@a", "a, b", "a:x", "a:99999", "a:65536", "a:", ":80", "a:80:80", "a:-1",
+            "a:+1",
+        ] {
             assert_eq!(of(http::Version::HTTP_11, &[("host", host)]), Err(Doubtful::Host), "{host}");
         }
         assert_eq!(of(http::Version::HTTP_11, &[]), Err(Doubtful::Host));

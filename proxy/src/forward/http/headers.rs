@@ -19,8 +19,8 @@ use crate::forward::stated::{Stated, is_reserved};
 use crate::telemetry::traces::Context;
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
+pub(super) const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -194,9 +194,13 @@ pub(super) fn tell_trace(headers: &mut HeaderMap, own: &Context, begins: bool) {
 /// host of a request that names none, as HTTP/1.0 allows.
 pub fn to_forwarded_form<B>(request: &mut Request<B>, version: Version, fallback: &str) {
     let uri = request.uri();
-    // Of `http://host#fragment` it is empty, and only says that it is `/`.
+    // Of `http://host#fragment` and `http://host?query` it begins with no `/`, and only says that it does.
     let path = uri.path_and_query().filter(|path| path.as_str() != "/").cloned();
-    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = path
+        .and_then(
+            |path| if path.as_str().starts_with('?') { path.to_string().parse().ok() } else { Some(path) },
+        )
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
     let named = uri.authority().map(Authority::as_str).map(without_userinfo).map(str::to_owned);
     match version {
         Version::Http1 => {
@@ -353,6 +357,11 @@ mod tests {
             let mut request = Request::get(target).body(()).unwrap();
             to_forwarded_form(&mut request, Version::Http1, "fallback");
             assert_eq!(request.uri().to_string(), "/", "{target}");
+        }
+        for target in ["http://real.example?a=/b", "http://real.example?a=/b#fragment"] {
+            let mut request = Request::get(target).body(()).unwrap();
+            to_forwarded_form(&mut request, Version::Http1, "fallback");
+            assert_eq!(request.uri().path_and_query().unwrap().as_str(), "/?a=/b", "{target}");
         }
     }
 

@@ -7,6 +7,8 @@ use super::head::{self, Length, Malformed};
 
 /// Of all extensions of the chunks of a body: nobody knows any.
 const MOST_EXTENSION: usize = 16 * 1024;
+/// Beside the size of one chunk.
+const MOST_PADDING: usize = 256;
 /// Of trailers.
 const MOST_TRAILERS: usize = 16 * 1024;
 
@@ -29,6 +31,8 @@ pub(super) struct Chunks {
     at: At,
     /// Of the chunk, as far as its size was read or its data was not.
     size: u64,
+    /// Blanks and leading zeros of the size that is read.
+    padding: usize,
     extension: usize,
 }
 
@@ -53,7 +57,7 @@ impl Decoder {
             Length::Exactly(0) => Self::Done(None),
             Length::Exactly(length) => Self::Exactly(length),
             Length::Chunked => {
-                Self::Chunked(Chunks { at: At::Size { digits: false }, size: 0, extension: 0 })
+                Self::Chunked(Chunks { at: At::Size { digits: false }, size: 0, padding: 0, extension: 0 })
             }
             Length::ToEnd => Self::ToEnd,
         }
@@ -144,15 +148,22 @@ impl Chunks {
         Ok((read, None))
     }
 
+    /// One more blank or zero, of which some servers have a few in front of each chunk.
+    fn pads(&mut self, next: At) -> Result<At, Malformed> {
+        self.padding += 1;
+        if self.padding > MOST_PADDING { Err(Malformed::Chunk) } else { Ok(next) }
+    }
+
     fn next(&mut self, byte: u8) -> Result<At, Malformed> {
         Ok(match (self.at, byte) {
             (At::Size { .. }, digit) if digit.is_ascii_hexdigit() => {
                 let digit = char::from(digit).to_digit(16).ok_or(Malformed::Chunk)?;
                 let size = self.size.checked_mul(16).and_then(|size| size.checked_add(u64::from(digit)));
                 self.size = size.ok_or(Malformed::Chunk)?;
-                At::Size { digits: true }
+                let next = At::Size { digits: true };
+                if self.size == 0 { self.pads(next)? } else { next }
             }
-            (At::Size { digits: true } | At::Blank, b' ' | b'\t') => At::Blank,
+            (At::Size { digits: true } | At::Blank, b' ' | b'\t') => self.pads(At::Blank)?,
             (At::Size { digits: true } | At::Blank, b';') => At::Extension,
             (At::Size { digits: true } | At::Blank | At::Extension, b'\r') => At::SizeEnd,
             (At::Extension, b'\n') => return Err(Malformed::Chunk),
@@ -167,7 +178,7 @@ impl Chunks {
             (At::SizeEnd, b'\n') => At::Data,
             (At::DataCr, b'\r') => At::DataLf,
             (At::DataLf, b'\n') => {
-                self.size = 0;
+                (self.size, self.padding) = (0, 0);
                 At::Size { digits: false }
             }
             _ => return Err(Malformed::Chunk),
@@ -297,6 +308,11 @@ mod tests {
             assert!(chunked(input).is_err(), "{input:?}");
         }
         assert!(chunked(&format!("5;{long}\r\nhello")).is_err());
+        let (blanks, zeros) = (" ".repeat(MOST_PADDING + 1), "0".repeat(MOST_PADDING + 1));
+        assert!(chunked(&format!("5{blanks}\r\nhello")).is_err());
+        assert!(chunked(&format!("{zeros}5\r\nhello")).is_err());
+        let padded = "0005    \r\nhello\r\n".repeat(MOST_PADDING);
+        assert_eq!(chunked(&padded).unwrap().0.len(), 5 * MOST_PADDING, "each chunk may");
         assert!(chunked(&format!("0\r\nx: {long}\r\n\r\n")).is_err());
         assert!(chunked(&format!("0\r\nx: {long}")).is_err(), "before it ends");
     }

@@ -8,24 +8,29 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 #[derive(Debug)]
-pub(super) struct Clock(Pin<Box<Sleep>>);
+pub(super) struct Clock {
+    sleep: Pin<Box<Sleep>>,
+    begun: Instant,
+}
 
 impl Clock {
-    pub(super) fn new(first: Instant) -> Self {
-        Self(Box::pin(sleep_until(first)))
+    /// Of a connection that begins now, and first waits so long.
+    pub(super) fn new(first: Duration) -> Self {
+        let begun = Instant::now();
+        Self { sleep: Box::pin(sleep_until(begun + first)), begun }
     }
 
     /// Whether that moment has come; the task is woken when it does. What is never over has no moment.
     pub(super) fn has_come(&mut self, cx: &mut Context<'_>, moment: Option<Instant>) -> bool {
         let Some(moment) = moment else { return false };
-        if moment < self.0.deadline() {
-            self.0.as_mut().reset(moment);
+        if moment < self.sleep.deadline() {
+            self.sleep.as_mut().reset(moment);
         }
-        while self.0.as_mut().poll(cx).is_ready() {
-            if self.0.deadline() >= moment {
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            if self.sleep.deadline() >= moment {
                 return true;
             }
-            self.0.as_mut().reset(moment);
+            self.sleep.as_mut().reset(moment);
         }
         false
     }
@@ -44,12 +49,21 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    pub(super) fn new(allowed: Duration) -> Self {
-        Self { since: Instant::now(), allowed, moved: false }
+    pub(super) fn new(allowed: Duration, clock: &Clock) -> Self {
+        let is_long = allowed >= LONG;
+        let since = if is_long { clock.begun } else { Instant::now() };
+        Self { since, allowed, moved: is_long }
     }
 
     pub(super) fn allowed(&self) -> Duration {
         self.allowed
+    }
+
+    /// No longer than that, from now on.
+    pub(super) fn at_most(&mut self, limit: Duration) {
+        if limit < self.allowed {
+            (self.allowed, self.since) = (limit, Instant::now());
+        }
     }
 
     pub(super) fn moved(&mut self, moved: bool) {
@@ -81,7 +95,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn moments_come_in_their_time_whatever_was_waited_for_before() {
         let begin = Instant::now();
-        let mut clock = Clock::new(begin + Duration::from_secs(60));
+        let mut clock = Clock::new(Duration::from_secs(60));
         for (moment, waits) in [(90_u64, 90_u64), (30, 90), (95, 95), (200, 200), (199, 200)] {
             let moment = begin + Duration::from_secs(moment);
             poll_fn(|cx| if clock.has_come(cx, Some(moment)) { Poll::Ready(()) } else { Poll::Pending })
@@ -93,11 +107,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_moves_now_and_then_does_not_rest() {
-        let begin = Instant::now();
         for (allowed, at_most) in [(10, 10), (3600, 7200)] {
             let begin_of_this = Instant::now();
-            let mut clock = Clock::new(begin);
-            let mut rest = Rest::new(Duration::from_secs(allowed));
+            let mut clock = Clock::new(Duration::ZERO);
+            let mut rest = Rest::new(Duration::from_secs(allowed), &clock);
             for _ in 0..5 {
                 tokio::time::sleep(Duration::from_secs(allowed - 1)).await;
                 rest.moved(true);

@@ -21,12 +21,14 @@ use super::wire::{Out, Wire};
 use crate::admission::Permit;
 use crate::balance::Turn;
 use crate::connections::{Carried, Registration};
+use crate::forward::Caller;
 use crate::forward::http::decide::{Admitted, Refused};
 use crate::forward::http::failure::{BodyError, Failure};
 use crate::forward::http::respond::{self, Form};
 use crate::forward::http::route::{Route, Trip};
 use crate::forward::http::tracked::Flow;
 use crate::forward::http::{Http, framing, headers};
+use crate::forward::opaque::Idle;
 use crate::telemetry::{AccessRecord, CloseReason, Direction, Meters, traces};
 
 /// What is still taken of a request that was answered already, and for how long.
@@ -49,6 +51,7 @@ pub(super) struct Changed<R: Route> {
     pub(super) line: LineTo<R>,
     pub(super) record: AccessRecord,
     pub(super) registration: Arc<Registration>,
+    pub(super) idle: Idle,
     pub(super) _held: (Option<Turn>, Option<Permit>, Option<Carried>),
 }
 
@@ -72,7 +75,7 @@ impl<R: Route> Http<R> {
         last: bool,
     ) -> After<R>
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Caller,
     {
         let Asked { mut request, body, keep } = asked;
         let (mut record, form) = self.begun(&mut request);
@@ -95,9 +98,14 @@ impl<R: Route> Http<R> {
         let mut sending = self.sending(&request, body, expects, &meters);
         let mut trip = match self.set_out(request.headers_mut(), &mut record).await {
             Ok(trip) => trip,
-            Err(failure) => return self.fails(failure, client, caller, clock, &mut sending, record).await,
+            Err(failure) => {
+                // Nobody waits for its end any more.
+                drop((registration, permit));
+                return self.fails(failure, client, caller, clock, &mut sending, record).await;
+            }
         };
-        sending.idle = trip.timeouts().idle.unwrap_or(self.shared.idle.open);
+        let open = trip.timeouts().idle.unwrap_or(self.shared.idle.open);
+        sending.idle = Idle { open, ..self.shared.idle }.at_most(Some(open));
         head::write_request(&request, body, &mut sending.transfer.out.bytes);
         let began = record.traced_now();
         let mut lost = pin!(registration.closing());
@@ -117,7 +125,6 @@ impl<R: Route> Http<R> {
         let Answered { told, mut line, pool, turn, carried } = match answered {
             Ok(answered) => answered,
             Err(failure) => {
-                // Nobody waits for its end any more.
                 drop((registration, permit));
                 return self.fails(failure, client, caller, clock, &mut sending, record).await;
             }
@@ -129,7 +136,7 @@ impl<R: Route> Http<R> {
         headers::end_hop(response.headers_mut(), self.version);
         if status == StatusCode::SWITCHING_PROTOCOLS {
             if !upgrade || !sending.was_sent() {
-                drop((registration, permit, line));
+                drop((registration, permit, line, turn, carried));
                 return self.fails(Failure::Unasked, client, caller, clock, &mut sending, record).await;
             }
             let mut out = Out::new(false);
@@ -143,7 +150,11 @@ impl<R: Route> Http<R> {
                     return Poll::Ready(Err((reason, BodyError::Cut(reason).to_string())));
                 }
                 let late = line.poll_lost(cx) || clock.has_come(cx, Some(until));
-                match out.poll_send(cx, &mut caller.io) {
+                let sent = match caller.poll_interim(cx) {
+                    Poll::Ready(Ok(())) => out.poll_send(cx, &mut caller.io),
+                    unsaid => unsaid,
+                };
+                match sent {
                     Poll::Ready(Err(error)) => Poll::Ready(Err((self.caller_reset(), error.to_string()))),
                     Poll::Pending if late => Poll::Ready(Err((CloseReason::Error, "too late".to_owned()))),
                     said => said.map_err(|_| (CloseReason::Error, String::new())),
@@ -154,7 +165,13 @@ impl<R: Route> Http<R> {
                 return After::Breaks(reason, Some(why));
             }
             let held = (turn, permit, carried);
-            return After::Changes(Box::new(Changed { line, record, registration, _held: held }));
+            return After::Changes(Box::new(Changed {
+                line,
+                record,
+                registration,
+                idle: sending.idle,
+                _held: held,
+            }));
         }
 
         let mut out = Out::new(false);
@@ -164,10 +181,11 @@ impl<R: Route> Http<R> {
         sending.unsendable |= left == 0;
         client.keeps &= !self.is_last() && (!sending.unsendable || sending.transfer.was_read());
         let coding = client.write_head(&mut response, body, &mut out.bytes);
+        let is_open_ended = coding == Coding::Plain && !matches!(body, Length::Exactly(_));
         let flow = Flow::of_responses(self.facts.direction);
         let mut answer = Transfer::new(body, coding, out, flow, [&self.meters, &meters]);
         let mut line = Some(line);
-        let mut rest = Rest::new(sending.idle);
+        let mut rest = Rest::new(sending.idle.open, clock);
         let ended = poll_fn(|cx| {
             if lost.as_mut().poll(cx).is_ready() {
                 let reason = registration.close_reason().unwrap_or(CloseReason::Error);
@@ -234,6 +252,9 @@ impl<R: Route> Http<R> {
             {
                 return Poll::Ready(Err((self.caller_reset(), why.to_string())));
             }
+            if caller.has_ended() {
+                rest.at_most(sending.idle.half_closed);
+            }
             match rest.is_over(clock, cx) {
                 true => Poll::Ready(Err((CloseReason::Idle, BodyError::Still(rest.allowed()).to_string()))),
                 false => Poll::Pending,
@@ -245,6 +266,9 @@ impl<R: Route> Http<R> {
             Ok(()) if client.keeps && sending.transfer.was_read() => After::Keeps,
             Ok(()) => After::Closes,
             Err((reason, why)) => {
+                if is_open_ended {
+                    caller.io.get_ref().break_off();
+                }
                 record.ended(reason, Some(why.clone()));
                 After::Breaks(reason, Some(why))
             }
@@ -276,7 +300,7 @@ impl<R: Route> Http<R> {
             method: request.method().clone(),
             repeatable,
             held: asked_until(expects && !bodiless),
-            idle: self.shared.idle.open,
+            idle: self.shared.idle,
             unsendable: false,
             sent: false,
             interim: 0,

@@ -31,6 +31,8 @@ pub(super) struct Transfer<'a> {
     flow: Flow,
     meters: [&'a Meters; 2],
     moved: bool,
+    /// Whom it goes to does not take more.
+    stalls: bool,
 }
 
 /// Which side failed.
@@ -53,7 +55,7 @@ pub(super) enum Unreadable {
 
 impl<'a> Transfer<'a> {
     pub(super) fn new(length: Length, coding: Coding, out: Out, flow: Flow, meters: [&'a Meters; 2]) -> Self {
-        Self { decoder: Decoder::new(length), coding, out, flow, meters, moved: false }
+        Self { decoder: Decoder::new(length), coding, out, flow, meters, moved: false, stalls: false }
     }
 
     /// Whether all of the body was read.
@@ -64,6 +66,16 @@ impl<'a> Transfer<'a> {
     /// Whether something was read or written since this was asked last.
     pub(super) fn has_moved(&mut self) -> bool {
         std::mem::take(&mut self.moved)
+    }
+
+    /// Whether it waits for whom it goes to.
+    pub(super) fn stalls(&self) -> bool {
+        self.stalls
+    }
+
+    fn written<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<Result<T, Broken>> {
+        self.stalls = written.is_pending();
+        written.map_err(Broken::Writing)
     }
 
     /// Reads the body to its end, and writes it as it comes; what is left to be written is little.
@@ -85,7 +97,8 @@ impl<'a> Transfer<'a> {
                 return Poll::Pending;
             }
             if self.out.waiting() >= FULL {
-                ready!(self.out.poll_write(cx, &mut to.io)).map_err(Broken::Writing)?;
+                let written = self.out.poll_write(cx, &mut to.io);
+                ready!(self.written(written))?;
                 self.moved = true;
             }
             let framed = self.decoder.frame(from.input()).map_err(Broken::malformed)?;
@@ -102,11 +115,12 @@ impl<'a> Transfer<'a> {
             }
             let taken = if data.is_empty() {
                 // What came goes on before more is waited for.
-                ready!(self.out.poll_send(cx, &mut to.io)).map_err(Broken::Writing)?;
+                let sent = self.out.poll_send(cx, &mut to.io);
+                ready!(self.written(sent))?;
                 self.poll_more(cx, from)?
             } else if self.coding == Coding::Plain && count >= LARGE && !self.out.is_kept() {
                 let sent = self.out.poll_beyond(cx, &mut to.io, data);
-                Some(ready!(sent).map_err(Broken::Writing)?)
+                Some(ready!(self.written(sent))?)
             } else {
                 let piece = data.get(..count.min(FULL)).unwrap_or_default();
                 self.coding.before(piece.len(), &mut self.out.bytes);
@@ -135,7 +149,8 @@ impl<'a> Transfer<'a> {
         cx: &mut Context<'_>,
         to: &mut Wire<B>,
     ) -> Poll<Result<(), Broken>> {
-        self.out.poll_send(cx, &mut to.io).map_err(Broken::Writing)
+        let sent = self.out.poll_send(cx, &mut to.io);
+        self.written(sent)
     }
 
     /// Reads the body for nobody: up to its end, or as much as `left` says.

@@ -10,7 +10,9 @@ use http::uri::Uri;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use httparse::{Error, Header, ParserConfig, Status};
 
+use super::super::headers::{REQUEST_ID, TRACE_PARENT, TRACE_STATE};
 use super::super::{LARGEST_HEAD, MOST_FIELDS};
+use crate::forward::stated::FORWARDED_CLIENT_CERT;
 
 /// Bytes of a target; beyond that the answer is 414. What [`Uri`] can hold.
 const LONGEST_TARGET: usize = (u16::MAX - 1) as usize;
@@ -228,7 +230,7 @@ impl<'a> Head<'a> {
         let mut headers = HeaderMap::with_capacity(parsed.len() + MOST_ADDED);
         let mut said = Said::default();
         for field in parsed {
-            let name = HeaderName::from_bytes(field.name.as_bytes())?;
+            let name = name_of(field.name.as_bytes())?;
             match &name {
                 name if *name == TRANSFER_ENCODING => said.coding = true,
                 name if *name == CONTENT_LENGTH => said.length = true,
@@ -238,6 +240,16 @@ impl<'a> Head<'a> {
             headers.append(name, HeaderValue::from_maybe_shared(self.part(field.value))?);
         }
         Ok((headers, said))
+    }
+}
+
+/// Custom names that most messages between proxies have: they need no memory of their own.
+static USUAL: [HeaderName; 4] = [REQUEST_ID, FORWARDED_CLIENT_CERT, TRACE_PARENT, TRACE_STATE];
+
+fn name_of(name: &[u8]) -> Result<HeaderName, http::Error> {
+    match USUAL.iter().find(|usual| usual.as_str().as_bytes() == name) {
+        Some(usual) => Ok(usual.clone()),
+        None => Ok(HeaderName::from_bytes(name)?),
     }
 }
 

@@ -5,6 +5,7 @@
 //! finds it.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use signet_proto::handshake::Svid;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, unconstrained};
 
 use super::wire::Wire;
 use crate::connections::{Carried, Closing, Link, Registration};
@@ -150,7 +151,12 @@ where
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     /// Whether nothing comes on it, not even its end. Whoever waits is woken when something does.
     fn is_silent(&mut self, waker: &Waker) -> bool {
-        self.wire.input().is_empty() && self.wire.poll_more(&mut Context::from_waker(waker)).is_pending()
+        if !self.wire.input().is_empty() {
+            return false;
+        }
+        // Who is not asked, as this task has done much already, is not silent.
+        let more = pin!(unconstrained(poll_fn(|cx| self.wire.poll_more(cx))));
+        more.poll(&mut Context::from_waker(waker)).is_pending()
     }
 
     fn is_cut(&self) -> bool {
@@ -227,5 +233,15 @@ mod tests {
         theirs.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         lines.put(line);
         assert!(lines.take().is_none(), "it spoke before it rested");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_ended_is_known_for_it_by_whoever_has_done_much_already() {
+        let (lines, theirs) = resting().await;
+        while tokio::task::coop::has_budget_remaining() {
+            tokio::task::consume_budget().await;
+        }
+        drop(theirs);
+        assert!(lines.take().is_none());
     }
 }

@@ -31,7 +31,7 @@ use self::head::Asked;
 use self::wire::{NoHead, Out, Wire};
 use super::{Ended, HEAD_DEADLINE, Http, REFUSED_LIFE, Route, cut};
 use crate::forward::opaque::relay;
-use crate::forward::{Prefixed, farewell};
+use crate::forward::{Caller, Prefixed, farewell};
 use crate::telemetry::{CloseReason, Direction};
 
 /// What comes next on a caller's connection.
@@ -49,11 +49,11 @@ impl<R: Route> Http<R> {
     /// Serves the caller of HTTP/1 until it is done, or `closing` or the end of this proxy says so.
     pub(super) async fn serve_http1<S>(&self, caller: Prefixed<S>, closing: impl Future<Output = ()>) -> Ended
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Caller,
     {
         let mut caller = Wire::new(caller);
         let begun = Instant::now();
-        let mut clock = Clock::new(begun + HEAD_DEADLINE);
+        let mut clock = Clock::new(HEAD_DEADLINE);
         let life = self.only_one.then(|| begun + REFUSED_LIFE);
         let mut last = pin!(async {
             tokio::select! {
@@ -112,13 +112,13 @@ impl<R: Route> Http<R> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Changed { line, mut record, registration, _held } = *changed;
+        let Changed { line, mut record, registration, idle, _held } = *changed;
         let (called, peer) = line.into_parts();
         let caller = caller.into_inner();
         let carried = async {
             match record.facts.direction {
-                Direction::Inbound => relay(called, caller, &self.meters, self.shared.idle).await,
-                Direction::Outbound => relay(caller, called, &self.meters, self.shared.idle).await,
+                Direction::Inbound => relay(called, caller, &self.meters, idle).await,
+                Direction::Outbound => relay(caller, called, &self.meters, idle).await,
             }
         };
         let ended = tokio::select! {

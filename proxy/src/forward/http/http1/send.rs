@@ -21,6 +21,7 @@ use crate::forward::http::failure::{BodyError, Failure};
 use crate::forward::http::route::{Route, Trip};
 use crate::forward::http::send::{Again, Reaching, is_failure, is_retried, pause, within};
 use crate::forward::http::{Http, Pool};
+use crate::forward::opaque::Idle;
 use crate::forward::upstream::Upstream;
 
 /// How long a client that waits to be asked for its body is kept waiting: some servers never ask (RFC 9110 s10.1.1).
@@ -42,7 +43,7 @@ pub(super) struct Sending<'a> {
     /// Until then the client is not asked for its body.
     pub(super) held: Option<Instant>,
     /// How long nothing may move.
-    pub(super) idle: Duration,
+    pub(super) idle: Idle,
     /// It cannot be sent any further; the answer may be there all the same.
     pub(super) unsendable: bool,
     pub(super) sent: bool,
@@ -91,8 +92,8 @@ impl<R: Route> Http<R> {
             let (pool, mut turn, mut line, used_before) = reached.await?;
             tries += 1;
             let carried = line.carries();
-            let quiet = trip.timeouts().first_byte.unwrap_or(sending.idle).min(sending.idle);
-            let mut rest = Rest::new(quiet);
+            let quiet = trip.timeouts().first_byte.unwrap_or(sending.idle.open).min(sending.idle.open);
+            let mut rest = Rest::new(quiet, clock);
             let tried = poll_fn(|cx| sending.poll_answer(cx, caller, &mut line, clock, &mut rest)).await;
             let (again, failure) = match tried {
                 Tried::Answered(told) => {
@@ -232,13 +233,23 @@ impl Sending<'_> {
         {
             return Poll::Ready(Tried::Body(BodyError::Sender(error.to_string())));
         }
+        // Whoever has sent its last may still read, or have gone without a word.
+        if caller.has_ended() {
+            rest.at_most(self.idle.half_closed);
+        }
         if !rest.is_over(clock, cx) {
+            if self.transfer.was_read() {
+                caller.settle();
+            }
             return Poll::Pending;
         }
-        let waits_for_caller =
-            !self.transfer.was_read() && self.transfer.out.waiting() == 0 && !self.unsendable;
-        let caller_is_late = waits_for_caller && rest.allowed() == self.idle;
-        Poll::Ready(if caller_is_late { Tried::Body(BodyError::Still(self.idle)) } else { Tried::Slow })
+        let allowed = rest.allowed();
+        let waits_for_caller = !self.transfer.was_read() && !self.transfer.stalls() && !self.unsendable;
+        let is_late = match caller.has_ended() {
+            true => allowed == self.idle.half_closed && allowed < self.idle.open,
+            false => waits_for_caller && allowed == self.idle.open,
+        };
+        Poll::Ready(if is_late { Tried::Body(BodyError::Still(allowed)) } else { Tried::Slow })
     }
 
     /// From the beginning, on another connection.

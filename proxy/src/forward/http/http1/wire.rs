@@ -15,6 +15,9 @@ use crate::tls::held::Held;
 /// Bodies and heads go out at once up to there; more is written before more is read.
 pub(super) const FULL: usize = 16 * 1024;
 
+/// Empty lines before a head, in bytes: old clients send one behind a body (RFC 9112 s2.2).
+const MOST_EMPTY: usize = 1024;
+
 /// A connection, and what was read of it ahead.
 #[derive(Debug)]
 pub(super) struct Wire<S> {
@@ -22,6 +25,8 @@ pub(super) struct Wire<S> {
     input: Held,
     /// Of an unfinished head: so many bytes do not hold its end.
     looked: usize,
+    /// So many empty lines came before the next head, in bytes.
+    empty: usize,
     ended: bool,
     /// What is said before an answer.
     interim: Option<Box<Out>>,
@@ -40,7 +45,7 @@ pub(super) enum NoHead {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn new(io: Prefixed<S>) -> Self {
-        Self { io, input: Held::roomy(), looked: 0, ended: false, interim: None }
+        Self { io, input: Held::roomy(), looked: 0, empty: 0, ended: false, interim: None }
     }
 
     /// What came.
@@ -54,6 +59,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if self.input.is_empty() {
             self.input.clear();
         }
+    }
+
+    /// What came waits: it keeps no buffer that others need.
+    pub(super) fn settle(&mut self) {
+        self.input.settle();
     }
 
     /// Whether the other end has finished.
@@ -82,13 +92,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 let empty =
                     self.input.bytes().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
                 self.discard(empty);
+                self.empty += empty;
+                if self.empty > MOST_EMPTY {
+                    return Poll::Ready(Err(Malformed::Large.into()));
+                }
             }
             let bytes = self.input.bytes();
             if bytes.is_empty() {
                 // Nothing to be read.
             } else if self.looked == 0 || may_be_complete(bytes, self.looked) {
                 if let Some((head, length)) = parse(bytes)? {
-                    self.looked = 0;
+                    (self.looked, self.empty) = (0, 0);
                     self.discard(length);
                     return Poll::Ready(Ok(Some(head)));
                 }
@@ -309,6 +323,13 @@ mod tests {
         let large = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(LARGEST_HEAD));
         let refused = heads(large.as_bytes(), 1 << 14).await;
         assert!(matches!(&refused[..], [Err(why)] if why.contains("larger")), "{refused:?}");
+        let some = [b"\r\n".repeat(MOST_EMPTY / 2), two.to_vec()].concat();
+        let many = [b"\n".to_vec(), some.clone()].concat();
+        for piece in [3, 1 << 14] {
+            assert_eq!(heads(&some[2..], piece).await.len(), 2);
+            let refused = heads(&many, piece).await;
+            assert!(matches!(&refused[..], [Err(why)] if why.contains("larger")), "{refused:?}");
+        }
     }
 
     #[tokio::test]
