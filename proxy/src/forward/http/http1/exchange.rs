@@ -107,6 +107,7 @@ impl<R: Route> Http<R> {
         let open = trip.timeouts().idle.unwrap_or(self.shared.idle.open);
         sending.idle = Idle { open, ..self.shared.idle }.at_most(Some(open));
         head::write_request(&request, body, &mut sending.transfer.out.bytes);
+        head::end_fields(request.headers_mut());
         let began = record.traced_now();
         let mut lost = pin!(registration.closing());
         let answered = {
@@ -181,6 +182,7 @@ impl<R: Route> Http<R> {
         sending.unsendable |= left == 0;
         client.keeps &= !self.is_last() && (!sending.unsendable || sending.transfer.was_read());
         let coding = client.write_head(&mut response, body, &mut out.bytes);
+        head::end_fields(response.headers_mut());
         let is_open_ended = coding == Coding::Plain && !matches!(body, Length::Exactly(_));
         let flow = Flow::of_responses(self.facts.direction);
         let mut answer = Transfer::new(body, coding, out, flow, [&self.meters, &meters]);

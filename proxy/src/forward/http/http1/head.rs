@@ -194,6 +194,27 @@ thread_local! {
     static HEADS: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(HEADS_AT_ONCE));
 }
 
+thread_local! {
+    /// Maps that were used, with the memory of their fields.
+    static FIELDS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+}
+/// Kept for the next heads, by each worker, and of how many fields.
+const MOST_SPARE: usize = 8;
+const MOST_SPARE_FIELDS: usize = 32;
+
+/// The fields of a head that was written are needed no more.
+pub(super) fn end_fields(headers: &mut HeaderMap) {
+    let mut headers = std::mem::take(headers);
+    if (1..=MOST_SPARE_FIELDS).contains(&headers.capacity()) {
+        headers.clear();
+        FIELDS.with_borrow_mut(|spare| {
+            if spare.len() < MOST_SPARE {
+                spare.push(headers);
+            }
+        });
+    }
+}
+
 /// A head whose parts are shared and not copied once more.
 struct Head<'a> {
     parsed: &'a [u8],
@@ -227,7 +248,8 @@ impl<'a> Head<'a> {
     }
 
     fn fields(&self, parsed: &[Header<'_>]) -> Result<(HeaderMap, Said), http::Error> {
-        let mut headers = HeaderMap::with_capacity(parsed.len() + MOST_ADDED);
+        let mut headers = FIELDS.with_borrow_mut(Vec::pop).unwrap_or_default();
+        headers.reserve(parsed.len() + MOST_ADDED);
         let mut said = Said::default();
         for field in parsed {
             let name = name_of(field.name.as_bytes())?;
