@@ -11,6 +11,7 @@ use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{ServerName, UnixTime};
 
+use super::secrets::Listener;
 use super::verifier::{Basis, ClientVerifier, ServerVerifier};
 use super::{Svid, Trust};
 use crate::spiffe::{Pins, SpiffeId};
@@ -56,6 +57,7 @@ pub fn server_config(
     config.send_tls13_tickets = 0;
     // For `Exchange`: what protects the connection after its handshake is ours.
     config.enable_secret_extraction = true;
+    config.key_log = Arc::new(Listener);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
 }
@@ -109,6 +111,7 @@ fn client(
     };
     config.resumption = Resumption::disabled();
     config.enable_secret_extraction = true;
+    config.key_log = Arc::new(Listener);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
 }

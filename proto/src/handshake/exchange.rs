@@ -9,11 +9,12 @@ use std::sync::Arc;
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
-use rustls::{ClientConfig, CommonState, Error, ServerConfig};
+use rustls::{ClientConfig, CommonState, Error, ServerConfig, SupportedCipherSuite};
 use rustls_pki_types::CertificateDer;
 
 use super::config::server_name;
-use super::session::{Keys, Session};
+use super::secrets::Heard;
+use super::session::{Role, Session};
 use crate::record::HEADER_BYTES;
 
 /// What a peer may send before the handshake goes on: the longest message, as rustls has it.
@@ -28,6 +29,7 @@ pub struct Exchange {
     /// So much of that is whole records.
     whole: usize,
     output: Vec<u8>,
+    heard: Heard,
 }
 
 // As short-lived as the handshake, and always in a place of its own.
@@ -80,7 +82,7 @@ impl Exchange {
     }
 
     fn new(connection: Connection, input: Vec<u8>) -> Self {
-        Self { connection, input, shown: 0, whole: 0, output: Vec::new() }
+        Self { connection, input, shown: 0, whole: 0, output: Vec::new(), heard: Heard::default() }
     }
 
     /// Where what the peer sends is appended; none while there is too much of it that rustls cannot use.
@@ -131,17 +133,19 @@ impl Exchange {
     /// # Errors
     /// When the handshake is not done.
     pub fn finish(mut self) -> Result<Finished, Error> {
-        let (secrets, keys) = match self.connection {
+        let ((keys, suite), role) = match self.connection {
             Connection::Client(connection) => {
-                let (secrets, keys) = connection.dangerous_into_kernel_connection()?;
-                (secrets, Keys::Client(keys))
+                let (keys, connection) = connection.dangerous_into_kernel_connection()?;
+                ((keys, connection.negotiated_cipher_suite()), Role::Client)
             }
             Connection::Server(connection) => {
-                let (secrets, keys) = connection.dangerous_into_kernel_connection()?;
-                (secrets, Keys::Server(keys))
+                let (keys, connection) = connection.dangerous_into_kernel_connection()?;
+                ((keys, connection.negotiated_cipher_suite()), Role::Server)
             }
         };
-        let session = Session::new(secrets, keys).map_err(|error| Error::General(error.to_string()))?;
+        let SupportedCipherSuite::Tls13(suite) = suite;
+        let session = Session::new(role, &keys, &self.heard, suite.common.confidentiality_limit)
+            .map_err(|error| Error::General(error.to_string()))?;
         self.input.drain(..self.whole.min(self.input.len()));
         Ok(Finished { session, input: self.input })
     }
@@ -170,12 +174,12 @@ impl Exchange {
     }
 
     fn step(&mut self) -> Result<Step, Error> {
-        let Self { connection, input, shown, whole, output } = self;
+        let Self { connection, input, shown, whole, output, heard } = self;
         let visible = input.get_mut(..*shown).unwrap_or_default();
-        let (discard, step) = match connection {
+        let (discard, step) = heard.during(|| match connection {
             Connection::Client(connection) => outcome(connection.process_tls_records(visible), output),
             Connection::Server(connection) => outcome(connection.process_tls_records(visible), output),
-        };
+        });
         let discard = discard.min(*shown);
         input.drain(..discard);
         (*shown, *whole) = (*shown - discard, whole.saturating_sub(discard));

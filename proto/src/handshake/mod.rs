@@ -20,6 +20,7 @@ mod peer;
 mod presented;
 mod recent;
 mod revocations;
+mod secrets;
 mod session;
 mod signatures;
 mod svid;

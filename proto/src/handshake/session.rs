@@ -1,18 +1,16 @@
 //! A TLS connection after its handshake: what comes in becomes bytes of the stream, what goes out becomes records.
 //! Sans-I/O.
 //!
-//! Keys come from rustls and go back to it for their updates; the records are [`crate::record`]'s. Beyond the bytes
+//! The first keys come from rustls, the next ones are made here; the records are [`crate::record`]'s. Beyond the bytes
 //! of the stream a peer may send key updates, tickets if it is the server, and alerts; everything else ends the
-//! connection, as does more of these in a row than any honest peer sends.
+//! connection, as does more of these in a row than any honest peer sends. Tickets are not kept: nothing is resumed.
 
-use rustls::client::ClientConnectionData;
-use rustls::kernel::KernelConnection;
-use rustls::server::ServerConnectionData;
-use rustls::{AlertDescription, ConnectionTrafficSecrets, ExtractedSecrets, SupportedCipherSuite};
+use rustls::{AlertDescription, ConnectionTrafficSecrets, ExtractedSecrets};
 
+use super::secrets::Heard;
 use crate::record::{
     Content, HEADER_BYTES, Key, KeyError, MAX_CONTENT, OVERHEAD, Opener, Pieces, RecordError, SealError,
-    Sealer, Suite,
+    Sealer, Secret, Suite,
 };
 
 /// Records in a row that bring no byte of the stream.
@@ -50,15 +48,9 @@ pub enum SessionError {
     /// It keeps us busy with nothing.
     #[error("peer sent more than {MOST_IDLE_RECORDS} records in a row without a byte of data")]
     Flood,
-    /// Its ticket is none.
-    #[error("peer sent a ticket that cannot be kept: {0}")]
-    Ticket(rustls::Error),
     /// Ours failed.
     #[error("cannot seal: {0}")]
     Seal(#[from] SealError),
-    /// Not caused by the peer.
-    #[error("cannot make keys: {0}")]
-    Keys(rustls::Error),
     /// Not caused by the peer.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -78,8 +70,8 @@ impl SessionError {
             Self::Flood => AlertDescription::UnexpectedMessage,
             Self::Record(RecordError::Overflow(_)) => AlertDescription::RecordOverflow,
             Self::Record(RecordError::Forged) => AlertDescription::BadRecordMac,
-            Self::Malformed(_) | Self::Ticket(_) => AlertDescription::DecodeError,
-            Self::Record(_) | Self::Keys(_) | Self::Key(_) => AlertDescription::InternalError,
+            Self::Malformed(_) => AlertDescription::DecodeError,
+            Self::Record(_) | Self::Key(_) => AlertDescription::InternalError,
             Self::Alert(_) | Self::Seal(_) | Self::Closed => return None,
         })
     }
@@ -100,7 +92,9 @@ pub enum Opened {
 pub struct Session {
     opener: Opener,
     sealer: Sealer,
-    keys: Box<Keys>,
+    /// Where the next keys come from.
+    secrets: Secrets,
+    role: Role,
     /// Records that a key may seal.
     limit: u64,
     idle_records: u8,
@@ -111,54 +105,59 @@ pub struct Session {
     message: Vec<u8>,
 }
 
-/// Where the next keys come from.
-pub(super) enum Keys {
-    Client(KernelConnection<ClientConnectionData>),
-    Server(KernelConnection<ServerConnectionData>),
+/// Which end we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Client,
+    Server,
 }
 
-impl Keys {
-    fn suite(&self) -> SupportedCipherSuite {
-        match self {
-            Self::Client(keys) => keys.negotiated_cipher_suite(),
-            Self::Server(keys) => keys.negotiated_cipher_suite(),
-        }
-    }
+/// What the keys in use were made of.
+struct Secrets {
+    ours: Secret,
+    peers: Secret,
+}
 
-    fn next_of_peer(&mut self) -> Result<Key, SessionError> {
-        let secrets = match self {
-            Self::Client(keys) => keys.update_rx_secret(),
-            Self::Server(keys) => keys.update_rx_secret(),
-        };
-        key(secrets.map_err(SessionError::Keys)?)
-    }
-
-    fn next_of_ours(&mut self) -> Result<Key, SessionError> {
-        let secrets = match self {
-            Self::Client(keys) => keys.update_tx_secret(),
-            Self::Server(keys) => keys.update_tx_secret(),
-        };
-        key(secrets.map_err(SessionError::Keys)?)
-    }
+/// The key after the one in use. What that was made of is wiped: who learns of today's cannot read what was.
+fn next_key(secret: &mut Secret) -> Result<Key, KeyError> {
+    *secret = secret.next()?;
+    secret.key()
 }
 
 impl Session {
-    pub(super) fn new(secrets: ExtractedSecrets, keys: Keys) -> Result<Self, SessionError> {
-        let limit = match keys.suite() {
-            SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
-            #[allow(unreachable_patterns)]
-            _ => return Err(SessionError::Unexpected("another version of TLS")),
+    /// The connection that `heard` and rustls' `keys`, each for `limit` records, come from.
+    pub(super) fn new(
+        role: Role,
+        keys: &ExtractedSecrets,
+        heard: &Heard,
+        limit: u64,
+    ) -> Result<Self, KeyError> {
+        let ((ours_suite, ours), (peers_suite, peers)) = (key(&keys.tx)?, key(&keys.rx)?);
+        let (our_secret, peers_secret) = match role {
+            Role::Client => (&heard.client, &heard.server),
+            Role::Server => (&heard.server, &heard.client),
+        };
+        let secrets = Secrets {
+            ours: Secret::new(ours_suite, our_secret)?,
+            peers: Secret::new(peers_suite, peers_secret)?,
         };
         Ok(Self {
-            opener: Opener::new(key(secrets.rx)?),
-            sealer: Sealer::new(key(secrets.tx)?),
-            keys: Box::new(keys),
+            opener: Opener::new(peers),
+            sealer: Sealer::new(ours),
+            secrets,
+            role,
             limit,
             idle_records: 0,
             update_owed: false,
             closed: false,
             message: Vec::new(),
         })
+    }
+
+    /// Gives back what the next record has made again: nothing moved for a while.
+    pub fn rest(&mut self) {
+        self.opener.rest();
+        self.sealer.rest();
     }
 
     /// Opens a whole record into the beginning of `out`, which has at least [`Opener::room`] for it.
@@ -298,7 +297,7 @@ impl Session {
         let mut rest = message.as_slice();
         while let Some(&[kind, high, middle, low]) = rest.first_chunk::<MESSAGE_HEADER_BYTES>() {
             let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-            if kind != KEY_UPDATE && !(kind == NEW_SESSION_TICKET && self.is_client()) {
+            if kind != KEY_UPDATE && !(kind == NEW_SESSION_TICKET && self.role == Role::Client) {
                 return Err(SessionError::Unexpected("a message of the handshake, which is over"));
             }
             if length > MAX_MESSAGE || (kind == KEY_UPDATE && length != 1) {
@@ -308,13 +307,15 @@ impl Session {
             let Some(payload) = rest.get(MESSAGE_HEADER_BYTES..end) else { break };
             let after = rest.get(end..).unwrap_or_default();
             match payload {
-                payload if kind == NEW_SESSION_TICKET => self.ticket(payload)?,
+                payload if kind == NEW_SESSION_TICKET => {
+                    ticket(payload).ok_or(SessionError::Malformed("ticket"))?;
+                }
                 // Section 5.1: what follows it is sealed with another key.
                 _ if !after.is_empty() => {
                     return Err(SessionError::Unexpected("more in the record of a key update"));
                 }
                 [wanted @ (0 | 1)] => {
-                    self.opener = Opener::new(self.keys.next_of_peer()?);
+                    self.opener = Opener::new(next_key(&mut self.secrets.peers)?);
                     self.update_owed |= *wanted == 1;
                 }
                 _ => return Err(SessionError::Malformed("key update")),
@@ -325,17 +326,6 @@ impl Session {
         Ok(Opened::Nothing)
     }
 
-    fn is_client(&self) -> bool {
-        matches!(*self.keys, Keys::Client(_))
-    }
-
-    fn ticket(&mut self, payload: &[u8]) -> Result<(), SessionError> {
-        match &mut *self.keys {
-            Keys::Client(keys) => keys.handle_new_session_ticket(payload).map_err(SessionError::Ticket),
-            Keys::Server(_) => Err(SessionError::Unexpected("a ticket, as a client")),
-        }
-    }
-
     fn wants_update(&self) -> bool {
         self.update_owed || self.sealer.records() >= self.limit.saturating_sub(RESERVE).max(1)
     }
@@ -344,7 +334,7 @@ impl Session {
     fn update(&mut self, out: &mut [u8]) -> Result<usize, SessionError> {
         let message = [KEY_UPDATE, 0, 0, 1, 0];
         let used = self.sealer.seal(Content::Handshake, &message, out)?;
-        self.sealer = Sealer::new(self.keys.next_of_ours()?);
+        self.sealer = Sealer::new(next_key(&mut self.secrets.ours)?);
         self.update_owed = false;
         Ok(used)
     }
@@ -360,15 +350,36 @@ impl std::fmt::Debug for Session {
     }
 }
 
-fn key((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Key, SessionError> {
-    let (suite, key, iv) = match &secrets {
+/// A key of rustls, which goes on where the handshake left it.
+fn key((sequence, secrets): &(u64, ConnectionTrafficSecrets)) -> Result<(Suite, Key), KeyError> {
+    let (suite, key, iv) = match secrets {
         ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Suite::Aes128Gcm, key, iv),
         ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Suite::Aes256Gcm, key, iv),
         ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Suite::Chacha20Poly1305, key, iv),
-        _ => return Err(KeyError.into()),
+        _ => return Err(KeyError),
     };
     let iv = iv.as_ref().try_into().map_err(|_| KeyError)?;
-    Ok(Key::new(suite, key.as_ref(), iv, sequence)?)
+    Ok((suite, Key::new(suite, key.as_ref(), iv, *sequence)?))
+}
+
+/// Section 4.6.1: lifetime and age, then a nonce, a ticket and extensions, and nothing after them.
+fn ticket(payload: &[u8]) -> Option<()> {
+    let (_lifetime_and_age, rest) = payload.split_at_checked(8)?;
+    let (&nonce, rest) = rest.split_first()?;
+    let (_nonce, rest) = rest.split_at_checked(nonce.into())?;
+    let (ticket, rest) = announced(rest)?;
+    let (mut extensions, after) = announced(rest)?;
+    while !extensions.is_empty() {
+        let (_kind, rest) = extensions.split_at_checked(2)?;
+        (_, extensions) = announced(rest)?;
+    }
+    (!ticket.is_empty() && after.is_empty()).then_some(())
+}
+
+/// As many bytes as the first two say, and the rest.
+fn announced(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(u16::from_be_bytes(*length).into())
 }
 
 const _: () = assert!(LEAST_ROOM < MAX_CONTENT);

@@ -17,6 +17,16 @@ pub enum Suite {
 }
 
 impl Suite {
+    /// Of the longest key.
+    pub(super) const MOST_KEY_BYTES: usize = 32;
+
+    pub(super) const fn key_bytes(self) -> usize {
+        match self {
+            Self::Aes128Gcm => 16,
+            Self::Aes256Gcm | Self::Chacha20Poly1305 => Self::MOST_KEY_BYTES,
+        }
+    }
+
     const fn algorithm(self) -> &'static Algorithm {
         match self {
             Self::Aes128Gcm => &AES_128_GCM,
@@ -31,10 +41,13 @@ impl Suite {
 #[error("this is no key of its cipher suite")]
 pub struct KeyError;
 
-/// A traffic key and its IV (RFC 8446, section 7.3). Both are wiped when dropped: the library wipes what it frees.
+/// A traffic key and its IV (RFC 8446, section 7.3). All of it is wiped when dropped: the library wipes what it frees.
 pub struct Key {
-    pub(super) aead: LessSafeKey,
+    suite: Suite,
+    bytes: Zeroizing<[u8; Suite::MOST_KEY_BYTES]>,
     iv: Zeroizing<[u8; NONCE_LEN]>,
+    /// What the library makes of the key, many times as large: there while it is used.
+    aead: Option<LessSafeKey>,
     /// Of the next record. A number is given out once, whatever becomes of its record.
     sequence: u64,
 }
@@ -45,8 +58,12 @@ impl Key {
     /// # Errors
     /// When the key does not fit the suite.
     pub fn new(suite: Suite, key: &[u8], iv: [u8; NONCE_LEN], sequence: u64) -> Result<Self, KeyError> {
-        let unbound = UnboundKey::new(suite.algorithm(), key).map_err(|_| KeyError)?;
-        Ok(Self { aead: LessSafeKey::new(unbound), iv: Zeroizing::new(iv), sequence })
+        if key.len() != suite.key_bytes() {
+            return Err(KeyError);
+        }
+        let mut bytes = Zeroizing::new([0; Suite::MOST_KEY_BYTES]);
+        bytes.get_mut(..key.len()).ok_or(KeyError)?.copy_from_slice(key);
+        Ok(Self { suite, bytes, iv: Zeroizing::new(iv), aead: None, sequence })
     }
 
     /// How many records it has protected.
@@ -55,15 +72,25 @@ impl Key {
         self.sequence
     }
 
-    /// The nonce of the next record, once; none when the numbers are used up, as they never repeat (section 5.3).
-    pub(super) fn nonce(&mut self) -> Option<Nonce> {
+    /// Gives back what can be made again.
+    pub(super) fn rest(&mut self) {
+        self.aead = None;
+    }
+
+    /// What protects the next record: the key, and its nonce, once; none when the numbers are used up, as they never
+    /// repeat (section 5.3), or when the library has no memory for the key.
+    pub(super) fn next(&mut self) -> Option<(&LessSafeKey, Nonce)> {
         let number = self.sequence;
         self.sequence = number.checked_add(1)?;
         let mut nonce = *self.iv;
         for (byte, number) in nonce.iter_mut().rev().zip(number.to_be_bytes().iter().rev()) {
             *byte ^= number;
         }
-        Some(Nonce::assume_unique_for_key(nonce))
+        if self.aead.is_none() {
+            let key = self.bytes.get(..self.suite.key_bytes())?;
+            self.aead = Some(LessSafeKey::new(UnboundKey::new(self.suite.algorithm(), key).ok()?));
+        }
+        Some((self.aead.as_ref()?, Nonce::assume_unique_for_key(nonce)))
     }
 }
 

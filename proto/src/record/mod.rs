@@ -13,6 +13,7 @@ mod key;
 mod open;
 mod pieces;
 mod seal;
+mod secret;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ pub use key::{Key, KeyError, Suite};
 pub use open::{Opener, RecordError, length};
 pub use pieces::Pieces;
 pub use seal::{SealError, Sealer};
+pub use secret::Secret;
 
 /// Length of a record's header.
 pub const HEADER_BYTES: usize = 5;

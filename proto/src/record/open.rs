@@ -20,7 +20,7 @@ pub enum RecordError {
     /// Nothing but padding, or of a type that may not be sealed.
     #[error("sealed record of type {0}: expected 21, 22 or 23")]
     Content(u8),
-    /// Every number was used.
+    /// Every number was used, or the library failed.
     #[error("no more records can be opened with this key")]
     Exhausted,
 }
@@ -58,6 +58,11 @@ impl Opener {
         Self { key }
     }
 
+    /// Gives back what the next record has made again: nothing came for a while.
+    pub fn rest(&mut self) {
+        self.key.rest();
+    }
+
     /// How much room [`Opener::open`] needs for a record of this length: its content, type and padding.
     #[must_use]
     pub const fn room(record: usize) -> usize {
@@ -73,8 +78,8 @@ impl Opener {
         let (associated, sealed) = body(record)?;
         let (sealed, tag) = sealed.split_last_chunk::<TAG_BYTES>().ok_or(RecordError::Forged)?;
         let out = out.get_mut(..sealed.len()).ok_or(RecordError::Overflow(sealed.len()))?;
-        let nonce = self.key.nonce().ok_or(RecordError::Exhausted)?;
-        let opened = self.key.aead.open_separate_gather(nonce, Aad::from(associated), sealed, tag, out);
+        let (aead, nonce) = self.key.next().ok_or(RecordError::Exhausted)?;
+        let opened = aead.open_separate_gather(nonce, Aad::from(associated), sealed, tag, out);
         opened.map_err(|_| RecordError::Forged)?;
         inside(out)
     }
@@ -87,8 +92,8 @@ impl Opener {
     pub fn open_in_place(&mut self, record: &mut [u8]) -> Result<(Content, usize), RecordError> {
         let (associated, _) = body(record)?;
         let sealed = record.get_mut(HEADER_BYTES..).unwrap_or_default();
-        let nonce = self.key.nonce().ok_or(RecordError::Exhausted)?;
-        let opened = self.key.aead.open_in_place(nonce, Aad::from(associated), sealed);
+        let (aead, nonce) = self.key.next().ok_or(RecordError::Exhausted)?;
+        let opened = aead.open_in_place(nonce, Aad::from(associated), sealed);
         inside(opened.map_err(|_| RecordError::Forged)?)
     }
 }

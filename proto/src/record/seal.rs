@@ -35,6 +35,11 @@ impl Sealer {
         self.key.records()
     }
 
+    /// Gives back what the next record has made again: nothing was sent for a while.
+    pub fn rest(&mut self) {
+        self.key.rest();
+    }
+
     /// Makes one record of the next bytes of `pieces`, as many as fit it and `out`, at the beginning of `out`: its
     /// length.
     ///
@@ -60,9 +65,9 @@ impl Sealer {
     /// When it does not fit, or the key is exhausted.
     pub fn seal(&mut self, kind: Content, content: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
         let parts = parts(content.len(), out)?;
-        let nonce = self.key.nonce().ok_or(SealError::Exhausted)?;
+        let (aead, nonce) = self.key.next().ok_or(SealError::Exhausted)?;
         let (body, tail) = (parts.body, parts.tail);
-        let sealed = self.key.aead.seal_out_of_place_scatter(
+        let sealed = aead.seal_out_of_place_scatter(
             nonce,
             Aad::from(parts.header),
             content,
@@ -84,10 +89,10 @@ impl Sealer {
         out: &mut [u8],
     ) -> Result<usize, SealError> {
         let parts = parts(length, out)?;
-        let nonce = self.key.nonce().ok_or(SealError::Exhausted)?;
+        let (aead, nonce) = self.key.next().ok_or(SealError::Exhausted)?;
         let (body, tail) = (parts.body, parts.tail);
         let associated = Aad::from(parts.header);
-        let sealed = self.key.aead.seal_in_place_scatter(nonce, associated, body, &[kind.code()], tail);
+        let sealed = aead.seal_in_place_scatter(nonce, associated, body, &[kind.code()], tail);
         sealed.map(|()| length + OVERHEAD).map_err(|_| SealError::Exhausted)
     }
 }

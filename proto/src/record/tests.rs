@@ -22,8 +22,8 @@ fn ends(suite: Suite) -> (Sealer, Opener) {
 fn raw(key: &mut Key, inner: &[u8]) -> Vec<u8> {
     let header = header(u16::try_from(inner.len() + 16).unwrap());
     let mut sealed = inner.to_vec();
-    let nonce = key.nonce().unwrap();
-    key.aead.seal_in_place_append_tag(nonce, Aad::from(header), &mut sealed).unwrap();
+    let (aead, nonce) = key.next().unwrap();
+    aead.seal_in_place_append_tag(nonce, Aad::from(header), &mut sealed).unwrap();
     [&header[..], &sealed].concat()
 }
 
@@ -55,6 +55,30 @@ fn the_record_of_rfc_8448_is_ours() {
     let mut out = [0; 100];
     let length = Sealer::new(key()).seal(Content::Data, &content, &mut out).unwrap();
     assert_eq!(out[..length], record[..]);
+}
+
+/// Its trace of a simple 1-RTT handshake, as the server writes.
+#[test]
+fn keys_of_rfc_8448_come_from_its_secrets() {
+    let their_key = || {
+        let iv = bytes("cf782b88dd83549aadf1e984").try_into().unwrap();
+        Key::new(Suite::Aes128Gcm, &bytes("9f02283b6c9c07efc26bb9f2ac92e356"), iv, 0).unwrap()
+    };
+    let secret = bytes("a11af9f05531f856ad47116b45a950328204b4f44bfb6b3a4b4f1f3fcb631643");
+    let key = Secret::new(Suite::Aes128Gcm, &secret).unwrap().key().unwrap();
+    let (mut sealer, mut opener) = (Sealer::new(key), Opener::new(their_key()));
+    let mut record = [0; 4 + OVERHEAD];
+    sealer.seal(Content::Data, b"same", &mut record).unwrap();
+    assert!(opened(&mut opener, &record).is_ok());
+}
+
+#[test]
+fn a_secret_has_the_length_of_its_hash() {
+    for (suite, right) in [(Suite::Aes128Gcm, 32), (Suite::Aes256Gcm, 48), (Suite::Chacha20Poly1305, 32)] {
+        for length in 0..=64 {
+            assert_eq!(Secret::new(suite, &[7; 64][..length]).is_ok(), length == right, "{suite:?} {length}");
+        }
+    }
 }
 
 #[test]
@@ -180,12 +204,17 @@ proptest! {
         pieces in vec(vec(any::<u8>(), 0..9000), 0..8),
         room in OVERHEAD + 1..3 * MAX_RECORD,
         in_place: bool,
+        rests: bool,
     ) {
         let (mut sealer, mut opener) = ends(suite.0);
         let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         let mut left = Pieces::new(&slices);
         let (mut out, mut stream) = (vec![0; room], Vec::new());
         while left.left() > 0 {
+            if rests {
+                sealer.rest();
+                opener.rest();
+            }
             let used = sealer.seal_next(&mut left, &mut out).unwrap();
             let record = &mut out[..used];
             prop_assert_eq!(length(record), Ok(Some(used)));

@@ -267,8 +267,10 @@ impl Decoder {
         let left = left.saturating_sub(piece.len());
         if left > 0 {
             // Exact: a peer that dribbles makes us hold its frame, and not a byte more.
-            self.held.reserve_exact(piece.len() + left);
-            self.held.extend_from_slice(piece);
+            if !piece.is_empty() {
+                self.held.reserve_exact(piece.len() + left);
+                self.held.extend_from_slice(piece);
+            }
             self.place = Place::Control { frame, left };
             return None;
         }

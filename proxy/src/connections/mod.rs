@@ -27,8 +27,8 @@ use tokio::sync::Notify;
 pub use self::link::{Carried, Link, Volume};
 pub use self::numbered::Numbered;
 use self::peers::Peers;
-use self::signal::Place;
 pub use self::signal::Signal;
+use self::signal::{Place, Seldom};
 pub use self::subject::{Content, Head, Peer, Subject};
 use crate::mesh::Snapshot;
 use crate::telemetry::{CloseReason, Direction};
@@ -47,7 +47,7 @@ struct Entry {
     close: Signal,
     reason: OnceLock<CloseReason>,
     /// Given when the entry left the table: its sockets are closed.
-    gone: Signal,
+    gone: Seldom,
     carrier: Option<Arc<Carrier>>,
     link: OnceLock<Arc<Link>>,
     /// The generation that let it in with what it carries now; 0 for none.
@@ -150,7 +150,7 @@ impl Connections {
             subject: Mutex::new(subject),
             close: Signal::default(),
             reason: OnceLock::new(),
-            gone: Signal::default(),
+            gone: Seldom::default(),
             carrier,
             link: OnceLock::new(),
             settled: AtomicU64::new(0),

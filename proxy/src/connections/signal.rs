@@ -4,7 +4,8 @@
 //! who is woken for another reason looks at a flag.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -48,6 +49,39 @@ impl Waiting {
     fn leave(&mut self, number: u64) {
         self.first.take_if(|(other, _)| *other == number);
         self.others.retain(|(other, _)| *other != number);
+    }
+}
+
+/// The same where many are given, and hardly any is waited for: one that nobody has waited for is a few bytes.
+#[derive(Debug, Default)]
+pub(super) struct Seldom {
+    given: AtomicBool,
+    awaited: OnceLock<Box<Signal>>,
+}
+
+impl Seldom {
+    /// Gives it. A second time changes nothing.
+    pub(super) fn give(&self) {
+        // Either this sees who waits, or who waits sees this: one order of all four.
+        self.given.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if let Some(signal) = self.awaited.get() {
+            signal.give();
+        }
+    }
+
+    /// Whether it was given.
+    pub(super) fn is_given(&self) -> bool {
+        self.given.load(Ordering::Acquire)
+    }
+
+    /// Ends when it is given.
+    pub(super) async fn given(&self) {
+        let signal = self.awaited.get_or_init(Box::default);
+        fence(Ordering::SeqCst);
+        if !self.given.load(Ordering::SeqCst) {
+            signal.given().await;
+        }
     }
 }
 
@@ -191,13 +225,17 @@ mod tests {
     fn who_comes_while_it_is_given_is_not_left_waiting() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         for _ in 0..500 {
-            let signal = Signal::default();
+            let (signal, seldom) = (Signal::default(), Seldom::default());
             thread::scope(|scope| {
-                scope.spawn(|| signal.give());
-                let told =
-                    async { tokio::time::timeout(Duration::from_secs(10), signal.given()).await.is_ok() };
+                scope.spawn(|| {
+                    signal.give();
+                    seldom.give();
+                });
+                let both = async { tokio::join!(signal.given(), seldom.given()) };
+                let told = async { tokio::time::timeout(Duration::from_secs(10), both).await.is_ok() };
                 assert!(runtime.block_on(told));
             });
+            assert!(seldom.is_given());
         }
     }
 }

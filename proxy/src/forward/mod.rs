@@ -1,8 +1,8 @@
 //! How bytes go on, once it is known who speaks and that they may.
 
-mod caller;
 mod counted;
 pub mod detect;
+mod duplex;
 mod farewell;
 pub mod http;
 pub mod opaque;
@@ -12,8 +12,8 @@ pub mod stated;
 pub mod tunnel;
 pub mod upstream;
 
-pub use caller::Caller;
 pub use counted::Counted;
+pub use duplex::Duplex;
 pub use farewell::farewell;
 pub use prefixed::Prefixed;
 pub use screen::{IdentityFields, Screen, Screened};

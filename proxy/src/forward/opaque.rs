@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use signet_proto::record::MAX_CONTENT;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Duplex;
 use super::tunnel::FRAME;
 use crate::telemetry::{CloseReason, Meters};
 use crate::tls::buffers::{Buffer, Size};
@@ -24,6 +25,8 @@ const CALM: usize = MAX_CONTENT + 1;
 const BUSY: usize = 2 * FRAME;
 /// It is busy when it has read so much at once.
 const MUCH: usize = MAX_CONTENT / 2;
+/// Nothing has moved for so long: it may take long.
+pub const SOON: Duration = Duration::from_millis(500);
 /// So often a direction reads before others have their turn.
 const ROUNDS: usize = 16;
 
@@ -82,42 +85,76 @@ impl RelayError {
 ///
 /// # Errors
 /// When a side breaks off or nothing moves within the idle deadline.
-pub async fn relay<A, P>(app: A, peer: P, meters: &Meters, idle: Idle) -> Result<(), RelayError>
-where
-    A: AsyncRead + AsyncWrite,
-    P: AsyncRead + AsyncWrite,
-{
-    let (mut app, mut peer) = (pin!(app), pin!(peer));
-    let (mut to_peer, mut to_app) = (Flow::default(), Flow::default());
-    let (mut last, mut allowed) = (Instant::now(), idle.open);
-    let mut deadline = pin!(sleep_until(last + allowed));
-    let mut half_closed = false;
-    poll_fn(|cx| {
-        let there = to_peer.poll(cx, app.as_mut(), peer.as_mut(), &meters.to_peer);
+pub fn relay(
+    app: impl Duplex,
+    peer: impl Duplex,
+    meters: &Meters,
+    idle: Idle,
+) -> impl Future<Output = Result<(), RelayError>> {
+    let (to_peer, to_app) = (Flow::default(), Flow::default());
+    let mut relay = Relay { app, peer, meters, idle, to_peer, to_app, last: Instant::now(), resting: false };
+    async move {
+        let mut bell = pin!(sleep_until(relay.due()));
+        poll_fn(|cx| relay.poll(cx, bell.as_mut())).await
+    }
+}
+
+struct Relay<'a, A, P> {
+    app: A,
+    peer: P,
+    meters: &'a Meters,
+    idle: Idle,
+    to_peer: Flow,
+    to_app: Flow,
+    /// When something moved last.
+    last: Instant,
+    resting: bool,
+}
+
+impl<A: Duplex, P: Duplex> Relay<'_, A, P> {
+    /// How long nothing may move.
+    fn allowed(&self) -> Duration {
+        let is_half_closed = self.to_peer.has_finished() || self.to_app.has_finished();
+        if is_half_closed { self.idle.half_closed } else { self.idle.open }
+    }
+
+    /// When something is to be done if nothing moves until then.
+    fn due(&self) -> Instant {
+        let allowed = self.allowed();
+        self.last + if self.resting { allowed } else { allowed.min(SOON) }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, mut bell: Pin<&mut Sleep>) -> Poll<Result<(), RelayError>> {
+        let (app, peer) = (Pin::new(&mut self.app), Pin::new(&mut self.peer));
+        let there = self.to_peer.poll(cx, app, peer, &self.meters.to_peer);
         let there = there.map_err(|broken| broken.between(RelayError::App, RelayError::Peer))?;
-        let back = to_app.poll(cx, peer.as_mut(), app.as_mut(), &meters.to_app);
+        let (app, peer) = (Pin::new(&mut self.app), Pin::new(&mut self.peer));
+        let back = self.to_app.poll(cx, peer, app, &self.meters.to_app);
         let back = back.map_err(|broken| broken.between(RelayError::Peer, RelayError::App))?;
         if there.is_ready() && back.is_ready() {
             return Poll::Ready(Ok(()));
         }
         // One busy direction keeps both alive.
-        if to_peer.has_moved() | to_app.has_moved() {
-            last = Instant::now();
+        if self.to_peer.has_moved() | self.to_app.has_moved() {
+            (self.last, self.resting) = (Instant::now(), false);
         }
-        if !half_closed && (to_peer.has_finished() || to_app.has_finished()) {
-            (half_closed, allowed) = (true, idle.half_closed);
-            deadline.as_mut().reset(last + allowed);
+        // To an earlier moment it is set at once, to a later one when it has rung.
+        if self.due() < bell.deadline() {
+            bell.as_mut().reset(self.due());
         }
         loop {
-            ready!(deadline.as_mut().poll(cx));
-            let due = last + allowed;
-            if deadline.deadline() >= due {
+            ready!(bell.as_mut().poll(cx));
+            let (still, allowed) = (bell.deadline().saturating_duration_since(self.last), self.allowed());
+            if still >= allowed {
                 return Poll::Ready(Err(RelayError::Idle(allowed)));
             }
-            deadline.as_mut().reset(due);
+            if still >= SOON && !std::mem::replace(&mut self.resting, true) {
+                self.app.rest();
+                self.peer.rest();
+            }
+            bell.as_mut().reset(self.due());
         }
-    })
-    .await
+    }
 }
 
 enum Broken {
@@ -251,6 +288,7 @@ impl Flow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forward::duplex::tests::RESTED;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     const IDLE: Idle = Idle { open: Duration::from_secs(60), half_closed: Duration::from_secs(10) };
@@ -297,6 +335,31 @@ mod tests {
             () = talk => {}
         }
         assert_eq!(started.elapsed().as_secs(), 90);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn both_sides_rest_once_nothing_moves_and_again_after_something_did() {
+        let (mut app, app_end) = duplex(64);
+        let (_peer, peer_end) = duplex(64);
+        let meters = Meters::default();
+        let relayed = relay(app_end, peer_end, &meters, IDLE);
+        let talk = async {
+            for _ in 0..10 {
+                tokio::time::sleep(SOON - Duration::from_millis(10)).await;
+                app.write_all(b"x").await.unwrap();
+            }
+            assert_eq!(RESTED.get(), 0, "bytes moved");
+            for rested in [2, 4] {
+                tokio::time::sleep(20 * SOON).await;
+                assert_eq!(RESTED.get(), rested, "each side, once");
+                app.write_all(b"x").await.unwrap();
+            }
+            assert_eq!(meters.to_peer.load(Ordering::Relaxed), 11);
+        };
+        tokio::select! {
+            result = relayed => panic!("{result:?}"),
+            () = talk => {}
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -44,6 +44,11 @@ impl<S, R> Screened<S, R> {
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
+
+    /// The stream itself, of which nothing is to be read past the screen.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
 }
 
 impl Default for IdentityFields {

@@ -98,9 +98,16 @@ impl From<StreamError> for io::Error {
 /// What an initiator asks for.
 pub enum Asked {
     /// A stream.
-    Stream(Preamble),
+    Stream(Box<Preamble>),
     /// A stream in terms that we do not know: its preamble has this field.
     Unsupported(u8),
+}
+
+impl<S> Tunneled<S> {
+    /// The connection itself, of which nothing is to be read or written past the streams.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.io
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
@@ -168,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
     pub async fn asked(&mut self) -> io::Result<Option<Asked>> {
         loop {
             let asked = match self.told().await? {
-                Some(Event::Opened(preamble)) => Asked::Stream(preamble),
+                Some(Event::Opened(preamble)) => Asked::Stream(Box::new(preamble)),
                 Some(Event::Unsupported(field)) => Asked::Unsupported(field),
                 Some(Event::Reset { .. }) | None => return Ok(None),
                 Some(_) => continue,
@@ -329,6 +336,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tunneled<S> {
             }
             self.output.advance(written);
         }
+        // Frames of this kind are rare.
+        self.output = BytesMut::new();
         Poll::Ready(Ok(()))
     }
 
@@ -539,7 +548,7 @@ mod tests {
             answer
         };
         let echo = async {
-            assert!(matches!(acceptor.asked().await, Ok(Some(Asked::Stream(asked))) if asked == preamble()));
+            assert!(matches!(acceptor.asked().await, Ok(Some(Asked::Stream(asked))) if *asked == preamble()));
             acceptor.accept().await.unwrap();
             let (mut reader, mut writer) = tokio::io::split(&mut *acceptor);
             tokio::io::copy(&mut reader, &mut writer).await.unwrap();

@@ -11,11 +11,10 @@ use http::StatusCode;
 use signet_proto::handshake::{ConfigError, Svid};
 use signet_proto::spiffe::SpiffeId;
 use signet_proto::tunnel::Refusal;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::Prefixed;
 use super::tunnel::StreamError;
+use super::{Duplex, Prefixed};
 use crate::capture;
 use crate::config::Requested;
 use crate::connections::Registration;
@@ -29,7 +28,7 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Something that can be connected to, as often as needed.
 pub trait Upstream: Send + Sync + 'static {
     /// What a connection to it is.
-    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Io: Duplex + Send + 'static;
 
     /// Makes a new connection; `alpn` is what will be spoken on it, as far as it is known.
     fn connect(&self, alpn: Alpn) -> impl Future<Output = Result<Called<Self::Io>, UpstreamError>> + Send;

@@ -30,7 +30,7 @@ use crate::forward::opaque::relay;
 use crate::forward::stated::{self, Stated};
 use crate::forward::tunnel::{MOMENT, Tunneled};
 use crate::forward::upstream::{Called, Upstream, UpstreamError, dial};
-use crate::forward::{Caller, IdentityFields, Prefixed, Screened, farewell};
+use crate::forward::{Duplex, IdentityFields, Prefixed, Screened, farewell};
 use crate::mesh::Alpn;
 use crate::run::Shared;
 use crate::sightings::Seen;
@@ -67,7 +67,12 @@ impl From<config::Inbound> for Inbound {
 }
 
 /// The whole story of one accepted connection. Whatever happens is in its record.
-pub async fn serve(shared: Arc<Shared>, inbound: Arc<Inbound>, socket: Socket, remote: Remote) {
+pub fn serve(
+    shared: Arc<Shared>,
+    inbound: Arc<Inbound>,
+    socket: Socket,
+    remote: Remote,
+) -> impl Future<Output = ()> {
     let facts = Facts {
         direction: Direction::Inbound,
         remote,
@@ -80,13 +85,15 @@ pub async fn serve(shared: Arc<Shared>, inbound: Arc<Inbound>, socket: Socket, r
     };
     let mut record = AccessRecord::connection(&shared.observers, facts);
     let live = record.live();
-    let ended = tokio::select! {
-        biased;
-        ended = story(&shared, &inbound, socket, &mut record) => ended,
-        () = closed_by_operator(live.as_deref()) => Err((CloseReason::ClosedByOperator, None)),
-    };
-    if let Err((reason, detail)) = ended {
-        record.ended(reason, detail);
+    async move {
+        let ended = tokio::select! {
+            biased;
+            ended = story(&shared, &inbound, socket, &mut record) => ended,
+            () = closed_by_operator(live.as_deref()) => Err((CloseReason::ClosedByOperator, None)),
+        };
+        if let Err((reason, detail)) = ended {
+            record.ended(reason, detail);
+        }
     }
 }
 
@@ -211,20 +218,24 @@ impl Arrived {
             None => Either::Right((stream, None)),
         };
         async move {
-            let _counted = counted;
             let (stream, expected) = match stream {
-                Either::Left(carrier) => return Box::pin(streams::serve(&arrival, carrier, record)).await,
+                Either::Left(carrier) => {
+                    let served = Box::pin(streams::serve(&arrival, carrier, record)).await;
+                    drop(counted);
+                    return served;
+                }
                 Either::Right(other) => other,
             };
             let registration = arrival.register();
             record.closes_with(&registration);
             let mut caller = Some(Prefixed::new(stream));
-            let carried = arrival.carry_while_permitted(&registration, &mut caller, expected, None, record);
+            let carried = arrival.carry(&registration, &mut caller, expected, None, record);
             let ended = Box::pin(carried).await;
             drop(registration);
             if let (Err((CloseReason::Denied, _)), Some(caller)) = (&ended, &mut caller) {
                 Box::pin(farewell(caller)).await;
             }
+            drop(counted);
             ended
         }
     }
@@ -292,29 +303,38 @@ impl Arrival {
         self.shared.connections.register(self.subject.clone())
     }
 
-    /// [`Self::carry`], for as long as its right lasts. An HTTP client is told that it ends, if it listens.
-    async fn carry_while_permitted<S>(
+    /// authorize -> detect -> forward, for as long as its right lasts. `expected` is what the peer said it would speak,
+    /// `connected` the app if it is already. What is carried as bytes to its end is left in `caller`; HTTP consumes it,
+    /// and its client is told that the right ends, if it listens.
+    async fn carry<S>(
         &self,
         registration: &Registration,
         caller: &mut Option<Prefixed<S>>,
         expected: Option<Detected>,
-        connected: Option<Prefixed<TcpStream>>,
+        connected: Option<Box<Prefixed<TcpStream>>>,
         record: &mut AccessRecord,
     ) -> Result<(), Refusal>
     where
-        S: Caller,
+        S: Duplex + Send + 'static,
     {
-        let over = async {
-            let reason = cut(Some(registration)).await;
-            if !registration.is_opaque() {
-                Box::pin(tokio::time::sleep(FAREWELL)).await;
+        // In a box of its own: what comes before bytes takes no room while they are carried.
+        let forwarded = Box::pin(async {
+            let over = async {
+                let reason = cut(Some(registration)).await;
+                if !registration.is_opaque() {
+                    tokio::time::sleep(FAREWELL).await;
+                }
+                reason
+            };
+            tokio::select! {
+                biased;
+                forwarded = self.forward(registration, caller, expected, connected, record) => forwarded,
+                reason = over => Err((reason, None)),
             }
-            reason
-        };
-        let ended = tokio::select! {
-            biased;
-            ended = self.carry(registration, caller, expected, connected, record) => ended,
-            reason = over => Err((reason, None)),
+        });
+        let ended = match (forwarded.await, &mut *caller) {
+            (Ok(Some(app)), Some(caller)) => self.carry_bytes(registration, caller, app, record).await,
+            (forwarded, _) => forwarded.map(|_| ()),
         };
         match registration.close_reason() {
             Some(reason) if ended.is_ok() => Err((reason, None)),
@@ -322,21 +342,21 @@ impl Arrival {
         }
     }
 
-    /// authorize -> detect -> forward. `expected` is what the peer said it would speak, `connected` the app if it is
-    /// already. What is carried as bytes to its end is left in `caller`; HTTP consumes it.
-    async fn carry<S>(
+    /// authorize -> detect -> the app, if it is to get bytes, and all of HTTP.
+    async fn forward<S>(
         &self,
         registration: &Registration,
         caller: &mut Option<Prefixed<S>>,
         expected: Option<Detected>,
-        mut connected: Option<Prefixed<TcpStream>>,
+        connected: Option<Box<Prefixed<TcpStream>>>,
         record: &mut AccessRecord,
-    ) -> Result<(), Refusal>
+    ) -> Result<Option<Prefixed<TcpStream>>, Refusal>
     where
-        S: Caller,
+        S: Duplex + Send + 'static,
     {
         let refusal = self.authorize(registration, record).err();
-        let Some(from) = caller.as_mut() else { return Ok(()) };
+        let mut connected = connected.map(|connected| *connected);
+        let Some(from) = caller.as_mut() else { return Ok(None) };
         let (detected, called) = match (self.inbound.protocol, expected) {
             (config::Protocol::Tcp, _) => (Detected::Opaque, connected),
             (_, Some(expected)) => (expected, connected),
@@ -385,8 +405,9 @@ impl Arrival {
                     until: self.shared.end_of_one(),
                     carrier: Arc::default(),
                 };
-                let Some(caller) = caller.take() else { return Ok(()) };
-                Box::pin(http.serve(caller, registration.closing())).await.and(refusal.map_or(Ok(()), Err))
+                let Some(caller) = caller.take() else { return Ok(None) };
+                let served = Box::pin(http.serve(caller, registration.closing())).await;
+                served.and(refusal.map_or(Ok(None), Err))
             }
             Detected::Opaque if let Some(refusal) = refusal => Err(refusal),
             Detected::Opaque => {
@@ -399,43 +420,45 @@ impl Arrival {
                 self.charge()?;
                 record.shows();
                 self.let_in(record);
-                let mut called = match called {
-                    Some(called) => called,
-                    None => {
-                        let reached = traces::measured("connect", self.app.reach());
-                        let reached = Box::pin(traces::within(record.scope(), reached));
-                        tokio::select! {
-                            biased;
-                            reached = reached => reached.map_err(error)?,
-                            never = tell(from) => match never {},
-                        }
-                    }
-                };
-                let (meters, began) = (record.meters(), Instant::now());
-                // Raced here, too, so that the app's socket is still in hand when the right is lost.
-                let relayed = async {
-                    match self.inbound.protocol {
-                        config::Protocol::Tcp => relay(&mut called, from, &meters, self.shared.idle).await,
-                        _ => {
-                            relay(
-                                &mut called,
-                                Screened::new(from, IdentityFields::default()),
-                                &meters,
-                                self.shared.idle,
-                            )
-                            .await
-                        }
-                    }
-                };
-                let ended = tokio::select! {
+                if called.is_some() {
+                    return Ok(called);
+                }
+                let reached = traces::measured("connect", self.app.reach());
+                let reached = Box::pin(traces::within(record.scope(), reached));
+                tokio::select! {
                     biased;
-                    reason = cut(Some(registration)) => Err((reason, None)),
-                    ended = relayed => ended.map_err(Into::into),
-                };
-                record.step("forward", began, None);
-                reset_unless(ended.is_ok(), called.get_ref());
-                ended
+                    reached = reached => reached.map(Some).map_err(error),
+                    never = tell(from) => match never {},
+                }
             }
+        }
+    }
+
+    /// Carries bytes; the app's socket is still in hand when the right is lost.
+    fn carry_bytes<S: Duplex>(
+        &self,
+        registration: &Registration,
+        caller: &mut Prefixed<S>,
+        mut app: Prefixed<TcpStream>,
+        record: &mut AccessRecord,
+    ) -> impl Future<Output = Result<(), Refusal>> {
+        let (meters, began) = (record.meters(), Instant::now());
+        async move {
+            let relayed = match self.inbound.protocol {
+                config::Protocol::Tcp => Either::Left(relay(&mut app, caller, &meters, self.shared.idle)),
+                config::Protocol::Http | config::Protocol::Detect => {
+                    let screened = Screened::new(caller, IdentityFields::default());
+                    Either::Right(relay(&mut app, screened, &meters, self.shared.idle))
+                }
+            };
+            let ended = tokio::select! {
+                biased;
+                reason = cut(Some(registration)) => Err((reason, None)),
+                ended = relayed => ended.map_err(Into::into),
+            };
+            record.step("forward", began, None);
+            reset_unless(ended.is_ok(), app.get_ref());
+            ended
         }
     }
 

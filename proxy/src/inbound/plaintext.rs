@@ -152,7 +152,7 @@ pub(super) async fn serve(
     record.closes_with(&registration);
     let expected = begun.app_first.then_some(Detected::Opaque);
     let mut caller = Some(Prefixed::new(Screened::new(caller, LateTls::default())));
-    let ended = arrival.carry_while_permitted(&registration, &mut caller, expected, begun.app, record).await;
+    let ended = arrival.carry(&registration, &mut caller, expected, begun.app.map(Box::new), record).await;
     if let Err((CloseReason::Denied | CloseReason::PlaintextRefused, _)) = &ended {
         metrics::plaintext("refused");
     }

@@ -120,7 +120,7 @@ async fn one(
     if let Asked::Stream(preamble) = &asked {
         record.begin_span(preamble.trace.map(Into::into), "");
     }
-    if let Err((answer, refusal)) = admit(arrival, &registration, &asked, record) {
+    if let Err((answer, refusal)) = admit(arrival, &registration, asked, record) {
         // Nothing is carried any more: the refusal takes the time it takes outside the table.
         drop(registration);
         let refused = Box::pin(carrier.refuse(&answer)).await.is_ok();
@@ -135,7 +135,7 @@ async fn one(
         return (Err((CloseReason::PeerReset, Some(broken.to_string()))), None);
     }
     let mut caller = Some(caller);
-    let ended = arrival.carry_while_permitted(&registration, &mut caller, None, None, record).await;
+    let ended = arrival.carry(&registration, &mut caller, None, None, record).await;
     let Some(mut carrier) = caller.map(Prefixed::into_inner) else { return (ended, None) };
     match &ended {
         Ok(()) if carrier.is_between_streams() => {
@@ -166,12 +166,12 @@ async fn take(arrival: &Arrival, caller: &mut Prefixed<Carrier>) -> io::Result<(
 fn admit(
     arrival: &Arrival,
     registration: &Registration,
-    asked: &Asked,
+    asked: Asked,
     record: &mut AccessRecord,
 ) -> Result<(), (Answer, Refusal)> {
     let refuse = |code, text: &str| (Answer::new(code, text), error(text));
     let Preamble { destination_port, .. } = match asked {
-        Asked::Stream(preamble) => preamble,
+        Asked::Stream(preamble) => *preamble,
         Asked::Unsupported(field) => {
             let text = format!("preamble field {field:#04x} is not known here");
             return Err(refuse(RefuseCode::Unsupported, &text));

@@ -59,8 +59,13 @@ impl Egress {
     }
 
     /// What ends with the right.
-    pub(super) fn right(&self) -> Option<&Registration> {
-        Some(&self.registration)
+    pub(super) fn right(&self) -> &Registration {
+        &self.registration
+    }
+
+    /// The same, for as long as bytes are carried.
+    pub(super) fn into_right(self) -> Registration {
+        self.registration
     }
 
     /// It carries requests, each of which is decided on its own: the connection gives up its own place, so that an

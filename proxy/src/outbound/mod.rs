@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use tokio::io::{AsyncRead, AsyncWrite};
+use futures_util::future::Either;
 use tokio::sync::oneshot;
 
 pub use self::attach::{Attachments, NoToken};
@@ -37,12 +37,12 @@ use crate::capture::socket::canonical;
 use crate::capture::{Remote, Socket, connect, reset_unless};
 use crate::config::{Destination, Protocol as Declared, Requested};
 use crate::connections::{self, Content, Registration, Subject};
-use crate::forward::Prefixed;
 use crate::forward::detect::{Detected, detect, detect_only, detect_version};
 use crate::forward::http::{Http, cut};
 use crate::forward::opaque::{Idle, RelayError, relay};
 use crate::forward::stated::Stated;
 use crate::forward::upstream::{Called, UpstreamError};
+use crate::forward::{Duplex, Prefixed};
 use crate::mesh::Snapshot;
 use crate::run::Shared;
 use crate::telemetry::observers::closed_by_operator;
@@ -55,7 +55,7 @@ const MOST_WORDS: usize = 8 * 1024;
 type Refusal = (CloseReason, Option<String>);
 
 /// The whole story of one accepted connection. Whatever happens is in its record.
-pub async fn serve(outbound: Arc<Outbound>, socket: Socket, remote: Remote) {
+pub fn serve(outbound: Arc<Outbound>, socket: Socket, remote: Remote) -> impl Future<Output = ()> {
     let facts = Facts {
         direction: Direction::Outbound,
         remote,
@@ -68,13 +68,15 @@ pub async fn serve(outbound: Arc<Outbound>, socket: Socket, remote: Remote) {
     };
     let mut record = AccessRecord::connection(&outbound.shared.observers, facts);
     let live = record.live();
-    let ended = tokio::select! {
-        biased;
-        ended = story(&outbound, socket, &mut record) => ended,
-        () = closed_by_operator(live.as_deref()) => Err((CloseReason::ClosedByOperator, None)),
-    };
-    if let Err((reason, detail)) = ended {
-        record.ended(reason, detail);
+    async move {
+        let ended = tokio::select! {
+            biased;
+            ended = story(&outbound, socket, &mut record) => ended,
+            () = closed_by_operator(live.as_deref()) => Err((CloseReason::ClosedByOperator, None)),
+        };
+        if let Err((reason, detail)) = ended {
+            record.ended(reason, detail);
+        }
     }
 }
 
@@ -194,7 +196,7 @@ async fn forward(
                     let connected = tokio::select! {
                         biased;
                         // What goes along is under this right, too.
-                        reason = cut(egress.right()) => Err((reason, None)),
+                        reason = cut(Some(egress.right())) => Err((reason, None)),
                         connected = traces::within(record.scope(), Box::pin(way)) => connected.map_err(error),
                     };
                     if connected.is_err() {
@@ -206,7 +208,8 @@ async fn forward(
             record.facts.destination = Some(call.callee().clone());
             record.shows();
             let idle = shared.idle.at_most(call.timeouts().idle);
-            Ok(Some(Box::new(Bytes { caller, egress, way, lane, turn, idle })))
+            let right = egress.into_right();
+            Ok(Some(Box::new(Bytes { caller, right, way, lane, turn, idle })))
         }
     }
 }
@@ -214,7 +217,8 @@ async fn forward(
 /// Bytes on their way to the peer.
 struct Bytes {
     caller: Prefixed<Socket>,
-    egress: Egress,
+    /// To call whom our app means.
+    right: Registration,
     way: Way,
     lane: Arc<Lane>,
     turn: Turn,
@@ -228,33 +232,42 @@ impl Bytes {
         shared: &Shared,
         record: &mut AccessRecord,
     ) -> impl Future<Output = Result<(), Refusal>> {
-        let Self { mut caller, egress, way, lane, turn: outstanding, idle } = *self;
+        let Self { mut caller, right, mut way, lane, turn, idle } = *self;
         async move {
-            let _outstanding = outstanding;
-            let right = match &way {
+            let theirs = match &way {
                 Way::Plain(called) => called.registration.as_deref(),
                 Way::Tunnel { tunnel, .. } => Some(&*tunnel.registration),
             };
-            right.inspect(|right| record.closes_with(right));
+            theirs.inspect(|theirs| record.closes_with(theirs));
             let (meters, began) = (record.meters(), Instant::now());
-            let ended = match way {
-                Way::Plain(Called { stream, registration, .. }) => {
-                    let rights = [egress.right(), registration.as_deref()];
-                    carry(&mut caller, stream, rights, &meters, idle).await
-                }
-                Way::Tunnel { mut tunnel, sent } => {
-                    caller.discard(sent);
-                    meters.to_peer.fetch_add(sent as u64, Ordering::Relaxed);
-                    let Tunnel { stream, registration, .. } = &mut *tunnel;
-                    let rights = [egress.right(), Some(&**registration)];
-                    let ended = carry(&mut caller, stream, rights, &meters, idle).await;
-                    if ended.is_ok() {
-                        lane.tunnels.keep(shared, *tunnel);
-                    }
-                    ended
+            let carried = match &mut way {
+                Way::Plain(Called { stream, registration, .. }) => Either::Left(carry(
+                    &mut caller,
+                    stream,
+                    [Some(&right), registration.as_deref()],
+                    &meters,
+                    idle,
+                )),
+                Way::Tunnel { tunnel, sent } => {
+                    caller.discard(*sent);
+                    meters.to_peer.fetch_add(*sent as u64, Ordering::Relaxed);
+                    let Tunnel { stream, registration, .. } = &mut **tunnel;
+                    Either::Right(carry(
+                        &mut caller,
+                        stream,
+                        [Some(&right), Some(registration)],
+                        &meters,
+                        idle,
+                    ))
                 }
             };
+            let ended = carried.await;
+            if let (Ok(()), Way::Tunnel { tunnel, .. }) = (&ended, way) {
+                lane.tunnels.keep(shared, *tunnel);
+            }
             record.step("forward", began, None);
+            // It is outstanding until then.
+            drop(turn);
             ended
         }
     }
@@ -283,7 +296,7 @@ async fn first_words(caller: &mut Prefixed<Socket>) -> Result<(), Refusal> {
 /// Carries bytes for as long as our app has its right to call, and the peer its right to be called.
 async fn carry(
     caller: &mut Prefixed<Socket>,
-    peer: impl AsyncRead + AsyncWrite,
+    peer: &mut impl Duplex,
     [ours, theirs]: [Option<&Registration>; 2],
     meters: &Meters,
     idle: Idle,
@@ -359,7 +372,7 @@ async fn stranger(
         );
         return turn_away(outbound, caller, why).await;
     }
-    let (stranger, _calling) = match passthrough::reach(shared, requested).await {
+    let (mut stranger, _calling) = match passthrough::reach(shared, requested).await {
         Ok(stranger) => stranger,
         Err(why) => return turn_away(outbound, caller, why.to_string()).await,
     };
@@ -373,7 +386,7 @@ async fn stranger(
     if connects {
         connect::grant(&mut caller).await.map_err(error)?;
     }
-    carry(&mut caller, stranger, [Some(&right), None], &record.meters(), shared.idle).await
+    carry(&mut caller, &mut stranger, [Some(&right), None], &record.meters(), shared.idle).await
 }
 
 /// Ends a caller whose destination nobody knows, and tells it if it can be told.

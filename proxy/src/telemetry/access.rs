@@ -126,7 +126,8 @@ pub struct AccessRecord {
     pub protocol: Protocol,
     started: Instant,
     meters: Arc<Meters>,
-    head: Option<Head>,
+    /// Of a request. Boxed: connections have none, and last.
+    head: Option<Box<Head>>,
     verdict: Option<Verdict>,
     status: Option<u16>,
     reason: CloseReason,
@@ -164,7 +165,7 @@ impl AccessRecord {
         if let Some(live) = &facts.live {
             live.request_began();
         }
-        Self::new(facts, protocol, Some(head))
+        Self::new(facts, protocol, Some(Box::new(head)))
     }
 
     /// Records the target that policy decides on and that is forwarded, where it is not the one that came.
@@ -174,7 +175,7 @@ impl AccessRecord {
         }
     }
 
-    fn new(facts: Facts, protocol: Protocol, head: Option<Head>) -> Self {
+    fn new(facts: Facts, protocol: Protocol, head: Option<Box<Head>>) -> Self {
         Self {
             facts,
             protocol,
@@ -297,7 +298,7 @@ impl AccessRecord {
     /// The request id, for requests.
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {
-        self.head.as_ref().map(Head::request_id)
+        self.head.as_deref().map(Head::request_id)
     }
 }
 
@@ -387,10 +388,10 @@ impl AccessRecord {
             policy = self.verdict.as_ref().and_then(|verdict| verdict.policy.as_deref()),
             rule = self.verdict.as_ref().and_then(|verdict| verdict.rule.as_deref()),
             reason = self.verdict.as_ref().map(|verdict| verdict.reason.as_str()),
-            method = self.head.as_ref().map(Head::method),
-            path = self.head.as_ref().map(Head::path),
+            method = self.head.as_deref().map(Head::method),
+            path = self.head.as_deref().map(Head::path),
             trace_id = self.trace().map(|trace| format!("{trace:032x}")),
-            request_id = self.head.as_ref().map(Head::request_id),
+            request_id = self.head.as_deref().map(Head::request_id),
             status = self.status,
             bytes_in,
             bytes_out,
@@ -407,7 +408,7 @@ impl AccessRecord {
         let facts = traces::Facts {
             direction: self.facts.direction,
             reason: self.reason,
-            method: self.head.as_ref().map(Head::method),
+            method: self.head.as_deref().map(Head::method),
             status: self.status,
             detail: self.detail.as_deref(),
             attributes: self.attributes(),
@@ -491,8 +492,8 @@ impl AccessRecord {
             verdict: self.said(),
             policy: verdict.as_ref().and_then(|verdict| verdict.policy.as_deref()),
             rule: verdict.as_ref().and_then(|verdict| verdict.rule.as_deref()),
-            method: head.as_ref().map(Head::method),
-            path: head.as_ref().map(Head::path),
+            method: head.as_deref().map(Head::method),
+            path: head.as_deref().map(Head::path),
             status: self.status,
             request_id: self.request_id(),
             trace_id: self.trace().map(|trace| format!("{trace:032x}")),

@@ -9,9 +9,9 @@ use super::{Direction, metrics as named};
 /// Statuses whose counters are kept. Apps answer with few.
 const MOST_STATUSES: usize = 16;
 
-/// The counters of one connection.
+/// The counters of one connection. Boxed: most connections carry bytes, and have none.
 #[derive(Debug, Default)]
-pub(super) struct Requests(Mutex<Option<Known>>);
+pub(super) struct Requests(Mutex<Option<Box<Known>>>);
 
 /// Those of the requests between these two.
 #[derive(Debug)]
@@ -31,12 +31,13 @@ impl Requests {
         destination: &SpiffeId,
     ) {
         let mut known = self.0.lock();
-        let same = |known: &&mut Known| known.source.as_ref() == source && known.destination == *destination;
+        let same =
+            |known: &&mut Box<Known>| known.source.as_ref() == source && known.destination == *destination;
         let known = match known.as_mut().filter(same) {
             Some(known) => known,
             None => {
                 let (source, destination) = (source.cloned(), destination.clone());
-                known.insert(Known { source, destination, by_status: Vec::new() })
+                known.insert(Box::new(Known { source, destination, by_status: Vec::new() }))
             }
         };
         if let Some((_, counter)) = known.by_status.iter().find(|(known, _)| *known == status) {

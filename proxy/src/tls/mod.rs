@@ -15,6 +15,7 @@ use rustls::{ClientConfig, ServerConfig};
 use signet_proto::handshake::{
     ALPN_H2, ALPN_HTTP1, Exchange, Finished, PeerError, PeerIdentity, Progress, verify_failure,
 };
+use signet_proto::tunnel;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 pub use self::stream::TlsStream;
@@ -24,6 +25,8 @@ use crate::telemetry::{Direction, metrics, traces};
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// From the hello to the end of the handshake.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// What is offered, of it all or some (ALPN).
+const SPOKEN: [&[u8]; 3] = [tunnel::ALPN, ALPN_H2, ALPN_HTTP1];
 /// What is read at once of a handshake.
 const READ: usize = 4096;
 
@@ -177,9 +180,10 @@ async fn shake<S: AsyncRead + AsyncWrite + Unpin>(
         read(&mut stream, exchange.input().ok_or_else(too_much)?).await?;
     }
     let peer = PeerIdentity::from_verified(exchange.peer_certificates())?;
-    let alpn = exchange.alpn().map(<[u8]>::to_vec);
+    // Nothing else is ever offered, and so agreed on.
+    let alpn = exchange.alpn().and_then(|agreed| SPOKEN.into_iter().find(|known| *known == agreed));
     let Finished { session, input } = exchange.finish().map_err(tls)?;
-    let stream = TlsStream::new(stream, session, alpn.as_deref(), &input)
+    let stream = TlsStream::new(stream, session, alpn, &input)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok((stream, peer))
 }

@@ -24,7 +24,7 @@ use super::held::Held;
 pub struct TlsStream<S> {
     io: S,
     session: Session,
-    alpn: Option<Box<[u8]>>,
+    alpn: Option<&'static [u8]>,
     /// Records of the peer.
     input: Held,
     /// What was opened in the input's buffer, as its reader had no room, and waits there.
@@ -54,25 +54,22 @@ impl<S> TlsStream<S> {
     pub(super) fn new(
         io: S,
         session: Session,
-        alpn: Option<&[u8]>,
+        alpn: Option<&'static [u8]>,
         input: &[u8],
     ) -> Result<Self, SessionError> {
         let input = Held::of(input).ok_or(SessionError::Flood)?;
-        Ok(Self {
-            io,
-            session,
-            alpn: alpn.map(Into::into),
-            input,
-            content: 0..0,
-            output: Held::default(),
-            reading: Reading::Open,
-        })
+        Ok(Self { io, session, alpn, input, content: 0..0, output: Held::default(), reading: Reading::Open })
     }
 
     /// What is spoken on it.
     #[must_use]
-    pub fn alpn(&self) -> Option<&[u8]> {
-        self.alpn.as_deref()
+    pub const fn alpn(&self) -> Option<&'static [u8]> {
+        self.alpn
+    }
+
+    /// Gives back what the next record has made again: nothing has moved for a while.
+    pub fn rest(&mut self) {
+        self.session.rest();
     }
 
     /// What it runs on.

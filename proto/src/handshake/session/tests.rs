@@ -25,12 +25,6 @@ const SUITES: [CipherSuite; 3] = [
     CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
 ];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Client,
-    Server,
-}
-
 const ROLES: [Role; 2] = [Role::Client, Role::Server];
 
 /// Our end, and what it has not used of what came.
@@ -106,6 +100,7 @@ fn configs(suite: CipherSuite) -> Configs {
         .with_client_cert_resolver(Arc::clone(&full.client_auth_cert_resolver));
     client.alpn_protocols = full.alpn_protocols.clone();
     client.enable_secret_extraction = true;
+    client.key_log = Arc::clone(&full.key_log);
     Configs { client: Arc::new(client), server }
 }
 
@@ -182,7 +177,7 @@ fn free(role: Role) -> (Ours, Sealer) {
         Connection::Client(theirs) => theirs.dangerous_extract_secrets(),
         Connection::Server(theirs) => theirs.dangerous_extract_secrets(),
     };
-    (ours, Sealer::new(key(secrets.unwrap().tx).unwrap()))
+    (ours, Sealer::new(key(&secrets.unwrap().tx).unwrap().1))
 }
 
 fn record(sealer: &mut Sealer, content: Content, bytes: &[u8]) -> Vec<u8> {
@@ -308,7 +303,7 @@ fn peer_is_told_what_it_did() {
 }
 
 #[test]
-fn tickets_serve_the_next_connection() {
+fn tickets_are_taken_and_nothing_is_resumed() {
     let Configs { client, server } = configs(SUITES[0]);
     let mut generous = server.as_ref().clone();
     generous.send_tls13_tickets = 3;
@@ -316,12 +311,28 @@ fn tickets_serve_the_next_connection() {
     let mut keeping = client.as_ref().clone();
     keeping.resumption = Resumption::in_memory_sessions(8);
     let configs = Configs { client: Arc::new(keeping), server: Arc::new(generous) };
-    let (mut ours, mut theirs) = meet(Role::Client, &configs, usize::MAX);
-    assert_eq!(theirs.handshake_kind(), Some(HandshakeKind::Full));
-    ours.receive(&sent(&mut theirs, b"after the tickets")).unwrap();
-    assert_eq!(ours.stream, b"after the tickets");
-    let (_, theirs) = meet(Role::Client, &configs, 100);
-    assert_eq!(theirs.handshake_kind(), Some(HandshakeKind::Resumed));
+    for _ in 0..2 {
+        let (mut ours, mut theirs) = meet(Role::Client, &configs, 100);
+        assert_eq!(theirs.handshake_kind(), Some(HandshakeKind::Full));
+        ours.receive(&sent(&mut theirs, b"after the tickets")).unwrap();
+        assert_eq!(ours.stream, b"after the tickets");
+    }
+}
+
+#[test]
+fn a_ticket_is_whole_and_alone() {
+    let whole = [&[0; 8][..], &[2, 7, 7], &[0, 3, 1, 2, 3], &[0, 8, 0, 42, 0, 4, 0, 0, 0, 9]].concat();
+    assert!(ticket(&whole).is_some());
+    for end in 0..whole.len() {
+        assert!(ticket(&whole[..end]).is_none(), "cut to {end}");
+    }
+    assert!(ticket(&[&whole[..], &[0]].concat()).is_none(), "and more");
+    assert!(ticket(&[&[0; 8][..], &[0], &[0, 0], &[0, 0]].concat()).is_none(), "without a ticket");
+    assert!(ticket(&[&[0; 8][..], &[0], &[0, 1, 5], &[0, 0]].concat()).is_some(), "the least");
+    assert!(
+        ticket(&[&[0; 8][..], &[0], &[0, 1, 5], &[0, 3, 0, 42, 0]].concat()).is_none(),
+        "half an extension"
+    );
 }
 
 #[test]
@@ -466,6 +477,7 @@ enum Act {
     They(usize),
     TheirKeys,
     OurKeys,
+    Rest,
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -474,6 +486,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         3 => (0..40_000_usize).prop_map(Act::They),
         1 => Just(Act::TheirKeys),
         1 => Just(Act::OurKeys),
+        1 => Just(Act::Rest),
     ];
     vec(act, 1..12)
 }
@@ -510,6 +523,7 @@ proptest! {
                     ours.receive(&written(&mut theirs)).unwrap();
                 }
                 Act::OurKeys => ours.session.update_owed = true,
+                Act::Rest => ours.session.rest(),
             }
             // Its answers to our updates, if it has any.
             ours.receive(&written(&mut theirs)).unwrap();

@@ -32,7 +32,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use super::stated::Stated;
-use super::{Caller, Prefixed};
+use super::{Duplex, Prefixed};
 use crate::causes::causes;
 use crate::connections::{Carrier, Registration, Subject};
 use crate::run::Shared;
@@ -117,7 +117,7 @@ impl<R: Route> Http<R> {
     /// was told to close by `closing`. Requests under way then end by themselves, as those without a right are cut.
     pub async fn serve<S>(self, caller: Prefixed<S>, closing: impl Future<Output = ()>) -> Ended
     where
-        S: Caller,
+        S: Duplex + Send + 'static,
     {
         match self.version {
             Version::Http1 => self.serve_http1(caller, closing).await,
@@ -127,7 +127,7 @@ impl<R: Route> Http<R> {
 
     async fn serve_http2<S>(self, caller: Prefixed<S>, closing: impl Future<Output = ()>) -> Ended
     where
-        S: Caller,
+        S: Duplex + Send + 'static,
     {
         let (shared, until, direction) = (Arc::clone(&self.shared), self.until, self.facts.direction);
         let carrier = Arc::clone(&self.carrier);

@@ -48,7 +48,8 @@ pub struct Live {
     in_flight: AtomicU64,
     shown: Mutex<Shown>,
     announced: AtomicBool,
-    handshake: Mutex<Option<(Instant, Duration)>>,
+    /// Where spans are wanted.
+    handshake: Mutex<Option<Box<(Instant, Duration)>>>,
     /// Counts its requests.
     pub(in crate::telemetry) counted: Requests,
     closing: Mutex<Closing>,
@@ -147,11 +148,13 @@ impl Live {
 
     /// Notes the handshake that began then and is over now, for the first span of this connection.
     pub(crate) fn shook_hands(&self, begun: Instant) {
-        *self.handshake.lock() = Some((begun, begun.elapsed()));
+        if self.observers.tracer.is_some() {
+            *self.handshake.lock() = Some(Box::new((begun, begun.elapsed())));
+        }
     }
 
     pub(crate) fn take_handshake(&self) -> Option<(Instant, Duration)> {
-        self.handshake.lock().take()
+        self.handshake.lock().take().map(|handshake| *handshake)
     }
 
     pub(crate) fn request_began(&self) {

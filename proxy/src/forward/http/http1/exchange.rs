@@ -21,7 +21,7 @@ use super::wire::{Out, Wire};
 use crate::admission::Permit;
 use crate::balance::Turn;
 use crate::connections::{Carried, Registration};
-use crate::forward::Caller;
+use crate::forward::Duplex;
 use crate::forward::http::decide::{Admitted, Refused};
 use crate::forward::http::failure::{BodyError, Failure};
 use crate::forward::http::respond::{self, Form};
@@ -75,7 +75,7 @@ impl<R: Route> Http<R> {
         last: bool,
     ) -> After<R>
     where
-        S: Caller,
+        S: Duplex + Send + 'static,
     {
         let Asked { mut request, body, keep } = asked;
         let (mut record, form) = self.begun(&mut request);

@@ -30,8 +30,8 @@ use self::exchange::{After, Changed, LINGER};
 use self::head::Asked;
 use self::wire::{NoHead, Out, Wire};
 use super::{Ended, HEAD_DEADLINE, Http, REFUSED_LIFE, Route, cut};
-use crate::forward::opaque::relay;
-use crate::forward::{Caller, Prefixed, farewell};
+use crate::forward::opaque::{SOON, relay};
+use crate::forward::{Duplex, Prefixed, farewell};
 use crate::telemetry::{CloseReason, Direction};
 
 /// What comes next on a caller's connection.
@@ -49,7 +49,7 @@ impl<R: Route> Http<R> {
     /// Serves the caller of HTTP/1 until it is done, or `closing` or the end of this proxy says so.
     pub(super) async fn serve_http1<S>(&self, caller: Prefixed<S>, closing: impl Future<Output = ()>) -> Ended
     where
-        S: Caller,
+        S: Duplex + Send + 'static,
     {
         let mut caller = Wire::new(caller);
         let begun = Instant::now();
@@ -66,6 +66,7 @@ impl<R: Route> Http<R> {
         loop {
             let due = since + HEAD_DEADLINE;
             let due = life.map_or(due, |life| life.min(due));
+            let mut resting = false;
             let next = poll_fn(|cx| {
                 if !draining {
                     draining = last.as_mut().poll(cx).is_ready();
@@ -80,6 +81,10 @@ impl<R: Route> Http<R> {
                 // What has begun is still answered.
                 if draining && caller.input().is_empty() {
                     return Poll::Ready(Next::Nothing);
+                }
+                if !resting && clock.has_come(cx, Some(since + SOON)) {
+                    resting = true;
+                    caller.io.rest();
                 }
                 if clock.has_come(cx, Some(due)) { Poll::Ready(Next::Late) } else { Poll::Pending }
             });
@@ -110,7 +115,7 @@ impl<R: Route> Http<R> {
     /// Carries bytes until both sides are done or the right to it is lost.
     async fn relay_changed<S>(&self, caller: Wire<S>, changed: Box<Changed<R>>) -> Ended
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: Duplex,
     {
         let Changed { line, mut record, registration, idle, _held } = *changed;
         let (called, peer) = line.into_parts();
