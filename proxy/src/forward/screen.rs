@@ -31,7 +31,7 @@ pub struct Screened<S, R> {
 pub struct IdentityFields {
     seen: usize,
     /// Of each of the names; `None` in a line that begins otherwise.
-    matched: [Option<usize>; RESERVED.len()],
+    matched: [Option<u8>; RESERVED.len()],
 }
 
 impl<S, R> Screened<S, R> {
@@ -67,10 +67,12 @@ impl IdentityFields {
                     (b'\n' | b'\r', _) => Some(0),
                     // Some strip what a line begins with.
                     (0..=b' ', Some(0)) => Some(0),
-                    (alike, Some(matched)) if name.get(matched) == Some(&alike) => Some(matched + 1),
+                    (alike, Some(matched)) if name.get(usize::from(matched)) == Some(&alike) => {
+                        Some(matched + 1)
+                    }
                     _ => None,
                 };
-                if *matched == Some(name.len()) {
+                if matched.is_some_and(|matched| usize::from(matched) == name.len()) {
                     return true;
                 }
             }

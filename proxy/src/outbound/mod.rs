@@ -246,7 +246,7 @@ impl Bytes {
                     stream,
                     [Some(&right), registration.as_deref()],
                     &meters,
-                    idle,
+                    &idle,
                 )),
                 Way::Tunnel { tunnel, sent } => {
                     caller.discard(*sent);
@@ -257,7 +257,7 @@ impl Bytes {
                         stream,
                         [Some(&right), Some(registration)],
                         &meters,
-                        idle,
+                        &idle,
                     ))
                 }
             };
@@ -299,13 +299,13 @@ async fn carry(
     peer: &mut impl Duplex,
     [ours, theirs]: [Option<&Registration>; 2],
     meters: &Meters,
-    idle: Idle,
+    idle: &Idle,
 ) -> Result<(), Refusal> {
     let ended = tokio::select! {
         biased;
         reason = cut(ours) => Err((reason, None)),
         reason = cut(theirs) => Err((reason, None)),
-        ended = relay(&mut *caller, peer, meters, idle) => ended.map_err(Refusal::from),
+        ended = relay(&mut *caller, peer, meters, *idle) => ended.map_err(Refusal::from),
     };
     reset_unless(ended.is_ok(), caller.get_ref());
     ended
@@ -386,7 +386,7 @@ async fn stranger(
     if connects {
         connect::grant(&mut caller).await.map_err(error)?;
     }
-    carry(&mut caller, &mut stranger, [Some(&right), None], &record.meters(), shared.idle).await
+    carry(&mut caller, &mut stranger, [Some(&right), None], &record.meters(), &shared.idle).await
 }
 
 /// Ends a caller whose destination nobody knows, and tells it if it can be told.
