@@ -52,3 +52,25 @@ impl KeyLog for Listener {
 
 const CLIENT: &str = "CLIENT_TRAFFIC_SECRET_0";
 const SERVER: &str = "SERVER_TRAFFIC_SECRET_0";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_handshake_hears_its_own_secrets_and_else_nobody_hears_any() {
+        let (mut one, mut other) = (Heard::default(), Heard::default());
+        assert!(!Listener.will_log(CLIENT), "nobody listens");
+        Listener.log(CLIENT, &[0; 32], &[9; 32]);
+        one.during(|| Listener.log(CLIENT, &[1; 32], &[1; 32]));
+        other.during(|| {
+            assert!(Listener.will_log(CLIENT) && Listener.will_log(SERVER));
+            assert!(!Listener.will_log("EXPORTER_SECRET"));
+            Listener.log(SERVER, &[2; 32], &[2; 32]);
+        });
+        one.during(|| Listener.log(SERVER, &[1; 32], &[3; 48]));
+        assert!(!Listener.will_log(SERVER), "nobody listens any more");
+        assert_eq!((&**one.client, &**one.server), (&[1; 32][..], &[3; 48][..]));
+        assert_eq!((&**other.client, &**other.server), (&[][..], &[2; 32][..]));
+    }
+}

@@ -575,6 +575,6 @@ mod tests {
                 streams::serve(arrival, carrier, record)
             },
         );
-        assert!(served <= 1024 && streams <= 2 * 1024, "{served} and {streams} bytes");
+        assert!(served <= 512 && streams <= 1280, "{served} and {streams} bytes");
     }
 }

@@ -437,6 +437,6 @@ mod tests {
                 bytes.carried(shared, record)
             },
         );
-        assert!(carried <= 1536, "{carried} bytes");
+        assert!(carried <= 1024, "{carried} bytes");
     }
 }
