@@ -210,6 +210,7 @@ impl Spoken {
 
 impl Arrived {
     /// authorize -> detect -> forward. Taken out of its box before it begins, as the box would last as long.
+    #[expect(clippy::boxed_local, reason = "it comes in its box, which ends here")]
     fn served(self: Box<Self>, record: &mut AccessRecord) -> impl Future<Output = Result<(), Refusal>> {
         let Self { arrival, stream, spoken, counted } = *self;
         let stream = match spoken {
