@@ -54,6 +54,8 @@ async fn silent_connections_keep_nobody_out() {
 async fn connection_without_a_request_does_not_stay() {
     let mut mesh = Mesh::start().await;
     let orders = mesh.proxy("orders").await;
+    // On one that has asked something, and stays.
+    orders.renew().await.unwrap();
     let address = mesh.service.grpc.to_string();
     let config = client_config(Some(&orders.svid), Arc::clone(&orders.trust), control(), &[ALPN_H2]).unwrap();
     // Ours begins before the other end's, whatever holds up either.
